@@ -1,0 +1,358 @@
+//! What compression results in: an artifact that owns the small representation.
+
+use std::borrow::Cow;
+use std::fmt::{self, Debug};
+
+use ndarray::{Array2, ArrayD, ArrayView2, ArrayViewMut2, ArrayViewMutD, IxDyn};
+
+use crate::{Error, Float, Result};
+
+/// A compressed tensor: what it costs, what it rebuilds, and how the fit went.
+///
+/// The trait is object-safe, so that a model may hold its tensors as `Box<dyn Compressed<f32>>` whatever
+/// made them.
+pub trait Compressed<F: Float>: Debug + Send + Sync {
+    /// The shape of the dense tensor that this stands for.
+    fn shape(&self) -> &[usize];
+
+    /// The arrays of which the artifact consists, as the bytes that a file holds.
+    ///
+    /// They are enough to build the artifact again. Bytes are little-endian; packed codes fill a byte
+    /// from its lowest bit on.
+    fn parts(&self) -> Vec<Part<'_>>;
+
+    /// The exact size, counted without serializing.
+    ///
+    /// Equal to the lengths of [`parts`](Self::parts): `storage().bytes()` is the sum of their bytes.
+    fn storage(&self) -> StorageBits;
+
+    /// Writes the dense tensor into `out`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShapeMismatch`] where `out` has another shape than [`shape`](Self::shape).
+    fn decompress_into(&self, out: ArrayViewMutD<'_, F>) -> Result<()>;
+
+    /// The dense tensor.
+    ///
+    /// # Errors
+    ///
+    /// None for artifacts that this crate makes; the signature leaves room for those of others.
+    fn decompress(&self) -> Result<ArrayD<F>> {
+        let mut out = ArrayD::zeros(IxDyn(self.shape()));
+        self.decompress_into(out.view_mut())?;
+        Ok(out)
+    }
+
+    /// How the fit went, where the artifact came from an iterative fit.
+    fn report(&self) -> Option<&FitReport> {
+        None
+    }
+
+    /// Uncompressed size over compressed size, both in bytes, with the dense tensor stored in `F`.
+    fn ratio(&self) -> f64 {
+        let dense: usize = self.shape().iter().product();
+        (dense as f64 * f64::from(F::BITS / 8)) / self.storage().bytes() as f64
+    }
+}
+
+/// A compressed weight matrix W of shape (out_features, in_features) that multiplies as it is.
+pub trait LinearOp<F: Float>: Compressed<F> {
+    /// Writes y = x Wᵀ into `y`, without rebuilding W.
+    ///
+    /// `x` has shape (batch, in_features), `y` (batch, out_features); what `y` held is overwritten.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShapeMismatch`] where `x` or `y` does not fit. Values of `x` that are not finite give
+    /// results that are not finite, as in a dense product.
+    fn apply_into(&self, x: ArrayView2<'_, F>, y: ArrayViewMut2<'_, F>) -> Result<()>;
+
+    /// y = x Wᵀ, of shape (batch, out_features).
+    ///
+    /// # Errors
+    ///
+    /// As [`apply_into`](Self::apply_into).
+    fn apply(&self, x: ArrayView2<'_, F>) -> Result<Array2<F>> {
+        let out_features = *self.shape().first().ok_or_else(|| Error::Dimensions {
+            what: "the compressed weight",
+            expected: "two axes",
+            shape: self.shape().to_vec(),
+        })?;
+        let mut y = Array2::zeros((x.nrows(), out_features));
+        self.apply_into(x, y.view_mut())?;
+        Ok(y)
+    }
+}
+
+/// Checks the shapes of an [`apply_into`](LinearOp::apply_into) call against those of the weight.
+pub(crate) fn check_apply<F: Float>(
+    shape: [usize; 2],
+    x: &ArrayView2<'_, F>,
+    y: &ArrayViewMut2<'_, F>,
+) -> Result<()> {
+    let [out_features, in_features] = shape;
+    crate::check::same_shape("x", &[x.nrows(), in_features], x.shape())?;
+    crate::check::same_shape("y", &[x.nrows(), out_features], y.shape())
+}
+
+/// One array of an artifact, as a file holds it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Part<'a> {
+    /// What the array is, in one word: `codes`, `codebooks`, `scales`.
+    pub name: &'static str,
+    /// The type of its elements.
+    pub dtype: DType,
+    /// Its shape, in elements.
+    pub shape: Vec<usize>,
+    /// Whether it is the payload or side information.
+    pub role: Role,
+    /// Its elements in row-major order, little-endian.
+    pub bytes: Cow<'a, [u8]>,
+}
+
+/// The element types of stored [parts](Part).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DType {
+    /// Bytes, packed codes among them.
+    U8,
+    /// 16-bit unsigned integers.
+    U16,
+    /// 32-bit unsigned integers.
+    U32,
+    /// 32-bit signed integers.
+    I32,
+    /// Half precision (IEEE 754 binary16).
+    F16,
+    /// Single precision.
+    F32,
+    /// Double precision.
+    F64,
+}
+
+impl DType {
+    /// The size of one element in bytes.
+    #[must_use]
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::U8 => 1,
+            Self::U16 | Self::F16 => 2,
+            Self::U32 | Self::I32 | Self::F32 => 4,
+            Self::F64 => 8,
+        }
+    }
+}
+
+/// What a stored part is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// What stands for the weights one by one: codes, signs, factors.
+    Payload,
+    /// What is shared by many weights: codebooks, scales, offsets.
+    SideInformation,
+}
+
+/// The precision in which an artifact keeps its real numbers: codebooks, scales, factors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Precision {
+    /// Half precision, 16 bits (11 bits of significand, largest finite value 65,504).
+    F16,
+    /// Single precision, 32 bits.
+    #[default]
+    F32,
+    /// Double precision, 64 bits; beyond what `f32` weights hold.
+    F64,
+}
+
+impl Precision {
+    /// Bits a value.
+    #[must_use]
+    pub fn bits(self) -> u64 {
+        8 * self.dtype().bytes() as u64
+    }
+
+    /// The element type of the stored part.
+    #[must_use]
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F16 => DType::F16,
+            Self::F32 => DType::F32,
+            Self::F64 => DType::F64,
+        }
+    }
+
+    /// `value` as it will be after it was stored and read again.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Overflow`] where a finite value becomes infinite.
+    pub(crate) fn round<F: Float>(self, what: &'static str, value: F) -> Result<F> {
+        let rounded = match self {
+            Self::F16 => F::from_f64_lossy(half::f16::from_f64(value.as_f64()).to_f64()),
+            Self::F32 => F::from_f64_lossy(f64::from(value.as_f64() as f32)),
+            Self::F64 => value,
+        };
+        if rounded.is_finite() || !value.is_finite() {
+            Ok(rounded)
+        } else {
+            Err(Error::Overflow { what })
+        }
+    }
+
+    /// The bytes of `values` in this precision, which they have been [rounded](Self::round) to before.
+    pub(crate) fn encode<F: Float>(self, values: impl IntoIterator<Item = F>) -> Vec<u8> {
+        let values = values.into_iter().map(Float::as_f64);
+        match self {
+            Self::F16 => values
+                .flat_map(|x| half::f16::from_f64(x).to_le_bytes())
+                .collect(),
+            Self::F32 => values.flat_map(|x| (x as f32).to_le_bytes()).collect(),
+            Self::F64 => values.flat_map(f64::to_le_bytes).collect(),
+        }
+    }
+}
+
+/// An exact size by part, in bits.
+///
+/// A part is an array of its own in a file and begins at a whole byte there: [`bytes`](Self::bytes)
+/// rounds each part up, [`total`](Self::total) counts the bits that carry information.
+///
+/// ```
+/// use taper::{Role, StorageBits};
+///
+/// // 100 codes of 6 bits and 50 values of 32 bits.
+/// let size = StorageBits::new()
+///     .with("codes", Role::Payload, 600)
+///     .with("codebook", Role::SideInformation, 1600);
+/// assert_eq!((size.payload(), size.side_information(), size.total()), (600, 1600, 2200));
+/// assert_eq!(size.bytes(), 75 + 200);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StorageBits {
+    parts: Vec<(&'static str, Role, u64)>,
+}
+
+impl StorageBits {
+    /// Nothing stored yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a part of `bits` bits.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, role: Role, bits: u64) -> Self {
+        self.parts.push((name, role, bits));
+        self
+    }
+
+    /// Name, role and bits of each part.
+    pub fn parts(&self) -> impl Iterator<Item = (&'static str, Role, u64)> + '_ {
+        self.parts.iter().copied()
+    }
+
+    /// Bits that stand for the weights one by one.
+    #[must_use]
+    pub fn payload(&self) -> u64 {
+        self.sum(Role::Payload)
+    }
+
+    /// Bits that many weights share.
+    #[must_use]
+    pub fn side_information(&self) -> u64 {
+        self.sum(Role::SideInformation)
+    }
+
+    /// All bits.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.parts.iter().map(|&(_, _, bits)| bits).sum()
+    }
+
+    /// The bytes that a file holds: each part is rounded up to whole bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.parts
+            .iter()
+            .map(|&(_, _, bits)| bits.div_ceil(8))
+            .sum()
+    }
+
+    fn sum(&self, role: Role) -> u64 {
+        self.parts
+            .iter()
+            .filter(|part| part.1 == role)
+            .map(|part| part.2)
+            .sum()
+    }
+}
+
+impl fmt::Display for StorageBits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.bytes())?;
+        for (i, (name, _, bits)) in self.parts.iter().enumerate() {
+            let opening = if i == 0 { " (" } else { ", " };
+            write!(f, "{opening}{name} {}", bits.div_ceil(8))?;
+        }
+        if self.parts.is_empty() {
+            return Ok(());
+        }
+        write!(f, ")")
+    }
+}
+
+/// How an iterative fit went.
+///
+/// A fit that did not converge is no error: the best result so far is returned, and this says so.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct FitReport {
+    /// Iterations made.
+    pub iterations: usize,
+    /// Whether the fit ended by itself rather than at the limit of iterations.
+    pub converged: bool,
+    /// The loss before each iteration and after the last; never rising. Its docs say what the loss is.
+    pub losses: Vec<f64>,
+}
+
+impl FitReport {
+    /// The loss of the result.
+    #[must_use]
+    pub fn loss(&self) -> Option<f64> {
+        self.losses.last().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn precision_round_trips_what_it_encodes() {
+        for precision in [Precision::F16, Precision::F32, Precision::F64] {
+            let value = precision.round("value", std::f64::consts::PI).unwrap();
+            let bytes = precision.encode([value]);
+            assert_eq!(bytes.len() as u64 * 8, precision.bits());
+            assert_eq!(precision.round("value", value), Ok(value));
+        }
+    }
+
+    #[test]
+    fn rounding_out_of_range_is_an_error() {
+        let error = Precision::F16.round("scale", 1e6_f32);
+        assert_eq!(error, Err(Error::Overflow { what: "scale" }));
+        assert_eq!(Precision::F16.round("scale", 65_504.0_f32), Ok(65_504.0));
+    }
+
+    #[test]
+    fn storage_prints_its_parts() {
+        let size = StorageBits::new().with("codes", Role::Payload, 12).with(
+            "scale",
+            Role::SideInformation,
+            32,
+        );
+        assert_eq!(size.to_string(), "6 bytes (codes 2, scale 4)");
+        assert_eq!(StorageBits::new().to_string(), "0 bytes");
+    }
+}

@@ -1,0 +1,155 @@
+//! The checks that every public function makes on its inputs, written once.
+
+use ndarray::{ArrayView, Dimension};
+
+use crate::{Error, Float, ParamError, Result};
+
+/// Errs where `array` has an empty axis, a NaN or an infinity.
+pub(crate) fn finite<F: Float, D: Dimension>(
+    what: &'static str,
+    array: &ArrayView<'_, F, D>,
+) -> Result<()> {
+    not_empty(what, array.shape())?;
+    // `&` without an early exit inside a chunk, so that the test vectorizes.
+    let all_finite = match array.as_slice_memory_order() {
+        Some(values) => values
+            .chunks(1024)
+            .all(|chunk| chunk.iter().fold(true, |ok, x| ok & x.is_finite())),
+        None => array.iter().all(|x| x.is_finite()),
+    };
+    if all_finite {
+        return Ok(());
+    }
+    let shape = array.shape().to_vec();
+    let (position, value) = array
+        .iter()
+        .enumerate()
+        .find(|(_, x)| !x.is_finite())
+        .map_or((0, F::nan()), |(i, &x)| (i, x));
+    Err(Error::NonFinite {
+        what,
+        index: unravel(position, &shape),
+        value: value.to_f64().unwrap_or(f64::NAN),
+    })
+}
+
+/// Errs where any axis of `shape` is empty.
+pub(crate) fn not_empty(what: &'static str, shape: &[usize]) -> Result<()> {
+    if shape.contains(&0) {
+        return Err(Error::EmptyAxis {
+            what,
+            shape: shape.to_vec(),
+        });
+    }
+    Ok(())
+}
+
+/// Errs where `found` is not `expected`.
+pub(crate) fn same_shape(what: &'static str, expected: &[usize], found: &[usize]) -> Result<()> {
+    if expected != found {
+        return Err(Error::ShapeMismatch {
+            what,
+            expected: expected.to_vec(),
+            found: found.to_vec(),
+        });
+    }
+    Ok(())
+}
+
+/// Errs where the count `value` is zero.
+pub(crate) fn at_least_one(name: &'static str, value: usize) -> Result<(), ParamError> {
+    if value == 0 {
+        return Err(ParamError::Zero { name });
+    }
+    Ok(())
+}
+
+/// Errs where `inside` is false; `range` says in words what was asked for.
+pub(crate) fn in_range(
+    name: &'static str,
+    value: f64,
+    range: &'static str,
+    inside: bool,
+) -> Result<(), ParamError> {
+    if !inside {
+        return Err(ParamError::OutOfRange { name, range, value });
+    }
+    Ok(())
+}
+
+/// The length of one of `parts` equal parts of an axis.
+pub(crate) fn divide(what: &'static str, length: usize, parts: usize) -> Result<usize> {
+    if parts > 0 && length.is_multiple_of(parts) {
+        return Ok(length / parts);
+    }
+    let below = (1..parts.min(length + 1))
+        .rev()
+        .find(|d| length.is_multiple_of(*d));
+    let above = (parts + 1..=length).find(|d| length.is_multiple_of(*d));
+    Err(Error::Indivisible {
+        what,
+        parts,
+        length,
+        nearest: below.into_iter().chain(above).collect(),
+    })
+}
+
+/// The index of the element at `position` in row-major order.
+pub(crate) fn unravel(mut position: usize, shape: &[usize]) -> Vec<usize> {
+    let mut index = vec![0; shape.len()];
+    for (i, &length) in index.iter_mut().zip(shape).rev() {
+        *i = position % length;
+        position /= length;
+    }
+    index
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::{Array2, array};
+
+    #[test]
+    fn finite_names_the_place_of_the_first_bad_value() {
+        let mut a = Array2::<f32>::zeros((3, 4));
+        assert_eq!(finite("a", &a.view()), Ok(()));
+        a[[1, 2]] = f32::INFINITY;
+        let expected = Error::NonFinite {
+            what: "a",
+            index: vec![1, 2],
+            value: f64::INFINITY,
+        };
+        assert_eq!(finite("a", &a.view()), Err(expected));
+        // The place is told in the view's own axes.
+        let transposed = finite("a", &a.t()).unwrap_err();
+        assert!(matches!(transposed, Error::NonFinite { index, .. } if index == [2, 1]));
+    }
+
+    #[test]
+    fn finite_accepts_the_extremes() {
+        let a = array![f32::MAX, f32::MIN, f32::MIN_POSITIVE, -0.0, 1e-45];
+        assert_eq!(finite("a", &a.view()), Ok(()));
+    }
+
+    #[test]
+    fn empty_axes_are_refused() {
+        let a = Array2::<f64>::zeros((0, 4));
+        assert!(matches!(
+            finite("a", &a.view()),
+            Err(Error::EmptyAxis { .. })
+        ));
+    }
+
+    #[test]
+    fn divide_names_the_divisors_near() {
+        assert_eq!(divide("groups", 512, 64), Ok(8));
+        let Err(Error::Indivisible { nearest, .. }) = divide("groups", 12, 5) else {
+            panic!("5 does not divide 12");
+        };
+        assert_eq!(nearest, [4, 6]);
+        let Err(Error::Indivisible { nearest, .. }) = divide("groups", 12, 13) else {
+            panic!("13 does not divide 12");
+        };
+        assert_eq!(nearest, [12]);
+    }
+}

@@ -1,0 +1,1 @@
+//! k-means, the engine of the codebooks.

@@ -1,0 +1,133 @@
+//! What can go wrong, each case with the values that were wrong.
+
+/// The result of everything in taper that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A value or a shape that cannot be worked with.
+///
+/// Inputs are checked before any work is done: a function that returns an error has changed nothing.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A parameter is out of its range, whatever the input.
+    #[error(transparent)]
+    Parameter(#[from] ParamError),
+
+    /// An input holds a NaN or an infinity.
+    #[error("{what} holds {value} at {index:?}: every value must be finite")]
+    NonFinite {
+        /// Which input.
+        what: &'static str,
+        /// Where in it, in its own axes.
+        index: Vec<usize>,
+        /// The value found there.
+        value: f64,
+    },
+
+    /// An input has an axis of length zero.
+    #[error("{what} has shape {shape:?}: no axis may be empty")]
+    EmptyAxis {
+        /// Which input.
+        what: &'static str,
+        /// Its shape.
+        shape: Vec<usize>,
+    },
+
+    /// Two shapes that must agree do not.
+    #[error("{what} has shape {found:?}, but {expected:?} is needed")]
+    ShapeMismatch {
+        /// Which array.
+        what: &'static str,
+        /// The shape it should have.
+        expected: Vec<usize>,
+        /// The shape it has.
+        found: Vec<usize>,
+    },
+
+    /// An array has the wrong number of axes.
+    #[error("{what} has shape {shape:?}: it needs {expected}")]
+    Dimensions {
+        /// Which array.
+        what: &'static str,
+        /// How many axes are needed, in words.
+        expected: &'static str,
+        /// Its shape.
+        shape: Vec<usize>,
+    },
+
+    /// A number of groups that does not divide the axis it is to split.
+    #[error(
+        "{parts} {what} do not divide an axis of {length} evenly: the nearest numbers that do are {nearest:?}"
+    )]
+    Indivisible {
+        /// What was asked for, in the plural.
+        what: &'static str,
+        /// How many were asked for.
+        parts: usize,
+        /// The length of the axis.
+        length: usize,
+        /// The divisors of `length` next below and next above `parts`.
+        nearest: Vec<usize>,
+    },
+
+    /// A number (a rank, a count, an index) above what the input allows.
+    #[error("{what} is {value}, but the input allows at most {limit}")]
+    ExceedsInput {
+        /// Which number.
+        what: &'static str,
+        /// Its value.
+        value: usize,
+        /// The largest value that fits.
+        limit: usize,
+    },
+
+    /// A computation whose result is not a finite number of this type.
+    #[error("{what} leaves the range of the number type")]
+    Overflow {
+        /// What was computed.
+        what: &'static str,
+    },
+
+    /// Stored parts that cannot be the artifact they claim to be.
+    #[error("{artifact}: {problem}")]
+    Malformed {
+        /// The kind of artifact that was to be read.
+        artifact: &'static str,
+        /// What is wrong with its parts.
+        problem: String,
+    },
+}
+
+/// A parameter that no input could make right.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ParamError {
+    /// A count that must be at least one is zero.
+    #[error("{name} must be at least 1, but is 0")]
+    Zero {
+        /// The parameter.
+        name: &'static str,
+    },
+
+    /// A real number outside its range, or not a number.
+    #[error("{name} must be {range}, but is {value}")]
+    OutOfRange {
+        /// The parameter.
+        name: &'static str,
+        /// The values it may take, in words or as an interval.
+        range: &'static str,
+        /// Its value.
+        value: f64,
+    },
+
+    /// Two parameters that exclude each other.
+    #[error("{first} and {second} exclude each other: {reason}")]
+    Conflict {
+        /// One parameter.
+        first: &'static str,
+        /// The other.
+        second: &'static str,
+        /// Why they do not go together.
+        reason: &'static str,
+    },
+}

@@ -1,0 +1,1 @@
+//! Tensors as sums of rank-one terms (CP), and the convolutions they become.

@@ -1,0 +1,1 @@
+//! Low rank by the singular value decomposition.

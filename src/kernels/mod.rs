@@ -1,0 +1,87 @@
+//! The inner loops, one file an operation: a scalar form, and forms for what the processor offers.
+//!
+//! This is the only place in the crate where `unsafe` may stand. Every vector form has a scalar twin
+//! that the tests compare it with; which form runs is chosen once, by what the processor has. The
+//! environment variable `TAPER_CPU` (`scalar`, `avx2`, `avx512`, `neon`) lowers the choice, never raises it
+//! above what is there.
+
+use std::sync::OnceLock;
+
+/// The instruction sets that kernels are written for, from the least to the most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Level {
+    /// Plain Rust, on every processor.
+    Scalar,
+    /// 128-bit vectors of aarch64.
+    #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code))]
+    Neon,
+    /// 256-bit vectors with fused multiply-add: AVX2, FMA, F16C.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    Avx2,
+    /// 512-bit vectors: AVX-512 F, BW, DQ and VL.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    Avx512,
+}
+
+impl Level {
+    /// The best level that this processor and `TAPER_CPU` allow.
+    pub(crate) fn current() -> Self {
+        static LEVEL: OnceLock<Level> = OnceLock::new();
+        *LEVEL.get_or_init(|| {
+            let limit = match std::env::var("TAPER_CPU").as_deref() {
+                Ok("scalar") => Self::Scalar,
+                Ok("neon") => Self::Neon,
+                Ok("avx2") => Self::Avx2,
+                _ => Self::Avx512,
+            };
+            Self::available()
+                .into_iter()
+                .filter(|&level| level <= limit)
+                .max()
+                .unwrap_or(Self::Scalar)
+        })
+    }
+
+    /// All levels that this processor has; tests run a kernel at each of them.
+    pub(crate) fn available() -> Vec<Self> {
+        #[allow(unused_mut)]
+        let mut levels = vec![Self::Scalar];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c")
+            {
+                levels.push(Self::Avx2);
+                if is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                {
+                    levels.push(Self::Avx512);
+                }
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        levels.push(Self::Neon);
+        levels
+    }
+}
+
+/// The kernels that exist for both number types; [`Float`](crate::Float) asks for it.
+///
+/// Public in name only: the module is private.
+pub trait KernelFloat: Copy {}
+
+impl KernelFloat for f32 {}
+impl KernelFloat for f64 {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_chosen_level_is_available() {
+        assert!(Level::available().contains(&Level::current()));
+    }
+}

@@ -1,0 +1,1 @@
+//! The seam to linear algebra: faer by default, LAPACK behind features.

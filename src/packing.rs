@@ -1,0 +1,199 @@
+//! Codes of b bits each, packed without gaps.
+
+use crate::{Error, Result};
+
+/// A sequence of unsigned numbers of `bits` bits each (0 to 32), packed into bytes from the lowest bit on.
+///
+/// Zero bits is the width of codes that can only be zero: they take no space.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PackedCodes {
+    bits: u32,
+    length: usize,
+    bytes: Vec<u8>,
+}
+
+impl PackedCodes {
+    /// The number of bits that codes below `count` need: ⌈log₂ count⌉.
+    pub(crate) fn bits_for(count: usize) -> u32 {
+        usize::BITS - count.saturating_sub(1).leading_zeros()
+    }
+
+    /// Packs `codes`; what does not fit into `bits` bits is a fault of the caller and is cut off.
+    pub(crate) fn pack(codes: &[u32], bits: u32) -> Self {
+        debug_assert!(bits <= 32);
+        debug_assert!(codes.iter().all(|&code| u64::from(code) < 1 << bits));
+        let mask = (1_u64 << bits) - 1;
+        let mut bytes = Vec::with_capacity(Self::bytes_for(codes.len(), bits).unwrap_or(0));
+        let (mut buffer, mut filled) = (0_u64, 0);
+        for &code in codes {
+            buffer |= (u64::from(code) & mask) << filled;
+            filled += bits;
+            while filled >= 8 {
+                bytes.push(buffer as u8);
+                buffer >>= 8;
+                filled -= 8;
+            }
+        }
+        if filled > 0 {
+            bytes.push(buffer as u8);
+        }
+        Self {
+            bits,
+            length: codes.len(),
+            bytes,
+        }
+    }
+
+    /// Codes as they were stored.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`] in the name of `artifact` where the number of bytes is not that of `length` codes,
+    /// or where bits beyond the last code are set.
+    pub(crate) fn from_bytes(
+        artifact: &'static str,
+        bytes: Vec<u8>,
+        length: usize,
+        bits: u32,
+    ) -> Result<Self> {
+        let malformed = |problem| Error::Malformed { artifact, problem };
+        if bits > 32 {
+            return Err(malformed(format!("codes of {bits} bits")));
+        }
+        let needed = Self::bytes_for(length, bits)
+            .ok_or_else(|| malformed(format!("{length} codes of {bits} bits")))?;
+        if bytes.len() != needed {
+            return Err(malformed(format!(
+                "{length} codes of {bits} bits take {needed} bytes, found {}",
+                bytes.len()
+            )));
+        }
+        let used = (length as u128 * u128::from(bits) % 8) as u32;
+        if used > 0 && bytes.last().is_some_and(|&last| last >> used != 0) {
+            return Err(malformed("bits are set beyond the last code".to_owned()));
+        }
+        Ok(Self {
+            bits,
+            length,
+            bytes,
+        })
+    }
+
+    fn bytes_for(length: usize, bits: u32) -> Option<usize> {
+        usize::try_from((length as u128 * u128::from(bits)).div_ceil(8)).ok()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.length
+    }
+
+    pub(crate) fn bits(&self) -> u32 {
+        self.bits
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// All bits that carry information.
+    pub(crate) fn total_bits(&self) -> u64 {
+        self.length as u64 * u64::from(self.bits)
+    }
+
+    /// The codes from `start` on, as many as `out` is long.
+    ///
+    /// Codes beyond the last are zero.
+    pub(crate) fn unpack_into(&self, start: usize, out: &mut [u32]) {
+        let bits = self.bits as usize;
+        match bits {
+            0 => out.fill(0),
+            8 => {
+                for (i, code) in out.iter_mut().enumerate() {
+                    *code = self.bytes.get(start + i).map_or(0, |&byte| byte.into());
+                }
+            }
+            _ => {
+                let mask = (1_u64 << bits) - 1;
+                let mut position = start * bits;
+                for code in out {
+                    *code = (self.word_at(position / 8) >> (position % 8) & mask) as u32;
+                    position += bits;
+                }
+            }
+        }
+    }
+
+    /// All codes.
+    pub(crate) fn unpack(&self) -> Vec<u32> {
+        let mut codes = vec![0; self.length];
+        self.unpack_into(0, &mut codes);
+        codes
+    }
+
+    /// The eight bytes from `byte` on, those beyond the end as zero: 7 bits of offset and 32 of code fit.
+    fn word_at(&self, byte: usize) -> u64 {
+        if let Some(word) = self.bytes.get(byte..byte + 8) {
+            let mut array = [0; 8];
+            array.copy_from_slice(word);
+            return u64::from_le_bytes(array);
+        }
+        self.bytes
+            .get(byte..)
+            .unwrap_or_default()
+            .iter()
+            .rev()
+            .fold(0, |word, &byte| word << 8 | u64::from(byte))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn packing_round_trips(bits in 0_u32..=32, codes in prop::collection::vec(any::<u32>(), 0..200), start in 0_usize..210) {
+            let codes: Vec<u32> = codes
+                .into_iter()
+                .map(|code| (u64::from(code) & ((1_u64 << bits) - 1)) as u32)
+                .collect();
+            let packed = PackedCodes::pack(&codes, bits);
+            prop_assert_eq!(packed.bytes().len() as u64, packed.total_bits().div_ceil(8));
+            prop_assert_eq!(packed.unpack(), codes.clone());
+            let mut part = vec![7; 20];
+            packed.unpack_into(start, &mut part);
+            let expected: Vec<u32> = (start..start + 20)
+                .map(|i| codes.get(i).copied().unwrap_or(0))
+                .collect();
+            prop_assert_eq!(part, expected);
+            let again = PackedCodes::from_bytes("codes", packed.bytes().to_vec(), codes.len(), bits);
+            prop_assert_eq!(again, Ok(packed));
+        }
+    }
+
+    #[test]
+    fn bits_for_is_the_ceiling_of_the_binary_logarithm() {
+        for (count, bits) in [
+            (1, 0),
+            (2, 1),
+            (3, 2),
+            (4, 2),
+            (5, 3),
+            (50, 6),
+            (256, 8),
+            (257, 9),
+        ] {
+            assert_eq!(PackedCodes::bits_for(count), bits);
+        }
+    }
+
+    #[test]
+    fn wrong_bytes_are_refused() {
+        let packed = PackedCodes::pack(&[1, 2, 3], 3);
+        let bytes = packed.bytes().to_vec();
+        assert!(PackedCodes::from_bytes("codes", bytes[..1].to_vec(), 3, 3).is_err());
+        assert!(PackedCodes::from_bytes("codes", vec![255, 255], 3, 3).is_err());
+        assert!(PackedCodes::from_bytes("codes", bytes, usize::MAX, 32).is_err());
+    }
+}

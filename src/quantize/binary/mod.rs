@@ -1,0 +1,1 @@
+//! Binary networks: one bit a weight, in memory, on disk and in the product.

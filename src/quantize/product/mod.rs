@@ -1,0 +1,1 @@
+//! Product quantization: sub-vectors of the weights become codes into codebooks.

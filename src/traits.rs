@@ -1,0 +1,156 @@
+//! The four families of compressors, and how their parameters are checked.
+
+use ndarray::{ArrayView, ArrayView1, ArrayView2, Dimension};
+
+use crate::distill::DistillationLoss;
+use crate::prune::PrunePlan;
+use crate::{Compressed, Error, Float, ParamError, Result};
+
+/// Parameters that have yet to be checked.
+///
+/// A compressor's builder (say that of product quantization)
+/// collects parameters without complaint; checking them gives the compressor. Builders implement the
+/// traits of their compressor too, and check on each call, so that the check may be left out.
+pub trait ParamGuard {
+    /// The compressor that checked parameters make.
+    type Checked;
+
+    /// The compressor, by reference.
+    ///
+    /// # Errors
+    ///
+    /// The first parameter that no input could make right.
+    fn check_ref(&self) -> Result<&Self::Checked, ParamError>;
+
+    /// The compressor.
+    ///
+    /// # Errors
+    ///
+    /// The first parameter that no input could make right.
+    fn check(self) -> Result<Self::Checked, ParamError>;
+}
+
+/// Replaces the weights of a matrix by a few values and codes that choose among them.
+///
+/// What an implementation promises:
+/// - the artifact has the shape of `weights`, which may have any strides;
+/// - the same weights and parameters give the same artifact, for any number of threads;
+/// - an input with an empty axis, a NaN or an infinity is an error, and so is a parameter that the shape
+///   does not allow; nothing panics;
+/// - quantizing what the artifact decompresses to does not raise the error.
+pub trait Quantizer<F: Float> {
+    /// The artifact.
+    type Output: Compressed<F>;
+
+    /// Quantizes `weights`, of shape (out_features, in_features).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NonFinite`], [`Error::EmptyAxis`], [`Error::Parameter`], and what the implementation names.
+    fn quantize(&self, weights: ArrayView2<'_, F>) -> Result<Self::Output>;
+}
+
+/// Replaces a matrix or a tensor by the factors of a product.
+///
+/// What an implementation promises:
+/// - the artifact has the shape of `weights`, which may have any strides;
+/// - the same weights and parameters give the same artifact, for any number of threads;
+/// - an all-zero input is rebuilt exactly; an input with an empty axis, a NaN or an infinity is an error, and
+///   so is a rank that the shape does not allow; nothing panics;
+/// - a larger rank does not give a larger error, beyond rounding, where the optimum is computed exactly.
+pub trait Factorizer<F: Float, D: Dimension> {
+    /// The artifact.
+    type Output: Compressed<F>;
+
+    /// Factorizes `weights`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NonFinite`], [`Error::EmptyAxis`], [`Error::Parameter`], [`Error::ExceedsInput`] for a rank
+    /// above what the shape allows, and what the implementation names.
+    fn factorize(&self, weights: ArrayView<'_, F, D>) -> Result<Self::Output>;
+}
+
+/// Chooses what may go: which channels (or weights) of which layers are kept.
+///
+/// What an implementation promises:
+/// - the plan has one entry for each array of `scores`, in their order, with kept indices in rising order;
+/// - a kept index never has a lower score than a dropped one of the same layer, ties falling to the lower
+///   index;
+/// - scores that hold a NaN or an infinity, or none at all, are an error; nothing panics.
+pub trait Pruner<F: Float> {
+    /// Chooses by importance: one score a channel, one array a layer.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NonFinite`], [`Error::EmptyAxis`], [`Error::Parameter`].
+    fn plan(&self, scores: &[ArrayView1<'_, F>]) -> Result<PrunePlan>;
+}
+
+/// What a student network learns from a teacher: the value of a loss and its gradient.
+///
+/// What an implementation promises:
+/// - the gradient is that of the value, exactly, with respect to the student's output; the caller's framework
+///   carries it on;
+/// - both are means over the batch, so that they do not depend on its size;
+/// - finite inputs give finite outputs; inputs that are not finite are an error; nothing panics.
+pub trait Distiller<F: Float> {
+    /// The loss of `student` against `teacher`, both (batch, classes), and against the true `labels`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShapeMismatch`], [`Error::NonFinite`], [`Error::ExceedsInput`] for a label that is no class.
+    fn loss(
+        &self,
+        student: ArrayView2<'_, F>,
+        teacher: ArrayView2<'_, F>,
+        labels: &[usize],
+    ) -> Result<DistillationLoss<F>>;
+}
+
+impl<F: Float, P: ParamGuard> Quantizer<F> for P
+where
+    P::Checked: Quantizer<F>,
+{
+    type Output = <P::Checked as Quantizer<F>>::Output;
+
+    fn quantize(&self, weights: ArrayView2<'_, F>) -> Result<Self::Output> {
+        self.check_ref().map_err(Error::from)?.quantize(weights)
+    }
+}
+
+impl<F: Float, D: Dimension, P: ParamGuard> Factorizer<F, D> for P
+where
+    P::Checked: Factorizer<F, D>,
+{
+    type Output = <P::Checked as Factorizer<F, D>>::Output;
+
+    fn factorize(&self, weights: ArrayView<'_, F, D>) -> Result<Self::Output> {
+        self.check_ref().map_err(Error::from)?.factorize(weights)
+    }
+}
+
+impl<F: Float, P: ParamGuard> Pruner<F> for P
+where
+    P::Checked: Pruner<F>,
+{
+    fn plan(&self, scores: &[ArrayView1<'_, F>]) -> Result<PrunePlan> {
+        self.check_ref().map_err(Error::from)?.plan(scores)
+    }
+}
+
+impl<F: Float, P: ParamGuard> Distiller<F> for P
+where
+    P::Checked: Distiller<F>,
+{
+    fn loss(
+        &self,
+        student: ArrayView2<'_, F>,
+        teacher: ArrayView2<'_, F>,
+        labels: &[usize],
+    ) -> Result<DistillationLoss<F>> {
+        self.check_ref()
+            .map_err(Error::from)?
+            .loss(student, teacher, labels)
+    }
+}
