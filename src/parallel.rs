@@ -39,6 +39,31 @@ pub(crate) fn for_each_chunk_mut<T: Send>(
     }
 }
 
+/// What `f(i, chunk)` returns on the i-th run of `length` values (the last may be shorter), in this order.
+pub(crate) fn map_chunks_mut<T: Send, R: Send>(
+    values: &mut [T],
+    length: usize,
+    f: impl Fn(usize, &mut [T]) -> R + Sync + Send,
+) -> Vec<R> {
+    let length = length.max(1);
+    #[cfg(feature = "rayon")]
+    {
+        use rayon::prelude::*;
+        if values.len() > length {
+            return values
+                .par_chunks_mut(length)
+                .enumerate()
+                .map(|(i, chunk)| f(i, chunk))
+                .collect();
+        }
+    }
+    values
+        .chunks_mut(length)
+        .enumerate()
+        .map(|(i, chunk)| f(i, chunk))
+        .collect()
+}
+
 /// How many threads the work of this thread is shared out over.
 pub(crate) fn threads() -> usize {
     #[cfg(feature = "rayon")]

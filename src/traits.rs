@@ -1,8 +1,8 @@
 //! The four families of compressors, and how their parameters are checked.
 
-use ndarray::{ArrayView, ArrayView1, ArrayView2, Dimension};
+use ndarray::{Array, ArrayView, ArrayView1, ArrayView2, ArrayViewMut, Dimension, Ix2};
 
-use crate::distill::DistillationLoss;
+use crate::distill::{DistillationLoss, LossValue};
 use crate::prune::PrunePlan;
 use crate::{Compressed, Error, Float, ParamError, Result};
 
@@ -89,23 +89,51 @@ pub trait Pruner<F: Float> {
 
 /// What a student network learns from a teacher: the value of a loss and its gradient.
 ///
+/// Works from any framework: hand over what both networks put out, take the gradient, and let the framework
+/// carry it on through the student. `D` is the number of axes of that output: two (batch, classes) for logits
+/// and (batch, features) for hints, four (batch, channels, height, width) for feature maps. With `F` and `D`
+/// fixed the trait is object-safe: `&dyn Distiller<f32>` is any loss over logits.
+///
 /// What an implementation promises:
-/// - the gradient is that of the value, exactly, with respect to the student's output; the caller's framework
-///   carries it on;
+/// - the gradient is that of the value, exactly, with respect to the student's output;
 /// - both are means over the batch, so that they do not depend on its size;
-/// - finite inputs give finite outputs; inputs that are not finite are an error; nothing panics.
-pub trait Distiller<F: Float> {
-    /// The loss of `student` against `teacher`, both (batch, classes), and against the true `labels`.
+/// - the views may have any strides; the result is the same for any number of threads;
+/// - finite inputs give finite outputs or [`Error::Overflow`]; inputs that are not finite are an error; nothing
+///   panics.
+pub trait Distiller<F: Float, D: Dimension = Ix2> {
+    /// The loss of `student` against `teacher`, whose first axis is the batch, and against the true `labels`,
+    /// one for each of the batch; `gradient`, of the student's shape, is overwritten with ∂value/∂student.
+    ///
+    /// `labels` may be empty where the loss does not weigh them: a transfer set needs none then.
     ///
     /// # Errors
     ///
-    /// [`Error::ShapeMismatch`], [`Error::NonFinite`], [`Error::ExceedsInput`] for a label that is no class.
+    /// [`Error::EmptyAxis`], [`Error::ShapeMismatch`], [`Error::NonFinite`], [`Error::ExceedsInput`] for a label
+    /// that is no class, [`Error::Overflow`], and [`Error::Parameter`] from parameters that were not checked.
+    /// What `gradient` holds after an error is unspecified.
+    fn loss_into(
+        &self,
+        student: ArrayView<'_, F, D>,
+        teacher: ArrayView<'_, F, D>,
+        labels: &[usize],
+        gradient: ArrayViewMut<'_, F, D>,
+    ) -> Result<LossValue<F>>;
+
+    /// The loss and its gradient, in an array of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`loss_into`](Self::loss_into).
     fn loss(
         &self,
-        student: ArrayView2<'_, F>,
-        teacher: ArrayView2<'_, F>,
+        student: ArrayView<'_, F, D>,
+        teacher: ArrayView<'_, F, D>,
         labels: &[usize],
-    ) -> Result<DistillationLoss<F>>;
+    ) -> Result<DistillationLoss<F, D>> {
+        let mut gradient = Array::zeros(student.raw_dim());
+        let value = self.loss_into(student, teacher, labels, gradient.view_mut())?;
+        Ok(DistillationLoss { value, gradient })
+    }
 }
 
 impl<F: Float, P: ParamGuard> Quantizer<F> for P
@@ -139,18 +167,19 @@ where
     }
 }
 
-impl<F: Float, P: ParamGuard> Distiller<F> for P
+impl<F: Float, D: Dimension, P: ParamGuard> Distiller<F, D> for P
 where
-    P::Checked: Distiller<F>,
+    P::Checked: Distiller<F, D>,
 {
-    fn loss(
+    fn loss_into(
         &self,
-        student: ArrayView2<'_, F>,
-        teacher: ArrayView2<'_, F>,
+        student: ArrayView<'_, F, D>,
+        teacher: ArrayView<'_, F, D>,
         labels: &[usize],
-    ) -> Result<DistillationLoss<F>> {
+        gradient: ArrayViewMut<'_, F, D>,
+    ) -> Result<LossValue<F>> {
         self.check_ref()
             .map_err(Error::from)?
-            .loss(student, teacher, labels)
+            .loss_into(student, teacher, labels, gradient)
     }
 }

@@ -1,32 +1,59 @@
 //! The value of a distillation loss, by part, and its gradient.
 
-use ndarray::Array2;
+use ndarray::{Array, Dimension, Ix2};
 
-use crate::Float;
+use crate::{Error, Float, Result};
 
 /// The value of a distillation loss and its gradient with respect to the student's output.
 #[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct DistillationLoss<F: Float> {
-    /// What is minimized: the weighted sum of the parts, a mean over the batch.
-    pub value: F,
-    /// The part that the teacher gives, before its weight.
-    pub soft: F,
-    /// The part that the labels give, before its weight.
-    pub hard: F,
-    /// ∂value/∂student, of the student's shape.
-    pub gradient: Array2<F>,
+pub struct DistillationLoss<F: Float, D: Dimension = Ix2> {
+    /// The value, by part.
+    pub value: LossValue<F>,
+    /// ∂value.total/∂student, of the student's shape.
+    pub gradient: Array<F, D>,
 }
 
-impl<F: Float> DistillationLoss<F> {
-    /// A loss from its parts and its gradient.
+/// The value of a distillation loss, by part; every part is a mean over the batch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct LossValue<F: Float> {
+    /// What is minimized: the weighted sum of the parts.
+    pub total: F,
+    /// What the student lacks of the teacher, before any weight, zero where it matches: the divergence of
+    /// their softened probabilities, or the distance of their features.
+    pub soft: F,
+    /// The entropy of the teacher's softened probabilities, for losses that compare probabilities.
+    pub teacher_entropy: Option<F>,
+    /// The cross-entropy with the true labels at temperature 1, before its weight, where labels were given.
+    pub hard: Option<F>,
+}
+
+impl<F: Float> LossValue<F> {
+    /// A loss that has a teacher's part alone.
     #[must_use]
-    pub fn new(value: F, soft: F, hard: F, gradient: Array2<F>) -> Self {
+    pub fn new(total: F, soft: F) -> Self {
         Self {
-            value,
+            total,
             soft,
-            hard,
-            gradient,
+            teacher_entropy: None,
+            hard: None,
         }
+    }
+
+    /// The cross-entropy of the student's softened probabilities with the teacher's, before any weight: their
+    /// divergence and the teacher's entropy, which the student has no say in.
+    #[must_use]
+    pub fn soft_cross_entropy(&self) -> Option<F> {
+        self.teacher_entropy.map(|entropy| self.soft + entropy)
+    }
+}
+
+/// `value` as `F`, where it is in its range.
+pub(super) fn in_range<F: Float>(what: &'static str, value: f64) -> Result<F> {
+    let value = F::from_f64_lossy(value);
+    if value.is_finite() {
+        Ok(value)
+    } else {
+        Err(Error::Overflow { what })
     }
 }

@@ -5,11 +5,17 @@
 //! environment variable `TAPER_CPU` (`scalar`, `avx2`, `avx512`, `neon`) lowers the choice, never raises it
 //! above what is there.
 
+mod softmax;
+
 use std::sync::OnceLock;
 
+pub(crate) use softmax::{Extent, SoftmaxKernels};
+
 /// The instruction sets that kernels are written for, from the least to the most.
+///
+/// Public in name only: the module is private.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Level {
+pub enum Level {
     /// Plain Rust, on every processor.
     Scalar,
     /// 128-bit vectors of aarch64.
@@ -71,7 +77,7 @@ impl Level {
 /// The kernels that exist for both number types; [`Float`](crate::Float) asks for it.
 ///
 /// Public in name only: the module is private.
-pub trait KernelFloat: Copy {}
+pub trait KernelFloat: Copy + SoftmaxKernels {}
 
 impl KernelFloat for f32 {}
 impl KernelFloat for f64 {}

@@ -1,0 +1,205 @@
+//! One row of the loss: the softened probabilities of student and teacher, their gap, and the gradient.
+//!
+//! Two ways lead through a row. The quick one runs on the kernels, in the number type of the logits. The
+//! careful one runs in `f64`: where the logits over the temperature are so flat that the probabilities of
+//! student and teacher would cancel each other to rounding noise, and where the spread of the logits leaves
+//! the number type. Which way a row takes depends on nothing but its values and the temperature.
+
+use crate::Float;
+use crate::kernels::{Extent, Level};
+
+/// A spread of the softened logits below which differences of probabilities lose digits.
+const FLAT: f64 = 0.25;
+
+/// What a row adds to the loss, before weights and the mean.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct RowValue {
+    /// $\sum p \ln(p/q)$ at the temperature.
+    pub(super) divergence: f64,
+    /// $-\sum p \ln p$ at the temperature.
+    pub(super) entropy: f64,
+    /// $-\ln q_{label}$ at temperature 1; zero without a label.
+    pub(super) hard: f64,
+}
+
+/// How the parts of a row weigh in its gradient.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RowWeights {
+    pub(super) temperature: f64,
+    /// On $q - p$: what the derivative of the soft part leaves, 1/T included, and the mean over the batch.
+    pub(super) soft: f64,
+    /// On $\mathrm{softmax}(z) - \mathrm{onehot}$.
+    pub(super) hard: f64,
+}
+
+/// Buffers of a row's length, used again row after row.
+#[derive(Debug)]
+pub(super) struct Scratch<F> {
+    teacher: Vec<F>,
+    plain: Vec<F>,
+}
+
+impl<F: Float> Scratch<F> {
+    pub(super) fn new(classes: usize) -> Self {
+        Self {
+            teacher: vec![F::zero(); classes],
+            plain: vec![F::zero(); classes],
+        }
+    }
+}
+
+/// The scale 1/T for the quick way, where that way may be taken.
+pub(super) fn quick_scale<F: Float>(temperature: f64, extents: &[Extent<F>]) -> Option<F> {
+    let scale = F::from_f64_lossy(temperature.recip());
+    let spread = extents
+        .iter()
+        .fold(F::zero(), |spread, e| spread.max(e.max - e.min));
+    (scale.is_normal() && spread.is_finite() && (spread * scale).as_f64() >= FLAT).then_some(scale)
+}
+
+/// The value of one row; its gradient is written over `gradient`. The rows are finite and of one length.
+pub(super) fn loss<F: Float>(
+    level: Level,
+    student: (&[F], Extent<F>),
+    teacher: (&[F], Extent<F>),
+    label: Option<usize>,
+    weights: &RowWeights,
+    gradient: &mut [F],
+    scratch: &mut Scratch<F>,
+) -> RowValue {
+    let quick = quick_scale(weights.temperature, &[student.1, teacher.1]);
+    let factors = [weights.soft, weights.hard].map(F::from_f64_lossy);
+    match quick {
+        Some(scale) if factors.iter().all(|factor| factor.is_finite()) => quick_loss(
+            level, student, teacher, label, scale, factors, gradient, scratch,
+        ),
+        _ => careful_loss(student.0, teacher.0, label, weights, gradient),
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+fn quick_loss<F: Float>(
+    level: Level,
+    (student, z): (&[F], Extent<F>),
+    (teacher, v): (&[F], Extent<F>),
+    label: Option<usize>,
+    scale: F,
+    [soft, hard]: [F; 2],
+    gradient: &mut [F],
+    scratch: &mut Scratch<F>,
+) -> RowValue {
+    let sum_q = F::exp_shifted(level, student, z.max, scale, gradient);
+    let sum_p = F::exp_shifted(level, teacher, v.max, scale, &mut scratch.teacher);
+    let (depth, gap) =
+        F::weighted_gaps(level, &scratch.teacher, (teacher, v.max), (student, z.max));
+    let (depth, gap) = (
+        (depth / sum_p * scale).as_f64(),
+        (gap / sum_p * scale).as_f64(),
+    );
+    let (ln_q, ln_p) = (sum_q.as_f64().ln(), sum_p.as_f64().ln());
+    let mut value = RowValue {
+        // Rounding may leave a little less than nothing.
+        divergence: (gap + (ln_q - ln_p)).max(0.0),
+        entropy: (ln_p - depth).max(0.0),
+        hard: 0.0,
+    };
+    let (mut soft_q, mut plain) = (soft / sum_q, F::zero());
+    if let Some(label) = label {
+        let sum = if scale == F::one() {
+            soft_q += hard / sum_q;
+            sum_q
+        } else {
+            let sum = F::exp_shifted(level, student, z.max, F::one(), &mut scratch.plain);
+            plain = hard / sum;
+            sum
+        };
+        value.hard = sum.as_f64().ln() + (z.max - student[label]).as_f64();
+    }
+    let factors = [soft_q, -(soft / sum_p), plain];
+    F::combine(level, gradient, &scratch.teacher, &scratch.plain, factors);
+    if let Some(label) = label {
+        gradient[label] -= hard;
+    }
+    value
+}
+
+/// $(x_i - \max x)/T$ without leaving the range on the way.
+pub(super) fn careful_exponents<F: Float>(values: &[F], temperature: f64) -> Vec<f64> {
+    // Halves, so that the difference of two extremes is finite.
+    let half = |x: &F| x.as_f64() / 2.0;
+    let top = values.iter().map(half).fold(f64::MIN, f64::max);
+    values
+        .iter()
+        .map(|x| (half(x) - top) / temperature * 2.0)
+        .collect()
+}
+
+/// The quick way's result in `f64`; not finite where the result is not.
+fn careful_loss<F: Float>(
+    student: &[F],
+    teacher: &[F],
+    label: Option<usize>,
+    weights: &RowWeights,
+    gradient: &mut [F],
+) -> RowValue {
+    let z = careful_exponents(student, weights.temperature);
+    let v = careful_exponents(teacher, weights.temperature);
+    let classes = student.len() as f64;
+    let flat = z.iter().chain(&v).all(|&x| x > -FLAT);
+    // In the flat case everything is written in terms of a = exp(z) − 1 and b = exp(v) − 1, which are small
+    // and keep their digits: q − p = (n (a − b) + (Σb − Σa) + a Σb − b Σa) / (Σexp(z) · Σexp(v)).
+    let less_one = |x: &f64| if flat { x.exp_m1() } else { x.exp() };
+    let a: Vec<f64> = z.iter().map(less_one).collect();
+    let b: Vec<f64> = v.iter().map(less_one).collect();
+    let (sum_a, sum_b): (f64, f64) = (a.iter().sum(), b.iter().sum());
+    let ones = if flat { classes } else { 0.0 };
+    let (sum_q, sum_p) = (ones + sum_a, ones + sum_b);
+    let one = if flat { 1.0 } else { 0.0 };
+    let (mut depth, mut gap) = (0.0, 0.0);
+    for ((v, z), b) in v.iter().zip(&z).zip(&b) {
+        let p = (one + b) / sum_p;
+        // p ln p is nothing for p = 0, even where v is infinite.
+        if p > 0.0 {
+            depth += p * v;
+            gap += p * (v - z);
+        }
+    }
+    let ln_ratio = if flat {
+        ((sum_a - sum_b) / sum_p).ln_1p()
+    } else {
+        sum_q.ln() - sum_p.ln()
+    };
+    let mut value = RowValue {
+        divergence: (gap + ln_ratio).max(0.0),
+        entropy: (sum_p.ln() - depth).max(0.0),
+        hard: 0.0,
+    };
+    let mut slope: Vec<f64> = a
+        .iter()
+        .zip(&b)
+        .map(|(a, b)| {
+            let difference = if flat {
+                (classes * (a - b) + (sum_b - sum_a) + a * sum_b - b * sum_a) / (sum_q * sum_p)
+            } else {
+                a / sum_q - b / sum_p
+            };
+            weights.soft * difference
+        })
+        .collect();
+    if let Some(label) = label {
+        let plain = careful_exponents(student, 1.0);
+        let sum: f64 = plain.iter().map(|x| x.exp()).sum();
+        value.hard = sum.ln() - plain[label];
+        for (slope, x) in slope.iter_mut().zip(&plain) {
+            *slope += weights.hard * (x.exp() / sum);
+        }
+        slope[label] -= weights.hard;
+    }
+    for (out, slope) in gradient.iter_mut().zip(slope) {
+        *out = F::from_f64_lossy(slope);
+    }
+    if gradient.iter().any(|x| !x.is_finite()) {
+        value.divergence = f64::INFINITY;
+    }
+    value
+}
