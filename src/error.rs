@@ -88,6 +88,13 @@ pub enum Error {
         what: &'static str,
     },
 
+    /// An iteration of the linear algebra back end that found no end.
+    #[error("{what} did not converge")]
+    NoConvergence {
+        /// Which decomposition.
+        what: &'static str,
+    },
+
     /// Stored parts that cannot be the artifact they claim to be.
     #[error("{artifact}: {problem}")]
     Malformed {

@@ -24,6 +24,7 @@ pub trait Float:
     + Sync
     + sealed::Sealed
     + crate::kernels::KernelFloat
+    + crate::linalg::LinalgFloat
     + 'static
 {
     /// The size of the type in bits.

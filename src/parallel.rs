@@ -64,6 +64,19 @@ pub(crate) fn map_chunks_mut<T: Send, R: Send>(
         .collect()
 }
 
+/// Calls `f` on each of `items`.
+pub(crate) fn for_each<T: Send>(items: Vec<T>, f: impl Fn(T) + Sync + Send) {
+    #[cfg(feature = "rayon")]
+    {
+        use rayon::prelude::*;
+        if items.len() > 1 {
+            items.into_par_iter().for_each(f);
+            return;
+        }
+    }
+    items.into_iter().for_each(f);
+}
+
 /// How many threads the work of this thread is shared out over.
 pub(crate) fn threads() -> usize {
     #[cfg(feature = "rayon")]

@@ -1,1 +1,179 @@
-//! The seam to linear algebra: faer by default, LAPACK behind features.
+//! The seam to linear algebra: everything that multiplies or factors a dense matrix goes through here.
+//!
+//! [`Backend`] names the few operations that are needed. `faer` does them in Rust and is always there;
+//! `lapack` hands them to the LAPACK that a feature chose when the crate was compiled. The functions below
+//! take views of any strides, and check only in debug builds that shapes fit: that is for their callers to see to.
+//! With faer, results are the same for any number of threads.
+
+mod cholesky;
+mod faer;
+#[cfg(feature = "_lapack")]
+mod lapack;
+#[cfg(test)]
+mod tests;
+
+use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut2};
+
+use crate::{Float, Result};
+
+#[allow(unused_imports)] // Until a factorization solves a system.
+pub(crate) use cholesky::Cholesky;
+
+/// The back end that this build uses.
+#[cfg(not(feature = "_lapack"))]
+pub(crate) type Active = faer::Faer;
+/// The back end that this build uses.
+#[cfg(feature = "_lapack")]
+pub(crate) type Active = lapack::Lapack;
+
+/// The number types that the back ends are written for; [`Float`] asks for it.
+///
+/// Public in name only: the module is private.
+pub trait LinalgFloat: Sized {
+    /// Where matrices of this type are worked on.
+    type Backend: Backend<Self>;
+}
+
+impl LinalgFloat for f32 {
+    type Backend = Active;
+}
+
+impl LinalgFloat for f64 {
+    type Backend = Active;
+}
+
+/// A = U diag(s) Vᵀ with min(m, n) singular values, the largest first.
+#[derive(Debug, Clone)]
+pub struct ThinSvd<F> {
+    /// (m, min(m, n)), with orthonormal columns.
+    pub u: Array2<F>,
+    /// The singular values, not negative, falling.
+    pub s: Array1<F>,
+    /// (min(m, n), n), with orthonormal rows.
+    pub vt: Array2<F>,
+}
+
+/// What a back end does.
+///
+/// Public in name only: the module is private.
+pub trait Backend<F> {
+    /// `out ← alpha a b`, or `out ← out + alpha a b` where `add` is set; the shapes fit.
+    fn product(
+        alpha: F,
+        a: ArrayView2<'_, F>,
+        b: ArrayView2<'_, F>,
+        add: bool,
+        out: ArrayViewMut2<'_, F>,
+    );
+
+    /// The thin singular value decomposition of a matrix without empty axes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoConvergence`](crate::Error::NoConvergence).
+    fn thin_svd(a: ArrayView2<'_, F>) -> Result<ThinSvd<F>>;
+
+    /// A = Q R, where Q (m, min(m, n)) has orthonormal columns and R is upper triangular.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoConvergence`](crate::Error::NoConvergence), where the back end names a failure of its own.
+    fn thin_qr(a: ArrayView2<'_, F>) -> Result<(Array2<F>, Array2<F>)>;
+
+    /// The eigenvalues of a symmetric matrix (of which the lower triangle is read), rising, and the
+    /// eigenvectors as columns.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoConvergence`](crate::Error::NoConvergence).
+    fn symmetric_eigen(a: ArrayView2<'_, F>) -> Result<(Array1<F>, Array2<F>)>;
+
+    /// The lower triangular L with L Lᵀ = `a` (of which the lower triangle is read), zero above the diagonal,
+    /// or none where `a` is not positive definite to working precision.
+    fn cholesky(a: ArrayView2<'_, F>) -> Option<Array2<F>>;
+
+    /// `x ← L⁻¹ x`, or `x ← L⁻ᵀ x` where `transposed` is set; L is lower triangular without zeros on
+    /// its diagonal.
+    fn solve_lower(lower: ArrayView2<'_, F>, transposed: bool, x: ArrayViewMut2<'_, F>);
+}
+
+/// The product a b; transposes are views.
+///
+/// y = x Wᵀ is `product(x, w.t())`.
+pub(crate) fn product<F: Float>(a: ArrayView2<'_, F>, b: ArrayView2<'_, F>) -> Array2<F> {
+    let mut out = Array2::zeros((a.nrows(), b.ncols()));
+    product_into(a, b, out.view_mut());
+    out
+}
+
+/// `out ← a b`.
+pub(crate) fn product_into<F: Float>(
+    a: ArrayView2<'_, F>,
+    b: ArrayView2<'_, F>,
+    out: ArrayViewMut2<'_, F>,
+) {
+    multiply(F::one(), a, b, false, out);
+}
+
+/// `out ← out + alpha a b`.
+pub(crate) fn product_add<F: Float>(
+    alpha: F,
+    a: ArrayView2<'_, F>,
+    b: ArrayView2<'_, F>,
+    out: ArrayViewMut2<'_, F>,
+) {
+    multiply(alpha, a, b, true, out);
+}
+
+fn multiply<F: Float>(
+    alpha: F,
+    a: ArrayView2<'_, F>,
+    b: ArrayView2<'_, F>,
+    add: bool,
+    out: ArrayViewMut2<'_, F>,
+) {
+    debug_assert_eq!(a.ncols(), b.nrows());
+    debug_assert_eq!(out.dim(), (a.nrows(), b.ncols()));
+    F::Backend::product(alpha, a, b, add, out);
+}
+
+/// aᵀ a, exactly symmetric.
+pub(crate) fn gram<F: Float>(a: ArrayView2<'_, F>) -> Array2<F> {
+    let mut gram = product(a.t(), a);
+    for i in 0..gram.nrows() {
+        for j in 0..i {
+            gram[[j, i]] = gram[[i, j]];
+        }
+    }
+    gram
+}
+
+/// The thin singular value decomposition.
+///
+/// The signs of the vectors are those of the back end.
+///
+/// # Errors
+///
+/// [`Error::NoConvergence`](crate::Error::NoConvergence).
+pub(crate) fn thin_svd<F: Float>(a: ArrayView2<'_, F>) -> Result<ThinSvd<F>> {
+    F::Backend::thin_svd(a)
+}
+
+/// The thin QR decomposition.
+///
+/// # Errors
+///
+/// [`Error::NoConvergence`](crate::Error::NoConvergence).
+pub(crate) fn thin_qr<F: Float>(a: ArrayView2<'_, F>) -> Result<(Array2<F>, Array2<F>)> {
+    F::Backend::thin_qr(a)
+}
+
+/// Eigenvalues, rising, and eigenvectors (as columns) of a symmetric matrix.
+///
+/// # Errors
+///
+/// [`Error::NoConvergence`](crate::Error::NoConvergence).
+pub(crate) fn symmetric_eigen<F: Float>(a: ArrayView2<'_, F>) -> Result<(Array1<F>, Array2<F>)> {
+    debug_assert!(a.is_square());
+    F::Backend::symmetric_eigen(a)
+}
