@@ -1,0 +1,18 @@
+//! Networks: trained with burn, then used as plain arrays.
+//!
+//! - [`train`]: the training loop, for any burn module and any [`Objective`](train::Objective); its
+//!   [`schedule`], its [`checkpoint`]s and the shifted images of [`augment`];
+//! - [`mlp`]: the fully connected network that several experiments share;
+//! - [`inference`]: a trained network without a framework, each of whose weights may be a dense matrix or
+//!   any [`taper::LinearOp`];
+//! - [`statistics`]: BatchNorm's mean and variance, estimated again after weights were replaced;
+//! - [`product`]: the dense matrix product.
+
+pub mod augment;
+pub mod checkpoint;
+pub mod inference;
+pub mod mlp;
+pub mod product;
+pub mod schedule;
+pub mod statistics;
+pub mod train;

@@ -1,0 +1,120 @@
+//! BatchNorm's statistics, estimated again.
+//!
+//! A replaced weight changes the mean and the variance of each feature; with the old ones the network
+//! normalizes by the wrong numbers. Running a few thousand training images (no labels, no gradients) gives
+//! the right ones.
+
+use ndarray::{Array1, Array2, ArrayView2, Axis};
+use rayon::prelude::*;
+
+use super::inference::{Network, for_each_block};
+
+/// Rows whose sums are formed together; the sums are then added in order, whatever the number of threads.
+const CHUNK: usize = 1000;
+
+/// Sets mean and variance of every batch normalization to those that `images` give it, from the first layer
+/// to the last, each with the layers before it as they are now.
+///
+/// # Errors
+///
+/// As [`Network::logits`].
+pub fn reestimate(network: &mut Network, images: ArrayView2<'_, f32>) -> taper::Result<()> {
+    let last = network
+        .layers
+        .iter()
+        .rposition(|layer| layer.norm.is_some());
+    let Some(last) = last else {
+        return Ok(());
+    };
+    let mut x = images.to_owned();
+    for layer in network.layers.iter_mut().take(last + 1) {
+        let mut y = Array2::zeros((x.nrows(), layer.weight.shape().0));
+        for_each_block(x.view(), &mut y, |block, mut out| {
+            out.assign(&layer.linear(block)?);
+            Ok(())
+        })?;
+        if let Some(norm) = &mut layer.norm {
+            (norm.mean, norm.variance) = mean_and_variance(y.view());
+        }
+        let blocks: Vec<_> = y.axis_chunks_iter_mut(Axis(0), CHUNK).collect();
+        blocks
+            .into_par_iter()
+            .for_each(|block| layer.activate(block));
+        x = y;
+    }
+    Ok(())
+}
+
+/// Mean and (biased) variance of each column.
+pub fn mean_and_variance(values: ArrayView2<'_, f32>) -> (Array1<f32>, Array1<f32>) {
+    let rows = values.nrows().max(1) as f64;
+    let chunks: Vec<_> = values.axis_chunks_iter(Axis(0), CHUNK).collect();
+    let column_sums = |f: &(dyn Fn(usize, f64) -> f64 + Sync)| {
+        let partial: Vec<Array1<f64>> = chunks
+            .par_iter()
+            .map(|chunk| {
+                let mut sums = Array1::zeros(chunk.ncols());
+                for row in chunk.rows() {
+                    for (j, (sum, &value)) in sums.iter_mut().zip(row).enumerate() {
+                        *sum += f(j, f64::from(value));
+                    }
+                }
+                sums
+            })
+            .collect();
+        let zero = Array1::<f64>::zeros(values.ncols());
+        partial.iter().fold(zero, |total, sums| total + sums) / rows
+    };
+    // In two passes: a difference of squares would lose the digits that a small variance consists of.
+    let mean = column_sums(&|_, x| x);
+    let variance = column_sums(&|j, x| (x - mean[j]).powi(2));
+    (mean.mapv(|x| x as f32), variance.mapv(|x| x as f32))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::inference::{Layer, Norm, Weight};
+    use super::*;
+    use ndarray::array;
+
+    #[test]
+    fn mean_and_variance_by_hand() {
+        let values = array![[1.0, 1e4], [3.0, 1e4 + 2.0]];
+        let (mean, variance) = mean_and_variance(values.view());
+        assert_eq!(mean, array![2.0, 1e4 + 1.0]);
+        assert_eq!(variance, array![1.0, 1.0]);
+    }
+
+    #[test]
+    fn estimated_features_have_mean_zero_and_variance_one() {
+        let norm = |features| Norm {
+            gamma: Array1::ones(features),
+            beta: Array1::zeros(features),
+            mean: Array1::from_elem(features, 9.0),
+            variance: Array1::from_elem(features, 0.1),
+            epsilon: 0.0,
+        };
+        let layer = |outputs: usize, inputs: usize, relu| Layer {
+            name: String::new(),
+            weight: Weight::Dense(Array2::from_shape_fn((outputs, inputs), |(i, j)| {
+                ((i * 13 + j * 5) % 17) as f32 - 8.0
+            })),
+            bias: Some(Array1::from_elem(outputs, 3.0)),
+            norm: Some(norm(outputs)),
+            relu,
+        };
+        let mut network = Network {
+            layers: vec![layer(5, 7, true), layer(4, 5, false)],
+        };
+        let images = Array2::from_shape_fn((2345, 7), |(i, j)| ((i * (j + 3)) % 23) as f32 - 11.0);
+        reestimate(&mut network, images.view()).unwrap();
+        let (mean, variance) = mean_and_variance(network.logits(images.view()).unwrap().view());
+        // A few roundings of values of magnitude one and of statistics in single precision.
+        let tolerance = 64.0 * f32::EPSILON;
+        assert!(mean.iter().all(|m| m.abs() < tolerance), "{mean}");
+        assert!(
+            variance.iter().all(|v| (v - 1.0).abs() < tolerance),
+            "{variance}"
+        );
+    }
+}

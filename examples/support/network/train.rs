@@ -1,0 +1,228 @@
+//! The training loop.
+
+use std::fmt::Write as _;
+
+use anyhow::ensure;
+use burn::module::Module;
+use burn::optim::{AdamConfig, GradientsParams};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::{Deserialize, Serialize};
+use taper::Seed;
+
+use super::augment::Shift;
+use super::checkpoint::Checkpoint;
+use super::schedule::Schedule;
+use crate::data::Dataset;
+use crate::random;
+
+/// The device on which gradients are recorded.
+pub fn training_device() -> Device {
+    Device::flex().autodiff()
+}
+
+/// Some images of an epoch, on the training device.
+#[derive(Debug)]
+pub struct Batch {
+    /// Of shape (batch, values of an image).
+    pub images: Tensor<2>,
+    /// Of shape (batch).
+    pub labels: Tensor<1, Int>,
+    /// Which rows of the training set these are.
+    pub rows: Vec<usize>,
+}
+
+/// What is trained for.
+pub trait Objective<M> {
+    /// The loss of a batch, as a tensor of one value.
+    fn loss(&self, model: &M, batch: &Batch) -> Tensor<1>;
+
+    /// The gradients that the optimizer sees: a penalty that has no place in the loss may be added here.
+    fn gradients(&self, _model: &M, gradients: GradientsParams) -> GradientsParams {
+        gradients
+    }
+
+    /// The model after a step: latent weights may be clipped here.
+    fn after_step(&self, model: M) -> M {
+        model
+    }
+}
+
+/// How an epoch went.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EpochReport {
+    /// From 1 on.
+    pub epoch: usize,
+    /// The mean loss of its batches, each measured before its step.
+    pub loss: f64,
+    /// Accuracy in percent on images that are not trained on, where it was measured.
+    pub accuracy: Option<f64>,
+}
+
+/// Training with Adam (D. Kingma and J. Ba, 2014, arXiv:1412.6980).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Training {
+    /// Passes over the images.
+    pub epochs: usize,
+    /// Images a step; those left over at the end of an epoch wait for another order.
+    pub batch: usize,
+    /// The highest learning rate.
+    pub rate: f64,
+    /// Its course.
+    pub schedule: Schedule,
+    /// Determines the order of the images and their augmentation.
+    pub seed: Seed,
+    /// Moves each image at random each time.
+    pub shift: Option<Shift>,
+    /// Saves the training, and takes it up where it was saved.
+    pub checkpoint: Option<Checkpoint>,
+    /// Shows a bar while it runs.
+    pub progress: bool,
+}
+
+impl Default for Training {
+    fn default() -> Self {
+        Self {
+            epochs: 10,
+            batch: 100,
+            rate: 2e-3,
+            schedule: Schedule::Cosine { warmup: 0.1 },
+            seed: Seed::from(7),
+            shift: None,
+            checkpoint: None,
+            progress: true,
+        }
+    }
+}
+
+impl Training {
+    /// Trains `model`; after each epoch `evaluate` may measure the accuracy of [`Module::valid`]'s model.
+    ///
+    /// # Errors
+    ///
+    /// Where there are fewer images than a batch has, where the loss is no longer finite, and where a
+    /// checkpoint cannot be written or read.
+    pub fn run<M: Module>(
+        &self,
+        mut model: M,
+        objective: &impl Objective<M>,
+        data: &Dataset,
+        mut evaluate: impl FnMut(&M) -> anyhow::Result<Option<f64>>,
+    ) -> anyhow::Result<(M, Vec<EpochReport>)> {
+        let steps = data.len() / self.batch.max(1);
+        ensure!(
+            steps > 0 && self.batch > 0,
+            "{} images are too few for batches of {}",
+            data.len(),
+            self.batch
+        );
+        // Adam's own ε is 1e-8; burn's default of 1e-5 slows down features with small gradients.
+        let mut optimizer = AdamConfig::new().with_epsilon(1e-8).init();
+        let mut reports = Vec::new();
+        let fingerprint = self.fingerprint(data);
+        if let Some(checkpoint) = &self.checkpoint {
+            (model, optimizer, reports) = checkpoint.load(model, optimizer, &fingerprint)?;
+        }
+
+        let device = training_device();
+        let bar = self.bar(steps, reports.len());
+        let mut status = String::new();
+        while reports.len() < self.epochs {
+            let epoch = reports.len();
+            let order = random::permutation(self.seed.derive(epoch as u64), data.len());
+            let mut total = 0.0;
+            for (step, rows) in order.chunks_exact(self.batch).enumerate() {
+                let batch = self.gather(data, rows, epoch, &device);
+                let loss = objective.loss(&model, &batch);
+                let gradients = GradientsParams::from_grads(loss.backward(), &model);
+                let gradients = objective.gradients(&model, gradients);
+                let done = (epoch * steps + step) as f64 / (self.epochs * steps) as f64;
+                let rate = self.rate * self.schedule.factor(done);
+                model = objective.after_step(optimizer.step(rate, model, gradients));
+                let value: f64 = loss.into_scalar();
+                ensure!(
+                    value.is_finite(),
+                    "the loss became {value} in epoch {}, step {step}: is a learning rate of {} too high?",
+                    epoch + 1,
+                    self.rate
+                );
+                total += value;
+                bar.inc(1);
+                if step % 20 == 0 {
+                    bar.set_message(format!("loss {:.4}{status}", total / (step + 1) as f64));
+                }
+            }
+            let accuracy = evaluate(&model.valid())?;
+            status.clear();
+            if let Some(accuracy) = accuracy {
+                let _ = write!(status, ", held-out accuracy {accuracy:.2} %");
+            }
+            reports.push(EpochReport {
+                epoch: epoch + 1,
+                loss: total / steps as f64,
+                accuracy,
+            });
+            if let Some(checkpoint) = &self.checkpoint
+                && checkpoint.due(reports.len(), self.epochs)
+            {
+                checkpoint.save(&model, &optimizer, &fingerprint, &reports)?;
+            }
+        }
+        bar.finish();
+        Ok((model, reports))
+    }
+
+    /// What must be equal for a saved training to be this one.
+    fn fingerprint(&self, data: &Dataset) -> String {
+        format!(
+            "epochs {}, batch {}, rate {}, {:?}, seed {}, {:?}, {} images",
+            self.epochs,
+            self.batch,
+            self.rate,
+            self.schedule,
+            self.seed.value(),
+            self.shift,
+            data.len()
+        )
+    }
+
+    fn bar(&self, steps: usize, epochs_done: usize) -> ProgressBar {
+        if !self.progress {
+            return ProgressBar::hidden();
+        }
+        let style = ProgressStyle::with_template(
+            "training [{elapsed_precise} / {duration_precise}] {wide_bar} {percent} %  {msg}",
+        )
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+        ProgressBar::new((self.epochs * steps) as u64)
+            .with_position((epochs_done * steps) as u64)
+            .with_style(style)
+    }
+
+    fn gather(&self, data: &Dataset, rows: &[usize], epoch: usize, device: &Device) -> Batch {
+        let width = data.images.ncols();
+        let mut values = Vec::with_capacity(rows.len() * width);
+        let seed = self.seed.derive_name("shift").derive(epoch as u64);
+        for &row in rows {
+            let image = data.images.row(row);
+            match (&self.shift, image.as_slice()) {
+                (Some(shift), Some(image)) => {
+                    shift.append(image, seed.derive(row as u64), &mut values);
+                }
+                _ => values.extend(image),
+            }
+        }
+        Batch {
+            images: Tensor::from_data(TensorData::new(values, [rows.len(), width]), device),
+            labels: labels(rows.iter().map(|&row| data.labels[row]), device),
+            rows: rows.to_vec(),
+        }
+    }
+}
+
+/// Class numbers as a tensor.
+pub fn labels(classes: impl IntoIterator<Item = usize>, device: &Device) -> Tensor<1, Int> {
+    let classes: Vec<i64> = classes.into_iter().map(|class| class as i64).collect();
+    let count = classes.len();
+    Tensor::from_data(TensorData::new(classes, [count]), device)
+}

@@ -1,0 +1,94 @@
+//! Tables on the terminal.
+
+use std::fmt;
+
+/// Rows of cells below a header: the first column to the left, all others to the right.
+#[derive(Debug, Clone, Default)]
+pub struct Table {
+    title: String,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// A table with a line above it and names above its columns.
+    pub fn new<S: Into<String>>(
+        title: impl Into<String>,
+        columns: impl IntoIterator<Item = S>,
+    ) -> Self {
+        Self {
+            title: title.into(),
+            rows: vec![columns.into_iter().map(Into::into).collect()],
+        }
+    }
+
+    /// Adds a row; cells beyond it are left empty.
+    pub fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) {
+        self.rows.push(cells.into_iter().map(Into::into).collect());
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let cell = |row: &Vec<String>, column: usize| row.get(column).cloned().unwrap_or_default();
+        let widths: Vec<usize> = (0..columns)
+            .map(|column| {
+                let lengths = self
+                    .rows
+                    .iter()
+                    .map(|row| cell(row, column).chars().count());
+                lengths.max().unwrap_or(0)
+            })
+            .collect();
+        if !self.title.is_empty() {
+            writeln!(f, "\n{}", self.title)?;
+        }
+        for (i, row) in self.rows.iter().enumerate() {
+            let mut line = String::new();
+            for (column, &width) in widths.iter().enumerate() {
+                let text = cell(row, column);
+                line += &if column == 0 {
+                    format!("  {text:<width$}")
+                } else {
+                    format!("  {text:>width$}")
+                };
+            }
+            writeln!(f, "{}", line.trim_end())?;
+            if i == 0 {
+                let length = widths.iter().map(|width| width + 2).sum::<usize>();
+                writeln!(f, "  {}", "─".repeat(length.saturating_sub(2)))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A number of bytes with three digits: `1.23 MB`.
+pub fn bytes(count: u64) -> String {
+    let value = count as f64;
+    match count {
+        0..1_000 => format!("{count} B"),
+        1_000..1_000_000 => format!("{:.1} kB", value / 1e3),
+        _ => format!("{:.2} MB", value / 1e6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let mut table = Table::new("Title", ["k", "accuracy"]);
+        table.row(["10", "9.5"]);
+        table.row(["1000"]);
+        let expected = "\nTitle\n  k     accuracy\n  ──────────────\n  10         9.5\n  1000\n";
+        assert_eq!(table.to_string(), expected);
+    }
+
+    #[test]
+    fn bytes_are_counted_in_powers_of_ten() {
+        let texts = [999, 12_345, 3_200_000].map(bytes);
+        assert_eq!(texts, ["999 B", "12.3 kB", "3.20 MB"]);
+    }
+}
