@@ -5,7 +5,7 @@ use ndarray::{ArrayView2, ArrayViewMut2, Ix2};
 use super::batch::{self, Rows};
 use super::loss::in_range;
 use super::row::{self, RowValue, RowWeights, Scratch};
-use super::{LossValue, check_temperature};
+use super::{LossValue, check_alpha, check_labels, check_temperature};
 use crate::kernels::Level;
 use crate::{Distiller, Error, Float, ParamError, ParamGuard, Result, check};
 
@@ -131,8 +131,7 @@ impl ParamGuard for KnowledgeDistillationParams {
 
     fn check_ref(&self) -> Result<&Self::Checked, ParamError> {
         check_temperature(self.0.temperature)?;
-        let alpha = self.0.alpha;
-        check::in_range("alpha", alpha, "in [0, 1]", (0.0..=1.0).contains(&alpha))?;
+        check_alpha(self.0.alpha)?;
         Ok(&self.0)
     }
 
@@ -157,13 +156,7 @@ impl<F: Float> Distiller<F, Ix2> for KnowledgeDistillation {
         if !(labels.is_empty() && self.alpha == 1.0) {
             check::same_shape("labels", &[samples], &[labels.len()])?;
         }
-        if let Some(&label) = labels.iter().find(|&&label| label >= classes) {
-            return Err(Error::ExceedsInput {
-                what: "a label",
-                value: label,
-                limit: classes - 1,
-            });
-        }
+        check_labels(labels, classes)?;
         let weights = RowWeights {
             temperature: self.temperature,
             soft: self.alpha * self.temperature / samples as f64,

@@ -1,17 +1,11 @@
-//! The laws of distillation over logits: gradients against finite differences, the published limits, errors.
+//! Losses over logits: gradients against finite differences, the published limits, errors.
 
 use ndarray::{Array1, Array2, ArrayView2, Axis, array, s};
 use proptest::prelude::*;
 use taper::distill::{KnowledgeDistillation, SoftLoss, log_softened_softmax, softened_softmax};
-use taper::{Distiller, Error, ParamError, ParamGuard, Seed};
+use taper::{Distiller, Error, ParamError, ParamGuard};
 
-/// Values in [−spread/2, spread/2) that have no structure.
-fn logits(samples: usize, classes: usize, spread: f64, seed: u64) -> Array2<f64> {
-    Array2::from_shape_fn((samples, classes), |(i, j)| {
-        let value = Seed::from(seed).derive((i * classes + j) as u64).value();
-        ((value >> 11) as f64 / (1_u64 << 53) as f64 - 0.5) * spread
-    })
-}
+use super::{assert_gradient, values};
 
 fn labels(samples: usize, classes: usize) -> Vec<usize> {
     (0..samples).map(|i| (i * 5 + 1) % classes).collect()
@@ -42,30 +36,9 @@ fn naive(
     (total, cross / n, hard / n)
 }
 
-/// Compares a gradient with central differences of `value`, whose error is O(h²) and O(ε/h).
-fn assert_gradient(
-    gradient: &Array2<f64>,
-    at: &Array2<f64>,
-    scale: f64,
-    value: impl Fn(&Array2<f64>) -> f64,
-) {
-    let h = f64::EPSILON.cbrt();
-    for ((i, j), &slope) in gradient.indexed_iter() {
-        let (mut up, mut down) = (at.clone(), at.clone());
-        up[[i, j]] += h;
-        down[[i, j]] -= h;
-        let difference = (value(&up) - value(&down)) / (2.0 * h);
-        let tolerance = 20.0 * scale * h * h;
-        assert!(
-            (difference - slope).abs() <= tolerance,
-            "({i}, {j}): {slope} against {difference}"
-        );
-    }
-}
-
 #[test]
 fn gradients_are_those_of_the_value() {
-    let (student, teacher) = (logits(5, 7, 8.0, 1), logits(5, 7, 8.0, 2));
+    let (student, teacher) = (values((5, 7), 8.0, 1), values((5, 7), 8.0, 2));
     let labels = labels(5, 7);
     for temperature in [0.5, 1.0, 3.0, 20.0, 40.0] {
         for alpha in [0.0, 0.3, 1.0] {
@@ -90,7 +63,7 @@ fn gradients_are_those_of_the_value() {
 
 #[test]
 fn both_values_are_those_of_the_definition() {
-    let (student, teacher) = (logits(6, 11, 12.0, 3), logits(6, 11, 12.0, 4));
+    let (student, teacher) = (values((6, 11), 12.0, 3), values((6, 11), 12.0, 4));
     let labels = labels(6, 11);
     for temperature in [0.7, 1.0, 4.0, 30.0, 100.0] {
         let (total, cross, hard) = naive(&student, &teacher, &labels, temperature, 0.6);
@@ -120,8 +93,8 @@ fn both_values_are_those_of_the_definition() {
 fn a_high_temperature_matches_logits() {
     let (samples, classes) = (4, 9);
     let (student, teacher) = (
-        logits(samples, classes, 6.0, 5),
-        logits(samples, classes, 6.0, 6),
+        values((samples, classes), 6.0, 5),
+        values((samples, classes), 6.0, 6),
     );
     let centred = |x: &Array2<f64>| x - &x.mean_axis(Axis(1)).unwrap().insert_axis(Axis(1));
     let difference = centred(&student) - centred(&teacher);
@@ -153,7 +126,7 @@ fn a_high_temperature_matches_logits() {
 
 #[test]
 fn without_a_teacher_it_is_cross_entropy() {
-    let (student, teacher) = (logits(4, 6, 10.0, 7), logits(4, 6, 10.0, 8));
+    let (student, teacher) = (values((4, 6), 10.0, 7), values((4, 6), 10.0, 8));
     let labels = labels(4, 6);
     let loss = KnowledgeDistillation::params(5.0)
         .alpha(0.0)
@@ -178,7 +151,7 @@ fn without_a_teacher_it_is_cross_entropy() {
 
 #[test]
 fn a_student_that_matches_has_nothing_to_learn() {
-    let teacher = logits(3, 50, 20.0, 9);
+    let teacher = values((3, 50), 20.0, 9);
     // A shift of all logits of a row changes no probability.
     let student = &teacher + &array![[1.0], [-2.0], [5.0]];
     for temperature in [1.0, 6.0, 1e4] {
@@ -195,7 +168,7 @@ fn a_student_that_matches_has_nothing_to_learn() {
 #[test]
 fn strides_and_threads_change_nothing() {
     // More rows than one thread takes at a time.
-    let (student, teacher) = (logits(700, 40, 9.0, 10), logits(700, 40, 9.0, 11));
+    let (student, teacher) = (values((700, 40), 9.0, 10), values((700, 40), 9.0, 11));
     let labels = labels(700, 40);
     let distiller = KnowledgeDistillation::params(2.5)
         .alpha(0.4)
@@ -240,7 +213,7 @@ fn strides_and_threads_change_nothing() {
 
 #[test]
 fn the_mean_does_not_depend_on_the_size_of_the_batch() {
-    let (student, teacher) = (logits(3, 8, 9.0, 12), logits(3, 8, 9.0, 13));
+    let (student, teacher) = (values((3, 8), 9.0, 12), values((3, 8), 9.0, 13));
     let twice = |x: &Array2<f64>| ndarray::concatenate![Axis(0), *x, *x];
     let distiller = KnowledgeDistillation::params(3.0).alpha(0.5);
     let once = distiller
@@ -368,7 +341,7 @@ proptest! {
         spread in 0.0_f64..200.0,
         log_temperature in -3.0_f64..6.0,
     ) {
-        let z = logits(3, classes, spread, seed).mapv(|x| x as f32);
+        let z = values((3, classes), spread, seed).mapv(|x| x as f32);
         let temperature = log_temperature.exp();
         let p = softened_softmax(z.view(), temperature).unwrap();
         let log_p = log_softened_softmax(z.view(), temperature).unwrap();
@@ -395,8 +368,8 @@ proptest! {
         alpha in 0.0_f64..=1.0,
     ) {
         let temperature = log_temperature.exp();
-        let student = logits(2, classes, 12.0, seed).mapv(|x| x as f32);
-        let teacher = logits(2, classes, 12.0, !seed).mapv(|x| x as f32);
+        let student = values((2, classes), 12.0, seed).mapv(|x| x as f32);
+        let teacher = values((2, classes), 12.0, !seed).mapv(|x| x as f32);
         let labels = labels(2, classes);
         let distiller = KnowledgeDistillation::params(temperature).alpha(alpha);
         let single = distiller.loss(student.view(), teacher.view(), &labels).unwrap();

@@ -1,0 +1,183 @@
+//! Hints and attention transfer.
+
+use ndarray::{Array1, Array2, Array4, Axis, array, s};
+use taper::distill::{AttentionTransfer, HintLoss, HintRegressor};
+use taper::{Distiller, Error, ParamGuard};
+
+use super::{assert_gradient, values};
+
+#[test]
+fn the_hint_loss_has_the_gradient_of_its_value() {
+    let (student, teacher) = (values((3, 2, 4), 4.0, 1), values((3, 2, 4), 4.0, 2));
+    let distiller = HintLoss::params().weight(0.5);
+    let loss = distiller.loss(student.view(), teacher.view(), &[]).unwrap();
+    assert_gradient(&loss.gradient, &student, 24.0, |s| {
+        distiller
+            .loss(s.view(), teacher.view(), &[])
+            .unwrap()
+            .value
+            .total
+    });
+    assert_eq!(loss.value.total, 0.5 * loss.value.soft);
+    assert_eq!(loss.value.hard, None);
+    let none = distiller.loss(teacher.view(), teacher.view(), &[]).unwrap();
+    assert_eq!((none.value.total, none.gradient.sum()), (0.0, 0.0));
+}
+
+#[test]
+fn the_regressor_has_the_gradients_of_its_value() {
+    let (student, teacher): (Array2<f64>, Array2<f64>) =
+        (values((4, 3), 2.0, 3), values((4, 5), 2.0, 4));
+    let (weights, bias): (Array2<f64>, Array1<f64>) = (values((5, 3), 2.0, 5), values(5, 2.0, 6));
+    let regressor = HintRegressor::new(weights.clone(), bias.clone()).unwrap();
+    let loss = regressor
+        .loss_and_gradients(student.view(), teacher.view())
+        .unwrap();
+    let value = |weights: &Array2<f64>, bias: &Array1<f64>, student: &Array2<f64>| {
+        let regressor = HintRegressor::new(weights.clone(), bias.clone()).unwrap();
+        let loss = regressor.loss(student.view(), teacher.view(), &[]).unwrap();
+        loss.value.total
+    };
+    assert_gradient(&loss.student, &student, 60.0, |s| value(&weights, &bias, s));
+    assert_gradient(&loss.weights, &weights, 60.0, |w| value(w, &bias, &student));
+    assert_gradient(&loss.bias, &bias, 60.0, |b| value(&weights, b, &student));
+    let as_distiller = regressor.loss(student.view(), teacher.view(), &[]).unwrap();
+    assert_eq!(as_distiller.value, loss.value);
+    assert_eq!(as_distiller.gradient, loss.student);
+}
+
+#[test]
+fn attention_transfer_has_the_gradient_of_its_value() {
+    let student = values((2, 3, 3, 2), 4.0, 7);
+    let teacher = values((2, 5, 3, 2), 4.0, 8);
+    for exponent in [1.0, 2.0, 3.5] {
+        let distiller = AttentionTransfer::params().exponent(exponent).weight(3.0);
+        let loss = distiller.loss(student.view(), teacher.view(), &[]).unwrap();
+        assert_gradient(&loss.gradient, &student, 100.0, |s| {
+            distiller
+                .loss(s.view(), teacher.view(), &[])
+                .unwrap()
+                .value
+                .total
+        });
+        assert!((loss.value.total - 3.0 * loss.value.soft).abs() <= 4.0 * f64::EPSILON);
+        assert!((0.0..=2.0).contains(&loss.value.soft));
+    }
+}
+
+/// Maps have a direction and no length: the strength of the activations and their signs change nothing.
+#[test]
+fn attention_does_not_see_strength() {
+    let (student, teacher) = (values((2, 4, 3, 3), 2.0, 9), values((2, 4, 3, 3), 2.0, 10));
+    let distiller = AttentionTransfer::params();
+    let loss = distiller.loss(student.view(), teacher.view(), &[]).unwrap();
+    for scale in [-4.0, 1e150, 1e-150] {
+        let scaled = &student * scale;
+        let again = distiller.loss(scaled.view(), teacher.view(), &[]).unwrap();
+        assert!((again.value.total - loss.value.total).abs() <= 64.0 * f64::EPSILON);
+        // So the gradient has no part along the activations: Euler's theorem for degree zero.
+        let along = (&again.gradient * &scaled).sum();
+        assert!(along.abs() <= 64.0 * f64::EPSILON, "{along}");
+    }
+}
+
+#[test]
+fn a_student_without_activations_is_no_nan() {
+    let student = Array4::<f32>::zeros((1, 2, 2, 2));
+    let teacher = Array4::ones((1, 3, 2, 2));
+    let loss = AttentionTransfer::params()
+        .loss(student.view(), teacher.view(), &[])
+        .unwrap();
+    assert_eq!(loss.value.total, 0.5);
+    assert!(loss.gradient.iter().all(|&x| x == 0.0));
+}
+
+#[test]
+fn views_of_any_strides_give_the_same() {
+    let (student, teacher) = (values((4, 3, 2, 5), 2.0, 11), values((4, 3, 2, 5), 2.0, 12));
+    let mut turned = student.clone();
+    turned.swap_axes(0, 3);
+    let turned = turned.as_standard_layout().into_owned();
+    let mut view = turned.view();
+    view.swap_axes(0, 3);
+    let doubled = ndarray::concatenate![Axis(1), teacher, teacher];
+    let part = doubled.slice(s![.., 3.., .., ..]);
+    let attention = AttentionTransfer::params();
+    assert_eq!(
+        attention.loss(view, part, &[]),
+        attention.loss(student.view(), teacher.view(), &[])
+    );
+    let hint = HintLoss::params();
+    assert_eq!(
+        hint.loss(view, part, &[]),
+        hint.loss(student.view(), teacher.view(), &[])
+    );
+}
+
+#[test]
+fn wrong_features_are_named() {
+    let features = Array4::<f32>::ones((2, 3, 4, 4));
+    let view = features.view();
+    let attention = AttentionTransfer::params();
+    for wrong in [(2, 3, 4, 5), (1, 3, 4, 4)] {
+        let wrong = Array4::ones(wrong);
+        let error = attention.loss(view, wrong.view(), &[]).unwrap_err();
+        assert!(matches!(
+            error,
+            Error::ShapeMismatch {
+                what: "teacher",
+                ..
+            }
+        ));
+        let error = HintLoss::params()
+            .loss(view, wrong.view(), &[])
+            .unwrap_err();
+        assert!(matches!(
+            error,
+            Error::ShapeMismatch {
+                what: "teacher",
+                ..
+            }
+        ));
+    }
+    let mut bad = features.clone();
+    bad[[1, 2, 3, 0]] = f32::NAN;
+    assert!(matches!(
+        attention.loss(view, bad.view(), &[]),
+        Err(Error::NonFinite {
+            what: "teacher",
+            ..
+        })
+    ));
+    assert!(matches!(
+        HintLoss::params().loss(bad.view(), view, &[]),
+        Err(Error::NonFinite {
+            what: "student",
+            ..
+        })
+    ));
+    let none = Array4::<f32>::zeros((2, 0, 4, 4));
+    assert!(matches!(
+        attention.loss(none.view(), view, &[]),
+        Err(Error::EmptyAxis { .. })
+    ));
+    assert!(AttentionTransfer::params().exponent(0.5).check().is_err());
+    assert!(
+        AttentionTransfer::params()
+            .weight(f64::NAN)
+            .check()
+            .is_err()
+    );
+    assert!(HintLoss::params().weight(-1.0).check().is_err());
+    assert!(HintRegressor::new(Array2::<f32>::zeros((2, 3)), Array1::zeros(3)).is_err());
+    let huge = array![[f32::MAX]];
+    let regressor = HintRegressor::new(huge.clone(), array![0.0]).unwrap();
+    assert!(matches!(
+        regressor.loss(huge.view(), huge.view(), &[]),
+        Err(Error::Overflow { .. })
+    ));
+    assert!(matches!(
+        HintLoss::params().loss(huge.view(), (-&huge).view(), &[]),
+        Err(Error::Overflow { .. })
+    ));
+}
