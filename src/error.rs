@@ -95,6 +95,37 @@ pub enum Error {
         what: &'static str,
     },
 
+    /// A tensor that was asked for by a name that nothing has.
+    #[error("there is no tensor called {name}")]
+    UnknownTensor {
+        /// The name.
+        name: String,
+    },
+
+    /// An axis of a tensor that does not carry as many entries as the channels coupled to it.
+    #[error(
+        "axis {axis} of {tensor}, of shape {shape:?}, must have {expected} entries: those of {channels}"
+    )]
+    ChannelAxis {
+        /// The tensor.
+        tensor: String,
+        /// The axis, from 0.
+        axis: usize,
+        /// How many entries the channels take.
+        expected: usize,
+        /// The channels, in words.
+        channels: String,
+        /// The tensor's shape.
+        shape: Vec<usize>,
+    },
+
+    /// Channels that cannot depend on each other in the way that was declared.
+    #[error("channels cannot be coupled: {problem}")]
+    Coupling {
+        /// What does not fit.
+        problem: String,
+    },
+
     /// Stored parts that cannot be the artifact they claim to be.
     #[error("{artifact}: {problem}")]
     Malformed {

@@ -1,8 +1,38 @@
 //! Pruning: choosing the channels and weights that may go, and taking them out of every tensor that
 //! carries them.
 //!
-//! `plan` holds the choice.
+//! A mask of zeros leaves a network as large and as slow as it was. Here pruning goes all the way:
+//!
+//! 1. declare once which axes of which tensors carry the same channels ([`Coupling`]);
+//! 2. score the channels ([`Coupling::scores`], or numbers of your own);
+//! 3. choose: [`ChannelSlimming`] for channels, [`LayerPruner`] for whole layers, both a
+//!    [`Pruner`](crate::Pruner) that gives a [`PrunePlan`];
+//! 4. apply the plan to the tensors ([`CoupledPlan`]): each shrinks along every axis that carries a dropped
+//!    channel, and what dropped channels still gave out is folded into what read it;
+//! 5. see what it came to ([`CoupledPlan::report`]), fine-tune, and go on ([`IterativeSchedule`]).
+//!
+//! Rooms: `plan` holds the choice, `keep` makes it by rank; `slimming` and `layer` are the
+//! pruners; `score` has what channels are ranked by; `coupling` is the declaration, kept in `graph`; `coupled` applies a plan by
+//! it, `fold` carries constants over, `report` counts; `schedule` spreads pruning over rounds.
 
+mod coupled;
+mod coupling;
+mod fold;
+mod graph;
+mod keep;
+mod layer;
 mod plan;
+mod report;
+mod schedule;
+mod score;
+mod slimming;
 
+pub use coupled::{CoupledPlan, Dropped, Tensors};
+pub use coupling::{ChannelGroup, Channels, Coupling, TensorNames};
+pub use keep::{Keep, Scope};
+pub use layer::{LayerPruner, LayerPrunerParams};
 pub use plan::PrunePlan;
+pub use report::{Change, LayerReport, PruneReport};
+pub use schedule::{Decay, IterativeSchedule, IterativeScheduleParams};
+pub use score::{ChannelScore, Norm, filter_norms};
+pub use slimming::{ChannelSlimming, ChannelSlimmingParams, SlimmingPenalty};

@@ -1,6 +1,6 @@
 //! Which channels of which layers are kept.
 
-use crate::{Error, Result};
+use crate::{Error, Result, check};
 
 /// The channels that each layer keeps.
 ///
@@ -72,6 +72,44 @@ impl PrunePlan {
         self.layers.get(layer).map(|layer| layer.channels)
     }
 
+    /// For each channel of layer `layer` whether it is kept.
+    #[must_use]
+    pub fn mask(&self, layer: usize) -> Option<Vec<bool>> {
+        let layer = self.layers.get(layer)?;
+        let mut mask = vec![false; layer.channels];
+        for &index in &layer.kept {
+            if let Some(kept) = mask.get_mut(index) {
+                *kept = true;
+            }
+        }
+        Some(mask)
+    }
+
+    /// This plan and then `next`, which is for the network that this one leaves, as one plan for the original.
+    ///
+    /// ```
+    /// use taper::prune::PrunePlan;
+    ///
+    /// let first = PrunePlan::new(vec![(5, vec![0, 2, 4])])?;
+    /// let second = PrunePlan::new(vec![(3, vec![1, 2])])?;
+    /// assert_eq!(first.then(&second)?, PrunePlan::new(vec![(5, vec![2, 4])])?);
+    /// # Ok::<(), taper::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShapeMismatch`] where `next` has other layers or other numbers of channels than this one leaves.
+    pub fn then(&self, next: &Self) -> Result<Self> {
+        let left: Vec<usize> = self.layers.iter().map(|layer| layer.kept.len()).collect();
+        let taken: Vec<usize> = next.layers.iter().map(|layer| layer.channels).collect();
+        check::same_shape("the next plan's list of channels", &left, &taken)?;
+        let layers = self.layers.iter().zip(&next.layers).map(|(first, second)| {
+            let kept = second.kept.iter().filter_map(|&i| first.kept.get(i));
+            (first.channels, kept.copied().collect())
+        });
+        Self::new(layers.collect())
+    }
+
     /// Kept channels over all channels, all layers together; 1 for a plan of nothing.
     #[must_use]
     pub fn kept_fraction(&self) -> f64 {
@@ -101,5 +139,24 @@ mod tests {
         assert!(PrunePlan::new(vec![(3, vec![1, 1])]).is_err());
         assert!(PrunePlan::new(vec![(3, vec![2, 1])]).is_err());
         assert!(PrunePlan::new(vec![(0, vec![])]).is_ok());
+    }
+
+    #[test]
+    fn a_plan_follows_only_one_that_leaves_its_channels() {
+        let first = PrunePlan::new(vec![(5, vec![0, 2, 4]), (2, vec![])]).unwrap();
+        let second = PrunePlan::new(vec![(3, vec![0]), (0, vec![])]).unwrap();
+        let both = PrunePlan::new(vec![(5, vec![0]), (2, vec![])]).unwrap();
+        assert_eq!(first.then(&second), Ok(both));
+        assert!(matches!(
+            second.then(&first),
+            Err(Error::ShapeMismatch { .. })
+        ));
+    }
+
+    #[test]
+    fn a_mask_says_what_is_kept() {
+        let plan = PrunePlan::new(vec![(3, vec![0, 2])]).unwrap();
+        assert_eq!(plan.mask(0), Some(vec![true, false, true]));
+        assert_eq!(plan.mask(1), None);
     }
 }

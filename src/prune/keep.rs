@@ -1,0 +1,262 @@
+//! How much is kept, and the choice by rank that all pruners share.
+
+use std::cmp::Ordering;
+
+use ndarray::ArrayView1;
+
+use super::PrunePlan;
+use crate::{Error, Float, ParamError, Result, check};
+
+/// How much is kept.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum Keep {
+    /// This part of all, between 0 and 1; the count is rounded to the nearest.
+    Fraction(f64),
+    /// This many.
+    Count(usize),
+    /// Everything whose magnitude is at least this.
+    Threshold(f64),
+}
+
+impl Keep {
+    pub(super) fn check(self) -> Result<(), ParamError> {
+        match self {
+            Self::Fraction(fraction) => check::in_range(
+                "the kept fraction",
+                fraction,
+                "from 0 to 1",
+                (0.0..=1.0).contains(&fraction),
+            ),
+            Self::Count(_) => Ok(()),
+            Self::Threshold(threshold) => check::in_range(
+                "the threshold",
+                threshold,
+                "finite and not negative",
+                threshold.is_finite() && threshold >= 0.0,
+            ),
+        }
+    }
+}
+
+/// What a [`Keep`] counts over, and where magnitudes are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Scope {
+    /// All layers together: one threshold, and layers that matter less lose more.
+    #[default]
+    Global,
+    /// Each layer by itself: every layer keeps the same fraction (or count).
+    Layer,
+}
+
+/// Keeps the largest magnitudes, at least `minimum` in each layer (or all, where a layer has fewer).
+///
+/// The minimum is set aside first and counts towards what is kept, so that a fraction or a count is met
+/// exactly unless the minima alone exceed it.
+pub(super) fn choose<F: Float>(
+    scores: &[ArrayView1<'_, F>],
+    keep: Keep,
+    scope: Scope,
+    minimum: usize,
+) -> Result<PrunePlan> {
+    check::not_empty("the list of scores", &[scores.len()])?;
+    for layer in scores {
+        check::finite("scores", layer)?;
+    }
+    let layers: Vec<Layer> = scores.iter().map(Layer::new).collect();
+    let kept = match scope {
+        Scope::Global => choose_among(&layers, keep, minimum)?,
+        Scope::Layer => layers
+            .chunks(1)
+            .map(|layer| Ok(choose_among(layer, keep, minimum)?.concat()))
+            .collect::<Result<_>>()?,
+    };
+    let lengths = layers.iter().map(|layer| layer.magnitudes.len());
+    PrunePlan::new(lengths.zip(kept).collect())
+}
+
+struct Layer {
+    magnitudes: Vec<f64>,
+}
+
+struct Candidate {
+    magnitude: f64,
+    layer: usize,
+    index: usize,
+}
+
+impl Candidate {
+    /// A total order without equals: larger first, then the earlier layer, then the lower index.
+    fn rank(&self, other: &Self) -> Ordering {
+        other
+            .magnitude
+            .total_cmp(&self.magnitude)
+            .then(self.layer.cmp(&other.layer))
+            .then(self.index.cmp(&other.index))
+    }
+}
+
+impl Layer {
+    fn new<F: Float>(scores: &ArrayView1<'_, F>) -> Self {
+        Self {
+            magnitudes: scores.iter().map(|score| score.as_f64().abs()).collect(),
+        }
+    }
+}
+
+/// Moves the `count` first by rank to the front, in no order.
+fn partition(candidates: &mut [Candidate], count: usize) {
+    if count > 0 && count < candidates.len() {
+        candidates.select_nth_unstable_by(count, Candidate::rank);
+    }
+}
+
+fn choose_among(layers: &[Layer], keep: Keep, minimum: usize) -> Result<Vec<Vec<usize>>> {
+    let total: usize = layers.iter().map(|layer| layer.magnitudes.len()).sum();
+    let mut kept: Vec<Vec<usize>> = vec![Vec::new(); layers.len()];
+    let mut rest = Vec::with_capacity(total);
+    for (number, layer) in layers.iter().enumerate() {
+        let mut candidates: Vec<Candidate> = layer
+            .magnitudes
+            .iter()
+            .enumerate()
+            .map(|(index, &magnitude)| Candidate {
+                magnitude,
+                layer: number,
+                index,
+            })
+            .collect();
+        let reserved = minimum.min(candidates.len());
+        partition(&mut candidates, reserved);
+        let others = candidates.split_off(reserved);
+        kept[number].extend(candidates.iter().map(|candidate| candidate.index));
+        rest.extend(others);
+    }
+    let taken = total - rest.len();
+    match keep {
+        Keep::Threshold(threshold) => rest.retain(|candidate| candidate.magnitude >= threshold),
+        Keep::Fraction(_) | Keep::Count(_) => {
+            let count = match keep {
+                Keep::Fraction(fraction) => (fraction * total as f64).round() as usize,
+                Keep::Count(count) => count,
+                Keep::Threshold(_) => total,
+            };
+            if count > total {
+                return Err(Error::ExceedsInput {
+                    what: "the number to keep",
+                    value: count,
+                    limit: total,
+                });
+            }
+            let more = count.saturating_sub(taken);
+            partition(&mut rest, more);
+            rest.truncate(more);
+        }
+    }
+    for candidate in rest {
+        kept[candidate.layer].push(candidate.index);
+    }
+    for layer in &mut kept {
+        layer.sort_unstable();
+    }
+    Ok(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::{Array1, arr1};
+    use proptest::prelude::*;
+
+    fn views(layers: &[Array1<f32>]) -> Vec<ArrayView1<'_, f32>> {
+        layers.iter().map(Array1::view).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn the_largest_are_kept(
+            // Few distinct values, so that ties are common.
+            layers in prop::collection::vec(prop::collection::vec(-4_i8..5, 1..9), 1..5),
+            fraction in 0.0_f64..=1.0,
+            minimum in 0_usize..4,
+            global in any::<bool>(),
+        ) {
+            let layers: Vec<Array1<f32>> =
+                layers.iter().map(|layer| layer.iter().map(|&x| f32::from(x)).collect()).collect();
+            let scope = if global { Scope::Global } else { Scope::Layer };
+            let plan = choose(&views(&layers), Keep::Fraction(fraction), scope, minimum).unwrap();
+            let count = |n: usize| (fraction * n as f64).round() as usize;
+            let total: usize = layers.iter().map(Array1::len).sum();
+            let minima: Vec<usize> = layers.iter().map(|layer| minimum.min(layer.len())).collect();
+            let kept: usize = (0..layers.len()).map(|i| plan.kept(i).unwrap().len()).sum();
+            if global {
+                prop_assert_eq!(kept, count(total).max(minima.iter().sum()));
+            }
+            for (i, layer) in layers.iter().enumerate() {
+                let kept = plan.kept(i).unwrap();
+                prop_assert!(kept.len() >= minima[i]);
+                if !global {
+                    prop_assert_eq!(kept.len(), count(layer.len()).max(minima[i]));
+                }
+                for &k in kept {
+                    for d in (0..layer.len()).filter(|d| !kept.contains(d)) {
+                        let (x, y) = (layer[k].abs(), layer[d].abs());
+                        prop_assert!(x > y || (x == y && k < d));
+                    }
+                }
+                // Beyond the minima, nothing kept anywhere is below anything dropped anywhere.
+                if global && kept.len() > minima[i] {
+                    let weakest = kept.iter().map(|&k| layer[k].abs()).fold(f32::INFINITY, f32::min);
+                    for (j, other) in layers.iter().enumerate() {
+                        let there = plan.kept(j).unwrap();
+                        for d in (0..other.len()).filter(|d| !there.contains(d)) {
+                            prop_assert!(weakest >= other[d].abs());
+                        }
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn a_threshold_keeps_what_reaches_it(
+            layer in prop::collection::vec(-8_i8..9, 1..20),
+            threshold in 0_u8..9,
+        ) {
+            let scores: Array1<f32> = layer.iter().map(|&x| f32::from(x)).collect();
+            let keep = Keep::Threshold(f64::from(threshold));
+            let plan = choose(&[scores.view()], keep, Scope::Global, 0).unwrap();
+            let expected: Vec<usize> = (0..layer.len())
+                .filter(|&i| layer[i].unsigned_abs() >= threshold)
+                .collect();
+            prop_assert_eq!(plan.kept(0).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_ranked_is_an_error() {
+        let none: [ArrayView1<'_, f32>; 0] = [];
+        assert!(matches!(
+            choose(&none, Keep::Count(0), Scope::Global, 0),
+            Err(Error::EmptyAxis { .. })
+        ));
+        let empty = arr1::<f32>(&[]);
+        assert!(matches!(
+            choose(&[empty.view()], Keep::Count(0), Scope::Global, 0),
+            Err(Error::EmptyAxis { .. })
+        ));
+        let bad = arr1(&[1.0, f32::NAN]);
+        assert!(matches!(
+            choose(&[bad.view()], Keep::Count(1), Scope::Global, 0),
+            Err(Error::NonFinite { index, .. }) if index == [1]
+        ));
+        let good = arr1(&[1.0_f32, 2.0]);
+        assert_eq!(
+            choose(&[good.view()], Keep::Count(3), Scope::Global, 0),
+            Err(Error::ExceedsInput {
+                what: "the number to keep",
+                value: 3,
+                limit: 2
+            })
+        );
+    }
+}

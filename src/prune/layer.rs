@@ -1,0 +1,124 @@
+//! Whole layers kept or dropped.
+
+use ndarray::ArrayView1;
+
+use super::keep::choose;
+use super::{Keep, PrunePlan, Scope};
+use crate::{Float, ParamError, ParamGuard, Pruner, Result, check};
+
+/// Keeps whole layers, by the mean magnitude of their channels' scores.
+///
+/// Each layer of the plan keeps all of its channels or none. A layer may only go where the network has a way
+/// around it: give the scores of the hidden channels of residual branches. A branch without hidden channels
+/// contributes a constant; [`Dropped::Constant`](super::Dropped::Constant) carries it into what remains, and
+/// the branch need not be computed any more.
+///
+/// The fraction or the count is of layers, not of channels. Of equal means the earlier layer is kept.
+///
+/// ```
+/// use ndarray::arr1;
+/// use taper::Pruner;
+/// use taper::prune::{Keep, LayerPruner};
+///
+/// let scores = [arr1(&[0.9, 0.1]), arr1(&[0.2, 0.3]), arr1(&[-0.8, 0.1])];
+/// let views: Vec<_> = scores.iter().map(|layer| layer.view()).collect();
+/// let plan = LayerPruner::params(Keep::Count(2)).plan(&views)?;
+/// assert_eq!(plan.kept(0), Some(&[0, 1][..]));
+/// assert_eq!(plan.kept(1), Some(&[][..]));
+/// assert_eq!(plan.kept(2), Some(&[0, 1][..]));
+/// # Ok::<(), taper::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerPruner {
+    keep: Keep,
+}
+
+/// Parameters of [`LayerPruner`], yet to be checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerPrunerParams(LayerPruner);
+
+impl LayerPruner {
+    /// Keeps `keep` of the layers.
+    #[must_use]
+    pub fn params(keep: Keep) -> LayerPrunerParams {
+        LayerPrunerParams(Self { keep })
+    }
+}
+
+impl ParamGuard for LayerPrunerParams {
+    type Checked = LayerPruner;
+
+    fn check_ref(&self) -> Result<&LayerPruner, ParamError> {
+        self.0.keep.check()?;
+        Ok(&self.0)
+    }
+
+    fn check(self) -> Result<LayerPruner, ParamError> {
+        self.check_ref()?;
+        Ok(self.0)
+    }
+}
+
+impl<F: Float> Pruner<F> for LayerPruner {
+    fn plan(&self, scores: &[ArrayView1<'_, F>]) -> Result<PrunePlan> {
+        for layer in scores {
+            check::finite("scores", layer)?;
+        }
+        let means: Vec<f64> = scores
+            .iter()
+            .map(|layer| {
+                let sum: f64 = layer.iter().map(|score| score.as_f64().abs()).sum();
+                sum / layer.len() as f64
+            })
+            .collect();
+        let chosen = choose(
+            &[ArrayView1::from(means.as_slice())],
+            self.keep,
+            Scope::Global,
+            0,
+        )?;
+        let kept = chosen.kept(0).unwrap_or_default();
+        let layers = scores.iter().enumerate().map(|(number, layer)| {
+            let channels = if kept.contains(&number) {
+                layer.len()
+            } else {
+                0
+            };
+            (layer.len(), (0..channels).collect())
+        });
+        PrunePlan::new(layers.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Error;
+    use ndarray::{Array1, arr1};
+
+    #[test]
+    fn scores_are_checked() {
+        let params = LayerPruner::params(Keep::Fraction(0.5));
+        assert!(matches!(
+            Pruner::<f32>::plan(&params, &[]),
+            Err(Error::EmptyAxis { .. })
+        ));
+        let bad = arr1(&[f32::INFINITY]);
+        assert!(matches!(
+            params.plan(&[bad.view()]),
+            Err(Error::NonFinite { .. })
+        ));
+        assert!(LayerPruner::params(Keep::Fraction(-0.1)).check().is_err());
+    }
+
+    #[test]
+    fn a_mean_does_not_grow_with_the_width() {
+        let narrow = arr1(&[0.5_f64]);
+        let wide = Array1::from_elem(100, 0.4);
+        let plan = LayerPruner::params(Keep::Count(1))
+            .plan(&[wide.view(), narrow.view()])
+            .unwrap();
+        assert_eq!(plan.kept(0), Some(&[][..]));
+        assert_eq!(plan.kept(1), Some(&[0][..]));
+    }
+}

@@ -1,0 +1,259 @@
+//! Channels chosen by the scales of their batch normalization, and the penalty that makes these small.
+
+use ndarray::{Array1, ArrayView1, ArrayViewMut1};
+
+use super::keep::choose;
+use super::{Keep, PrunePlan, Scope};
+use crate::{Float, ParamError, ParamGuard, Pruner, Result, check};
+
+/// Keeps the channels with the largest |score|, by one threshold for all layers.
+///
+/// With the scales γ of the batch normalizations as scores this is network slimming (Liu et al., "Learning
+/// Efficient Convolutional Networks through Network Slimming", 2017,
+/// [arXiv:1708.06519](https://arxiv.org/abs/1708.06519)): train with [`SlimmingPenalty`], prune, fine-tune.
+/// Any other score of a channel does too: norms of filters are comparable within a layer only, so that they go
+/// with [`Scope::Layer`] (Li et al., "Pruning Filters for Efficient ConvNets", 2017,
+/// [arXiv:1608.08710](https://arxiv.org/abs/1608.08710)).
+///
+/// Of equal magnitudes the one in the earlier layer, and there the one with the lower index, is kept. Every
+/// layer keeps at least [`minimum`](ChannelSlimmingParams::minimum) channels (1 unless told otherwise); these
+/// count towards what is kept, so that a fraction or a count over all layers is met exactly, unless the minima
+/// alone exceed it.
+///
+/// ```
+/// use ndarray::arr1;
+/// use taper::Pruner;
+/// use taper::prune::{ChannelSlimming, Keep};
+///
+/// // The scales γ of two batch normalizations; the second would lose all its channels.
+/// let scales = [arr1(&[0.9, -0.8, 0.4]), arr1(&[0.1, -0.2, 0.05])];
+/// let plan = ChannelSlimming::params(Keep::Fraction(0.5)).plan(&[scales[0].view(), scales[1].view()])?;
+/// assert_eq!(plan.kept(0), Some(&[0, 1][..]));
+/// assert_eq!(plan.kept(1), Some(&[1][..]));
+/// # Ok::<(), taper::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChannelSlimming {
+    keep: Keep,
+    scope: Scope,
+    minimum: usize,
+}
+
+/// Parameters of [`ChannelSlimming`], yet to be checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChannelSlimmingParams(ChannelSlimming);
+
+impl ChannelSlimming {
+    /// Keeps `keep` of the channels of all layers together, at least one in each.
+    #[must_use]
+    pub fn params(keep: Keep) -> ChannelSlimmingParams {
+        ChannelSlimmingParams(Self {
+            keep,
+            scope: Scope::Global,
+            minimum: 1,
+        })
+    }
+}
+
+impl ChannelSlimmingParams {
+    /// Whether the channels of all layers compete (the default) or those of each layer among themselves.
+    #[must_use]
+    pub fn scope(mut self, scope: Scope) -> Self {
+        self.0.scope = scope;
+        self
+    }
+
+    /// The number of channels that every layer keeps whatever their scores, or all where it has fewer.
+    ///
+    /// With 0 a layer may lose all its channels, which leaves arrays with an empty axis.
+    #[must_use]
+    pub fn minimum(mut self, channels: usize) -> Self {
+        self.0.minimum = channels;
+        self
+    }
+}
+
+impl ParamGuard for ChannelSlimmingParams {
+    type Checked = ChannelSlimming;
+
+    fn check_ref(&self) -> Result<&ChannelSlimming, ParamError> {
+        self.0.keep.check()?;
+        Ok(&self.0)
+    }
+
+    fn check(self) -> Result<ChannelSlimming, ParamError> {
+        self.check_ref()?;
+        Ok(self.0)
+    }
+}
+
+impl<F: Float> Pruner<F> for ChannelSlimming {
+    fn plan(&self, scores: &[ArrayView1<'_, F>]) -> Result<PrunePlan> {
+        choose(scores, self.keep, self.scope, self.minimum)
+    }
+}
+
+/// The ℓ1 penalty λ Σ|γ| on the scales of batch normalizations, and its subgradient λ·sign(γ).
+///
+/// Add the gradient to the one that the framework found for γ before the optimizer's step; then the scales of
+/// channels that do not matter go to zero, and pruning them costs little (Liu et al., 2017,
+/// [arXiv:1708.06519](https://arxiv.org/abs/1708.06519), with λ = 10⁻⁴ for VGG on CIFAR). At γ = 0 the
+/// subgradient taken is 0.
+///
+/// ```
+/// use ndarray::arr1;
+/// use taper::prune::SlimmingPenalty;
+///
+/// let penalty = SlimmingPenalty::new(0.5)?;
+/// let scales = arr1(&[2.0, -1.0, 0.0]);
+/// assert_eq!(penalty.value(scales.view())?, 1.5);
+///
+/// let mut gradient = arr1(&[0.25, 0.25, 0.25]);
+/// penalty.add_gradient(scales.view(), gradient.view_mut())?;
+/// assert_eq!(gradient, arr1(&[0.75, -0.25, 0.25]));
+/// # Ok::<(), taper::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SlimmingPenalty {
+    weight: f64,
+}
+
+impl SlimmingPenalty {
+    /// A penalty of weight λ.
+    ///
+    /// # Errors
+    ///
+    /// [`ParamError::OutOfRange`] where `weight` is negative or not finite.
+    pub fn new(weight: f64) -> Result<Self, ParamError> {
+        check::in_range(
+            "the weight of the penalty",
+            weight,
+            "finite and not negative",
+            weight.is_finite() && weight >= 0.0,
+        )?;
+        Ok(Self { weight })
+    }
+
+    /// λ Σ|γ| of one layer.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NonFinite`](crate::Error::NonFinite) and [`Error::EmptyAxis`](crate::Error::EmptyAxis).
+    pub fn value<F: Float>(&self, scales: ArrayView1<'_, F>) -> Result<F> {
+        check::finite("scales", &scales)?;
+        let sum: f64 = scales.iter().map(|scale| scale.as_f64().abs()).sum();
+        Ok(F::from_f64_lossy(self.weight * sum))
+    }
+
+    /// λ·sign(γ) of one layer.
+    ///
+    /// # Errors
+    ///
+    /// As [`value`](Self::value).
+    pub fn gradient<F: Float>(&self, scales: ArrayView1<'_, F>) -> Result<Array1<F>> {
+        let mut gradient = Array1::zeros(scales.len());
+        self.add_gradient(scales, gradient.view_mut())?;
+        Ok(gradient)
+    }
+
+    /// Adds λ·sign(γ) of one layer to `gradient`.
+    ///
+    /// # Errors
+    ///
+    /// As [`value`](Self::value), and [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) where `gradient` is
+    /// of another length.
+    pub fn add_gradient<F: Float>(
+        &self,
+        scales: ArrayView1<'_, F>,
+        mut gradient: ArrayViewMut1<'_, F>,
+    ) -> Result<()> {
+        check::finite("scales", &scales)?;
+        check::same_shape("gradient", scales.shape(), gradient.shape())?;
+        let weight = F::from_f64_lossy(self.weight);
+        gradient.zip_mut_with(&scales, |gradient, &scale| {
+            if scale > F::zero() {
+                *gradient += weight;
+            } else if scale < F::zero() {
+                *gradient -= weight;
+            }
+        });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Error;
+    use ndarray::arr1;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_penalty_has_the_gradient_of_its_value(
+            scales in prop::collection::vec(-3.0_f64..3.0, 1..10),
+            weight in 0.0_f64..2.0,
+        ) {
+            let penalty = SlimmingPenalty::new(weight).unwrap();
+            let scales = Array1::from(scales);
+            let gradient = penalty.gradient(scales.view()).unwrap();
+            let step = 1e-6;
+            for i in (0..scales.len()).filter(|&i| scales[i].abs() > step) {
+                let mut ahead = scales.clone();
+                ahead[i] += step;
+                let mut behind = scales.clone();
+                behind[i] -= step;
+                let difference = penalty.value(ahead.view()).unwrap() - penalty.value(behind.view()).unwrap();
+                // Piecewise linear, so that only the rounding of two sums below 60 divided by the step remains.
+                let bound = 2.0 * 60.0 * 16.0 * f64::EPSILON / step;
+                prop_assert!((difference / (2.0 * step) - gradient[i]).abs() <= bound);
+            }
+        }
+    }
+
+    #[test]
+    fn parameters_are_checked() {
+        for keep in [
+            Keep::Fraction(1.5),
+            Keep::Fraction(f64::NAN),
+            Keep::Threshold(-1.0),
+            Keep::Threshold(f64::INFINITY),
+        ] {
+            assert!(matches!(
+                ChannelSlimming::params(keep).check(),
+                Err(ParamError::OutOfRange { .. })
+            ));
+            assert!(matches!(
+                ChannelSlimming::params(keep).plan(&[arr1(&[1.0_f32]).view()]),
+                Err(Error::Parameter(_))
+            ));
+        }
+        assert!(SlimmingPenalty::new(-1.0).is_err());
+        assert!(SlimmingPenalty::new(f64::NAN).is_err());
+    }
+
+    #[test]
+    fn a_layer_is_emptied_only_where_asked() {
+        let scores = [arr1(&[1.0_f32, 2.0]), arr1(&[0.1, 0.2])];
+        let views = [scores[0].view(), scores[1].view()];
+        let params = ChannelSlimming::params(Keep::Count(2));
+        let plan = params.clone().plan(&views).unwrap();
+        assert_eq!(
+            (plan.kept(0), plan.kept(1)),
+            (Some(&[1][..]), Some(&[1][..]))
+        );
+        let plan = params.minimum(0).plan(&views).unwrap();
+        assert_eq!(
+            (plan.kept(0), plan.kept(1)),
+            (Some(&[0, 1][..]), Some(&[][..]))
+        );
+    }
+
+    #[test]
+    fn gradients_of_other_lengths_are_refused() {
+        let penalty = SlimmingPenalty::new(1.0).unwrap();
+        let mut gradient = arr1(&[0.0_f32]);
+        let error = penalty.add_gradient(arr1(&[1.0, 2.0]).view(), gradient.view_mut());
+        assert!(matches!(error, Err(Error::ShapeMismatch { .. })));
+    }
+}
