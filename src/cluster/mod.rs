@@ -1,1 +1,115 @@
 //! k-means, the engine of the codebooks.
+//!
+//! [`KMeans`] is Lloyd's algorithm from a choice of starts ([`Seeding`]), made for what weights are cut into:
+//! very many short vectors. [`assign`] finds the nearest centroid of each point. [`Clusterer`] is the seam
+//! behind which another engine may stand.
+//!
+//! Inside: `kmeans` holds the parameters and the restarts, `seeding` the starts, `lloyd` the iterations, `distinct`
+//! the case of no more distinct points than clusters, `blocks` the layout that the kernels read.
+
+mod assignment;
+mod blocks;
+mod distinct;
+mod kmeans;
+mod lloyd;
+mod seeding;
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Debug;
+
+use ndarray::{Array2, ArrayView1, ArrayView2};
+
+use crate::{Error, FitReport, Float, ParamGuard, Result, Seed, parallel};
+
+pub use assignment::assign;
+pub use kmeans::{KMeans, KMeansParams};
+pub use seeding::Seeding;
+
+/// Points divided among clusters.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Clustering<F> {
+    /// The centroids, of shape (clusters, axes).
+    pub centroids: Array2<F>,
+    /// The cluster of each point, an index into the rows of `centroids`.
+    pub assignments: Vec<u32>,
+    /// How the fit went. A loss is the mean over the points of the squared distance to the point's centroid,
+    /// Σ w ‖x − c‖² / Σ w where points have weights.
+    pub report: FitReport,
+}
+
+/// Divides points among clusters, each of which has a centroid.
+///
+/// What an implementation promises:
+/// - there are exactly `clusters` centroids, all finite, and an assignment below `clusters` for each point;
+/// - as many clusters as there are distinct points, or more, give a loss of zero; they are no error;
+/// - a point of weight w counts like w points; one of weight zero is assigned and counts for nothing;
+/// - the same points, weights, parameters and seed give the same result, for any number of threads;
+/// - points without any values, values that are not finite, and negative weights are errors; nothing panics.
+pub trait Clusterer<F: Float>: Debug + Send + Sync {
+    /// Divides `points`, of shape (points, axes), among `clusters` clusters.
+    ///
+    /// Where all `weights` are zero, any result is as good as another; they are left out of account then.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::EmptyAxis`], [`Error::NonFinite`], [`Error::ShapeMismatch`] for weights of another length than the
+    /// points, [`Error::Parameter`] for zero clusters or a negative weight, [`Error::Overflow`] for values whose
+    /// squares leave the range of `f64`, and what the implementation names.
+    fn cluster(
+        &self,
+        points: ArrayView2<'_, F>,
+        weights: Option<ArrayView1<'_, F>>,
+        clusters: usize,
+        seed: Seed,
+    ) -> Result<Clustering<F>>;
+
+    /// Divides the points of each group among `clusters` clusters of its own, all groups at the same time.
+    ///
+    /// Group g draws from `seed.derive(g)`, and its result is that of [`cluster`](Self::cluster) with that seed.
+    /// `weights`, where given, holds the weights of each group.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`cluster`](Self::cluster), of the first group that has one; [`Error::ShapeMismatch`] for another
+    /// number of weights than of groups.
+    fn cluster_groups(
+        &self,
+        groups: &[ArrayView2<'_, F>],
+        weights: Option<&[ArrayView1<'_, F>]>,
+        clusters: usize,
+        seed: Seed,
+    ) -> Result<Vec<Clustering<F>>> {
+        if let Some(weights) = weights {
+            crate::check::same_shape("the weights of groups", &[groups.len()], &[weights.len()])?;
+        }
+        parallel::map(groups.len(), |g| {
+            let weights = weights.and_then(|weights| weights.get(g));
+            self.cluster(
+                groups[g].view(),
+                weights.map(|weights| weights.view()),
+                clusters,
+                seed.derive(g as u64),
+            )
+        })
+        .into_iter()
+        .collect()
+    }
+}
+
+impl<F: Float, P: ParamGuard + Debug + Send + Sync> Clusterer<F> for P
+where
+    P::Checked: Clusterer<F>,
+{
+    fn cluster(
+        &self,
+        points: ArrayView2<'_, F>,
+        weights: Option<ArrayView1<'_, F>>,
+        clusters: usize,
+        seed: Seed,
+    ) -> Result<Clustering<F>> {
+        self.check_ref()
+            .map_err(Error::from)?
+            .cluster(points, weights, clusters, seed)
+    }
+}

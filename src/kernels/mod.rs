@@ -5,6 +5,9 @@
 //! environment variable `TAPER_CPU` (`scalar`, `avx2`, `avx512`, `neon`) lowers the choice, never raises it
 //! above what is there.
 
+pub(crate) mod accumulate;
+pub(crate) mod distance;
+pub(crate) mod lanes;
 mod softmax;
 
 use std::sync::OnceLock;
@@ -77,7 +80,7 @@ impl Level {
 /// The kernels that exist for both number types; [`Float`](crate::Float) asks for it.
 ///
 /// Public in name only: the module is private.
-pub trait KernelFloat: Copy + SoftmaxKernels {}
+pub trait KernelFloat: Copy + SoftmaxKernels + Send + Sync + distance::DistanceKernels {}
 
 impl KernelFloat for f32 {}
 impl KernelFloat for f64 {}

@@ -1,0 +1,135 @@
+//! Points laid out as the kernels read them, near the origin and near one.
+
+use ndarray::{ArrayView2, s};
+
+use crate::kernels::distance::BLOCK;
+use crate::{Error, Float, Result};
+
+/// The largest magnitude of `points`, where squared distances between them stay within the range of `f64`.
+pub(super) fn magnitude<F: Float>(what: &'static str, points: &ArrayView2<'_, F>) -> Result<F> {
+    let larger = |a: F, &b: &F| if b.abs() > a { b.abs() } else { a };
+    let magnitude = match points.as_slice_memory_order() {
+        Some(values) => values.iter().fold(F::zero(), larger),
+        None => points.iter().fold(F::zero(), larger),
+    };
+    // (2 · 2^480)² · 2^60 values is less than 2^1024.
+    if magnitude.as_f64() > 2_f64.powi(480) {
+        return Err(Error::Overflow { what });
+    }
+    Ok(magnitude)
+}
+
+/// Where the kernels see the points from: they compare (x − shift) · scale with (c − shift) · scale.
+///
+/// The kernels find the least ‖c‖²/2 − x·c, which loses digits where the points lie much farther from the origin
+/// than from each other, and leaves the range of `f32` where they are very large or small. The shift mends the
+/// first; it depends on the centroids alone, so that a point is assigned alike whatever other points come with
+/// it, and is zero unless it is needed, so that weights stay the numbers that they are. The scale, a power
+/// of two, mends the second and changes no digit.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Frame<F> {
+    /// Empty where it is zero.
+    shift: Vec<F>,
+    scale: F,
+}
+
+impl<F: Float> Frame<F> {
+    /// The frame for `centroids` (rows of length `axes`) and values up to `magnitude`.
+    pub(super) fn new<'a>(
+        rows: impl ExactSizeIterator<Item = &'a [F]>,
+        axes: usize,
+        magnitude: F,
+    ) -> Self {
+        Self {
+            shift: Self::shift(rows, axes),
+            scale: Self::scale(magnitude),
+        }
+    }
+
+    fn scale(magnitude: F) -> F {
+        let safe = if F::BITS == 32 { 20.0 } else { 200.0 };
+        let exponent = magnitude.as_f64().log2();
+        if exponent.abs() <= safe || magnitude.is_zero() {
+            return F::one();
+        }
+        // Kept where the power itself is a normal number.
+        let limit = if F::BITS == 32 { 126.0 } else { 1022.0 };
+        F::from_f64_lossy((-exponent.round()).clamp(-limit, limit).exp2())
+    }
+
+    fn shift<'a>(rows: impl ExactSizeIterator<Item = &'a [F]>, axes: usize) -> Vec<F> {
+        let count = rows.len().max(1) as f64;
+        let mut sums = vec![0.0; axes];
+        let mut squares = vec![0.0; axes];
+        for row in rows {
+            for ((sum, square), x) in sums.iter_mut().zip(&mut squares).zip(row) {
+                let x = x.as_f64();
+                *sum += x;
+                *square += x * x;
+            }
+        }
+        let (mut offset, mut spread) = (0.0, 0.0);
+        for (sum, square) in sums.iter_mut().zip(&squares) {
+            *sum /= count;
+            offset += *sum * *sum;
+            spread += (square / count - *sum * *sum).max(0.0);
+        }
+        if offset <= 16.0 * spread {
+            return Vec::new();
+        }
+        // A multiple of a step near the spread: the same for centroids that move little.
+        let step = (spread.sqrt().log2().ceil() + 1.0).exp2();
+        sums.iter()
+            .map(|&mean| {
+                let rounded = (mean / step).round() * step;
+                F::from_f64_lossy(if rounded.is_finite() { rounded } else { mean })
+            })
+            .collect()
+    }
+
+    #[inline(always)]
+    fn see(&self, value: F, axis: usize) -> F {
+        match self.shift.get(axis) {
+            Some(&shift) => (value - shift) * self.scale,
+            None => value * self.scale,
+        }
+    }
+
+    /// The rows of `centroids` in this frame, into `out`.
+    pub(super) fn rows_into(&self, centroids: &[F], axes: usize, out: &mut Vec<F>) {
+        out.clear();
+        if self.shift.is_empty() && self.scale == F::one() {
+            out.extend_from_slice(centroids);
+            return;
+        }
+        for row in centroids.chunks_exact(axes) {
+            out.extend(row.iter().enumerate().map(|(j, &x)| self.see(x, j)));
+        }
+    }
+
+    /// The points from `first` on, as many as a block holds, into `out`; the rest of the block is zero.
+    pub(super) fn pack_block(&self, points: &ArrayView2<'_, F>, first: usize, out: &mut [F]) {
+        let last = points.nrows().min(first + BLOCK);
+        for (j, out) in out.chunks_exact_mut(BLOCK).enumerate() {
+            let column = points.slice(s![first..last, j]);
+            for (out, &x) in out.iter_mut().zip(column) {
+                *out = self.see(x, j);
+            }
+            if let Some(rest) = out.get_mut(last - first..) {
+                rest.fill(F::zero());
+            }
+        }
+    }
+
+    /// All points in blocks.
+    pub(super) fn pack(&self, points: &ArrayView2<'_, F>) -> Vec<F> {
+        let block = points.ncols() * BLOCK;
+        let mut out = vec![F::zero(); points.nrows().div_ceil(BLOCK) * block];
+        crate::parallel::for_each_chunk_mut(&mut out, 256 * block, |chunk, out| {
+            for (b, out) in out.chunks_exact_mut(block).enumerate() {
+                self.pack_block(points, (chunk * 256 + b) * BLOCK, out);
+            }
+        });
+        out
+    }
+}

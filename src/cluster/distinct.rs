@@ -1,0 +1,59 @@
+//! No more distinct points than clusters: every point is its own centroid.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use ndarray::{Array2, ArrayView2};
+
+use super::assignment::assign_checked;
+use crate::Float;
+
+/// The clustering of loss zero, where `clusters` is at least the number of distinct points that have weight.
+///
+/// Centroids are the distinct points in the order of their first appearance, those of weight zero after the
+/// others and as far as there is room; surplus centroids repeat the first ones. `None` where there are
+/// more distinct points, which shows after little more than `clusters` of them.
+pub(super) fn cluster_distinct<F: Float>(
+    points: &ArrayView2<'_, F>,
+    weights: Option<&[F]>,
+    clusters: usize,
+    magnitude: F,
+) -> Option<(Array2<F>, Vec<u32>)> {
+    // Looked up only: no result depends on the order of the map.
+    let mut seen: HashMap<Vec<u64>, u32> = HashMap::new();
+    let mut centroids: Vec<F> = Vec::new();
+    let mut assignments = vec![0; points.nrows()];
+    let mut complete = true;
+    let has_weight = |i: usize| weights.is_none_or(|weights| weights[i] > F::zero());
+    for weighty in [true, false] {
+        for (i, row) in points.outer_iter().enumerate() {
+            if has_weight(i) != weighty {
+                continue;
+            }
+            // The sum with zero makes one zero of the two.
+            let key = row.iter().map(|&x| (x + F::zero()).as_f64().to_bits());
+            let count = seen.len();
+            match seen.entry(key.collect()) {
+                Entry::Occupied(entry) => assignments[i] = *entry.get(),
+                Entry::Vacant(entry) if count < clusters => {
+                    assignments[i] = *entry.insert(count as u32);
+                    centroids.extend(row);
+                }
+                Entry::Vacant(_) if weighty => return None,
+                Entry::Vacant(_) => complete = false,
+            }
+        }
+    }
+    let axes = points.ncols();
+    let distinct = seen.len();
+    centroids.reserve(clusters.checked_sub(distinct)?.checked_mul(axes)?);
+    for c in 0..clusters - distinct {
+        let start = c % distinct * axes;
+        centroids.extend_from_within(start..start + axes);
+    }
+    if !complete {
+        assignments = assign_checked(points, &centroids, magnitude);
+    }
+    let centroids = Array2::from_shape_vec((clusters, axes), centroids).ok()?;
+    Some((centroids, assignments))
+}
