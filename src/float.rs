@@ -48,10 +48,12 @@ mod sealed {
 impl Float for f32 {
     const BITS: u32 = 32;
 
+    #[inline]
     fn from_f64_lossy(value: f64) -> Self {
         value as f32
     }
 
+    #[inline]
     fn as_f64(self) -> f64 {
         f64::from(self)
     }
@@ -60,10 +62,12 @@ impl Float for f32 {
 impl Float for f64 {
     const BITS: u32 = 64;
 
+    #[inline]
     fn from_f64_lossy(value: f64) -> Self {
         value
     }
 
+    #[inline]
     fn as_f64(self) -> f64 {
         self
     }

@@ -205,7 +205,10 @@ impl<F: Float> Clusterer<F> for KMeans {
 }
 
 /// Weights of which the largest is near one; `None` where all are zero.
-fn checked_weights<F: Float>(points: usize, weights: ArrayView1<'_, F>) -> Result<Option<Vec<F>>> {
+pub(super) fn checked_weights<F: Float>(
+    points: usize,
+    weights: ArrayView1<'_, F>,
+) -> Result<Option<Vec<F>>> {
     check::same_shape("weights", &[points], weights.shape())?;
     check::finite("weights", &weights)?;
     if let Some(&negative) = weights.iter().find(|&&w| w < F::zero()) {

@@ -5,13 +5,14 @@
 //! behind which another engine may stand.
 //!
 //! Inside: `kmeans` holds the parameters and the restarts, `seeding` the starts, `lloyd` the iterations, `distinct`
-//! the case of no more distinct points than clusters, `blocks` the layout that the kernels read.
+//! the case of no more distinct points than clusters, `optimal` the exact solution on the line, `blocks` the layout that the kernels read.
 
 mod assignment;
 mod blocks;
 mod distinct;
 mod kmeans;
 mod lloyd;
+mod optimal;
 mod seeding;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use crate::{Error, FitReport, Float, ParamGuard, Result, Seed, parallel};
 
 pub use assignment::assign;
 pub use kmeans::{KMeans, KMeansParams};
+pub use optimal::{OptimalScalar, cluster_scalars};
 pub use seeding::Seeding;
 
 /// Points divided among clusters.
