@@ -5,14 +5,43 @@
 //! environment variable `TAPER_CPU` (`scalar`, `avx2`, `avx512`, `neon`) lowers the choice, never raises it
 //! above what is there.
 
+/// A function that runs `$body` compiled for `level`.
+macro_rules! at_level {
+    ($level:expr, $body:ident($($argument:ident: $type:ty),*) -> $result:ty) => {{
+        #[cfg(target_arch = "x86_64")]
+        {
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2($($argument: $type),*) -> $result {
+                $body($($argument),*)
+            }
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+            fn avx512($($argument: $type),*) -> $result {
+                $body($($argument),*)
+            }
+            match $level {
+                // SAFETY: a level comes from `Level::current` or `Level::available`, which return it only
+                // where the processor has its instructions.
+                Level::Avx512 => return unsafe { avx512($($argument),*) },
+                // SAFETY: as above.
+                Level::Avx2 => return unsafe { avx2($($argument),*) },
+                Level::Scalar | Level::Neon => {}
+            }
+        }
+        let _ = $level;
+        $body($($argument),*)
+    }};
+}
+
 pub(crate) mod accumulate;
 pub(crate) mod distance;
 pub(crate) mod lanes;
 mod softmax;
+mod sparse;
 
 use std::sync::OnceLock;
 
 pub(crate) use softmax::{Extent, SoftmaxKernels};
+pub(crate) use sparse::SparseKernels;
 
 /// The instruction sets that kernels are written for, from the least to the most.
 ///
@@ -80,7 +109,10 @@ impl Level {
 /// The kernels that exist for both number types; [`Float`](crate::Float) asks for it.
 ///
 /// Public in name only: the module is private.
-pub trait KernelFloat: Copy + SoftmaxKernels + Send + Sync + distance::DistanceKernels {}
+pub trait KernelFloat:
+    Copy + SoftmaxKernels + Send + Sync + distance::DistanceKernels + SparseKernels
+{
+}
 
 impl KernelFloat for f32 {}
 impl KernelFloat for f64 {}

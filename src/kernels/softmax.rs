@@ -43,33 +43,6 @@ pub trait SoftmaxKernels: Copy {
     fn combine(level: Level, out: &mut [Self], a: &[Self], b: &[Self], factors: [Self; 3]);
 }
 
-/// A function that runs `$body` compiled for `level`.
-macro_rules! at_level {
-    ($level:expr, $body:ident($($argument:ident: $type:ty),*) -> $result:ty) => {{
-        #[cfg(target_arch = "x86_64")]
-        {
-            #[target_feature(enable = "avx2,fma")]
-            fn avx2($($argument: $type),*) -> $result {
-                $body($($argument),*)
-            }
-            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-            fn avx512($($argument: $type),*) -> $result {
-                $body($($argument),*)
-            }
-            match $level {
-                // SAFETY: a level comes from `Level::current` or `Level::available`, which return it only
-                // where the processor has its instructions.
-                Level::Avx512 => return unsafe { avx512($($argument),*) },
-                // SAFETY: as above.
-                Level::Avx2 => return unsafe { avx2($($argument),*) },
-                Level::Scalar | Level::Neon => {}
-            }
-        }
-        let _ = $level;
-        $body($($argument),*)
-    }};
-}
-
 macro_rules! softmax_kernels {
     ($module:ident, $float:ident, lanes $lanes:literal, mantissa $mantissa:literal,
      lowest $lowest:literal, ln2 ($ln2_high:expr, $ln2_low:expr), coefficients [$($factorial:literal),*]) => {

@@ -11,8 +11,11 @@
 //!    channel, and what dropped channels still gave out is folded into what read it;
 //! 5. see what it came to ([`CoupledPlan::report`]), fine-tune, and go on ([`IterativeSchedule`]).
 //!
-//! Rooms: `plan` holds the choice, `keep` makes it by rank; `slimming` and `layer` are the
-//! pruners; `score` has what channels are ranked by; `coupling` is the declaration, kept in `graph`; `coupled` applies a plan by
+//! Single weights go another way: [`MagnitudePruner`] leaves the largest in a [`SparseMatrix`], which is smaller and
+//! multiplies as it is; the layers around it stay as they are.
+//!
+//! Rooms: `plan` holds the choice, `keep` makes it by rank; `slimming`, `layer` and `magnitude`
+//! are the pruners, `sparse` is what the last leaves; `score` has what channels are ranked by; `coupling` is the declaration, kept in `graph`; `coupled` applies a plan by
 //! it, `fold` carries constants over, `report` counts; `schedule` spreads pruning over rounds.
 
 mod coupled;
@@ -21,18 +24,22 @@ mod fold;
 mod graph;
 mod keep;
 mod layer;
+mod magnitude;
 mod plan;
 mod report;
 mod schedule;
 mod score;
 mod slimming;
+mod sparse;
 
 pub use coupled::{CoupledPlan, Dropped, Tensors};
 pub use coupling::{ChannelGroup, Channels, Coupling, TensorNames};
 pub use keep::{Keep, Scope};
 pub use layer::{LayerPruner, LayerPrunerParams};
+pub use magnitude::{MagnitudePruner, MagnitudePrunerParams, Sparsity};
 pub use plan::PrunePlan;
 pub use report::{Change, LayerReport, PruneReport};
 pub use schedule::{Decay, IterativeSchedule, IterativeScheduleParams};
 pub use score::{ChannelScore, Norm, filter_norms};
 pub use slimming::{ChannelSlimming, ChannelSlimmingParams, SlimmingPenalty};
+pub use sparse::{SparseMatrix, SparsePositions};
