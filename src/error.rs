@@ -88,6 +88,15 @@ pub enum Error {
         what: &'static str,
     },
 
+    /// A compression ratio that not even the smallest rank reaches.
+    #[error("a compression ratio of {ratio} is out of reach: rank 1 gives {limit}")]
+    RatioOutOfReach {
+        /// What was asked for.
+        ratio: f64,
+        /// The ratio at rank 1.
+        limit: f64,
+    },
+
     /// An iteration of the linear algebra back end that found no end.
     #[error("{what} did not converge")]
     NoConvergence {

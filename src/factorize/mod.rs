@@ -1,4 +1,9 @@
 //! Factorization: a matrix or a tensor becomes a product of smaller ones.
+//!
+//! [`Rank`] says how small, the same way for all of them.
 
 pub mod cp;
+mod rank;
 pub mod svd;
+
+pub use rank::Rank;

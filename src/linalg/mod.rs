@@ -16,7 +16,6 @@ use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut2};
 
 use crate::{Float, Result};
 
-#[allow(unused_imports)] // Until a factorization solves a system.
 pub(crate) use cholesky::Cholesky;
 
 /// The back end that this build uses.

@@ -1,0 +1,35 @@
+//! The whole decomposition, of which the largest part is kept.
+
+use ndarray::{ArrayView2, s};
+
+use super::factorizer::Triplets;
+use crate::factorize::Rank;
+use crate::linalg::{self, ThinSvd};
+use crate::{Float, Result};
+
+/// The leading singular triplets, and all singular values.
+///
+/// Where `by_shape` does not say how many, the energy in `rank` does.
+pub(super) fn leading<F: Float>(
+    weights: ArrayView2<'_, F>,
+    by_shape: Option<usize>,
+    rank: Rank,
+) -> Result<(Triplets<F>, Vec<f64>)> {
+    let ThinSvd { u, s, vt } = linalg::thin_svd(weights)?;
+    let spectrum: Vec<f64> = s.iter().map(|s| s.as_f64()).collect();
+    let energies = spectrum.iter().map(|s| s * s);
+    let kept = match (by_shape, rank) {
+        (Some(kept), _) => kept,
+        (None, Rank::Energy(fraction)) => {
+            Rank::by_energy(fraction, energies.clone().sum(), energies)
+        }
+        (None, _) => spectrum.len(),
+    };
+    let kept = kept.min(spectrum.len());
+    let triplets = Triplets {
+        u: u.slice_move(s![.., ..kept]),
+        s: s.slice_move(s![..kept]),
+        vt: vt.slice_move(s![..kept, ..]),
+    };
+    Ok((triplets, spectrum))
+}

@@ -1,0 +1,187 @@
+//! From weights to an artifact.
+
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayView4, CowArray, Ix2, Ix4};
+
+use super::low_rank::LowRankMatrix;
+use super::randomized::Projection;
+use super::spatial::SpatialConv2d;
+use super::{LowRankWarning, SvdMethod, SvdReport, TruncatedSvd, exact, randomized};
+use crate::{Factorizer, Float, Result, check, linalg, parallel};
+
+/// Leading singular values with their vectors.
+pub(super) struct Triplets<F> {
+    /// Left singular vectors, as columns.
+    pub(super) u: Array2<F>,
+    /// Singular values, the largest first.
+    pub(super) s: Array1<F>,
+    /// Right singular vectors, as rows.
+    pub(super) vt: Array2<F>,
+}
+
+impl<F: Float> Factorizer<F, Ix2> for TruncatedSvd {
+    type Output = LowRankMatrix<F>;
+
+    /// Factorizes a matrix of shape (out_features, in_features).
+    ///
+    /// # Errors
+    ///
+    /// Those of the trait; [`Error::Overflow`](crate::Error::Overflow) where a factor leaves the range of the
+    /// precision it is stored in; [`Error::NoConvergence`](crate::Error::NoConvergence).
+    fn factorize(&self, weights: ArrayView2<'_, F>) -> Result<LowRankMatrix<F>> {
+        check::finite("weights", &weights)?;
+        let (m, n) = weights.dim();
+        let by_shape = self
+            .rank
+            .by_shape(m.min(n), m.saturating_mul(n), m.saturating_add(n))?;
+        let (scaled, scale) = scale_to_one(weights);
+        let scaled = scaled.view();
+        let norm = norm(scaled);
+        let (mut triplets, method, spectrum) = match by_shape {
+            Some(rank) if self.method_for(m, n, rank) != SvdMethod::Exact => {
+                let method = self.method_for(m, n, rank);
+                let projection = Projection {
+                    oversampling: self.oversampling,
+                    power_iterations: self.power_iterations,
+                    krylov: method == SvdMethod::BlockKrylov,
+                    seed: self.seed,
+                };
+                let triplets = randomized::leading(scaled, rank, projection)?;
+                let spectrum = if self.measure_optimum {
+                    let all = linalg::thin_svd(scaled)?.s;
+                    Some(all.iter().map(|s| s.as_f64()).collect())
+                } else {
+                    None
+                };
+                (triplets, method, spectrum)
+            }
+            _ => {
+                let (triplets, spectrum) = exact::leading(scaled, by_shape, self.rank)?;
+                (triplets, SvdMethod::Exact, Some(spectrum))
+            }
+        };
+        fix_signs(&mut triplets);
+        let rank = triplets.s.len();
+        let optimal_error = spectrum.map(|spectrum| {
+            let tail: f64 = spectrum.iter().skip(rank).map(|s| s * s).sum();
+            relative(tail.sqrt(), norm)
+        });
+        let kept = triplets.s.iter().map(|s| s.as_f64() * scale).collect();
+        let mut artifact =
+            LowRankMatrix::new(triplets, scale, self.singular_values, self.precision)?;
+        let distance = artifact.distance(weights, scale);
+        artifact.set_report(SvdReport {
+            method,
+            singular_values: kept,
+            relative_error: relative(distance, norm),
+            optimal_error,
+            warning: LowRankWarning::of_size(rank, m, n),
+        });
+        Ok(artifact)
+    }
+}
+
+impl<F: Float> Factorizer<F, Ix4> for TruncatedSvd {
+    type Output = SpatialConv2d<F>;
+
+    /// Factorizes a kernel of shape (out_channels, in_channels, height, width).
+    ///
+    /// # Errors
+    ///
+    /// As for a matrix, namely that of shape (in_channels · height, out_channels · width).
+    fn factorize(&self, weights: ArrayView4<'_, F>) -> Result<SpatialConv2d<F>> {
+        check::finite("weights", &weights)?;
+        SpatialConv2d::factorize(self, weights)
+    }
+}
+
+impl TruncatedSvd {
+    /// The method that is used on an (m, n) matrix for this rank.
+    fn method_for(&self, m: usize, n: usize, rank: usize) -> SvdMethod {
+        // Beyond a quarter of the full rank the exact decomposition is about as fast, and below a side
+        // of 100 it takes a millisecond.
+        let width = rank.saturating_add(self.oversampling);
+        match self.method {
+            SvdMethod::Auto if m.min(n) >= 100 && width.saturating_mul(4) <= m.min(n) => {
+                SvdMethod::Randomized
+            }
+            SvdMethod::Auto => SvdMethod::Exact,
+            method => method,
+        }
+    }
+}
+
+/// The matrix without gaps, times a power of two that brings its largest magnitude near one where that is far
+/// away, so that squares neither overflow nor vanish; and the factor that undoes it.
+fn scale_to_one<F: Float>(weights: ArrayView2<'_, F>) -> (CowArray<'_, F, Ix2>, f64) {
+    let weights = match weights.is_standard_layout() {
+        true => weights.into(),
+        false => CowArray::from(weights.as_standard_layout().into_owned()),
+    };
+    let largest = parallel::map(weights.nrows(), |i| {
+        let row = weights.row(i);
+        let max = |max: F, &x: &F| if x.abs() > max { x.abs() } else { max };
+        row.iter().fold(F::zero(), max).as_f64()
+    });
+    let largest = largest.into_iter().fold(0.0, f64::max);
+    if largest == 0.0 || (1e-6..=1e6).contains(&largest) {
+        return (weights, 1.0);
+    }
+    // Within what both the power and its inverse can be; f64 reaches a little further down.
+    let scale = 2.0_f64.powi((largest.log2().floor() as i32).clamp(-1020, 1020));
+    let scaled = weights.mapv(|x| F::from_f64_lossy(x.as_f64() / scale));
+    (scaled.into(), scale)
+}
+
+/// The Frobenius norm, summed in double precision.
+fn norm<F: Float>(a: ArrayView2<'_, F>) -> f64 {
+    let rows = parallel::map(a.nrows(), |i| sum_of_squares(a.row(i), 1.0));
+    rows.into_iter().sum::<f64>().sqrt()
+}
+
+/// The sum of squares of the values times `scale`, in double precision.
+pub(super) fn sum_of_squares<F: Float>(values: ArrayView1<'_, F>, scale: f64) -> f64 {
+    let square = |x: F| {
+        let x = x.as_f64() * scale;
+        x * x
+    };
+    let Some(values) = values.to_slice() else {
+        return values.iter().map(|&x| square(x)).sum();
+    };
+    // Sums side by side, so that they are computed in vectors.
+    let (chunks, rest) = values.as_chunks::<16>();
+    let mut sums = [0.0; 16];
+    for chunk in chunks {
+        for (sum, &x) in sums.iter_mut().zip(chunk) {
+            *sum += square(x);
+        }
+    }
+    let rest: f64 = rest.iter().map(|&x| square(x)).sum();
+    sums.into_iter().sum::<f64>() + rest
+}
+
+/// `part` over `whole`, where a whole of zero has no parts.
+fn relative(part: f64, whole: f64) -> f64 {
+    if whole == 0.0 { 0.0 } else { part / whole }
+}
+
+/// Turns each pair of vectors so that the entry of the left one with the largest magnitude (the first of
+/// several) is positive.
+fn fix_signs<F: Float>(triplets: &mut Triplets<F>) {
+    for (mut u, mut v) in triplets
+        .u
+        .columns_mut()
+        .into_iter()
+        .zip(triplets.vt.rows_mut())
+    {
+        let largest = u.iter().fold(
+            F::zero(),
+            |largest, &x| {
+                if x.abs() > largest.abs() { x } else { largest }
+            },
+        );
+        if largest < F::zero() {
+            u.mapv_inplace(|x| -x);
+            v.mapv_inplace(|x| -x);
+        }
+    }
+}

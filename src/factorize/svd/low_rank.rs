@@ -1,0 +1,292 @@
+//! A matrix that is a product of two thin ones.
+
+use std::borrow::Cow;
+
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2, ArrayViewMutD, Axis, Ix2};
+
+use super::factorizer::{Triplets, sum_of_squares};
+use super::{SingularValues, SvdReport};
+use crate::artifact::check_apply;
+use crate::{
+    Compressed, Error, Float, LinearOp, Part, Precision, Result, Role, StorageBits, check, linalg,
+    parallel,
+};
+
+const ARTIFACT: &str = "a low-rank matrix";
+
+/// W = L diag(s) R: a matrix (m, n) of rank r as (m, r) and (r, n), with the singular values folded into
+/// the factors or apart.
+///
+/// y = x Wᵀ takes two thin products, r (m + n) multiply-adds a row in place of m n. As layers of a
+/// framework: first a linear layer with the weight [`right`](Self::right) (r, in_features) and no bias, then one with
+/// the weight [`left`](Self::left) (out_features, r) and the bias of the original.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LowRankMatrix<F> {
+    shape: [usize; 2],
+    left: Array2<F>,
+    singular_values: Option<Array1<F>>,
+    right: Array2<F>,
+    precision: Precision,
+    report: Option<SvdReport>,
+}
+
+impl<F: Float> LowRankMatrix<F> {
+    /// Folds, scales and rounds what a decomposition gave.
+    pub(super) fn new(
+        triplets: Triplets<F>,
+        scale: f64,
+        folding: SingularValues,
+        precision: Precision,
+    ) -> Result<Self> {
+        let Triplets { u, s, vt } = triplets;
+        let s = s.mapv(|s| s.as_f64() * scale);
+        let one = Array1::ones(s.len());
+        let (left, apart, right) = match folding {
+            SingularValues::Split => (s.mapv(f64::sqrt), None, s.mapv(f64::sqrt)),
+            SingularValues::Left => (s, None, one),
+            SingularValues::Right => (one, None, s),
+            SingularValues::Apart => (one.clone(), Some(s), one),
+        };
+        let round = |what, value: f64| {
+            let value = F::from_f64_lossy(value);
+            if !value.is_finite() {
+                return Err(Error::Overflow { what });
+            }
+            precision.round(what, value)
+        };
+        let fold = |what, mut factor: Array2<F>, axis, scales: Array1<f64>| {
+            for (mut lane, &scale) in factor.axis_iter_mut(axis).zip(&scales) {
+                for x in &mut lane {
+                    *x = round(what, x.as_f64() * scale)?;
+                }
+            }
+            Ok::<_, Error>(factor.as_standard_layout().into_owned())
+        };
+        let left = fold("the left factor", u, Axis(1), left)?;
+        let right = fold("the right factor", vt, Axis(0), right)?;
+        let singular_values = apart
+            .map(|s| {
+                let rounded = s.iter().map(|&s| round("a singular value", s));
+                rounded.collect::<Result<Array1<F>>>()
+            })
+            .transpose()?;
+        Ok(Self {
+            shape: [left.nrows(), right.ncols()],
+            left,
+            singular_values,
+            right,
+            precision,
+            report: None,
+        })
+    }
+
+    /// A low-rank matrix from its parts: `left` (m, r), `right` (r, n), and r singular values where they
+    /// are kept apart.
+    ///
+    /// The factors need not come from a decomposition: they may have been trained on.
+    ///
+    /// ```
+    /// use taper::factorize::svd::LowRankMatrix;
+    /// use taper::ndarray::array;
+    /// use taper::{Compressed, Precision};
+    ///
+    /// let left = array![[1.0_f32], [2.0]];
+    /// let right = array![[3.0_f32, 4.0, 5.0]];
+    /// let matrix = LowRankMatrix::from_parts(left, None, right, Precision::F32)?;
+    /// assert_eq!(matrix.decompress()?, array![[3.0, 4.0, 5.0], [6.0, 8.0, 10.0]].into_dyn());
+    /// # Ok::<(), taper::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`] where shapes do not fit, an axis is empty, the rank is above the shape, a value is
+    /// not finite or not representable in `precision`, a singular value is negative, or products leave
+    /// the range of the type.
+    pub fn from_parts(
+        left: Array2<F>,
+        singular_values: Option<Array1<F>>,
+        right: Array2<F>,
+        precision: Precision,
+    ) -> Result<Self> {
+        let malformed = |problem: String| Error::Malformed {
+            artifact: ARTIFACT,
+            problem,
+        };
+        let (m, rank) = left.dim();
+        let n = right.ncols();
+        let fits =
+            right.nrows() == rank && singular_values.as_ref().is_none_or(|s| s.len() == rank);
+        if !fits || rank == 0 || rank > m.min(n) {
+            return Err(malformed(format!(
+                "factors of shapes {:?} and {:?} with {:?} singular values",
+                left.shape(),
+                right.shape(),
+                singular_values.as_ref().map(Array1::len)
+            )));
+        }
+        let check_values = |what, values: &mut dyn Iterator<Item = F>| {
+            let mut largest = F::zero();
+            for value in values {
+                if !value.is_finite() || precision.round(what, value) != Ok(value) {
+                    return Err(malformed(format!(
+                        "{what} holds {value}, stored as {precision:?}"
+                    )));
+                }
+                largest = largest.max(value.abs());
+            }
+            Ok(largest)
+        };
+        let mut bound = F::from_usize(rank).unwrap_or_else(F::infinity)
+            * check_values("the left factor", &mut left.iter().copied())?
+            * check_values("the right factor", &mut right.iter().copied())?;
+        if let Some(s) = &singular_values {
+            bound *= check_values("the singular values", &mut s.iter().copied())?;
+            if let Some(negative) = s.iter().find(|&&s| s < F::zero()) {
+                return Err(malformed(format!("a singular value of {negative}")));
+            }
+        }
+        if !bound.is_finite() {
+            return Err(malformed(
+                "the product leaves the range of the type".to_owned(),
+            ));
+        }
+        Ok(Self {
+            shape: [m, n],
+            left: left.as_standard_layout().into_owned(),
+            singular_values,
+            right: right.as_standard_layout().into_owned(),
+            precision,
+            report: None,
+        })
+    }
+
+    /// The rank r.
+    #[must_use]
+    pub fn rank(&self) -> usize {
+        self.left.ncols()
+    }
+
+    /// L, of shape (m, r).
+    #[must_use]
+    pub fn left(&self) -> ArrayView2<'_, F> {
+        self.left.view()
+    }
+
+    /// The r singular values, where they are kept apart.
+    #[must_use]
+    pub fn singular_values(&self) -> Option<ArrayView1<'_, F>> {
+        self.singular_values.as_ref().map(Array1::view)
+    }
+
+    /// R, of shape (r, n).
+    #[must_use]
+    pub fn right(&self) -> ArrayView2<'_, F> {
+        self.right.view()
+    }
+
+    /// The precision in which the factors are stored.
+    #[must_use]
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// How the decomposition went; none for a matrix that was built from parts.
+    #[must_use]
+    pub fn svd_report(&self) -> Option<&SvdReport> {
+        self.report.as_ref()
+    }
+
+    pub(super) fn set_report(&mut self, report: SvdReport) {
+        self.report = Some(report);
+    }
+
+    /// The distance from `weights`, over `scale`.
+    pub(super) fn distance(&self, weights: ArrayView2<'_, F>, scale: f64) -> f64 {
+        let mut difference = weights.as_standard_layout().into_owned();
+        let scaled = self.scaled_left();
+        linalg::product_add(
+            -F::one(),
+            scaled.view(),
+            self.right.view(),
+            difference.view_mut(),
+        );
+        let inverse = 1.0 / scale;
+        let rows = parallel::map(difference.nrows(), |i| {
+            sum_of_squares(difference.row(i), inverse)
+        });
+        rows.into_iter().sum::<f64>().sqrt()
+    }
+
+    /// L diag(s).
+    fn scaled_left(&self) -> Cow<'_, Array2<F>> {
+        match &self.singular_values {
+            Some(s) => Cow::Owned(&self.left * s),
+            None => Cow::Borrowed(&self.left),
+        }
+    }
+}
+
+impl<F: Float> Compressed<F> for LowRankMatrix<F> {
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// `left` (m, r), `singular_values` (r) where they are apart, `right` (r, n).
+    fn parts(&self) -> Vec<Part<'_>> {
+        let part = |name, role, shape: &[usize], values: &mut dyn Iterator<Item = F>| Part {
+            name,
+            dtype: self.precision.dtype(),
+            shape: shape.to_vec(),
+            role,
+            bytes: Cow::Owned(self.precision.encode(values)),
+        };
+        let factor =
+            |name, a: &Array2<F>| part(name, Role::Payload, a.shape(), &mut a.iter().copied());
+        let mut parts = vec![factor("left", &self.left)];
+        if let Some(s) = &self.singular_values {
+            let role = Role::SideInformation;
+            parts.push(part(
+                "singular_values",
+                role,
+                s.shape(),
+                &mut s.iter().copied(),
+            ));
+        }
+        parts.push(factor("right", &self.right));
+        parts
+    }
+
+    fn storage(&self) -> StorageBits {
+        let bits = |count: usize| count as u64 * self.precision.bits();
+        let mut storage = StorageBits::new().with("left", Role::Payload, bits(self.left.len()));
+        if let Some(s) = &self.singular_values {
+            storage = storage.with("singular_values", Role::SideInformation, bits(s.len()));
+        }
+        storage.with("right", Role::Payload, bits(self.right.len()))
+    }
+
+    fn decompress_into(&self, out: ArrayViewMutD<'_, F>) -> Result<()> {
+        check::same_shape("out", &self.shape, out.shape())?;
+        let out = out
+            .into_dimensionality::<Ix2>()
+            .map_err(|_| Error::Dimensions {
+                what: "out",
+                expected: "two axes",
+                shape: self.shape.to_vec(),
+            })?;
+        linalg::product_into(self.scaled_left().view(), self.right.view(), out);
+        Ok(())
+    }
+}
+
+impl<F: Float> LinearOp<F> for LowRankMatrix<F> {
+    fn apply_into(&self, x: ArrayView2<'_, F>, y: ArrayViewMut2<'_, F>) -> Result<()> {
+        check_apply(self.shape, &x, &y)?;
+        let mut inner = linalg::product(x, self.right.t());
+        if let Some(s) = &self.singular_values {
+            inner *= s;
+        }
+        linalg::product_into(inner.view(), self.left.t(), y);
+        Ok(())
+    }
+}

@@ -1,0 +1,172 @@
+//! What can be chosen about a truncated SVD.
+
+use crate::factorize::Rank;
+use crate::{ParamError, ParamGuard, Precision, Seed};
+
+/// How the leading singular values and vectors are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum SvdMethod {
+    /// Randomized where the matrix is large and the rank small beside it, exact elsewhere.
+    #[default]
+    Auto,
+    /// The full decomposition, of which the rest is dropped: the optimum.
+    Exact,
+    /// Random projection with power iterations (Halko, Martinsson and Tropp 2011, arXiv:0909.4061):
+    /// nearly the optimum, in a small part of the time.
+    Randomized,
+    /// The same, projecting on all iterates (block Krylov; Musco and Musco 2015, arXiv:1504.05477): some times
+    /// slower, and so near to the optimum that it seldom matters.
+    BlockKrylov,
+}
+
+/// Where the singular values go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum SingularValues {
+    /// Their square roots into both factors, which makes the factors equally large: best for training on.
+    #[default]
+    Split,
+    /// Into the left factor; the right one keeps orthonormal rows.
+    Left,
+    /// Into the right factor; the left one keeps orthonormal columns.
+    Right,
+    /// Kept by themselves, as side information; both factors are orthonormal.
+    Apart,
+}
+
+/// Truncated singular value decomposition.
+///
+/// Factorizes a matrix (out_features, in_features) into a [`LowRankMatrix`](super::LowRankMatrix), and a
+/// convolution's kernel OIHW into a [`SpatialConv2d`](super::SpatialConv2d). The signs of the singular vectors are
+/// fixed (the largest entry of each left one is positive), and results are the same for any number
+/// of threads.
+///
+/// ```
+/// use taper::factorize::Rank;
+/// use taper::factorize::svd::TruncatedSvd;
+/// use taper::ndarray::Array2;
+/// use taper::{Compressed, Factorizer, LinearOp};
+///
+/// // Any matrix of sin(i + j) has rank two.
+/// let weights = Array2::from_shape_fn((40, 30), |(i, j)| ((i + j) as f64).sin());
+/// let factors = TruncatedSvd::params(Rank::Fixed(2)).factorize(weights.view())?;
+/// assert!(factors.svd_report().is_some_and(|report| report.relative_error < 1e-7));
+/// assert_eq!(factors.storage().bytes(), 4 * 2 * (40 + 30)); // single precision unless asked otherwise
+///
+/// let x = Array2::ones((3, 30));
+/// assert_eq!(factors.apply(x.view())?.dim(), (3, 40));
+/// # Ok::<(), taper::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TruncatedSvd {
+    pub(super) rank: Rank,
+    pub(super) method: SvdMethod,
+    pub(super) oversampling: usize,
+    pub(super) power_iterations: usize,
+    pub(super) measure_optimum: bool,
+    pub(super) singular_values: SingularValues,
+    pub(super) precision: Precision,
+    pub(super) seed: Seed,
+}
+
+/// Parameters of [`TruncatedSvd`], not checked yet.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TruncatedSvdParams(TruncatedSvd);
+
+impl TruncatedSvd {
+    /// Parameters with the rank given; the method is chosen by shape and rank.
+    #[must_use]
+    pub fn params(rank: Rank) -> TruncatedSvdParams {
+        TruncatedSvdParams(Self {
+            rank,
+            method: SvdMethod::default(),
+            oversampling: 10,
+            power_iterations: 2,
+            measure_optimum: false,
+            singular_values: SingularValues::default(),
+            precision: Precision::default(),
+            seed: Seed::default(),
+        })
+    }
+}
+
+impl TruncatedSvdParams {
+    /// Sets how the decomposition is computed.
+    #[must_use]
+    pub fn method(mut self, method: SvdMethod) -> Self {
+        self.0.method = method;
+        self
+    }
+
+    /// Sets by how many columns the random projection is wider than the rank; 10 unless set.
+    #[must_use]
+    pub fn oversampling(mut self, oversampling: usize) -> Self {
+        self.0.oversampling = oversampling;
+        self
+    }
+
+    /// Sets how many times the random projection is multiplied by W Wᵀ; 2 unless set.
+    ///
+    /// On matrices with a slowly falling spectrum, two leave the error within half a percent of the
+    /// optimum and four within 0.1 %.
+    #[must_use]
+    pub fn power_iterations(mut self, power_iterations: usize) -> Self {
+        self.0.power_iterations = power_iterations;
+        self
+    }
+
+    /// Sets whether a randomized decomposition also computes the optimum that its report is compared with,
+    /// which takes as long as the exact one.
+    #[must_use]
+    pub fn measure_optimum(mut self, measure_optimum: bool) -> Self {
+        self.0.measure_optimum = measure_optimum;
+        self
+    }
+
+    /// Sets where the singular values go.
+    #[must_use]
+    pub fn singular_values(mut self, singular_values: SingularValues) -> Self {
+        self.0.singular_values = singular_values;
+        self
+    }
+
+    /// Sets the precision of the stored factors; single unless set.
+    #[must_use]
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.0.precision = precision;
+        self
+    }
+
+    /// Sets the seed of the random projection.
+    #[must_use]
+    pub fn seed(mut self, seed: impl Into<Seed>) -> Self {
+        self.0.seed = seed.into();
+        self
+    }
+}
+
+impl ParamGuard for TruncatedSvdParams {
+    type Checked = TruncatedSvd;
+
+    fn check_ref(&self) -> Result<&Self::Checked, ParamError> {
+        self.0.rank.check()?;
+        let random = matches!(
+            self.0.method,
+            SvdMethod::Randomized | SvdMethod::BlockKrylov
+        );
+        if random && matches!(self.0.rank, Rank::Energy(_)) {
+            return Err(ParamError::Conflict {
+                first: "Rank::Energy",
+                second: "a randomized method",
+                reason: "a random projection does not see the whole spectrum",
+            });
+        }
+        Ok(&self.0)
+    }
+
+    fn check(self) -> Result<Self::Checked, ParamError> {
+        self.check_ref()?;
+        Ok(self.0)
+    }
+}
