@@ -121,6 +121,11 @@ impl<F: Float> Clusterer<F> for KMeans {
         clusters: usize,
         seed: Seed,
     ) -> Result<Clustering<F>> {
+        // Columns of a wide matrix lie a power of two apart, where they push each other out of the cache: a copy
+        // without gaps pays for itself many times over.
+        check::not_empty("points", points.shape())?;
+        let points = points.as_standard_layout();
+        let points = points.view();
         check::finite("points", &points)?;
         check_clusters(clusters)?;
         let mut magnitude = magnitude("a squared distance of points", &points)?;
@@ -151,16 +156,8 @@ impl<F: Float> Clusterer<F> for KMeans {
                 report,
             });
         }
-        // The sums are taken row by row; where rows are not contiguous, a copy is.
-        let owned;
-        let rows = if points.ncols() <= 1 || points.strides()[1] == 1 {
-            points.reborrow()
-        } else {
-            owned = points.as_standard_layout();
-            owned.view()
-        };
         let problem = Problem {
-            points: rows.reborrow(),
+            points: points.reborrow(),
             weights,
             magnitude,
         };
@@ -175,10 +172,10 @@ impl<F: Float> Clusterer<F> for KMeans {
                 (Some(_), _) => break,
                 (None, _) => {
                     let seed = seed.derive(restart as u64);
-                    choose(&self.seeding, &rows, weights, clusters, magnitude, seed)
+                    choose(&self.seeding, &points, weights, clusters, magnitude, seed)
                         .into_iter()
                         .flatten()
-                        .flat_map(|point| rows.row(point).to_vec())
+                        .flat_map(|point| points.row(point).to_vec())
                         .collect()
                 }
             };

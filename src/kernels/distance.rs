@@ -18,7 +18,7 @@ pub(crate) fn half_squared_norms<F: KernelFloat>(centroids: &[F], axes: usize, o
     out.extend(centroids.chunks_exact(axes.max(1)).map(|centroid| {
         half * centroid
             .iter()
-            .fold(F::zero(), |sum, &value| value.mul_add(value, sum))
+            .fold(F::zero(), |sum, &value| sum + value * value)
     }));
 }
 
