@@ -23,6 +23,10 @@ pub struct Common {
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 
+    /// Writes what is shown on the terminal to this file, as a page of the documentation.
+    #[arg(long, value_name = "FILE.md")]
+    pub markdown: Option<PathBuf>,
+
     /// Draws the curves into this SVG file.
     #[arg(long, value_name = "FILE.svg")]
     pub plot: Option<PathBuf>,

@@ -3,8 +3,8 @@
 //! - [`data`]: the image sets, read from the files in which they were published;
 //! - [`network`]: training with burn, and the trained network as plain arrays whose weights may be
 //!   replaced by compressed ones;
-//! - [`args`], [`table`], [`plot`], [`json`]: the flags that all experiments know, and the forms in which
-//!   they report.
+//! - [`args`], [`table`], [`plot`], [`json`], [`report`], [`progress`]: the flags that all experiments know, and the forms
+//!   in which they report.
 //!
 //! Nothing here is part of the library: it shows how a program around the library may look.
 
@@ -13,7 +13,9 @@ pub mod data;
 pub mod json;
 pub mod network;
 pub mod plot;
+pub mod progress;
 pub mod random;
+pub mod report;
 pub mod table;
 
 /// Makes mimalloc the allocator of the program.

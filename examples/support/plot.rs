@@ -9,6 +9,17 @@ use anyhow::{anyhow, ensure};
 use plotters::coord::ranged1d::{AsRangedCoord, Ranged, ValueFormatter};
 use plotters::prelude::*;
 
+/// Colours that stay apart for the colour-blind too, after M. Okabe and K. Ito, "Color universal design", 2008.
+const COLORS: [(u8, u8, u8); 7] = [
+    (0x40, 0x40, 0x40),
+    (0xe6, 0x9f, 0x00),
+    (0x00, 0x9e, 0x73),
+    (0x00, 0x72, 0xb2),
+    (0x56, 0xb4, 0xe9),
+    (0xd5, 0x5e, 0x00),
+    (0xcc, 0x79, 0xa7),
+];
+
 /// How the values of an axis are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scale {
@@ -85,6 +96,8 @@ pub struct Series {
     pub mark: Mark,
     /// Its points (x, y).
     pub points: Vec<(f64, f64)>,
+    /// The number of its colour: series that belong together share one.
+    pub color: usize,
 }
 
 impl Series {
@@ -93,11 +106,13 @@ impl Series {
         name: impl Into<String>,
         mark: Mark,
         points: impl IntoIterator<Item = (f64, f64)>,
+        color: usize,
     ) -> Self {
         Self {
             name: name.into(),
             mark,
             points: points.into_iter().collect(),
+            color,
         }
     }
 }
@@ -157,6 +172,7 @@ impl Plot {
         chart
             .configure_mesh()
             .light_line_style(BLACK.mix(0.06))
+            .y_max_light_lines(1)
             .x_desc(&self.x.label)
             .y_desc(&self.y.label)
             .x_label_formatter(&label)
@@ -164,8 +180,9 @@ impl Plot {
             .axis_desc_style(("sans-serif", 15))
             .label_style(("sans-serif", 13))
             .draw()?;
-        for (i, series) in self.series.iter().enumerate() {
-            let color = Palette99::pick(i).to_rgba();
+        for series in &self.series {
+            let (red, green, blue) = COLORS[series.color % COLORS.len()];
+            let color = RGBColor(red, green, blue).to_rgba();
             let points = || series.points.iter().copied();
             if series.mark != Mark::Dashed {
                 chart
@@ -223,9 +240,10 @@ mod tests {
                     "measured",
                     Mark::Line,
                     [(1.0, 98.0), (10.0, 97.0), (100.0, 60.0)],
+                    0,
                 ),
-                Series::new("published", Mark::Dashed, [(1.0, 98.3), (9.0, 96.6)]),
-                Series::new("best", Mark::Points, [(25.0, 97.9)]),
+                Series::new("published", Mark::Dashed, [(1.0, 98.3), (9.0, 96.6)], 0),
+                Series::new("best", Mark::Points, [(25.0, 97.9)], 9),
             ],
         }
     }

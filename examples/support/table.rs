@@ -21,6 +21,18 @@ impl Table {
         }
     }
 
+    /// The table in Markdown, below its title.
+    pub fn markdown(&self) -> String {
+        let mut text = format!("{}\n\n", self.title);
+        for (i, row) in self.rows.iter().enumerate() {
+            text += &format!("| {} |\n", row.join(" | "));
+            if i == 0 {
+                text += &format!("|---|{}\n", "--:|".repeat(row.len().saturating_sub(1)));
+            }
+        }
+        text
+    }
+
     /// Adds a row; cells beyond it are left empty.
     pub fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) {
         self.rows.push(cells.into_iter().map(Into::into).collect());
@@ -84,6 +96,14 @@ mod tests {
         table.row(["1000"]);
         let expected = "\nTitle\n  k     accuracy\n  ──────────────\n  10         9.5\n  1000\n";
         assert_eq!(table.to_string(), expected);
+    }
+
+    #[test]
+    fn markdown_has_a_line_a_row_and_one_below_the_header() {
+        let mut table = Table::new("Title", ["k", "accuracy"]);
+        table.row(["10", "9.5"]);
+        let expected = "Title\n\n| k | accuracy |\n|---|--:|\n| 10 | 9.5 |\n";
+        assert_eq!(table.markdown(), expected);
     }
 
     #[test]

@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 
 use anyhow::ensure;
 use burn::module::Module;
+use burn::optim::decay::WeightDecayConfig;
 use burn::optim::{AdamConfig, GradientsParams};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 use taper::Seed;
 
@@ -14,7 +15,7 @@ use super::augment::Shift;
 use super::checkpoint::Checkpoint;
 use super::schedule::Schedule;
 use crate::data::Dataset;
-use crate::random;
+use crate::{progress, random};
 
 /// The device on which gradients are recorded.
 pub fn training_device() -> Device {
@@ -70,6 +71,11 @@ pub struct Training {
     pub rate: f64,
     /// Its course.
     pub schedule: Schedule,
+    /// How much of each parameter is added to its gradient; 0 for nothing.
+    ///
+    /// Weights that the loss does not depend on, as those of pixels that are always background, then go to
+    /// zero instead of staying at their random start.
+    pub decay: f32,
     /// Determines the order of the images and their augmentation.
     pub seed: Seed,
     /// Moves each image at random each time.
@@ -87,6 +93,7 @@ impl Default for Training {
             batch: 100,
             rate: 2e-3,
             schedule: Schedule::Cosine { warmup: 0.1 },
+            decay: 0.0,
             seed: Seed::from(7),
             shift: None,
             checkpoint: None,
@@ -117,7 +124,12 @@ impl Training {
             self.batch
         );
         // Adam's own ε is 1e-8; burn's default of 1e-5 slows down features with small gradients.
-        let mut optimizer = AdamConfig::new().with_epsilon(1e-8).init();
+        let mut optimizer = AdamConfig::new()
+            .with_epsilon(1e-8)
+            .with_weight_decay((self.decay > 0.0).then(|| WeightDecayConfig {
+                penalty: self.decay,
+            }))
+            .init();
         let mut reports = Vec::new();
         let fingerprint = self.fingerprint(data);
         if let Some(checkpoint) = &self.checkpoint {
@@ -175,11 +187,12 @@ impl Training {
     /// What must be equal for a saved training to be this one.
     fn fingerprint(&self, data: &Dataset) -> String {
         format!(
-            "epochs {}, batch {}, rate {}, {:?}, seed {}, {:?}, {} images",
+            "epochs {}, batch {}, rate {}, {:?}, decay {}, seed {}, {:?}, {} images",
             self.epochs,
             self.batch,
             self.rate,
             self.schedule,
+            self.decay,
             self.seed.value(),
             self.shift,
             data.len()
@@ -190,13 +203,7 @@ impl Training {
         if !self.progress {
             return ProgressBar::hidden();
         }
-        let style = ProgressStyle::with_template(
-            "training [{elapsed_precise} / {duration_precise}] {wide_bar} {percent} %  {msg}",
-        )
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
-        ProgressBar::new((self.epochs * steps) as u64)
-            .with_position((epochs_done * steps) as u64)
-            .with_style(style)
+        progress::bar("training", self.epochs * steps).with_position((epochs_done * steps) as u64)
     }
 
     fn gather(&self, data: &Dataset, rows: &[usize], epoch: usize, device: &Device) -> Batch {

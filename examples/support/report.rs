@@ -1,0 +1,86 @@
+//! What an experiment says: on the terminal as it goes, and as a page of the documentation.
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Context;
+
+use crate::table::Table;
+
+/// Paragraphs and tables in the order in which they were said.
+#[derive(Debug)]
+pub struct Report {
+    start: Instant,
+    text: String,
+}
+
+impl Report {
+    /// Begins the report of the example called `name`; the time of the experiment counts from here.
+    pub fn new(name: &str) -> Self {
+        let flags: Vec<String> = std::env::args().skip(1).collect();
+        let flags = if flags.is_empty() {
+            String::new()
+        } else {
+            format!(" -- {}", flags.join(" "))
+        };
+        Self {
+            start: Instant::now(),
+            text: format!(
+                "# {name}\n\nWritten by the example itself:\n\n    cargo run --example {name}{flags}\n"
+            ),
+        }
+    }
+
+    /// Says a paragraph.
+    pub fn say(&mut self, paragraph: &str) {
+        println!("\n{paragraph}");
+        self.text += &format!("\n{paragraph}\n");
+    }
+
+    /// Shows a table.
+    pub fn table(&mut self, table: &Table) {
+        print!("{table}");
+        self.text += &format!("\n{}", table.markdown());
+    }
+
+    /// Says how long all of it took, and writes the page where `path` names a file.
+    ///
+    /// # Errors
+    ///
+    /// Where the file cannot be written.
+    pub fn finish(mut self, path: Option<&Path>) -> anyhow::Result<f64> {
+        let seconds = self.start.elapsed().as_secs_f64();
+        let threads = rayon::current_num_threads();
+        self.say(&format!("{seconds:.0} s in all, on {threads} threads."));
+        if let Some(path) = path {
+            fs::write(path, &self.text)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(seconds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_holds_what_was_said_in_its_order() {
+        let mut report = Report::new("example");
+        report.say("First.");
+        let mut table = Table::new("Second", ["a"]);
+        table.row(["1"]);
+        report.table(&table);
+        let path = std::env::temp_dir().join(format!("taper-report-{}.md", std::process::id()));
+        report.finish(Some(&path)).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert!(text.starts_with("# example\n"));
+        let places: Vec<usize> = ["First.", "Second", "| 1 |", "s in all"]
+            .iter()
+            .filter_map(|part| text.find(part))
+            .collect();
+        assert!(places.len() == 4 && places.is_sorted(), "{text}");
+    }
+}
