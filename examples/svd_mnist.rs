@@ -1,0 +1,439 @@
+//! Truncated SVD of a network for MNIST: accuracy against the share of singular values kept.
+//!
+//! A network of 784-512-512-512-10 is trained; the three layers with 512 outputs then keep a share of their singular
+//! values. Accuracy is measured as it is, with BatchNorm's statistics estimated again (training
+//! images, no labels), and after one epoch of training the factors.
+
+use anyhow::Context;
+use burn::module::{Module, ModuleMapper, Param, RunningState};
+use burn::nn::loss::CrossEntropyLossConfig;
+use burn::nn::{BatchNorm, BatchNormConfig, Linear};
+use burn::tensor::activation::relu;
+use burn::tensor::{Device, Tensor, TensorData};
+use clap::Parser;
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
+use serde::Serialize;
+use std::time::Instant;
+use support::args::Common;
+use support::data::{Dataset, Splits, mnist};
+use support::json;
+use support::network::inference::{Layer, Network, Weight};
+use support::network::mlp::{CrossEntropy, Mlp, export_norm, matrix, vector};
+use support::network::statistics::reestimate;
+use support::network::train::{Batch, Objective, Training, training_device};
+use support::plot::{Axis, Mark, Plot, Scale, Series};
+use support::table::Table;
+use taper::factorize::Rank;
+use taper::factorize::svd::{LowRankMatrix, TruncatedSvd};
+use taper::{Compressed, Factorizer, Precision};
+
+support::fast_allocator!();
+
+/// Share of the singular values, mean absolute error of the weights and accuracy in percent, as published.
+const PUBLISHED: [(f64, f64, f64); 4] = [
+    (0.50, 0.013, 98.1),
+    (0.10, 0.039, 97.4),
+    (0.05, 0.048, 95.6),
+    (0.03, 0.054, 90.8),
+];
+const PUBLISHED_BASELINE: f64 = 98.1;
+/// The layers with this many outputs are factorized.
+const WIDTH: usize = 512;
+/// Training images that BatchNorm's statistics are estimated from.
+const STATISTICS: usize = 10_000;
+
+#[derive(Debug, Parser)]
+#[command(about)]
+struct Args {
+    #[command(flatten)]
+    common: Common,
+
+    /// Factor by which each step of the baseline's training shrinks its weight matrices, less one.
+    #[arg(long, default_value_t = 3e-4, value_name = "X")]
+    weight_decay: f64,
+
+    /// Epochs of training the factors.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    tuning_epochs: usize,
+
+    /// The highest learning rate of training the factors.
+    #[arg(long, default_value_t = 1e-3, value_name = "X")]
+    tuning_rate: f64,
+
+    /// Measures on the held-out training images instead of the test images: to choose parameters by.
+    #[arg(long)]
+    held_out: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Figures {
+    command: String,
+    seed: u64,
+    epochs: usize,
+    weight_decay: f64,
+    seconds: f64,
+    baseline: f64,
+    rows: Vec<Row>,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    /// Share of the singular values.
+    kept: f64,
+    rank: usize,
+    /// Mean absolute error of the weights of the factorized layers.
+    error: f64,
+    /// Distance from the weights over their norm, root mean square over the layers.
+    relative_error: f64,
+    accuracy: f64,
+    accuracy_bn: f64,
+    accuracy_tuned: f64,
+    /// Bytes of the dense network over bytes of the factorized one, everything counted.
+    ratio_bytes: f64,
+    /// Time of the dense forward pass over time of the factorized one.
+    time_ratio: f64,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let start = Instant::now();
+    let mut data = mnist::load()?;
+    if args.common.quick {
+        data = data.first(5_000, 2_000, 2_000);
+    }
+    let Splits {
+        train,
+        held_out,
+        test,
+    } = &data;
+    let measured = if args.held_out { held_out } else { test };
+
+    let training = Training {
+        epochs: args.common.epochs_or(10, 2),
+        seed: args.common.seed("training"),
+        ..Training::default()
+    };
+    let model = Mlp::new(&[784, WIDTH, WIDTH, WIDTH, 10], args.common.seed("weights"))?;
+    let objective = Decayed(args.weight_decay);
+    let (model, _) = training.run(model, &objective, train, |model| {
+        Ok(Some(model.export()?.accuracy(held_out)?))
+    })?;
+    let network = model.export()?;
+    let baseline = network.accuracy(measured)?;
+
+    let mut rows = Vec::new();
+    for (kept, ..) in PUBLISHED {
+        rows.push(experiment(&args, &network, kept, train, measured)?);
+    }
+    let figures = Figures {
+        command: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
+        seed: args.common.seed,
+        epochs: training.epochs,
+        weight_decay: args.weight_decay,
+        seconds: start.elapsed().as_secs_f64(),
+        baseline,
+        rows,
+    };
+    print!("{}", table(&figures));
+    println!(
+        "baseline {baseline:.2} % (published: {PUBLISHED_BASELINE} %), {:.0} s in all",
+        figures.seconds
+    );
+    if let Some(path) = &args.common.json {
+        json::write(path, &figures)?;
+    }
+    if let Some(path) = &args.common.plot {
+        plot(&figures).save(path)?;
+    }
+    Ok(())
+}
+
+/// Factorizes, estimates the statistics again, trains the factors; measures after each.
+fn experiment(
+    args: &Args,
+    network: &Network,
+    kept: f64,
+    train: &Dataset,
+    measured: &Dataset,
+) -> anyhow::Result<Row> {
+    let svd = TruncatedSvd::params(Rank::Fraction(kept)).seed(args.common.seed("svd"));
+    let mut factors: Vec<Option<LowRankMatrix<f32>>> = Vec::new();
+    let (mut absolute, mut relative, mut weights) = (0.0, 0.0, 0);
+    let mut small = network.with_weights(|_, layer| -> taper::Result<_> {
+        let Weight::Dense(weight) = &layer.weight else {
+            return Ok(None);
+        };
+        if weight.nrows() != WIDTH {
+            factors.push(None);
+            return Ok(None);
+        }
+        let low_rank = svd.factorize(weight.view())?;
+        let difference = low_rank.decompress()? - weight;
+        absolute += difference.iter().map(|d| f64::from(d.abs())).sum::<f64>();
+        weights += weight.len();
+        relative += low_rank
+            .svd_report()
+            .map_or(0.0, |report| report.relative_error.powi(2));
+        factors.push(Some(low_rank.clone()));
+        Ok(Some(Weight::compressed(low_rank)))
+    })?;
+    let accuracy = small.accuracy(measured)?;
+    reestimate(&mut small, train.first(STATISTICS).images.view())?;
+    let accuracy_bn = small.accuracy(measured)?;
+
+    let training = Training {
+        epochs: args.tuning_epochs,
+        rate: args.tuning_rate,
+        seed: args.common.seed("tuning"),
+        ..Training::default()
+    };
+    let model = Factored::new(&small, &factors)?;
+    let (model, _) = training.run(model, &TuneFactors, train, |_| Ok(None))?;
+    let mut tuned = model.valid().export(&small)?;
+    reestimate(&mut tuned, train.first(STATISTICS).images.view())?;
+
+    let factorized = factors.iter().flatten().count().max(1) as f64;
+    Ok(Row {
+        kept,
+        rank: factors
+            .iter()
+            .flatten()
+            .map(LowRankMatrix::rank)
+            .max()
+            .unwrap_or(0),
+        error: absolute / weights.max(1) as f64,
+        relative_error: (relative / factorized).sqrt(),
+        accuracy,
+        accuracy_bn,
+        accuracy_tuned: tuned.accuracy(measured)?,
+        ratio_bytes: network.bytes() as f64 / small.bytes() as f64,
+        time_ratio: seconds(network, measured)? / seconds(&small, measured)?,
+    })
+}
+
+/// The shortest time of some forward passes over all images.
+fn seconds(network: &Network, data: &Dataset) -> anyhow::Result<f64> {
+    let mut best = f64::INFINITY;
+    for _ in 0..7 {
+        let start = Instant::now();
+        std::hint::black_box(network.logits(data.images.view())?);
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    Ok(best)
+}
+
+fn table(figures: &Figures) -> Table {
+    let mut table = Table::new(
+        "Truncated SVD of the three layers with 512 outputs (accuracies in %)",
+        [
+            "kept",
+            "rank",
+            "error",
+            "published",
+            "relative",
+            "accuracy",
+            "published",
+            "new statistics",
+            "factors trained",
+            "bytes",
+            "time",
+        ],
+    );
+    for (row, (_, error, accuracy)) in figures.rows.iter().zip(PUBLISHED) {
+        table.row([
+            format!("{:.0} %", 100.0 * row.kept),
+            row.rank.to_string(),
+            format!("{:.4}", row.error),
+            format!("{error:.3}"),
+            format!("{:.3}", row.relative_error),
+            format!("{:.2}", row.accuracy),
+            format!("{accuracy:.1}"),
+            format!("{:.2}", row.accuracy_bn),
+            format!("{:.2}", row.accuracy_tuned),
+            format!("{:.1} ×", row.ratio_bytes),
+            format!("{:.1} ×", row.time_ratio),
+        ]);
+    }
+    table
+}
+
+fn plot(figures: &Figures) -> Plot {
+    let series = |name: &str, value: &dyn Fn(&Row) -> f64| {
+        let points = figures
+            .rows
+            .iter()
+            .map(|row| (100.0 * row.kept, value(row)));
+        Series::new(name, Mark::Line, points)
+    };
+    let published = PUBLISHED.map(|(kept, _, accuracy)| (100.0 * kept, accuracy));
+    Plot {
+        title: "Truncated SVD of a network for MNIST".into(),
+        x: Axis::new("singular values kept (%)", Scale::Log),
+        y: Axis::new("test accuracy (%)", Scale::Linear),
+        series: vec![
+            series("truncated", &|row| row.accuracy),
+            series("statistics estimated again", &|row| row.accuracy_bn),
+            series("factors trained for an epoch", &|row| row.accuracy_tuned),
+            Series::new("published", Mark::Dashed, published),
+        ],
+    }
+}
+
+/// Cross-entropy with decoupled weight decay (I. Loshchilov and F. Hutter, 2017, arXiv:1711.05101) on matrices.
+///
+/// BatchNorm makes the network blind to the size of these matrices; decay leaves large only what the data keeps
+/// large, and so the spectra fall faster.
+struct Decayed(f64);
+
+impl Objective<Mlp> for Decayed {
+    fn loss(&self, model: &Mlp, batch: &Batch) -> Tensor<1> {
+        CrossEntropy::default().loss(model, batch)
+    }
+
+    fn after_step(&self, model: Mlp) -> Mlp {
+        if self.0 == 0.0 {
+            model
+        } else {
+            model.map(&mut Shrink(1.0 - self.0))
+        }
+    }
+}
+
+struct Shrink(f64);
+
+impl ModuleMapper for Shrink {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if D < 2 {
+            return param;
+        }
+        let factor = self.0;
+        param.map(|tensor| {
+            let tracked = tensor.is_require_grad();
+            Tensor::from_inner(tensor.inner() * factor).set_require_grad(tracked)
+        })
+    }
+}
+
+/// A hidden layer whose matrix is a product of two, or one matrix.
+#[derive(Module, Debug)]
+struct FactoredHidden {
+    linears: Vec<Linear>,
+    norm: BatchNorm,
+}
+
+/// The network with factorized layers, to train on.
+#[derive(Module, Debug)]
+struct Factored {
+    hidden: Vec<FactoredHidden>,
+    output: Linear,
+}
+
+impl Factored {
+    fn new(network: &Network, factors: &[Option<LowRankMatrix<f32>>]) -> anyhow::Result<Self> {
+        let device = training_device();
+        let mut hidden = Vec::new();
+        let mut output = None;
+        for (layer, factors) in network.layers.iter().zip(factors) {
+            let linears = match (factors, &layer.weight) {
+                (Some(factors), _) => vec![
+                    linear(factors.right(), None, &device),
+                    linear(factors.left(), layer.bias.as_ref(), &device),
+                ],
+                (None, Weight::Dense(weight)) => {
+                    vec![linear(weight.view(), layer.bias.as_ref(), &device)]
+                }
+                (None, Weight::Compressed(_)) => {
+                    anyhow::bail!("a compressed layer without factors")
+                }
+            };
+            match &layer.norm {
+                Some(values) => {
+                    let features = values.gamma.len();
+                    let mut norm = BatchNormConfig::new(features)
+                        .with_epsilon(f64::from(values.epsilon))
+                        .init(&device);
+                    norm.gamma = Param::from_tensor(tensor(values.gamma.view(), &device));
+                    norm.beta = Param::from_tensor(tensor(values.beta.view(), &device));
+                    norm.running_mean = RunningState::new(tensor(values.mean.view(), &device));
+                    norm.running_var = RunningState::new(tensor(values.variance.view(), &device));
+                    hidden.push(FactoredHidden { linears, norm });
+                }
+                None => output = linears.into_iter().next(),
+            }
+        }
+        let output = output.context("the network has no last layer")?;
+        Ok(Self { hidden, output })
+    }
+
+    fn forward(&self, images: Tensor<2>) -> Tensor<2> {
+        let x = self.hidden.iter().fold(images, |x, layer| {
+            let x = layer.linears.iter().fold(x, |x, linear| linear.forward(x));
+            relu(layer.norm.forward(x))
+        });
+        self.output.forward(x)
+    }
+
+    /// `network` with the values that training gave.
+    fn export(&self, network: &Network) -> anyhow::Result<Network> {
+        let mut layers = Vec::new();
+        for (i, layer) in network.layers.iter().enumerate() {
+            let (linears, norm) = match self.hidden.get(i) {
+                Some(hidden) => (hidden.linears.as_slice(), Some(export_norm(&hidden.norm)?)),
+                None => (std::slice::from_ref(&self.output), None),
+            };
+            let weight = match linears {
+                [right, left] => {
+                    let (left, right) = (weight(left)?, weight(right)?);
+                    Weight::compressed(LowRankMatrix::from_parts(
+                        left,
+                        None,
+                        right,
+                        Precision::F32,
+                    )?)
+                }
+                [one] => Weight::Dense(weight(one)?),
+                _ => anyhow::bail!("a layer of {} matrices", linears.len()),
+            };
+            let bias = linears.last().and_then(|last| last.bias.as_ref());
+            layers.push(Layer {
+                weight,
+                bias: bias.map(|bias| vector(bias.val())).transpose()?,
+                norm,
+                ..layer.clone()
+            });
+        }
+        Ok(Network { layers })
+    }
+}
+
+/// Cross-entropy with the labels.
+struct TuneFactors;
+
+impl Objective<Factored> for TuneFactors {
+    fn loss(&self, model: &Factored, batch: &Batch) -> Tensor<1> {
+        let logits = model.forward(batch.images.clone());
+        CrossEntropyLossConfig::new()
+            .init(&logits.device())
+            .forward(logits, batch.labels.clone())
+    }
+}
+
+/// burn multiplies by a matrix of shape (in, out).
+fn linear(weight: ArrayView2<'_, f32>, bias: Option<&Array1<f32>>, device: &Device) -> Linear {
+    let (outputs, inputs) = weight.dim();
+    let values: Vec<f32> = weight.t().iter().copied().collect();
+    let weight = Tensor::from_data(TensorData::new(values, [inputs, outputs]), device);
+    Linear {
+        weight: Param::from_tensor(weight),
+        bias: bias.map(|bias| Param::from_tensor(tensor(bias.view(), device))),
+    }
+}
+
+fn tensor(values: ArrayView1<'_, f32>, device: &Device) -> Tensor<1> {
+    Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device)
+}
+
+fn weight(linear: &Linear) -> anyhow::Result<Array2<f32>> {
+    let weight = matrix(linear.weight.val())?;
+    Ok(weight.reversed_axes().as_standard_layout().into_owned())
+}
