@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2, ArrayViewMutD, Axis, Ix2};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2, ArrayViewMutD, Axis, Ix2, s};
 
 use super::factorizer::{Triplets, sum_of_squares};
 use super::{SingularValues, SvdReport};
@@ -202,19 +202,22 @@ impl<F: Float> LowRankMatrix<F> {
 
     /// The distance from `weights`, over `scale`.
     pub(super) fn distance(&self, weights: ArrayView2<'_, F>, scale: f64) -> f64 {
-        let mut difference = weights.as_standard_layout().into_owned();
         let scaled = self.scaled_left();
-        linalg::product_add(
-            -F::one(),
-            scaled.view(),
-            self.right.view(),
-            difference.view_mut(),
-        );
         let inverse = 1.0 / scale;
-        let rows = parallel::map(difference.nrows(), |i| {
-            sum_of_squares(difference.row(i), inverse)
+        // By blocks of rows that stay in the cache.
+        const ROWS: usize = 32;
+        let squares = parallel::map(weights.nrows().div_ceil(ROWS), |block| {
+            let rows = block * ROWS..weights.nrows().min((block + 1) * ROWS);
+            let left = scaled.slice(s![rows.clone(), ..]);
+            let mut difference = weights
+                .slice(s![rows, ..])
+                .as_standard_layout()
+                .into_owned();
+            linalg::product_add(-F::one(), left, self.right.view(), difference.view_mut());
+            let rows = difference.rows().into_iter();
+            rows.map(|row| sum_of_squares(row, inverse)).sum::<f64>()
         });
-        rows.into_iter().sum::<f64>().sqrt()
+        squares.into_iter().sum::<f64>().sqrt()
     }
 
     /// L diag(s).
