@@ -32,11 +32,15 @@ macro_rules! at_level {
     }};
 }
 
+<<<<<<< HEAD
 pub(crate) mod accumulate;
 pub(crate) mod distance;
 pub(crate) mod lanes;
 mod softmax;
 mod sparse;
+=======
+pub(crate) mod hadamard;
+>>>>>>> 06464ed (Decompose tensors into rank-one terms by alternating least squares)
 
 use std::sync::OnceLock;
 

@@ -218,17 +218,19 @@ fn blocked_product_of_rows<F: Float + RealField>(
     out: MatMut<'_, F>,
     work: usize,
 ) {
-    if work <= SEQUENTIAL || out.nrows() <= BLOCK {
+    // A short result of a long sum is worth sharing out too: four blocks at least, of whole registers.
+    let block = BLOCK.min(out.nrows().div_ceil(4).next_multiple_of(32));
+    if work <= SEQUENTIAL || out.nrows() <= block {
         matmul(out, accumulate, a, b, alpha, Par::Seq);
         return;
     }
-    let blocks = column_blocks(out.transpose_mut(), BLOCK)
+    let blocks = column_blocks(out.transpose_mut(), block)
         .into_iter()
         .enumerate()
         .collect();
     parallel::for_each(blocks, |(i, out): (usize, MatMut<'_, F>)| {
         let out = out.transpose_mut();
-        let a = a.subrows(i * BLOCK, out.nrows());
+        let a = a.subrows(i * block, out.nrows());
         matmul(out, accumulate, a, b, alpha, Par::Seq);
     });
 }

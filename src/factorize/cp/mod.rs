@@ -1,1 +1,28 @@
-//! Tensors as sums of rank-one terms (CP), and the convolutions they become.
+//! Tensors as sums of rank-one terms (CP: canonical polyadic, CANDECOMP/PARAFAC).
+//!
+//! $$\mathcal W \approx \sum\_{r=1}^{R} \lambda\_r \\, a^{(1)}\_r \circ a^{(2)}\_r \circ \dots \circ a^{(d)}\_r$$
+//!
+//! - `tensor`: [`CpTensor`], the artifact, and [`CpReport`];
+//! - `als` ([`CpAls`]): alternating least squares, with `start` (where it begins), and `correction` (what to do
+//!   against terms that grow while they cancel each other);
+//! - `admm` ([`CpAdmm`]): the same with a constraint or a penalty a factor, those of `constraint`;
+//! - `mttkrp`: the product that all of these spend their time in;
+//! - `model` and `problem`: the state of a fit, and the tensor it is made to.
+//!
+//! Kolda and Bader, "Tensor decompositions and applications", SIAM Review 2009, doi:10.1137/07070111X, is
+//! the survey whose terms are used here. [`convolution`](crate::factorize::convolution) has the layers that
+//! kernels become.
+
+mod als;
+mod correction;
+mod model;
+mod mttkrp;
+mod problem;
+mod start;
+mod tensor;
+
+pub use als::{CpAls, CpAlsParams};
+pub use correction::NormBound;
+pub use mttkrp::mttkrp;
+pub use start::Start;
+pub use tensor::{CpReport, CpTensor};

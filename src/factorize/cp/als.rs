@@ -1,0 +1,491 @@
+//! Alternating least squares.
+
+use ndarray::{ArrayView, ArrayViewD, Dimension};
+
+use super::correction::{self, NormBound, norm_ratio};
+use super::model::{
+    Model, factor_with_ridge, gram, gram_without, inner_product, normalize_columns, random_factors,
+    relative_loss,
+};
+use super::mttkrp::{Walk, view_mut};
+use super::problem::Problem;
+use super::start::{Compression, Start};
+use super::tensor::{CpReport, CpTensor, Freedom};
+use crate::{
+    Factorizer, Float, ParamError, ParamGuard, Precision, Result, Seed, check,
+};
+
+/// CP decomposition by alternating least squares, of tensors of any order from two on.
+///
+/// Each sweep solves for one factor after the other, $A^{(n)} = M^{(n)} (G^{(n)})^{-1}$, where M is the
+/// [MTTKRP](super::mttkrp()) and $G^{(n)}$ the element-wise product of the other factors' Gram matrices
+/// (Cholesky in double precision). A ridge in the size of rounding pulls towards the last iterate rather than
+/// to zero, so that it moves no fixed point; it grows where the matrix is singular. The loss follows from
+/// these products without rebuilding the tensor, until it is so small that rounding would hide it; from there
+/// on it is taken from the residual itself.
+///
+/// Factors are extrapolated along their last step, further after each success (Ang, Cohen, Gillis and Hien,
+/// "Accelerating block coordinate descent for nonnegative tensor factorization", 2021, arXiv:2001.04321). A sweep
+/// that raised the loss is taken back and made again without: losses never rise.
+///
+/// Fits start on the tensor compressed to its leading singular vectors, where several starts cost little, and
+/// the best of them is carried on.
+///
+/// ```
+/// use ndarray::Array3;
+/// use taper::{factorize::cp::CpAls, Compressed, Factorizer, LinearOp};
+///
+/// // One rank-one term.
+/// let tensor = Array3::from_shape_fn((4, 3, 2), |(i, j, k)| ((i + 1) * (j + 2) * (k + 1)) as f32);
+/// let fit = CpAls::params(1).factorize(tensor.view())?;
+/// assert!(fit.cp_report().relative_error < 1e-6);
+/// assert_eq!(fit.storage().bytes(), 4 * (4 + 3 + 2 + 1));
+/// # Ok::<(), taper::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct CpAls {
+    rank: usize,
+    max_sweeps: usize,
+    tolerance: f64,
+    start: Start,
+    starts: usize,
+    start_sweeps: usize,
+    extrapolate: bool,
+    norm_bound: Option<NormBound>,
+    precision: Precision,
+    seed: Seed,
+}
+
+/// Parameters of [`CpAls`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct CpAlsParams(CpAls);
+
+impl CpAls {
+    /// Parameters for a decomposition into `rank` terms.
+    #[must_use]
+    pub fn params(rank: usize) -> CpAlsParams {
+        CpAlsParams(Self {
+            rank,
+            max_sweeps: 200,
+            tolerance: 1e-6,
+            start: Start::Hosvd,
+            starts: 3,
+            start_sweeps: 50,
+            extrapolate: true,
+            norm_bound: Some(NormBound::default()),
+            precision: Precision::F32,
+            seed: Seed::default(),
+        })
+    }
+
+    fn fit<F: Float>(&self, tensor: ArrayViewD<'_, F>) -> Result<CpTensor<F>> {
+        let problem = Problem::new(&tensor)?;
+        problem.check_rank(self.rank)?;
+        let free = vec![Freedom::ScaleAndSign; problem.shape.len()];
+        let mut report = CpReport::default();
+        if problem.is_zero() {
+            let model = unit_columns(&problem, self.rank);
+            report.fit.converged = true;
+            report.fit.losses.push(0.0);
+            return CpTensor::finish(&problem, model, &free, self.precision, report);
+        }
+        if self.rank == problem.largest_rank() {
+            let model = one_term_a_fibre(&problem);
+            report.fit.converged = true;
+            report.fit.losses.push(0.0);
+            return CpTensor::finish(&problem, model, &free, self.precision, report);
+        }
+        let (model, start) = self.begin(&problem)?;
+        report.start = start;
+        let mut state = Alternation::new(&problem, model, self.extrapolate);
+        report.fit.converged = state.run(self.max_sweeps, self.tolerance)?;
+        if let Some(bound) = self.norm_bound {
+            report.corrections = state.correct(bound)?;
+            if report.corrections > 0 && bound.slack == 0.0 {
+                // From the corrected model ALS often finds a way down that was closed before.
+                let left = self.max_sweeps.saturating_sub(state.sweeps);
+                let corrected = state.checkpoint();
+                report.fit.converged |= state.run(left, self.tolerance)?;
+                if norm_ratio(&problem, &state.model) > bound.ratio.max(norm_ratio(&problem, &corrected.0)) {
+                    state.restore(corrected);
+                }
+            }
+        }
+        report.fit.iterations = state.sweeps;
+        report.fit.losses = state.losses;
+        report.relative_error = state.loss.max(0.0).sqrt();
+        CpTensor::finish(&problem, state.model, &free, self.precision, report)
+    }
+
+    /// The model to start with, and which start gave it.
+    fn begin<F: Float>(&self, problem: &Problem<F>) -> Result<(Model<F>, usize)> {
+        if self.start == Start::Random && self.starts == 1 {
+            let mut factors = random_factors(&problem.shape, self.rank, self.seed);
+            for factor in &mut factors {
+                normalize_columns(factor, self.rank);
+            }
+            return Ok((Model::new(self.rank, factors, vec![1.0; self.rank]), 0));
+        }
+        let compression = Compression::new(problem, self.rank)?;
+        if compression.core.is_zero() {
+            return Ok((unit_columns(problem, self.rank), 0));
+        }
+        if self.starts == 1 {
+            let model = compression.start(self.start, 0, self.rank, self.seed);
+            return Ok((compression.expand(&model), 0));
+        }
+        let mut best: Option<(f64, Model<F>, usize)> = None;
+        for start in 0..self.starts {
+            let model = compression.start(self.start, start, self.rank, self.seed);
+            let mut state = Alternation::new(&compression.core, model, self.extrapolate);
+            state.run(self.start_sweeps, self.tolerance)?;
+            // A start whose terms cancel each other is worth less than its loss says.
+            let degenerate = self.norm_bound.is_some_and(|bound| {
+                norm_ratio(&compression.core, &state.model) > bound.ratio
+            });
+            let score = state.loss + if degenerate { 1.0 } else { 0.0 };
+            if best.as_ref().is_none_or(|(least, ..)| score < *least) {
+                best = Some((score, state.model, start));
+            }
+        }
+        match best {
+            Some((_, model, start)) => Ok((compression.expand(&model), start)),
+            None => Ok((unit_columns(problem, self.rank), 0)),
+        }
+    }
+}
+
+/// A model of zero: unit vectors with zero weights.
+fn unit_columns<F: Float>(problem: &Problem<F>, terms: usize) -> Model<F> {
+    let factors = problem.shape.iter().map(|&length| {
+        let mut factor = vec![F::zero(); length * terms];
+        for r in 0..terms {
+            factor[(r % length) * terms + r] = F::one();
+        }
+        factor
+    });
+    Model::new(terms, factors.collect(), vec![0.0; terms])
+}
+
+/// The exact model whose terms are the fibres along the longest axis.
+fn one_term_a_fibre<F: Float>(problem: &Problem<F>) -> Model<F> {
+    let shape = &problem.shape;
+    let terms = problem.largest_rank();
+    let (longest, &length) = shape
+        .iter()
+        .enumerate()
+        .rev()
+        .max_by_key(|&(_, &length)| length)
+        .unwrap_or((0, &1));
+    let after: usize = shape[longest + 1..].iter().product();
+    let mut factors: Vec<Vec<F>> = shape.iter().map(|&n| vec![F::zero(); n * terms]).collect();
+    for r in 0..terms {
+        let (outer, inner) = (r / after, r % after);
+        for i in 0..length {
+            factors[longest][i * terms + r] = problem.values[(outer * length + i) * after + inner];
+        }
+        let start = outer * length * after + inner;
+        for (mode, &i) in check::unravel(start, shape).iter().enumerate() {
+            if mode != longest {
+                factors[mode][i * terms + r] = F::one();
+            }
+        }
+    }
+    Model::new(terms, factors, vec![1.0; terms])
+}
+
+/// An ALS fit on its way.
+struct Alternation<'a, F: Float> {
+    problem: &'a Problem<F>,
+    walk: Walk,
+    model: Model<F>,
+    /// What each factor is extrapolated to for the next sweep; the model itself holds the last factor as
+    /// it was solved for.
+    ahead: Option<(Vec<F>, Vec<f64>)>,
+    step: f64,
+    limit: f64,
+    loss: f64,
+    losses: Vec<f64>,
+    sweeps: usize,
+}
+
+/// The loss below which it is taken from the residual, in units of rounding: the difference of squares that
+/// it is computed from elsewhere has an error of some units.
+const EXACT_BELOW: f64 = 1000.0;
+
+impl<'a, F: Float> Alternation<'a, F> {
+    fn new(problem: &'a Problem<F>, model: Model<F>, extrapolate: bool) -> Self {
+        let walk = Walk::new(&problem.shape, model.terms);
+        let error = walk.squared_error(&problem.values, &model.factors, &model.weights);
+        let loss = relative_loss(problem, error);
+        Self {
+            problem,
+            walk,
+            model,
+            ahead: None,
+            step: if extrapolate { 0.5 } else { 0.0 },
+            limit: if extrapolate { 1.0 } else { 0.0 },
+            loss,
+            losses: vec![loss],
+            sweeps: 0,
+        }
+    }
+
+    /// Sweeps until the loss falls by less than `tolerance` of itself; whether it did.
+    fn run(&mut self, max_sweeps: usize, tolerance: f64) -> Result<bool> {
+        let rounding = (8.0 * F::epsilon().as_f64()).powi(2);
+        for _ in 0..max_sweeps {
+            if self.loss <= rounding {
+                return Ok(true);
+            }
+            let before = self.loss;
+            let step = if self.sweeps < 2 { 0.0 } else { self.step };
+            let mut improved = self.sweep(step)?;
+            if step > 0.0 {
+                if improved {
+                    self.step = (self.step * 1.1).min(self.limit);
+                    self.limit *= 1.02;
+                } else {
+                    self.limit = (0.5 * (self.limit + self.step)).max(0.5);
+                    self.step = (self.step / 2.0).max(0.1);
+                    improved = self.sweep(0.0)?;
+                }
+            }
+            // A plain sweep can raise the loss by rounding only.
+            if !improved || before - self.loss <= tolerance * before {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// One sweep with extrapolation by `step`; taken back, and `false`, where the loss rose.
+    fn sweep(&mut self, step: f64) -> Result<bool> {
+        let terms = self.model.terms;
+        let last = self.problem.shape.len() - 1;
+        let mut next = self.model.clone();
+        if let (Some((factor, gram)), true) = (&self.ahead, step > 0.0) {
+            next.factors[last].clone_from(factor);
+            next.grams[last].clone_from(gram);
+        }
+        let mut factors = std::mem::take(&mut next.factors);
+        let (previous, grams, weights) = (&self.model, &mut next.grams, &mut next.weights);
+        let mut explained = 0.0;
+        self.walk.sweep(&self.problem.values, &mut factors, &mut |mode, product, factors| {
+            let others = gram_without(grams, mode, terms);
+            let mut factor = least_squares(product, &others, &factors[mode], weights, terms)?;
+            if mode == last {
+                explained = inner_product(product, &factor);
+            }
+            *weights = normalize_columns_or_keep(&mut factor, &factors[mode], terms);
+            let values = &mut factors[mode];
+            for (to, from) in values.iter_mut().zip(&factor) {
+                *to = F::from_f64_lossy(*from);
+            }
+            if mode != last && step > 0.0 {
+                *values = extrapolate(values, &previous.factors[mode], step, terms);
+            }
+            grams[mode] = gram(values, terms);
+            Ok(())
+        })?;
+        next.factors = factors;
+        let norm = self.problem.squared_norm;
+        let mut loss = relative_loss(self.problem, norm - 2.0 * explained + next.squared_norm());
+        if loss < EXACT_BELOW * F::epsilon().as_f64() {
+            let error = self.walk.squared_error(&self.problem.values, &next.factors, &next.weights);
+            loss = relative_loss(self.problem, error);
+        }
+        if !(loss <= self.loss) {
+            self.ahead = None;
+            return Ok(false);
+        }
+        self.ahead = (self.limit > 0.0).then(|| {
+            let ahead = extrapolate(&next.factors[last], &previous.factors[last], self.step, terms);
+            let gram = gram(&ahead, terms);
+            (ahead, gram)
+        });
+        self.model = next;
+        self.loss = loss;
+        self.losses.push(loss);
+        self.sweeps += 1;
+        Ok(true)
+    }
+
+    /// Sweeps of the error-preserving correction while the norm of the terms is out of bounds; how many.
+    fn correct(&mut self, bound: NormBound) -> Result<usize> {
+        let slack = (1.0 + bound.slack).powi(2);
+        let error = self.walk.squared_error(&self.problem.values, &self.model.factors, &self.model.weights);
+        // The bound leaves room for the rounding of the products that the error is computed from.
+        let allowed = error * slack;
+        let mut made = 0;
+        while made < bound.sweeps && norm_ratio(self.problem, &self.model) > bound.ratio {
+            let mut next = self.model.clone();
+            correction::sweep(self.problem, &self.walk, &mut next, allowed)?;
+            let error = self.walk.squared_error(&self.problem.values, &next.factors, &next.weights);
+            let loss = relative_loss(self.problem, error);
+            let falls = norm_ratio(self.problem, &next) < norm_ratio(self.problem, &self.model);
+            if !falls || !(loss <= self.loss * slack) {
+                break;
+            }
+            self.model = next;
+            self.loss = loss;
+            self.ahead = None;
+            made += 1;
+        }
+        if made > 0 {
+            // One entry for all of them: with slack, the only one that may stand above the one before.
+            self.losses.push(self.loss);
+        }
+        Ok(made)
+    }
+
+    fn checkpoint(&self) -> (Model<F>, f64, usize) {
+        (self.model.clone(), self.loss, self.losses.len())
+    }
+
+    fn restore(&mut self, (model, loss, length): (Model<F>, f64, usize)) {
+        self.sweeps -= self.losses.len() - length;
+        self.model = model;
+        self.loss = loss;
+        self.losses.truncate(length);
+        self.ahead = None;
+    }
+}
+
+/// The factor that solves the normal equations, in double precision.
+fn least_squares<F: Float>(
+    product: &[F],
+    others: &[f64],
+    last: &[F],
+    weights: &[f64],
+    terms: usize,
+) -> Result<Vec<f64>> {
+    let ridge = 4.0 * F::epsilon().as_f64();
+    let (factored, ridge) = factor_with_ridge(others, terms, ridge)?;
+    let mut solution = Vec::with_capacity(product.len());
+    for (product, last) in product.chunks_exact(terms).zip(last.chunks_exact(terms)) {
+        let row = product.iter().zip(last).zip(weights);
+        solution.extend(row.map(|((m, a), w)| m.as_f64() + ridge * w * a.as_f64()));
+    }
+    let rows = solution.len() / terms;
+    factored.solve_rows(view_mut(&mut solution, rows, terms));
+    Ok(solution)
+}
+
+/// Scales columns to length one and returns the lengths; a column of zeros becomes the one it was before.
+fn normalize_columns_or_keep<F: Float>(
+    factor: &mut [f64],
+    before: &[F],
+    terms: usize,
+) -> Vec<f64> {
+    let lengths = normalize_columns(factor, terms);
+    for (r, _) in lengths.iter().enumerate().filter(|&(_, &length)| length == 0.0) {
+        for (row, before) in factor.chunks_exact_mut(terms).zip(before.chunks_exact(terms)) {
+            row[r] = before[r].as_f64();
+        }
+    }
+    lengths
+}
+
+/// `to + step (to − from)`, its columns of length one.
+fn extrapolate<F: Float>(to: &[F], from: &[F], step: f64, terms: usize) -> Vec<F> {
+    let step = F::from_f64_lossy(step);
+    let mut ahead: Vec<F> = to.iter().zip(from).map(|(&to, &from)| to + step * (to - from)).collect();
+    normalize_columns(&mut ahead, terms);
+    ahead
+}
+
+impl<F: Float, D: Dimension> Factorizer<F, D> for CpAls {
+    type Output = CpTensor<F>;
+
+    fn factorize(&self, weights: ArrayView<'_, F, D>) -> Result<CpTensor<F>> {
+        self.fit(weights.into_dyn())
+    }
+}
+
+impl CpAlsParams {
+    /// Sweeps over all factors at most; 200 unless set.
+    #[must_use]
+    pub fn max_sweeps(mut self, sweeps: usize) -> Self {
+        self.0.max_sweeps = sweeps;
+        self
+    }
+
+    /// The fit ends where a sweep lowers the squared error by less than this share of itself; 10⁻⁶ unless set.
+    #[must_use]
+    pub fn tolerance(mut self, tolerance: f64) -> Self {
+        self.0.tolerance = tolerance;
+        self
+    }
+
+    /// What the first start is; [`Start::Hosvd`] unless set. All others are random.
+    #[must_use]
+    pub fn start(mut self, start: Start) -> Self {
+        self.0.start = start;
+        self
+    }
+
+    /// How many starts are tried on the compressed tensor, for `sweeps` sweeps each; 3 starts and 50 sweeps
+    /// unless set. With one start there is no trial.
+    #[must_use]
+    pub fn starts(mut self, starts: usize, sweeps: usize) -> Self {
+        self.0.starts = starts;
+        self.0.start_sweeps = sweeps;
+        self
+    }
+
+    /// Whether factors are extrapolated along their last step; yes unless set.
+    #[must_use]
+    pub fn extrapolate(mut self, extrapolate: bool) -> Self {
+        self.0.extrapolate = extrapolate;
+        self
+    }
+
+    /// When terms that cancel each other are corrected, or never; [`NormBound::default`] unless set.
+    #[must_use]
+    pub fn norm_bound(mut self, bound: Option<NormBound>) -> Self {
+        self.0.norm_bound = bound;
+        self
+    }
+
+    /// In which precision weights and factors are stored; single unless set.
+    #[must_use]
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.0.precision = precision;
+        self
+    }
+
+    /// The seed of random starts.
+    #[must_use]
+    pub fn seed(mut self, seed: impl Into<Seed>) -> Self {
+        self.0.seed = seed.into();
+        self
+    }
+}
+
+impl ParamGuard for CpAlsParams {
+    type Checked = CpAls;
+
+    fn check_ref(&self) -> Result<&CpAls, ParamError> {
+        let als = &self.0;
+        check::at_least_one("rank", als.rank)?;
+        check::at_least_one("starts", als.starts)?;
+        check::in_range("tolerance", als.tolerance, "in [0, 1)", (0.0..1.0).contains(&als.tolerance))?;
+        if let Some(bound) = als.norm_bound {
+            let ratio = bound.ratio;
+            check::in_range("norm_bound.ratio", ratio, "at least 1", ratio >= 1.0 && ratio.is_finite())?;
+            let slack = bound.slack;
+            check::in_range("norm_bound.slack", slack, "in [0, 1]", (0.0..=1.0).contains(&slack))?;
+        }
+        Ok(als)
+    }
+
+    fn check(self) -> Result<CpAls, ParamError> {
+        self.check_ref()?;
+        Ok(self.0)
+    }
+}
+
+#[cfg(test)]
+#[path = "als_tests.rs"]
+mod tests;

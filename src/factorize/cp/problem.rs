@@ -1,0 +1,95 @@
+//! The tensor that a fit is made to, checked and brought to a common scale.
+
+use std::borrow::Cow;
+
+use ndarray::{ArrayView, ArrayViewD, Dimension};
+
+use crate::{Error, Float, Result, check};
+
+/// A tensor in row-major order, scaled by a power of two so that its largest value lies in [1, 2): squares
+/// neither overflow nor vanish, and the scaling rounds nothing.
+#[derive(Debug, Clone)]
+pub(super) struct Problem<F> {
+    pub(super) shape: Vec<usize>,
+    pub(super) values: Vec<F>,
+    /// The tensor is `values` times two to this power.
+    pub(super) exponent: i32,
+    /// Σ values².
+    pub(super) squared_norm: f64,
+}
+
+impl<F: Float> Problem<F> {
+    /// # Errors
+    ///
+    /// [`Error::Dimensions`], [`Error::EmptyAxis`], [`Error::NonFinite`].
+    pub(super) fn new(tensor: &ArrayViewD<'_, F>) -> Result<Self> {
+        let shape = tensor.shape().to_vec();
+        if shape.len() < 2 {
+            return Err(Error::Dimensions {
+                what: "the tensor",
+                expected: "at least two axes",
+                shape,
+            });
+        }
+        check::finite("the tensor", tensor)?;
+        let mut values = standard(tensor).into_owned();
+        let largest = values.iter().fold(F::zero(), |max, x| max.max(x.abs())).as_f64();
+        let exponent = if largest > 0.0 { largest.log2().floor() as i32 } else { 0 };
+        if exponent != 0 {
+            for x in &mut values {
+                *x = F::from_f64_lossy(scale(x.as_f64(), -exponent));
+            }
+        }
+        let squared_norm = values.iter().map(|x| x.as_f64().powi(2)).sum();
+        Ok(Self {
+            shape,
+            values,
+            exponent,
+            squared_norm,
+        })
+    }
+
+    pub(super) fn is_zero(&self) -> bool {
+        self.squared_norm == 0.0
+    }
+
+    /// The largest rank that any tensor of this shape can need: all axes but the longest, multiplied.
+    pub(super) fn largest_rank(&self) -> usize {
+        largest_rank(&self.shape)
+    }
+
+    /// Errs where `rank` is above [`largest_rank`](Self::largest_rank).
+    pub(super) fn check_rank(&self, rank: usize) -> Result<()> {
+        let limit = self.largest_rank();
+        if rank > limit {
+            return Err(Error::ExceedsInput {
+                what: "the rank",
+                value: rank,
+                limit,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// The product of all axes but the longest: each fibre along the longest axis is a term of its own.
+pub(super) fn largest_rank(shape: &[usize]) -> usize {
+    let longest = shape.iter().copied().max().unwrap_or(1).max(1);
+    shape.iter().product::<usize>() / longest
+}
+
+/// `value` times two to the power of `exponent`, in two steps so that the factor itself cannot overflow.
+pub(super) fn scale(value: f64, exponent: i32) -> f64 {
+    let half = exponent / 2;
+    value * 2.0_f64.powi(half) * 2.0_f64.powi(exponent - half)
+}
+
+/// The values of `array` in row-major order, copied only where they lie otherwise.
+pub(super) fn standard<'a, F: Float, D: Dimension>(
+    array: &'a ArrayView<'_, F, D>,
+) -> Cow<'a, [F]> {
+    match array.as_slice() {
+        Some(values) => values.into(),
+        None => array.iter().copied().collect::<Vec<F>>().into(),
+    }
+}

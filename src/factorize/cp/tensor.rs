@@ -1,0 +1,390 @@
+//! The artifact: weights and factors.
+
+use ndarray::{Array1, Array2, ArrayViewMutD};
+
+use super::model::{Model, normalize_columns};
+use super::mttkrp::Walk;
+use super::problem::{Problem, scale};
+use crate::{
+    Compressed, Error, FitReport, Float, Part, Precision, Result, Role, StorageBits, check,
+};
+
+/// How a CP fit went.
+#[derive(Debug, Clone, PartialEq, Default)]
+#[non_exhaustive]
+pub struct CpReport {
+    /// Sweeps over all factors, and the loss before the first and after each: the squared error over the
+    /// squared norm of the tensor, and for [`CpAdmm`](super::CpAdmm) the penalties besides.
+    pub fit: FitReport,
+    /// ‖W − Ŵ‖ / ‖W‖ of the result, as fitted (before the factors were rounded to their precision).
+    pub relative_error: f64,
+    /// Σ ‖term‖ / ‖Ŵ‖: one for orthogonal terms, √R at most for those; a large value tells of terms that
+    /// cancel each other (a degenerate fit), which neither half precision nor fine-tuning takes well.
+    pub term_norm_ratio: f64,
+    /// The start that was chosen, from 0.
+    pub start: usize,
+    /// Sweeps of the error-preserving correction that were made.
+    pub corrections: usize,
+    /// ‖A − Ã‖ / ‖A‖ of the last inner iteration, the largest over all factors: how far the constrained factor
+    /// is from the one that solves the least squares. Zero without ADMM.
+    pub primal_residual: f64,
+    /// How far the constrained factor still moved in the last inner iteration, relative to its dual variable.
+    /// Zero without ADMM.
+    pub dual_residual: f64,
+}
+
+/// A tensor as a weighted sum of R rank-one terms.
+///
+/// The columns of the factors have length one (those of a [`CpAdmm`](super::CpAdmm) fit only where its
+/// constraints allow it), weights are not negative and fall, and in every column of every factor but the last
+/// the entry of largest magnitude is positive. Two equal fits therefore look the same.
+///
+/// ```
+/// use ndarray::{array, Array1};
+/// use taper::{factorize::cp::CpTensor, Compressed, Precision};
+///
+/// let weights: Array1<f32> = array![2.0];
+/// let factors = vec![array![[1.0], [0.0]], array![[0.6], [0.8]], array![[1.0]]];
+/// let tensor = CpTensor::from_parts(weights, factors, Precision::F32)?;
+/// assert_eq!(tensor.shape(), [2, 2, 1]);
+/// assert_eq!(tensor.decompress()?[[0, 1, 0]], 1.6);
+/// // One weight, and five numbers in the factors.
+/// assert_eq!(tensor.storage().bytes(), 4 * 6);
+/// assert_eq!(tensor.formula_ratio(), 4.0 / 5.0);
+/// # Ok::<(), taper::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct CpTensor<F: Float> {
+    shape: Vec<usize>,
+    weights: Array1<F>,
+    factors: Vec<Array2<F>>,
+    precision: Precision,
+    report: CpReport,
+}
+
+/// Names of the parts; further factors are all called by the last one.
+const NAMES: [&str; 9] = [
+    "factor_0", "factor_1", "factor_2", "factor_3", "factor_4", "factor_5", "factor_6", "factor_7",
+    "factor",
+];
+
+impl<F: Float> CpTensor<F> {
+    /// A tensor of R terms from their weights and one factor an axis, each of shape (length, R), that are
+    /// taken as they are and rounded to `precision`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`] for fewer than two factors, factors or weights that do not have the same R ≥ 1
+    /// terms, empty factors, and values that are not finite; [`Error::Overflow`] for values beyond the range
+    /// of `precision`.
+    pub fn from_parts(
+        weights: Array1<F>,
+        factors: Vec<Array2<F>>,
+        precision: Precision,
+    ) -> Result<Self> {
+        let malformed = |problem| Error::Malformed {
+            artifact: "CpTensor",
+            problem,
+        };
+        let terms = weights.len();
+        if factors.len() < 2 || terms == 0 {
+            return Err(malformed(format!("{} factors of {terms} terms", factors.len())));
+        }
+        if let Some(odd) = factors.iter().find(|f| f.ncols() != terms || f.nrows() == 0) {
+            return Err(malformed(format!(
+                "a factor of shape {:?} where {terms} columns are needed",
+                odd.shape()
+            )));
+        }
+        let shape: Vec<usize> = factors.iter().map(Array2::nrows).collect();
+        if shape.iter().try_fold(1_usize, |size, &n| size.checked_mul(n)).is_none() {
+            return Err(malformed(format!("a tensor of shape {shape:?}")));
+        }
+        let values = factors.iter().flatten().chain(&weights);
+        if let Some(value) = values.into_iter().find(|x| !x.is_finite()) {
+            return Err(malformed(format!("a value of {value}")));
+        }
+        Self::rounded(weights, factors, precision, CpReport::default())
+    }
+
+    fn rounded(
+        mut weights: Array1<F>,
+        mut factors: Vec<Array2<F>>,
+        precision: Precision,
+        report: CpReport,
+    ) -> Result<Self> {
+        for value in &mut weights {
+            *value = precision.round("a weight of a CP tensor", *value)?;
+        }
+        for factor in &mut factors {
+            *factor = factor.as_standard_layout().into_owned();
+            for value in factor.iter_mut() {
+                *value = precision.round("a factor of a CP tensor", *value)?;
+            }
+        }
+        Ok(Self {
+            shape: factors.iter().map(Array2::nrows).collect(),
+            weights,
+            factors,
+            precision,
+            report,
+        })
+    }
+
+    /// The artifact that `model`, fitted to `problem`, makes; `free[n]` tells whether the columns of factor n
+    /// may be scaled and their signs turned.
+    pub(super) fn finish(
+        problem: &Problem<F>,
+        mut model: Model<F>,
+        free: &[Freedom],
+        precision: Precision,
+        mut report: CpReport,
+    ) -> Result<Self> {
+        let terms = model.terms;
+        let norm = model.squared_norm().sqrt();
+        let norms = model.term_norms();
+        report.term_norm_ratio = if norm > 0.0 { norms.iter().sum::<f64>() / norm } else { 0.0 };
+        let mut order: Vec<usize> = (0..terms).collect();
+        order.sort_by(|&a, &b| norms[b].total_cmp(&norms[a]));
+
+        for (factor, freedom) in model.factors.iter_mut().zip(free) {
+            if *freedom != Freedom::None {
+                let lengths = normalize_columns(factor, terms);
+                for (weight, length) in model.weights.iter_mut().zip(lengths) {
+                    *weight *= length;
+                }
+            }
+        }
+        // Signs are pushed from each factor that may be turned to the last such factor.
+        let turnable = |mode: usize| free.get(mode) == Some(&Freedom::ScaleAndSign);
+        if let Some(last) = (0..model.factors.len()).rev().find(|&mode| turnable(mode)) {
+            for r in 0..terms {
+                let mut turned = model.weights[r] < 0.0;
+                model.weights[r] = model.weights[r].abs();
+                for mode in (0..last).filter(|&mode| turnable(mode)) {
+                    if largest_is_negative(&model.factors[mode], terms, r) {
+                        turn(&mut model.factors[mode], terms, r);
+                        turned = !turned;
+                    }
+                }
+                if turned {
+                    turn(&mut model.factors[last], terms, r);
+                }
+            }
+        }
+        let weights = order
+            .iter()
+            .map(|&r| F::from_f64_lossy(scale(model.weights[r], problem.exponent)))
+            .collect::<Array1<F>>();
+        if weights.iter().any(|weight| !weight.is_finite()) {
+            return Err(Error::Overflow {
+                what: "the weight of a CP term",
+            });
+        }
+        let factors = model.factors.iter().map(|factor| {
+            let rows = factor.len() / terms;
+            Array2::from_shape_fn((rows, terms), |(i, r)| factor[i * terms + order[r]])
+        });
+        Self::rounded(weights, factors.collect(), precision, report)
+    }
+
+    /// The weight of each term.
+    #[must_use]
+    pub fn weights(&self) -> &Array1<F> {
+        &self.weights
+    }
+
+    /// One factor an axis, of shape (length, R).
+    #[must_use]
+    pub fn factors(&self) -> &[Array2<F>] {
+        &self.factors
+    }
+
+    /// R, the number of terms.
+    #[must_use]
+    pub fn rank(&self) -> usize {
+        self.weights.len()
+    }
+
+    /// The precision in which weights and factors are stored.
+    #[must_use]
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// How the fit went; all zeros for a tensor that was [built from parts](Self::from_parts).
+    #[must_use]
+    pub fn cp_report(&self) -> &CpReport {
+        &self.report
+    }
+
+    /// ‖Ŵ‖, from the factors alone.
+    #[must_use]
+    pub fn norm(&self) -> f64 {
+        self.model().squared_norm().sqrt()
+    }
+
+    /// The norm of each term.
+    #[must_use]
+    pub fn term_norms(&self) -> Array1<f64> {
+        self.model().term_norms().into()
+    }
+
+    /// (n₁ ⋯ n_d) / (R (n₁ + … + n_d)): the ratio of counts of numbers, the R weights left out as they may be
+    /// multiplied into a factor.
+    #[must_use]
+    pub fn formula_ratio(&self) -> f64 {
+        let dense: f64 = self.shape.iter().map(|&n| n as f64).product();
+        let sum: f64 = self.shape.iter().map(|&n| n as f64).sum();
+        dense / (self.rank() as f64 * sum)
+    }
+
+    pub(super) fn model(&self) -> Model<F> {
+        let factors = self.factors.iter().map(|f| f.iter().copied().collect());
+        let weights = self.weights.iter().map(|w| w.as_f64());
+        Model::new(self.rank(), factors.collect(), weights.collect())
+    }
+}
+
+/// What may be done to the columns of a factor without breaking what was asked of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Freedom {
+    ScaleAndSign,
+    Scale,
+    None,
+}
+
+fn largest_is_negative<F: Float>(factor: &[F], terms: usize, r: usize) -> bool {
+    let mut largest = F::zero();
+    for row in factor.chunks_exact(terms) {
+        if row[r].abs() > largest.abs() {
+            largest = row[r];
+        }
+    }
+    largest < F::zero()
+}
+
+fn turn<F: Float>(factor: &mut [F], terms: usize, r: usize) {
+    for row in factor.chunks_exact_mut(terms) {
+        row[r] = -row[r];
+    }
+}
+
+impl<F: Float> Compressed<F> for CpTensor<F> {
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn parts(&self) -> Vec<Part<'_>> {
+        let mut parts = vec![Part {
+            name: "weights",
+            dtype: self.precision.dtype(),
+            shape: vec![self.rank()],
+            role: Role::SideInformation,
+            bytes: self.precision.encode(self.weights.iter().copied()).into(),
+        }];
+        parts.extend(self.factors.iter().enumerate().map(|(i, factor)| Part {
+            name: NAMES[i.min(NAMES.len() - 1)],
+            dtype: self.precision.dtype(),
+            shape: factor.shape().to_vec(),
+            role: Role::Payload,
+            bytes: self.precision.encode(factor.iter().copied()).into(),
+        }));
+        parts
+    }
+
+    fn storage(&self) -> StorageBits {
+        let bits = |count: usize| count as u64 * self.precision.bits();
+        let size = StorageBits::new().with("weights", Role::SideInformation, bits(self.rank()));
+        let factors = self.factors.iter().enumerate();
+        factors.fold(size, |size, (i, factor)| {
+            size.with(NAMES[i.min(NAMES.len() - 1)], Role::Payload, bits(factor.len()))
+        })
+    }
+
+    fn decompress_into(&self, mut out: ArrayViewMutD<'_, F>) -> Result<()> {
+        check::same_shape("the output", &self.shape, out.shape())?;
+        let model = self.model();
+        let values = Walk::new(&self.shape, self.rank()).rebuild(&model.factors, &model.weights);
+        for (to, from) in out.iter_mut().zip(values) {
+            *to = from;
+        }
+        Ok(())
+    }
+
+    fn report(&self) -> Option<&FitReport> {
+        (!self.report.fit.losses.is_empty()).then_some(&self.report.fit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use super::super::model::column_norms;
+    use ndarray::array;
+
+    #[test]
+    fn the_size_is_that_of_the_parts() {
+        for precision in [Precision::F16, Precision::F32, Precision::F64] {
+            let factors = vec![Array2::<f64>::ones((3, 2)), Array2::ones((4, 2)), Array2::ones((1, 2))];
+            let tensor = CpTensor::from_parts(array![1.0, 0.5], factors, precision).unwrap();
+            let bytes: usize = tensor.parts().iter().map(|part| part.bytes.len()).sum();
+            assert_eq!(tensor.storage().bytes(), bytes as u64);
+            assert_eq!(bytes as u64 * 8, 18 * precision.bits());
+            for part in tensor.parts() {
+                let count: usize = part.shape.iter().product();
+                assert_eq!(part.bytes.len(), count * part.dtype.bytes());
+            }
+            let again = CpTensor::from_parts(tensor.weights().clone(), tensor.factors().to_vec(), precision);
+            assert_eq!(again.unwrap(), tensor);
+        }
+    }
+
+    #[test]
+    fn forged_parts_are_refused() {
+        let build = |weights: Array1<f32>, factors| {
+            CpTensor::from_parts(weights, factors, Precision::F16)
+        };
+        let (a, b) = (Array2::ones((2, 2)), Array2::ones((3, 2)));
+        assert!(build(array![1.0, 1.0], vec![a.clone(), b.clone()]).is_ok());
+        for (weights, factors) in [
+            (array![1.0], vec![a.clone(), b.clone()]),
+            (array![1.0, 1.0], vec![a.clone()]),
+            (array![], vec![Array2::ones((2, 0)), Array2::ones((2, 0))]),
+            (array![1.0, f32::NAN], vec![a.clone(), b.clone()]),
+            (array![1.0, 1.0], vec![a.clone(), Array2::ones((0, 2))]),
+            (array![1.0, 1.0], vec![a.clone(), b.clone() * f32::INFINITY]),
+        ] {
+            assert!(matches!(build(weights, factors), Err(Error::Malformed { .. })));
+        }
+        assert!(matches!(
+            build(array![1e6, 1.0], vec![a, b]),
+            Err(Error::Overflow { .. })
+        ));
+    }
+
+    #[test]
+    fn norms_come_from_the_factors() {
+        let factors = vec![array![[1.0, 2.0], [0.0, 1.0]], array![[3.0, 0.0], [4.0, 1.0]]];
+        let tensor = CpTensor::<f64>::from_parts(array![2.0, 1.0], factors, Precision::F64).unwrap();
+        let dense = tensor.decompress().unwrap();
+        let norm = dense.iter().map(|x| x * x).sum::<f64>().sqrt();
+        assert!((tensor.norm() - norm).abs() <= 8.0 * f64::EPSILON * norm);
+        let norms = tensor.term_norms();
+        assert!((norms[0] - 10.0).abs() < 1e-12 && (norms[1] - 5.0_f64.sqrt()).abs() < 1e-12);
+        assert!(column_norms(&[3.0_f32, 4.0], 1)[0] == 5.0);
+    }
+
+    #[test]
+    fn the_output_may_have_any_strides() {
+        let factors = vec![array![[1.0, 2.0], [0.5, 1.0]], array![[3.0, 0.0], [4.0, 1.0], [1.0, 1.0]]];
+        let tensor = CpTensor::<f32>::from_parts(array![2.0, 1.0], factors, Precision::F32).unwrap();
+        let mut transposed = Array2::<f32>::zeros((3, 2));
+        tensor
+            .decompress_into(transposed.view_mut().reversed_axes().into_dyn())
+            .unwrap();
+        assert_eq!(transposed.t().into_dyn(), tensor.decompress().unwrap());
+        let mut wrong = Array2::<f32>::zeros((3, 2)).into_dyn();
+        assert!(tensor.decompress_into(wrong.view_mut()).is_err());
+    }
+}
