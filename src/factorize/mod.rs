@@ -2,6 +2,7 @@
 //!
 //! [`Rank`] says how small, the same way for all of them.
 
+pub mod convolution;
 pub mod cp;
 mod rank;
 pub mod svd;

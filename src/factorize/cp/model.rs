@@ -79,11 +79,13 @@ pub(super) fn gram<F: Float>(factor: &[F], terms: usize) -> Vec<f64> {
 /// Scales each column to length one and returns the lengths; a column of zeros is left as it is.
 pub(super) fn normalize_columns<F: Float>(factor: &mut [F], terms: usize) -> Vec<f64> {
     let lengths = column_norms(factor, terms);
+    let inverse: Vec<f64> = lengths
+        .iter()
+        .map(|&length| if length > 0.0 { 1.0 / length } else { 1.0 })
+        .collect();
     for row in factor.chunks_exact_mut(terms) {
-        for (value, &length) in row.iter_mut().zip(&lengths) {
-            if length > 0.0 {
-                *value = F::from_f64_lossy(value.as_f64() / length);
-            }
+        for (value, inverse) in row.iter_mut().zip(&inverse) {
+            *value = F::from_f64_lossy(value.as_f64() * inverse);
         }
     }
     lengths
@@ -93,7 +95,8 @@ pub(super) fn column_norms<F: Float>(factor: &[F], terms: usize) -> Vec<f64> {
     let mut squares = vec![0.0; terms];
     for row in factor.chunks_exact(terms) {
         for (sum, value) in squares.iter_mut().zip(row) {
-            *sum += value.as_f64().powi(2);
+            let value = value.as_f64();
+            *sum += value * value;
         }
     }
     squares.iter().map(|square| square.sqrt()).collect()
@@ -105,12 +108,20 @@ pub(super) fn inner_product<F: Float>(a: &[F], b: &[f64]) -> f64 {
 }
 
 /// Factors with independent standard normal entries.
-pub(super) fn random_factors<F: Float>(shape: &[usize], terms: usize, seed: Seed) -> Vec<Vec<F>> {
+pub(in crate::factorize) fn random_factors<F: Float>(
+    shape: &[usize],
+    terms: usize,
+    seed: Seed,
+) -> Vec<Vec<F>> {
     let mut factors = Vec::with_capacity(shape.len());
     for (mode, &length) in (0_u64..).zip(shape) {
         let mut rng = seed.derive(mode).rng();
         let normal = || F::from_f64_lossy(rng.sample::<f64, _>(StandardNormal));
-        factors.push(std::iter::repeat_with(normal).take(length * terms).collect());
+        factors.push(
+            std::iter::repeat_with(normal)
+                .take(length * terms)
+                .collect(),
+        );
     }
     factors
 }

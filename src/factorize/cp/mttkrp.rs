@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use ndarray::{Array2, ArrayView2, ArrayViewD, ArrayViewMut2};
 
-use super::problem::standard;
+use super::problem::{squared_norm, standard};
 use crate::kernels::{Level, hadamard};
 use crate::{Error, Float, Result, check, linalg, parallel};
 
@@ -181,7 +181,12 @@ impl Walk {
         self.khatri_rao_blocks(factors, middle..self.shape.len(), |block, at| {
             let columns = matrix.slice(ndarray::s![.., at.clone()]);
             let block = view(block, at.len(), self.terms);
-            linalg::product_add(F::one(), columns, block, view_mut(&mut out, rows, self.terms));
+            linalg::product_add(
+                F::one(),
+                columns,
+                block,
+                view_mut(&mut out, rows, self.terms),
+            );
         });
         out
     }
@@ -199,13 +204,21 @@ impl Walk {
         self.khatri_rao_blocks(factors, 0..middle, |block, at| {
             let rows = matrix.slice(ndarray::s![at.clone(), ..]);
             let block = view(block, at.len(), self.terms);
-            linalg::product_add(F::one(), rows.t(), block, view_mut(&mut out, columns, self.terms));
+            linalg::product_add(
+                F::one(),
+                rows.t(),
+                block,
+                view_mut(&mut out, columns, self.terms),
+            );
         });
         out
     }
 
     fn matrix(&self, middle: usize) -> (usize, usize) {
-        (self.length(&(0..middle)), self.length(&(middle..self.shape.len())))
+        (
+            self.length(&(0..middle)),
+            self.length(&(middle..self.shape.len())),
+        )
     }
 
     /// The node of the modes before `middle`, from that of all `modes`.
@@ -220,7 +233,11 @@ impl Walk {
         let weights: &[F] = &weights;
         let mut out = vec![F::zero(); self.length(&(modes.start..middle)) * self.terms];
         let run = weights.len();
-        let rows = if node.len() > SHARED { (SHARED / 2 / run).max(1) } else { usize::MAX / self.terms };
+        let rows = if node.len() > SHARED {
+            (SHARED / 2 / run).max(1)
+        } else {
+            usize::MAX / self.terms
+        };
         parallel::for_each_chunk_mut(&mut out, rows * self.terms, |i, out| {
             for (j, out) in out.chunks_exact_mut(self.terms).enumerate() {
                 let start = (i * rows + j) * run;
@@ -240,7 +257,10 @@ impl Walk {
     ) -> Vec<F> {
         let weights = self.khatri_rao(factors, modes.start..middle);
         let mut out = vec![F::zero(); self.length(&(middle..modes.end)) * self.terms];
-        for (slice, row) in node.chunks_exact(out.len()).zip(weights.chunks_exact(self.terms)) {
+        for (slice, row) in node
+            .chunks_exact(out.len())
+            .zip(weights.chunks_exact(self.terms))
+        {
             hadamard::add_scaled_rows(self.level, &mut out, slice, row);
         }
         out
@@ -311,8 +331,8 @@ impl Walk {
         let errors = parallel::map(count, |i| {
             let tensor = chunk(tensor, i, rows * columns);
             let model = self.rebuild_rows(chunk(&left, i, rows * self.terms), &right, columns);
-            let errors = tensor.iter().zip(&model).map(|(&x, &y)| (x - y).as_f64().powi(2));
-            errors.sum::<f64>()
+            let errors: Vec<F> = tensor.iter().zip(&model).map(|(&x, &y)| x - y).collect();
+            squared_norm(&errors)
         });
         errors.iter().sum()
     }
@@ -383,7 +403,8 @@ mod tests {
         for (index, &value) in tensor.indexed_iter() {
             for r in 0..terms {
                 let others = (0..tensor.ndim()).filter(|&m| m != mode);
-                out[[index[mode], r]] += value * others.map(|m| factors[m][[index[m], r]]).product::<f64>();
+                out[[index[mode], r]] +=
+                    value * others.map(|m| factors[m][[index[m], r]]).product::<f64>();
             }
         }
         out
@@ -413,7 +434,10 @@ mod tests {
                 let expected = naive(&tensor, &factors, mode);
                 let tolerance = 4.0 * f64::EPSILON * tensor.len() as f64;
                 for (a, b) in product.iter().zip(&expected) {
-                    assert!((a - b).abs() <= tolerance, "{shape:?}, mode {mode}: {a} and {b}");
+                    assert!(
+                        (a - b).abs() <= tolerance,
+                        "{shape:?}, mode {mode}: {a} and {b}"
+                    );
                 }
             }
         }
@@ -446,7 +470,11 @@ mod tests {
         assert!(mttkrp(tensor.view(), &[a.view(), b.view()], 1).is_ok());
         assert!(matches!(
             mttkrp(tensor.view(), &[a.view(), b.view()], 2),
-            Err(Error::ExceedsInput { value: 2, limit: 1, .. })
+            Err(Error::ExceedsInput {
+                value: 2,
+                limit: 1,
+                ..
+            })
         ));
         assert!(matches!(
             mttkrp(tensor.view(), &[a.view(), a.view()], 0),

@@ -33,14 +33,22 @@ impl<F: Float> Problem<F> {
         }
         check::finite("the tensor", tensor)?;
         let mut values = standard(tensor).into_owned();
-        let largest = values.iter().fold(F::zero(), |max, x| max.max(x.abs())).as_f64();
-        let exponent = if largest > 0.0 { largest.log2().floor() as i32 } else { 0 };
+        let largest = values
+            .iter()
+            .fold(F::zero(), |max, x| max.max(x.abs()))
+            .as_f64();
+        let exponent = if largest > 0.0 {
+            largest.log2().floor() as i32
+        } else {
+            0
+        };
         if exponent != 0 {
+            let (first, second) = powers(-exponent);
             for x in &mut values {
-                *x = F::from_f64_lossy(scale(x.as_f64(), -exponent));
+                *x = F::from_f64_lossy(x.as_f64() * first * second);
             }
         }
-        let squared_norm = values.iter().map(|x| x.as_f64().powi(2)).sum();
+        let squared_norm = squared_norm(&values);
         Ok(Self {
             shape,
             values,
@@ -80,12 +88,30 @@ pub(super) fn largest_rank(shape: &[usize]) -> usize {
 
 /// `value` times two to the power of `exponent`, in two steps so that the factor itself cannot overflow.
 pub(super) fn scale(value: f64, exponent: i32) -> f64 {
+    let (first, second) = powers(exponent);
+    value * first * second
+}
+
+fn powers(exponent: i32) -> (f64, f64) {
     let half = exponent / 2;
-    value * 2.0_f64.powi(half) * 2.0_f64.powi(exponent - half)
+    (2.0_f64.powi(half), 2.0_f64.powi(exponent - half))
+}
+
+/// Σ x², in double precision.
+pub(super) fn squared_norm<F: Float>(values: &[F]) -> f64 {
+    // Sums of their own for each lane, so that they need not wait for each other.
+    let mut sums = [0.0; 8];
+    for chunk in values.chunks(sums.len()) {
+        for (sum, x) in sums.iter_mut().zip(chunk) {
+            let x = x.as_f64();
+            *sum += x * x;
+        }
+    }
+    sums.iter().sum()
 }
 
 /// The values of `array` in row-major order, copied only where they lie otherwise.
-pub(super) fn standard<'a, F: Float, D: Dimension>(
+pub(in crate::factorize) fn standard<'a, F: Float, D: Dimension>(
     array: &'a ArrayView<'_, F, D>,
 ) -> Cow<'a, [F]> {
     match array.as_slice() {

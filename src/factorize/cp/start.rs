@@ -4,7 +4,7 @@ use ndarray::{Array2, ArrayView2, Axis, s};
 
 use super::model::{Model, normalize_columns, random_factors};
 use super::mttkrp::view;
-use super::problem::Problem;
+use super::problem::{Problem, squared_norm};
 use crate::{Float, Result, Seed, linalg};
 
 /// Where alternating fits begin.
@@ -40,7 +40,7 @@ impl<F: Float> Compression<F> {
             values = multiply_mode(&values, &shape, mode, basis.t());
             shape[mode] = basis.ncols();
         }
-        let squared_norm = values.iter().map(|x| x.as_f64().powi(2)).sum();
+        let squared_norm = squared_norm(&values);
         let core = Problem {
             shape,
             values,
@@ -52,11 +52,15 @@ impl<F: Float> Compression<F> {
 
     /// The model of the small tensor as one of the large tensor.
     pub(super) fn expand(&self, model: &Model<F>) -> Model<F> {
-        let factors = self.bases.iter().zip(&model.factors).map(|(basis, factor)| {
-            let factor = view(factor, basis.ncols(), model.terms);
-            let product = linalg::product(basis.view(), factor);
-            product.into_raw_vec_and_offset().0
-        });
+        let factors = self
+            .bases
+            .iter()
+            .zip(&model.factors)
+            .map(|(basis, factor)| {
+                let factor = view(factor, basis.ncols(), model.terms);
+                let product = linalg::product(basis.view(), factor);
+                product.into_raw_vec_and_offset().0
+            });
         Model::new(model.terms, factors.collect(), model.weights.clone())
     }
 

@@ -88,16 +88,26 @@ impl<F: Float> CpTensor<F> {
         };
         let terms = weights.len();
         if factors.len() < 2 || terms == 0 {
-            return Err(malformed(format!("{} factors of {terms} terms", factors.len())));
+            return Err(malformed(format!(
+                "{} factors of {terms} terms",
+                factors.len()
+            )));
         }
-        if let Some(odd) = factors.iter().find(|f| f.ncols() != terms || f.nrows() == 0) {
+        if let Some(odd) = factors
+            .iter()
+            .find(|f| f.ncols() != terms || f.nrows() == 0)
+        {
             return Err(malformed(format!(
                 "a factor of shape {:?} where {terms} columns are needed",
                 odd.shape()
             )));
         }
         let shape: Vec<usize> = factors.iter().map(Array2::nrows).collect();
-        if shape.iter().try_fold(1_usize, |size, &n| size.checked_mul(n)).is_none() {
+        if shape
+            .iter()
+            .try_fold(1_usize, |size, &n| size.checked_mul(n))
+            .is_none()
+        {
             return Err(malformed(format!("a tensor of shape {shape:?}")));
         }
         let values = factors.iter().flatten().chain(&weights);
@@ -143,7 +153,11 @@ impl<F: Float> CpTensor<F> {
         let terms = model.terms;
         let norm = model.squared_norm().sqrt();
         let norms = model.term_norms();
-        report.term_norm_ratio = if norm > 0.0 { norms.iter().sum::<f64>() / norm } else { 0.0 };
+        report.term_norm_ratio = if norm > 0.0 {
+            norms.iter().sum::<f64>() / norm
+        } else {
+            0.0
+        };
         let mut order: Vec<usize> = (0..terms).collect();
         order.sort_by(|&a, &b| norms[b].total_cmp(&norms[a]));
 
@@ -298,7 +312,11 @@ impl<F: Float> Compressed<F> for CpTensor<F> {
         let size = StorageBits::new().with("weights", Role::SideInformation, bits(self.rank()));
         let factors = self.factors.iter().enumerate();
         factors.fold(size, |size, (i, factor)| {
-            size.with(NAMES[i.min(NAMES.len() - 1)], Role::Payload, bits(factor.len()))
+            size.with(
+                NAMES[i.min(NAMES.len() - 1)],
+                Role::Payload,
+                bits(factor.len()),
+            )
         })
     }
 
@@ -319,14 +337,18 @@ impl<F: Float> Compressed<F> for CpTensor<F> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use super::super::model::column_norms;
+    use super::*;
     use ndarray::array;
 
     #[test]
     fn the_size_is_that_of_the_parts() {
         for precision in [Precision::F16, Precision::F32, Precision::F64] {
-            let factors = vec![Array2::<f64>::ones((3, 2)), Array2::ones((4, 2)), Array2::ones((1, 2))];
+            let factors = vec![
+                Array2::<f64>::ones((3, 2)),
+                Array2::ones((4, 2)),
+                Array2::ones((1, 2)),
+            ];
             let tensor = CpTensor::from_parts(array![1.0, 0.5], factors, precision).unwrap();
             let bytes: usize = tensor.parts().iter().map(|part| part.bytes.len()).sum();
             assert_eq!(tensor.storage().bytes(), bytes as u64);
@@ -335,16 +357,19 @@ mod tests {
                 let count: usize = part.shape.iter().product();
                 assert_eq!(part.bytes.len(), count * part.dtype.bytes());
             }
-            let again = CpTensor::from_parts(tensor.weights().clone(), tensor.factors().to_vec(), precision);
+            let again = CpTensor::from_parts(
+                tensor.weights().clone(),
+                tensor.factors().to_vec(),
+                precision,
+            );
             assert_eq!(again.unwrap(), tensor);
         }
     }
 
     #[test]
     fn forged_parts_are_refused() {
-        let build = |weights: Array1<f32>, factors| {
-            CpTensor::from_parts(weights, factors, Precision::F16)
-        };
+        let build =
+            |weights: Array1<f32>, factors| CpTensor::from_parts(weights, factors, Precision::F16);
         let (a, b) = (Array2::ones((2, 2)), Array2::ones((3, 2)));
         assert!(build(array![1.0, 1.0], vec![a.clone(), b.clone()]).is_ok());
         for (weights, factors) in [
@@ -355,7 +380,10 @@ mod tests {
             (array![1.0, 1.0], vec![a.clone(), Array2::ones((0, 2))]),
             (array![1.0, 1.0], vec![a.clone(), b.clone() * f32::INFINITY]),
         ] {
-            assert!(matches!(build(weights, factors), Err(Error::Malformed { .. })));
+            assert!(matches!(
+                build(weights, factors),
+                Err(Error::Malformed { .. })
+            ));
         }
         assert!(matches!(
             build(array![1e6, 1.0], vec![a, b]),
@@ -365,8 +393,12 @@ mod tests {
 
     #[test]
     fn norms_come_from_the_factors() {
-        let factors = vec![array![[1.0, 2.0], [0.0, 1.0]], array![[3.0, 0.0], [4.0, 1.0]]];
-        let tensor = CpTensor::<f64>::from_parts(array![2.0, 1.0], factors, Precision::F64).unwrap();
+        let factors = vec![
+            array![[1.0, 2.0], [0.0, 1.0]],
+            array![[3.0, 0.0], [4.0, 1.0]],
+        ];
+        let tensor =
+            CpTensor::<f64>::from_parts(array![2.0, 1.0], factors, Precision::F64).unwrap();
         let dense = tensor.decompress().unwrap();
         let norm = dense.iter().map(|x| x * x).sum::<f64>().sqrt();
         assert!((tensor.norm() - norm).abs() <= 8.0 * f64::EPSILON * norm);
@@ -377,8 +409,12 @@ mod tests {
 
     #[test]
     fn the_output_may_have_any_strides() {
-        let factors = vec![array![[1.0, 2.0], [0.5, 1.0]], array![[3.0, 0.0], [4.0, 1.0], [1.0, 1.0]]];
-        let tensor = CpTensor::<f32>::from_parts(array![2.0, 1.0], factors, Precision::F32).unwrap();
+        let factors = vec![
+            array![[1.0, 2.0], [0.5, 1.0]],
+            array![[3.0, 0.0], [4.0, 1.0], [1.0, 1.0]],
+        ];
+        let tensor =
+            CpTensor::<f32>::from_parts(array![2.0, 1.0], factors, Precision::F32).unwrap();
         let mut transposed = Array2::<f32>::zeros((3, 2));
         tensor
             .decompress_into(transposed.view_mut().reversed_axes().into_dyn())

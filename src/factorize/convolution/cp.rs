@@ -1,0 +1,629 @@
+//! The chain that a CP decomposition of a kernel is.
+
+use ndarray::{Array1, Array2, Array4, ArrayView4, ArrayViewMutD};
+
+use super::dense::{for_each_image, matrix};
+use super::geometry::{Geometry, check_image};
+use crate::factorize::cp::CpTensor;
+use crate::kernels::{Level, hadamard};
+use crate::{Compressed, Error, Float, Part, Precision, Result, Role, StorageBits, check, linalg};
+
+/// A convolution as four smaller ones: 1×1 (in_channels to R), k×1 and 1×k depthwise, 1×1 (R to out_channels);
+/// or three, with a k×k depthwise one in the middle.
+///
+/// Lebedev et al., "Speeding-up convolutional neural networks using fine-tuned CP-decomposition", ICLR 2015,
+/// arXiv:1412.6553. Of the stride and the padding, the part along the height belongs to the k×1 link and the part
+/// along the width to the 1×k link; the bias belongs to the last link.
+///
+/// ```
+/// use ndarray::Array4;
+/// use taper::factorize::convolution::{conv2d, CpConv2d, Geometry};
+/// use taper::factorize::cp::CpAls;
+/// use taper::{Compressed, Factorizer};
+///
+/// // A kernel of rank two, 16 outputs and 8 inputs.
+/// let kernel = Array4::from_shape_fn((16, 8, 3, 3), |(o, i, y, x)| {
+///     let (o, i, y, x) = (o as f32, i as f32, y as f32, x as f32);
+///     (1.0 + o) * (1.0 - i) * (1.0 + y) * x + o * i * (1.0 - y)
+/// });
+/// let fit = CpAls::params(2).factorize(kernel.view())?;
+/// let geometry = Geometry { stride: [1, 1], padding: [1, 1] };
+/// let chain = CpConv2d::new(&fit, None, geometry)?;
+/// assert_eq!(chain.links()[1].shape(), [2, 1, 3, 1]);
+/// assert!(chain.ratio() > 19.0);
+///
+/// let images = Array4::ones((1, 8, 5, 5));
+/// let (y, dense) = (chain.apply(images.view())?, conv2d(images.view(), kernel.view(), None, geometry)?);
+/// assert!(y.iter().zip(&dense).all(|(a, b)| (a - b).abs() < 0.05));
+/// # Ok::<(), taper::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct CpConv2d<F: Float> {
+    shape: Vec<usize>,
+    /// (R, in_channels).
+    reduce: Array2<F>,
+    /// The depthwise links, each (taps, R).
+    depthwise: Depthwise<F>,
+    /// (out_channels, R).
+    expand: Array2<F>,
+    bias: Option<Array1<F>>,
+    geometry: Geometry,
+    precision: Precision,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Depthwise<F> {
+    Separable {
+        vertical: Array2<F>,
+        horizontal: Array2<F>,
+    },
+    Square {
+        taps: Array2<F>,
+    },
+}
+
+const NAMES: [&str; 4] = ["reduce", "vertical", "horizontal", "expand"];
+const SQUARE_NAMES: [&str; 3] = ["reduce", "depthwise", "expand"];
+
+impl<F: Float> CpConv2d<F> {
+    /// The four links of a decomposed kernel of shape (out_channels, in_channels, height, width), and the bias that
+    /// the last of them adds, of length out_channels.
+    ///
+    /// The weights of the terms are shared out evenly over the links.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Dimensions`] where the kernel does not have four axes, [`Error::ShapeMismatch`] and
+    /// [`Error::NonFinite`] for the bias, [`Error::Parameter`] for a stride of zero.
+    pub fn new(kernel: &CpTensor<F>, bias: Option<Array1<F>>, geometry: Geometry) -> Result<Self> {
+        let [output, input, vertical, horizontal] = kernel.factors() else {
+            return Err(axes("four axes", kernel));
+        };
+        let share = shares(kernel, 4);
+        Self::build(
+            (output * &share, input * &share),
+            Depthwise::Separable {
+                vertical: vertical * &share,
+                horizontal: horizontal * &share,
+            },
+            [vertical.nrows(), horizontal.nrows()],
+            bias,
+            geometry,
+            kernel.precision(),
+        )
+    }
+
+    /// The three links, the middle one k×k depthwise, of a decomposed kernel of shape (out_channels, in_channels,
+    /// height · width), or of one with four axes, whose last two factors are joined.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new), and [`Error::ShapeMismatch`] where `size` (height and width) does not make up the
+    /// kernel's axes.
+    pub fn square(
+        kernel: &CpTensor<F>,
+        size: [usize; 2],
+        bias: Option<Array1<F>>,
+        geometry: Geometry,
+    ) -> Result<Self> {
+        let (output, input, taps) = match kernel.factors() {
+            [output, input, taps] => {
+                let needed = size[0].checked_mul(size[1]).ok_or(Error::Overflow {
+                    what: "the size of the kernel",
+                })?;
+                check::same_shape("the taps of the kernel", &[needed], &[taps.nrows()])?;
+                (output, input, taps.clone())
+            }
+            [output, input, vertical, horizontal] => {
+                let found = [vertical.nrows(), horizontal.nrows()];
+                check::same_shape("the size of the kernel", &size, &found)?;
+                let taps = Array2::from_shape_fn((size[0] * size[1], kernel.rank()), |(tap, r)| {
+                    vertical[[tap / size[1], r]] * horizontal[[tap % size[1], r]]
+                });
+                (output, input, taps)
+            }
+            _ => return Err(axes("three or four axes", kernel)),
+        };
+        let share = shares(kernel, 3);
+        let depthwise = Depthwise::Square {
+            taps: taps * &share,
+        };
+        let ends = (output * &share, input * &share);
+        Self::build(ends, depthwise, size, bias, geometry, kernel.precision())
+    }
+
+    fn build(
+        (expand, input): (Array2<F>, Array2<F>),
+        depthwise: Depthwise<F>,
+        size: [usize; 2],
+        bias: Option<Array1<F>>,
+        geometry: Geometry,
+        precision: Precision,
+    ) -> Result<Self> {
+        geometry.check()?;
+        if let Some(bias) = &bias {
+            check::same_shape("the bias", &[expand.nrows()], bias.shape())?;
+            check::finite("the bias", &bias.view())?;
+        }
+        let round = |mut link: Array2<F>| -> Result<Array2<F>> {
+            for value in &mut link {
+                *value = precision.round("a link of a CP convolution", *value)?;
+            }
+            Ok(link)
+        };
+        let depthwise = match depthwise {
+            Depthwise::Separable {
+                vertical,
+                horizontal,
+            } => Depthwise::Separable {
+                vertical: round(vertical)?,
+                horizontal: round(horizontal)?,
+            },
+            Depthwise::Square { taps } => Depthwise::Square { taps: round(taps)? },
+        };
+        Ok(Self {
+            shape: vec![expand.nrows(), input.nrows(), size[0], size[1]],
+            reduce: round(input.reversed_axes())?
+                .as_standard_layout()
+                .into_owned(),
+            depthwise,
+            expand: round(expand)?,
+            bias,
+            geometry,
+            precision,
+        })
+    }
+
+    /// A chain from its links as [`links`](Self::links) gives them (after fine-tuning, say): four of shapes (R,
+    /// in_channels, 1, 1), (R, 1, height, 1), (R, 1, 1, width) and (out_channels, R, 1, 1), or three with (R, 1,
+    /// height, width) in the middle.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`] for links of other shapes or values that are not finite; [`Error::ShapeMismatch`] and
+    /// [`Error::NonFinite`] for the bias, [`Error::Parameter`] for a stride of zero, [`Error::Overflow`] for
+    /// values beyond the range of `precision`.
+    pub fn from_parts(
+        links: &[Array4<F>],
+        bias: Option<Array1<F>>,
+        geometry: Geometry,
+        precision: Precision,
+    ) -> Result<Self> {
+        let malformed = || Error::Malformed {
+            artifact: "CpConv2d",
+            problem: format!(
+                "links of shapes {:?}",
+                links
+                    .iter()
+                    .map(|link| link.shape().to_vec())
+                    .collect::<Vec<_>>()
+            ),
+        };
+        let (Some(reduce), Some(expand)) = (links.first(), links.last()) else {
+            return Err(malformed());
+        };
+        let terms = reduce.shape()[0];
+        // (R, 1, h, w) to (h · w, R), and (a, b, 1, 1) to (a, b).
+        let taps = |link: &Array4<F>| {
+            Array2::from_shape_fn((link.len() / terms, terms), |(tap, r)| {
+                link[[r, 0, tap / link.shape()[3], tap % link.shape()[3]]]
+            })
+        };
+        let plain = |link: &Array4<F>| {
+            Array2::from_shape_fn((link.shape()[0], link.shape()[1]), |(i, j)| {
+                link[[i, j, 0, 0]]
+            })
+        };
+        let fits = terms > 0
+            && links
+                .iter()
+                .all(|link| !link.is_empty() && link.iter().all(|x| x.is_finite()))
+            && reduce.shape()[2..] == [1, 1]
+            && expand.shape()[1..] == [terms, 1, 1];
+        let ends = || (plain(expand), plain(reduce).reversed_axes());
+        match links {
+            [_, vertical, horizontal, _]
+                if fits
+                    && vertical.shape() == [terms, 1, vertical.shape()[2], 1]
+                    && horizontal.shape() == [terms, 1, 1, horizontal.shape()[3]] =>
+            {
+                let size = [vertical.shape()[2], horizontal.shape()[3]];
+                let depthwise = Depthwise::Separable {
+                    vertical: taps(vertical),
+                    horizontal: taps(horizontal),
+                };
+                Self::build(ends(), depthwise, size, bias, geometry, precision)
+            }
+            [_, square, _] if fits && square.shape()[..2] == [terms, 1] => {
+                let size = [square.shape()[2], square.shape()[3]];
+                let depthwise = Depthwise::Square { taps: taps(square) };
+                Self::build(ends(), depthwise, size, bias, geometry, precision)
+            }
+            _ => Err(malformed()),
+        }
+    }
+
+    /// The weights of the links, in order, as frameworks have them: depthwise ones with one input channel a group.
+    #[must_use]
+    pub fn links(&self) -> Vec<Array4<F>> {
+        let plain = |link: &Array2<F>| {
+            Array4::from_shape_fn((link.nrows(), link.ncols(), 1, 1), |(i, j, _, _)| {
+                link[[i, j]]
+            })
+        };
+        let taps = |link: &Array2<F>, [height, width]: [usize; 2]| {
+            Array4::from_shape_fn((self.rank(), 1, height, width), |(r, _, y, x)| {
+                link[[y * width + x, r]]
+            })
+        };
+        let [height, width] = self.kernel_size();
+        let middle = match &self.depthwise {
+            Depthwise::Separable {
+                vertical,
+                horizontal,
+            } => {
+                vec![taps(vertical, [height, 1]), taps(horizontal, [1, width])]
+            }
+            Depthwise::Square { taps: square } => vec![taps(square, [height, width])],
+        };
+        let mut links = vec![plain(&self.reduce)];
+        links.extend(middle);
+        links.push(plain(&self.expand));
+        links
+    }
+
+    /// R, the channels between the links.
+    #[must_use]
+    pub fn rank(&self) -> usize {
+        self.expand.ncols()
+    }
+
+    /// What the last link adds.
+    #[must_use]
+    pub fn bias(&self) -> Option<&Array1<F>> {
+        self.bias.as_ref()
+    }
+
+    /// Stride and padding of the whole chain.
+    #[must_use]
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn kernel_size(&self) -> [usize; 2] {
+        [self.shape[2], self.shape[3]]
+    }
+
+    /// The convolution of images (batch, in_channels, height, width), link after link.
+    ///
+    /// # Errors
+    ///
+    /// As [`conv2d`](super::conv2d()).
+    pub fn apply(&self, x: ArrayView4<'_, F>) -> Result<Array4<F>> {
+        let (out_channels, in_channels) = (self.shape[0], self.shape[1]);
+        let bias = self.bias.as_ref().map(|bias| bias.view());
+        check_image(&x, in_channels, bias.as_ref(), out_channels)?;
+        let level = Level::current();
+        for_each_image(
+            x,
+            out_channels,
+            self.kernel_size(),
+            self.geometry,
+            bias,
+            |image| {
+                // Channels come last between the links, so that the depthwise ones work on all of them at once.
+                let pixels = matrix(image.values, in_channels);
+                let reduced = linalg::product(pixels.t(), self.reduce.t());
+                let reduced = reduced.into_raw_vec_and_offset().0;
+                let mixed = match &self.depthwise {
+                    Depthwise::Separable {
+                        vertical,
+                        horizontal,
+                    } => {
+                        let [down, across] = self.geometry.separate();
+                        let between = [image.output[0], image.size[1]];
+                        let kernel = [self.shape[2], 1];
+                        let columns =
+                            depthwise(level, &reduced, image.size, vertical, kernel, down, between);
+                        let kernel = [1, self.shape[3]];
+                        depthwise(
+                            level,
+                            &columns,
+                            between,
+                            horizontal,
+                            kernel,
+                            across,
+                            image.output,
+                        )
+                    }
+                    Depthwise::Square { taps } => {
+                        let kernel = self.kernel_size();
+                        depthwise(
+                            level,
+                            &reduced,
+                            image.size,
+                            taps,
+                            kernel,
+                            self.geometry,
+                            image.output,
+                        )
+                    }
+                };
+                let mixed = matrix(&mixed, image.output[0] * image.output[1]);
+                linalg::product(self.expand.view(), mixed.t())
+                    .into_raw_vec_and_offset()
+                    .0
+            },
+        )
+    }
+
+    fn parts_list(&self) -> Vec<(&'static str, Vec<usize>, Vec<F>)> {
+        let links = self.links();
+        let names: &[&'static str] = if links.len() == 4 {
+            &NAMES
+        } else {
+            &SQUARE_NAMES
+        };
+        let parts = names.iter().zip(links);
+        parts
+            .map(|(&name, link)| {
+                (
+                    name,
+                    link.shape().to_vec(),
+                    link.into_raw_vec_and_offset().0,
+                )
+            })
+            .collect()
+    }
+}
+
+/// A depthwise convolution of an image (height, width, R) with taps (height · width, R).
+fn depthwise<F: Float>(
+    level: Level,
+    image: &[F],
+    [height, width]: [usize; 2],
+    taps: &Array2<F>,
+    kernel: [usize; 2],
+    geometry: Geometry,
+    output: [usize; 2],
+) -> Vec<F> {
+    let terms = taps.ncols();
+    let stride = geometry.stride;
+    let mut out = vec![F::zero(); output[0] * output[1] * terms];
+    let places = (0..kernel[0]).flat_map(|i| (0..kernel[1]).map(move |j| (i, j)));
+    for ((i, j), weights) in places.zip(taps.rows()) {
+        let weights = weights.to_vec();
+        let (ys, top) = geometry.meeting(0, i, height, output[0]);
+        let (xs, left) = geometry.meeting(1, j, width, output[1]);
+        if xs.is_empty() {
+            continue;
+        }
+        for (step, y) in ys.enumerate() {
+            let from = &image[((top + step * stride[0]) * width + left) * terms..];
+            let to = &mut out[(y * output[1] + xs.start) * terms..][..xs.len() * terms];
+            if stride[1] == 1 {
+                hadamard::add_scaled_rows(level, to, from, &weights);
+                continue;
+            }
+            let from = from.chunks(stride[1] * terms);
+            for (to, from) in to.chunks_exact_mut(terms).zip(from) {
+                hadamard::add_scaled_rows(level, to, from, &weights);
+            }
+        }
+    }
+    out
+}
+
+/// The weight of each term, shared out evenly over `links` links.
+fn shares<F: Float>(kernel: &CpTensor<F>, links: i32) -> Array1<F> {
+    let power = F::one() / F::from_f64_lossy(f64::from(links));
+    kernel.weights().mapv(|weight| weight.powf(power))
+}
+
+fn axes<F: Float>(expected: &'static str, kernel: &CpTensor<F>) -> Error {
+    Error::Dimensions {
+        what: "the decomposed kernel",
+        expected,
+        shape: kernel.shape().to_vec(),
+    }
+}
+
+impl<F: Float> Compressed<F> for CpConv2d<F> {
+    /// That of the kernel, (out_channels, in_channels, height, width); the bias is counted nowhere.
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn parts(&self) -> Vec<Part<'_>> {
+        let parts = self
+            .parts_list()
+            .into_iter()
+            .map(|(name, shape, values)| Part {
+                name,
+                dtype: self.precision.dtype(),
+                shape,
+                role: Role::Payload,
+                bytes: self.precision.encode(values).into(),
+            });
+        parts.collect()
+    }
+
+    fn storage(&self) -> StorageBits {
+        let bits = |values: usize| values as u64 * self.precision.bits();
+        let size = StorageBits::new().with(NAMES[0], Role::Payload, bits(self.reduce.len()));
+        let size = match &self.depthwise {
+            Depthwise::Separable {
+                vertical,
+                horizontal,
+            } => size
+                .with(NAMES[1], Role::Payload, bits(vertical.len()))
+                .with(NAMES[2], Role::Payload, bits(horizontal.len())),
+            Depthwise::Square { taps } => {
+                size.with(SQUARE_NAMES[1], Role::Payload, bits(taps.len()))
+            }
+        };
+        size.with(NAMES[3], Role::Payload, bits(self.expand.len()))
+    }
+
+    fn decompress_into(&self, mut out: ArrayViewMutD<'_, F>) -> Result<()> {
+        check::same_shape("the output", &self.shape, out.shape())?;
+        let [height, width] = self.kernel_size();
+        let terms = self.rank();
+        // (out · taps, R) times (R, in), tap by tap.
+        for y in 0..height {
+            for x in 0..width {
+                let tap = |r: usize| match &self.depthwise {
+                    Depthwise::Separable {
+                        vertical,
+                        horizontal,
+                    } => vertical[[y, r]] * horizontal[[x, r]],
+                    Depthwise::Square { taps } => taps[[y * width + x, r]],
+                };
+                let taps = (0..terms).map(tap).collect::<Array1<F>>();
+                let slice = linalg::product((&self.expand * &taps).view(), self.reduce.view());
+                for ((o, i), &value) in slice.indexed_iter() {
+                    out[[o, i, y, x].as_slice()] = value;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::conv2d;
+    use super::super::dense::tests::random;
+    use super::*;
+    use crate::Factorizer;
+    use crate::factorize::cp::CpAls;
+    use ndarray::{Ix4, s};
+
+    fn geometries() -> Vec<Geometry> {
+        [([1, 1], [1, 1]), ([2, 1], [0, 2]), ([2, 3], [3, 1])]
+            .into_iter()
+            .map(|(stride, padding)| Geometry { stride, padding })
+            .collect()
+    }
+
+    fn close(a: &Array4<f64>, b: &Array4<f64>) {
+        assert_eq!(a.shape(), b.shape());
+        let largest = b.iter().fold(1.0_f64, |max, x| max.max(x.abs()));
+        for (a, b) in a.iter().zip(b) {
+            assert!(
+                (a - b).abs() <= 1024.0 * f64::EPSILON * largest,
+                "{a} and {b}"
+            );
+        }
+    }
+
+    fn dense(chain: &CpConv2d<f64>) -> Array4<f64> {
+        chain
+            .decompress()
+            .unwrap()
+            .into_dimensionality::<Ix4>()
+            .unwrap()
+    }
+
+    fn check_chain(chain: &CpConv2d<f64>, kernel: &Array4<f64>, x: &Array4<f64>) {
+        close(&dense(chain), kernel);
+        let bias = chain.bias().map(|bias| bias.view());
+        let expected = conv2d(x.view(), dense(chain).view(), bias, chain.geometry()).unwrap();
+        close(&chain.apply(x.view()).unwrap(), &expected);
+        let bytes: usize = chain.parts().iter().map(|part| part.bytes.len()).sum();
+        assert_eq!(chain.storage().bytes(), bytes as u64);
+        let (bias, precision) = (chain.bias().cloned(), chain.precision);
+        let again = CpConv2d::from_parts(&chain.links(), bias, chain.geometry(), precision);
+        assert_eq!(again.as_ref(), Ok(chain));
+    }
+
+    #[test]
+    fn chains_are_the_convolution_with_the_rebuilt_kernel() {
+        for kernel in [[3, 3], [5, 2], [1, 4], [1, 1]] {
+            let x = random([2, 3, 8, 9], 1);
+            let weights = random([6, 3, kernel[0], kernel[1]], 2);
+            let als = CpAls::params(3).precision(Precision::F64).max_sweeps(5);
+            let fit = als.factorize(weights.view()).unwrap();
+            let rebuilt = fit
+                .decompress()
+                .unwrap()
+                .into_dimensionality::<Ix4>()
+                .unwrap();
+            let flat = weights.to_shape((6, 3, kernel[0] * kernel[1])).unwrap();
+            let flat = als.factorize(flat.view()).unwrap();
+            let flat_rebuilt = flat
+                .decompress()
+                .unwrap()
+                .into_shape_with_order(weights.raw_dim());
+            let bias = Some(Array1::linspace(-1.0, 1.0, 6));
+            for geometry in geometries() {
+                let chain = CpConv2d::new(&fit, bias.clone(), geometry).unwrap();
+                assert_eq!(chain.links().len(), 4);
+                check_chain(&chain, &rebuilt, &x);
+                let chain = CpConv2d::square(&fit, kernel, None, geometry).unwrap();
+                assert_eq!(chain.links().len(), 3);
+                check_chain(&chain, &rebuilt, &x);
+                let chain = CpConv2d::square(&flat, kernel, bias.clone(), geometry).unwrap();
+                check_chain(&chain, flat_rebuilt.as_ref().unwrap(), &x);
+            }
+        }
+    }
+
+    #[test]
+    fn the_links_are_convolutions() {
+        // Grouped convolution by hand: each channel with its own kernel.
+        let depthwise = |x: &Array4<f64>, link: &Array4<f64>, geometry| {
+            let channels: Vec<Array4<f64>> = (0..link.shape()[0])
+                .map(|r| {
+                    let (x, link) = (
+                        x.slice(s![.., r..=r, .., ..]),
+                        link.slice(s![r..=r, .., .., ..]),
+                    );
+                    conv2d(x, link, None, geometry).unwrap()
+                })
+                .collect();
+            let views: Vec<_> = channels.iter().map(|channel| channel.view()).collect();
+            ndarray::concatenate(ndarray::Axis(1), &views).unwrap()
+        };
+        let x = random([1, 3, 8, 9], 1);
+        let fit = CpAls::params(4)
+            .precision(Precision::F64)
+            .factorize(random([5, 3, 3, 3], 2).view())
+            .unwrap();
+        for geometry in geometries() {
+            let chain = CpConv2d::new(&fit, None, geometry).unwrap();
+            let links = chain.links();
+            let [down, across] = geometry.separate();
+            let plain = Geometry::default();
+            let mut y = conv2d(x.view(), links[0].view(), None, plain).unwrap();
+            y = depthwise(&y, &links[1], down);
+            y = depthwise(&y, &links[2], across);
+            y = conv2d(y.view(), links[3].view(), None, plain).unwrap();
+            close(&chain.apply(x.view()).unwrap(), &y);
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error() {
+        let fit = CpAls::params(2)
+            .factorize(random([4, 3, 9, 1], 2).slice(s![.., .., .., 0]))
+            .unwrap();
+        let plain = Geometry::default();
+        assert!(matches!(
+            CpConv2d::new(&fit, None, plain),
+            Err(Error::Dimensions { .. })
+        ));
+        assert!(CpConv2d::square(&fit, [3, 2], None, plain).is_err());
+        let bias = Some(Array1::zeros(3));
+        assert!(CpConv2d::square(&fit, [3, 3], bias, plain).is_err());
+        let chain = CpConv2d::square(&fit, [3, 3], None, plain).unwrap();
+        assert!(chain.apply(random([1, 2, 5, 5], 1).view()).is_err());
+        assert!(chain.apply(random([1, 3, 2, 5], 1).view()).is_err());
+        let mut links = chain.links();
+        links[1][[0, 0, 0, 0]] = f64::NAN;
+        assert!(CpConv2d::from_parts(&links, None, plain, Precision::F32).is_err());
+        assert!(CpConv2d::from_parts(&links[..2], None, plain, Precision::F32).is_err());
+        links.reverse();
+        assert!(CpConv2d::from_parts(&links, None, plain, Precision::F32).is_err());
+    }
+}

@@ -1,0 +1,236 @@
+//! The plain convolution: patches as the columns of a matrix, and one product an image.
+
+use ndarray::{Array4, ArrayView1, ArrayView2, ArrayView4};
+
+use super::geometry::{Geometry, check_image, dimensions};
+use crate::factorize::cp::standard;
+use crate::{Float, Result, check, linalg, parallel};
+
+/// The convolution of images `x` (batch, in_channels, height, width) with `kernel` (out_channels, in_channels,
+/// height, width).
+///
+/// ```
+/// use ndarray::{array, Array4};
+/// use taper::factorize::convolution::{conv2d, Geometry};
+///
+/// let x = Array4::from_shape_fn((1, 1, 3, 3), |(_, _, i, j)| (3 * i + j) as f32);
+/// let kernel = Array4::ones((1, 1, 2, 2));
+/// let y = conv2d(x.view(), kernel.view(), Some(array![0.5].view()), Geometry::default())?;
+/// assert_eq!(y.as_slice(), Some(&[8.5, 12.5, 20.5, 24.5][..]));
+/// # Ok::<(), taper::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) for channels or a bias that do not fit,
+/// [`Error::EmptyAxis`](crate::Error::EmptyAxis) for an empty kernel, and those of [`Geometry::output`].
+pub fn conv2d<F: Float>(
+    x: ArrayView4<'_, F>,
+    kernel: ArrayView4<'_, F>,
+    bias: Option<ArrayView1<'_, F>>,
+    geometry: Geometry,
+) -> Result<Array4<F>> {
+    check::not_empty("the kernel", kernel.shape())?;
+    let [out_channels, in_channels, kernel_height, kernel_width] = dimensions(kernel.dim());
+    check_image(&x, in_channels, bias.as_ref(), out_channels)?;
+    let weights = standard(&kernel);
+    let weights = matrix(&weights, out_channels);
+    let kernel = [kernel_height, kernel_width];
+    for_each_image(x, out_channels, kernel, geometry, bias, |image| {
+        let patches = patches(image.values, image.size, kernel, geometry, image.output);
+        let length = image.output[0] * image.output[1];
+        let patches = matrix(&patches, patches.len() / length);
+        linalg::product(weights, patches)
+            .into_raw_vec_and_offset()
+            .0
+    })
+}
+
+/// One image on its way through a chain.
+pub(super) struct Image<'a, F> {
+    /// (channels, height, width).
+    pub(super) values: &'a [F],
+    pub(super) size: [usize; 2],
+    pub(super) output: [usize; 2],
+}
+
+/// Images that are worked on one by one, and side by side: `f` gives (out_channels, height, width) of each.
+pub(super) fn for_each_image<F: Float>(
+    x: ArrayView4<'_, F>,
+    out_channels: usize,
+    kernel: [usize; 2],
+    geometry: Geometry,
+    bias: Option<ArrayView1<'_, F>>,
+    f: impl Fn(&Image<'_, F>) -> Vec<F> + Sync + Send,
+) -> Result<Array4<F>> {
+    let [batch, channels, height, width] = dimensions(x.dim());
+    let output = geometry.output([height, width], kernel)?;
+    let mut y = Array4::zeros((batch, out_channels, output[0], output[1]));
+    let values = standard(&x);
+    let area = output[0] * output[1];
+    let length = channels * height * width;
+    if let Some(y) = y.as_slice_mut() {
+        parallel::for_each_chunk_mut(y, out_channels * area, |i, y| {
+            let image = Image {
+                values: values.get(i * length..(i + 1) * length).unwrap_or_default(),
+                size: [height, width],
+                output,
+            };
+            y.copy_from_slice(&f(&image));
+            if let Some(bias) = &bias {
+                for (y, &bias) in y.chunks_exact_mut(area.max(1)).zip(bias) {
+                    y.iter_mut().for_each(|y| *y += bias);
+                }
+            }
+        });
+    }
+    Ok(y)
+}
+
+/// Row (c, i, j) holds what tap (i, j) of the kernel meets in channel c, for each position of the result.
+pub(super) fn patches<F: Float>(
+    image: &[F],
+    [height, width]: [usize; 2],
+    [kernel_height, kernel_width]: [usize; 2],
+    geometry: Geometry,
+    [out_height, out_width]: [usize; 2],
+) -> Vec<F> {
+    let area = height * width;
+    let channels = image.len() / area.max(1);
+    let out_area = out_height * out_width;
+    let stride = geometry.stride[1];
+    let mut patches = vec![F::zero(); channels * kernel_height * kernel_width * out_area];
+    let mut rows = patches.chunks_exact_mut(out_area.max(1));
+    for channel in image.chunks_exact(area.max(1)) {
+        for i in 0..kernel_height {
+            let (ys, first) = geometry.meeting(0, i, height, out_height);
+            for j in 0..kernel_width {
+                let Some(row) = rows.next() else {
+                    return patches;
+                };
+                let (xs, left) = geometry.meeting(1, j, width, out_width);
+                if xs.is_empty() {
+                    continue;
+                }
+                for (step, y) in ys.clone().enumerate() {
+                    let from = &channel[(first + step * geometry.stride[0]) * width..][..width];
+                    let to = &mut row[y * out_width..][xs.clone()];
+                    if stride == 1 {
+                        to.copy_from_slice(&from[left..left + xs.len()]);
+                    } else {
+                        for (to, &from) in to.iter_mut().zip(from[left..].iter().step_by(stride)) {
+                            *to = from;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    patches
+}
+
+/// A slice as a matrix of `rows` rows, which its length is a multiple of.
+pub(super) fn matrix<F>(values: &[F], rows: usize) -> ArrayView2<'_, F> {
+    let columns = values.len() / rows.max(1);
+    ArrayView1::from(&values[..rows * columns])
+        .into_shape_with_order((rows, columns))
+        .unwrap_or_else(|_| unreachable!("the length is rows times columns"))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::Seed;
+    use crate::factorize::cp::random_factors;
+    use ndarray::{Array1, s};
+
+    /// Standard normal values.
+    pub(in super::super) fn random(shape: [usize; 4], seed: u64) -> Array4<f64> {
+        let size = shape.iter().product();
+        let values = random_factors(&[size], 1, Seed::from(seed)).remove(0);
+        Array4::from_shape_vec(shape, values).unwrap()
+    }
+
+    /// The convolution by its definition.
+    fn naive(x: &Array4<f64>, kernel: &Array4<f64>, geometry: Geometry) -> Array4<f64> {
+        let [batch, channels, height, width] = dimensions(x.dim());
+        let [out_channels, _, kh, kw] = dimensions(kernel.dim());
+        let [oh, ow] = geometry.output([height, width], [kh, kw]).unwrap();
+        Array4::from_shape_fn((batch, out_channels, oh, ow), |(b, o, y, z)| {
+            let mut sum = 0.0;
+            for c in 0..channels {
+                for i in 0..kh {
+                    for j in 0..kw {
+                        let (y, z) = (y * geometry.stride[0] + i, z * geometry.stride[1] + j);
+                        let inside = |at: usize, padding: usize, size: usize| {
+                            (padding..padding + size).contains(&at)
+                        };
+                        if inside(y, geometry.padding[0], height)
+                            && inside(z, geometry.padding[1], width)
+                        {
+                            sum += kernel[[o, c, i, j]]
+                                * x[[b, c, y - geometry.padding[0], z - geometry.padding[1]]];
+                        }
+                    }
+                }
+            }
+            sum
+        })
+    }
+
+    #[test]
+    fn convolution_is_its_definition() {
+        for (stride, padding) in [
+            ([1, 1], [0, 0]),
+            ([1, 1], [1, 2]),
+            ([2, 1], [1, 0]),
+            ([2, 3], [2, 2]),
+        ] {
+            let geometry = Geometry { stride, padding };
+            for kernel in [[3, 3], [1, 1], [5, 2]] {
+                let x = random([2, 3, 7, 6], 1);
+                let kernel = random([4, 3, kernel[0], kernel[1]], 2);
+                let bias = Array1::from(vec![1.0, -1.0, 0.5, 0.0]);
+                let y = conv2d(x.view(), kernel.view(), Some(bias.view()), geometry).unwrap();
+                let expected = naive(&x, &kernel, geometry);
+                let bound = 8.0 * f64::EPSILON * kernel.len() as f64;
+                for ((b, o, i, j), y) in y.indexed_iter() {
+                    assert!((y - bias[o] - expected[[b, o, i, j]]).abs() <= bound);
+                }
+                // Views of any strides.
+                let mut spread = Array4::zeros((6, 14, 3, 2));
+                spread
+                    .slice_mut(s![..;-1, ..;2, .., ..])
+                    .assign(&x.view().reversed_axes());
+                let view = spread.slice(s![..;-1, ..;2, .., ..]);
+                let again = conv2d(
+                    view.reversed_axes(),
+                    kernel.view(),
+                    Some(bias.view()),
+                    geometry,
+                )
+                .unwrap();
+                assert_eq!(again, y);
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error() {
+        let (x, kernel) = (random([1, 2, 3, 3], 1), random([2, 3, 1, 1], 2));
+        assert!(conv2d(x.view(), kernel.view(), None, Geometry::default()).is_err());
+        let kernel = random([2, 2, 1, 1], 2);
+        let bias = Array1::zeros(3);
+        assert!(
+            conv2d(
+                x.view(),
+                kernel.view(),
+                Some(bias.view()),
+                Geometry::default()
+            )
+            .is_err()
+        );
+        let empty = Array4::<f64>::zeros((0, 2, 1, 1));
+        assert!(conv2d(x.view(), empty.view(), None, Geometry::default()).is_err());
+    }
+}
