@@ -32,16 +32,13 @@ macro_rules! at_level {
     }};
 }
 
-<<<<<<< HEAD
 pub(crate) mod accumulate;
 pub(crate) mod distance;
+pub(crate) mod hadamard;
 pub(crate) mod hadamard;
 pub(crate) mod lanes;
 mod softmax;
 mod sparse;
-pub(crate) mod hadamard;
-=======
->>>>>>> cb3629f (Run convolutions in factored form: CP chains and Tucker-2, beside a plain conv2d)
 
 use std::sync::OnceLock;
 
