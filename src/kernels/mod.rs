@@ -35,7 +35,6 @@ macro_rules! at_level {
 pub(crate) mod accumulate;
 pub(crate) mod distance;
 pub(crate) mod hadamard;
-pub(crate) mod hadamard;
 pub(crate) mod lanes;
 mod softmax;
 mod sparse;
