@@ -36,8 +36,10 @@ pub(crate) mod accumulate;
 pub(crate) mod distance;
 pub(crate) mod hadamard;
 pub(crate) mod lanes;
+pub(crate) mod masked_sum;
 mod softmax;
 mod sparse;
+pub(crate) mod xnor;
 
 use std::sync::OnceLock;
 
@@ -112,6 +114,12 @@ impl Level {
 /// Public in name only: the module is private.
 pub trait KernelFloat:
     Copy + SoftmaxKernels + Send + Sync + distance::DistanceKernels + SparseKernels
+    Copy
+    + SoftmaxKernels
+    + Send
+    + Sync
+    + distance::DistanceKernels
+    + masked_sum::MaskedSum<Sum = Self>
 {
 }
 

@@ -189,12 +189,14 @@ mod tests {
     fn bad_input_is_refused() {
         let good = array![0.5_f32, -0.5];
         let bad = array![0.5_f32, f32::NAN];
-        let non_finite = |result: Result<Array1<f32>>| {
-            matches!(result, Err(Error::NonFinite { index, .. }) if index == [1])
-        };
+        let non_finite = |result: Result<Array1<f32>>| matches!(result, Err(Error::NonFinite { index, .. }) if index == [1]);
         assert!(non_finite(StraightThrough.forward(bad.view())));
-        assert!(non_finite(StraightThrough.backward(bad.view(), good.view())));
-        assert!(non_finite(StraightThrough.backward(good.view(), bad.view())));
+        assert!(non_finite(
+            StraightThrough.backward(bad.view(), good.view())
+        ));
+        assert!(non_finite(
+            StraightThrough.backward(good.view(), bad.view())
+        ));
         let mut latent = bad.clone();
         assert!(StraightThrough.clip(latent.view_mut()).is_err());
         assert!(matches!(
