@@ -113,12 +113,12 @@ impl Level {
 ///
 /// Public in name only: the module is private.
 pub trait KernelFloat:
-    Copy + SoftmaxKernels + Send + Sync + distance::DistanceKernels + SparseKernels
     Copy
     + SoftmaxKernels
     + Send
     + Sync
     + distance::DistanceKernels
+    + SparseKernels
     + masked_sum::MaskedSum<Sum = Self>
 {
 }

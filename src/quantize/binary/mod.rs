@@ -1,5 +1,18 @@
 //! Binary networks: one bit a weight, in memory, on disk and in the product.
+//!
+//! - `straight_through`: how a gradient passes a sign, for training;
+//! - `binarizer`: real weights become a `matrix` of signs, with or without scales;
+//! - `activations`: a batch of binary vectors;
+//! - `signs` and `product`: the packed bits under both, and how a product is shared out.
 
+mod activations;
+mod binarizer;
+mod matrix;
+mod product;
+mod signs;
 mod straight_through;
 
+pub use activations::BinaryActivations;
+pub use binarizer::{Binarizer, BinarizerParams, Scaling};
+pub use matrix::BinaryMatrix;
 pub use straight_through::StraightThrough;

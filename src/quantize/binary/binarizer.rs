@@ -1,0 +1,263 @@
+//! Making a real matrix binary.
+
+use ndarray::ArrayView2;
+use ndarray_rand::rand::RngCore;
+
+use super::matrix::BinaryMatrix;
+use super::signs::{Signs, pack};
+use crate::{Float, ParamError, ParamGuard, Precision, Quantizer, Result, Seed, check, parallel};
+
+/// What the signs of a binary matrix are multiplied with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Scaling {
+    /// Nothing: weights of ±1, as in a network whose BatchNorm sets the scale anyway.
+    #[default]
+    None,
+    /// One number for the whole matrix.
+    PerTensor,
+    /// One number for each output, that is, for each row.
+    PerRow,
+}
+
+impl Scaling {
+    /// How many scales a matrix with so many rows has.
+    pub(super) fn count(self, rows: usize) -> usize {
+        match self {
+            Self::None => 0,
+            Self::PerTensor => 1,
+            Self::PerRow => rows,
+        }
+    }
+}
+
+/// Replaces each weight by its sign, times a scale.
+///
+/// The sign is +1 where w ≥ 0 (−0.0 is), else −1 (Courbariaux et al., 2016, arXiv:1602.02830). Of all scales
+/// $\alpha$ the mean of |w| has the least squared error (Rastegari et al., "XNOR-Net", 2016,
+/// arXiv:1603.05279, section 3.1), and with it
+///
+/// $$ \frac1n \sum\_i (w\_i - \alpha \operatorname{sign} w\_i)^2 = \overline{w^2} - \overline{|w|}^2. $$
+///
+/// [Stochastic](BinarizerParams::stochastic) binarization draws the sign instead: +1 with the probability
+/// $\sigma(w) = \max(0, \min(1, (w + 1) / 2))$, so that its expectation is w wherever |w| ≤ 1.
+///
+/// ```
+/// use ndarray::array;
+/// use taper::quantize::binary::{Binarizer, Scaling};
+/// use taper::{Compressed, LinearOp, Quantizer};
+///
+/// let weights = array![[0.5, -1.5, 1.0], [-0.25, 0.25, 0.25]];
+/// let binary = Binarizer::params().scaling(Scaling::PerRow).quantize(weights.view())?;
+/// assert_eq!(binary.decompress()?, array![[1.0, -1.0, 1.0], [-0.25, 0.25, 0.25]].into_dyn());
+/// assert_eq!(binary.apply(array![[1.0, 2.0, 3.0]].view())?, array![[2.0, 1.0]]);
+/// # Ok::<(), taper::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Binarizer {
+    scaling: Scaling,
+    precision: Precision,
+    stochastic: Option<Seed>,
+}
+
+impl Binarizer {
+    /// Parameters with their defaults: no scale, the sign itself, scales in single precision.
+    #[must_use]
+    pub fn params() -> BinarizerParams {
+        BinarizerParams(Self {
+            scaling: Scaling::None,
+            precision: Precision::F32,
+            stochastic: None,
+        })
+    }
+}
+
+/// The parameters of a [`Binarizer`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct BinarizerParams(Binarizer);
+
+impl BinarizerParams {
+    /// What the signs are multiplied with; nothing by default.
+    #[must_use]
+    pub fn scaling(mut self, scaling: Scaling) -> Self {
+        self.0.scaling = scaling;
+        self
+    }
+
+    /// The precision of the scales.
+    #[must_use]
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.0.precision = precision;
+        self
+    }
+
+    /// Draws the signs at random: +1 with the probability max(0, min(1, (w + 1) / 2)).
+    #[must_use]
+    pub fn stochastic(mut self, seed: impl Into<Seed>) -> Self {
+        self.0.stochastic = Some(seed.into());
+        self
+    }
+}
+
+impl ParamGuard for BinarizerParams {
+    type Checked = Binarizer;
+
+    fn check_ref(&self) -> Result<&Binarizer, ParamError> {
+        Ok(&self.0)
+    }
+
+    fn check(self) -> Result<Binarizer, ParamError> {
+        Ok(self.0)
+    }
+}
+
+impl<F: Float> Quantizer<F> for Binarizer {
+    type Output = BinaryMatrix<F>;
+
+    fn quantize(&self, weights: ArrayView2<'_, F>) -> Result<BinaryMatrix<F>> {
+        check::finite("weights", &weights)?;
+        let signs = match self.stochastic {
+            None => Signs::of(weights),
+            Some(seed) => Signs::from_fn(weights.dim(), |i, row| {
+                let mut rng = seed.derive(i as u64).rng();
+                let drawn = weights.row(i).into_iter().map(|&w| {
+                    // The upper 53 bits, in [0, 1): never below 0, always below 1.
+                    let uniform = (rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
+                    uniform < (w.as_f64() + 1.0) / 2.0
+                });
+                pack(drawn, row);
+            }),
+        };
+        let means = match self.scaling {
+            Scaling::None => Vec::new(),
+            Scaling::PerTensor => vec![mean_magnitude(weights.iter(), weights.len())],
+            Scaling::PerRow => parallel::map(weights.nrows(), |i| {
+                mean_magnitude(weights.row(i).into_iter(), weights.ncols())
+            }),
+        };
+        let scales = means
+            .into_iter()
+            .map(|mean| self.precision.round("a scale", F::from_f64_lossy(mean)))
+            .collect::<Result<_>>()?;
+        Ok(BinaryMatrix::new(
+            signs,
+            self.scaling,
+            self.precision,
+            scales,
+        ))
+    }
+}
+
+/// The mean of |w|, which no size of w carries out of the range of a double.
+fn mean_magnitude<'a, F: Float>(values: impl Iterator<Item = &'a F>, count: usize) -> f64 {
+    values.map(|w| w.as_f64().abs() / count as f64).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Compressed, Error};
+    use ndarray::{Array2, array, s};
+    use proptest::prelude::*;
+
+    fn weights() -> impl Strategy<Value = Array2<f64>> {
+        (1_usize..8, 1_usize..70).prop_flat_map(|(rows, columns)| {
+            prop::collection::vec(-3.0..3.0, rows * columns)
+                .prop_map(move |values| Array2::from_shape_vec((rows, columns), values).unwrap())
+        })
+    }
+
+    fn mean(values: impl Iterator<Item = f64>) -> f64 {
+        let values: Vec<f64> = values.collect();
+        values.iter().sum::<f64>() / values.len() as f64
+    }
+
+    proptest! {
+        // The least mean squared error of a scale is mean(w²) − mean(|w|)², and no other scale reaches it.
+        #[test]
+        fn the_scale_minimizes_the_squared_error(w in weights(), other in 0.0_f64..3.0) {
+            let binarizer = Binarizer::params().scaling(Scaling::PerTensor).precision(Precision::F64);
+            let binary = binarizer.quantize(w.view()).unwrap();
+            let dense = binary.decompress().unwrap();
+            let error = mean(w.iter().zip(&dense).map(|(w, q)| (w - q).powi(2)));
+            let square = mean(w.iter().map(|w| w * w));
+            let magnitude = mean(w.iter().map(|w| w.abs()));
+            // A few sums of n numbers of at most 9, each off by at most n·ε times its value.
+            let tolerance = 4.0 * 9.0 * w.len() as f64 * f64::EPSILON;
+            prop_assert!((error - (square - magnitude * magnitude)).abs() <= tolerance);
+            let worse = mean(w.iter().map(|w| (w.abs() - other).powi(2)));
+            prop_assert!(worse >= error - tolerance);
+            // A scale for each row can only be better.
+            let rows = binarizer.scaling(Scaling::PerRow).quantize(w.view()).unwrap().decompress().unwrap();
+            prop_assert!(mean(w.iter().zip(&rows).map(|(w, q)| (w - q).powi(2))) <= error + tolerance);
+        }
+
+        #[test]
+        fn binarizing_twice_changes_nothing(w in weights()) {
+            for scaling in [Scaling::None, Scaling::PerTensor, Scaling::PerRow] {
+                let binarizer = Binarizer::params().scaling(scaling);
+                let once = binarizer.quantize(w.view()).unwrap().decompress().unwrap();
+                let again = binarizer.quantize(once.view().into_dimensionality().unwrap()).unwrap();
+                for (a, b) in again.decompress().unwrap().iter().zip(&once) {
+                    prop_assert!((a - b).abs() <= b.abs() * (w.len() as f64 * f64::EPSILON + f64::from(f32::EPSILON)));
+                }
+            }
+        }
+
+        #[test]
+        fn strides_make_no_difference(w in weights()) {
+            let binarizer = Binarizer::params().scaling(Scaling::PerRow);
+            let view = w.slice(s![..;-1, ..;2]);
+            prop_assert_eq!(binarizer.quantize(view).unwrap(), binarizer.quantize(view.to_owned().view()).unwrap());
+            let stochastic = binarizer.stochastic(3);
+            prop_assert_eq!(stochastic.quantize(w.t()).unwrap(), stochastic.quantize(w.t().to_owned().view()).unwrap());
+        }
+    }
+
+    #[test]
+    fn negative_zero_counts_as_positive() {
+        let binary = Binarizer::params().quantize(array![[-0.0_f32, 0.0, -1e-45]].view());
+        assert_eq!(
+            binary.unwrap().decompress().unwrap(),
+            array![[1.0, 1.0, -1.0]].into_dyn()
+        );
+    }
+
+    #[test]
+    fn drawn_signs_have_the_weight_as_their_mean() {
+        let n = 20_000;
+        for w in [-1.5_f64, -1.0, -0.4, 0.0, 0.7, 1.0, 2.0] {
+            let binary = Binarizer::params()
+                .stochastic(11)
+                .quantize(Array2::from_elem((20, n / 20), w).view());
+            let found = mean(binary.unwrap().decompress().unwrap().iter().copied());
+            let expected = w.clamp(-1.0, 1.0);
+            // Five standard errors of a mean of n signs; none where the sign is certain.
+            let deviation = ((1.0 - expected * expected) / n as f64).sqrt();
+            assert!((found - expected).abs() <= 5.0 * deviation, "{w}: {found}");
+        }
+    }
+
+    #[test]
+    fn bad_weights_are_refused() {
+        let quantize = |w: Array2<f32>| Binarizer::params().quantize(w.view());
+        assert!(matches!(
+            quantize(array![[1.0, f32::NAN]]),
+            Err(Error::NonFinite { .. })
+        ));
+        assert!(matches!(
+            quantize(Array2::zeros((0, 3))),
+            Err(Error::EmptyAxis { .. })
+        ));
+        let large = Binarizer::params()
+            .scaling(Scaling::PerTensor)
+            .precision(Precision::F16);
+        assert!(matches!(
+            large.quantize(array![[1e6_f32]].view()),
+            Err(Error::Overflow { .. })
+        ));
+        let largest = Binarizer::params()
+            .scaling(Scaling::PerTensor)
+            .quantize(array![[f32::MAX, f32::MAX]].view());
+        assert_eq!(largest.unwrap().scales(), [f32::MAX]);
+    }
+}
