@@ -40,7 +40,7 @@ const NAME: &str = "BinaryMatrix";
 #[derive(Debug, Clone, PartialEq)]
 pub struct BinaryMatrix<F: Float> {
     shape: [usize; 2],
-    signs: Signs,
+    pub(super) signs: Signs,
     scaling: Scaling,
     precision: Precision,
     scales: Vec<F>,
@@ -193,7 +193,7 @@ impl<F: Float> BinaryMatrix<F> {
 }
 
 /// The rows of `x`, each filled up to `length` with zeros, which change no sum.
-fn padded_rows<T: Copy + Default>(x: ArrayView2<'_, T>, length: usize) -> Vec<T> {
+pub(super) fn padded_rows<T: Copy + Default>(x: ArrayView2<'_, T>, length: usize) -> Vec<T> {
     let mut padded = vec![T::default(); x.nrows() * length];
     for (padded, row) in padded.chunks_mut(length.max(1)).zip(x.rows()) {
         for (padded, &x) in padded.iter_mut().zip(row) {
@@ -262,7 +262,7 @@ impl<F: Float> Compressed<F> for BinaryMatrix<F> {
 
 impl<F: Float> BinaryMatrix<F> {
     /// What the signs of row `i` are multiplied with.
-    fn scale(&self, i: usize) -> F {
+    pub(super) fn scale(&self, i: usize) -> F {
         let scale = match self.scaling {
             Scaling::None => None,
             Scaling::PerTensor => self.scales.first(),

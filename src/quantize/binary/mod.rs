@@ -3,16 +3,21 @@
 //! - `straight_through`: how a gradient passes a sign, for training;
 //! - `binarizer`: real weights become a `matrix` of signs, with or without scales;
 //! - `activations`: a batch of binary vectors;
+//! - `batch_norm` and `mlp`: a trained network at inference, its hidden layers free of floats;
 //! - `signs` and `product`: the packed bits under both, and how a product is shared out.
 
 mod activations;
+mod batch_norm;
 mod binarizer;
 mod matrix;
+mod mlp;
 mod product;
 mod signs;
 mod straight_through;
 
 pub use activations::BinaryActivations;
+pub use batch_norm::BatchNorm;
 pub use binarizer::{Binarizer, BinarizerParams, Scaling};
 pub use matrix::BinaryMatrix;
+pub use mlp::{BinaryMlp, BinaryMlpBuilder};
 pub use straight_through::StraightThrough;
