@@ -3,12 +3,13 @@
 //! - [`data`]: the image sets, read from the files in which they were published;
 //! - [`network`]: training with burn, and the trained network as plain arrays whose weights may be
 //!   replaced by compressed ones;
-//! - [`args`], [`table`], [`plot`], [`json`], [`report`], [`progress`]: the flags that all experiments know, and the forms
-//!   in which they report.
+//! - [`args`], [`table`], [`plot`], [`bars`], [`json`], [`report`], [`progress`]: the flags that all experiments know,
+//!   and the forms in which they report.
 //!
 //! Nothing here is part of the library: it shows how a program around the library may look.
 
 pub mod args;
+pub mod bars;
 pub mod data;
 pub mod json;
 pub mod network;

@@ -1,8 +1,8 @@
 //! Image sets.
 //!
-//! A reader turns published files into [`Dataset`]s; [`mnist`] is one. Readers of other sets stand beside
-//! it, and tell what can be wrong with a file through the same [`DataError`].
+//! A reader turns published files into [`Dataset`]s; [`mnist`] is one, [`cifar10`] another. Both tell what can be wrong with a file through the same [`DataError`].
 
+pub mod cifar10;
 mod error;
 mod idx;
 pub mod mnist;

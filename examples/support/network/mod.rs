@@ -3,6 +3,7 @@
 //! - [`train`]: the training loop, for any burn module and any [`Objective`](train::Objective); its
 //!   [`schedule`], its [`checkpoint`]s and the shifted images of [`augment`];
 //! - [`mlp`]: the fully connected network that several experiments share;
+//! - [`vgg`]: VGG-11 with batch normalization, whole or pruned;
 //! - [`inference`]: a trained network without a framework, each of whose weights may be a dense matrix or
 //!   any [`taper::LinearOp`];
 //! - [`statistics`]: BatchNorm's mean and variance, estimated again after weights were replaced;
@@ -16,3 +17,4 @@ pub mod product;
 pub mod schedule;
 pub mod statistics;
 pub mod train;
+pub mod vgg;

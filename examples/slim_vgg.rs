@@ -1,0 +1,418 @@
+//! Network slimming of VGG-11: channels that the penalty made small are taken out, and the network fine-tuned.
+//!
+//! Z. Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", 2017, arXiv:1708.06519.
+//! Beside each pruned network stands the same architecture trained from scratch with as many epochs in all (Z. Liu
+//! et al., "Rethinking the Value of Network Pruning", 2019, arXiv:1810.05270).
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use burn::module::Module;
+use clap::{Parser, ValueEnum};
+use ndarray::ArrayView1;
+use serde::Serialize;
+use support::args::Common;
+use support::bars::Bars;
+use support::data::{Dataset, Splits, cifar10, mnist};
+use support::network::augment::{Layout, Shift};
+use support::network::checkpoint::Checkpoint;
+use support::network::train::Training;
+use support::network::vgg::{self, Slimming, Vgg};
+use support::report::Report;
+use support::table::{Table, bytes};
+use taper::Pruner;
+use taper::prune::{
+    ChannelScore, ChannelSlimming, CoupledPlan, Coupling, Dropped, Keep, PruneReport,
+    SlimmingPenalty, Tensors,
+};
+
+support::fast_allocator!();
+
+const CLASSES: usize = 10;
+
+/// Published on CIFAR-10 at full width: the part of the channels kept, accuracy when pruned, when fine-tuned.
+const PUBLISHED: [(f64, f64, f64); 4] = [
+    (0.9, 89.00, 88.56),
+    (0.7, 74.32, 88.31),
+    (0.5, 22.18, 87.71),
+    (0.35, 10.02, 86.57),
+];
+const PUBLISHED_BASELINE: f64 = 89.12;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Data {
+    /// The digits that come with the repository.
+    Mnist,
+    /// CIFAR-10 in its binary form, from the folder that CIFAR10_DIR names.
+    Cifar10,
+}
+
+/// Takes channels out of a VGG-11 and fine-tunes what is left.
+#[derive(Debug, Parser)]
+#[command(about)]
+struct Args {
+    #[command(flatten)]
+    common: Common,
+
+    /// What is learned.
+    #[arg(long, value_enum, default_value = "mnist")]
+    data: Data,
+
+    /// Channels of every layer, as a part of the published network's [default: 0.125, on CIFAR-10 1]
+    #[arg(long, value_name = "PART")]
+    width: Option<f64>,
+
+    /// Training images [default: 12000 on MNIST, else all]
+    #[arg(long, value_name = "N")]
+    images: Option<usize>,
+
+    /// Weight λ of the penalty on the scales of the batch normalizations.
+    #[arg(long, value_name = "WEIGHT", default_value_t = 1e-3)]
+    penalty: f64,
+
+    /// Epochs of fine-tuning [default: 2, on CIFAR-10 10]
+    #[arg(long, value_name = "N")]
+    tune_epochs: Option<usize>,
+
+    /// Parts of all channels to keep.
+    #[arg(long, value_delimiter = ',', default_value = "0.9,0.7,0.5,0.35")]
+    keep: Vec<f64>,
+
+    /// Saves every training below this folder after each epoch, and takes up what is there.
+    #[arg(long, value_name = "FOLDER")]
+    checkpoints: Option<PathBuf>,
+}
+
+/// What is the same for all trainings.
+struct Experiment {
+    args: Args,
+    data: Splits,
+    colours: usize,
+    side: usize,
+    width: f64,
+    epochs: usize,
+    tune_epochs: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Figures {
+    data: &'static str,
+    width: f64,
+    seed: u64,
+    penalty: f64,
+    epochs: usize,
+    tune_epochs: usize,
+    training_images: usize,
+    baseline: f64,
+    baseline_held_out: f64,
+    rows: Vec<Row>,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    kept: f64,
+    /// Dropped channels taken for zero, as published.
+    pruned: f64,
+    /// Dropped channels taken for the constants that they still give out, folded into the next layer.
+    folded: f64,
+    tuned: f64,
+    scratch: f64,
+    ratio_parameters: f64,
+    ratio_multiply_adds: f64,
+    ratio_bytes: f64,
+    bytes: u64,
+    time_ratio: f64,
+    equal_to_masked: bool,
+    /// For each convolution the part of its channels that is left.
+    layers: Vec<f64>,
+}
+
+impl Experiment {
+    fn new(args: Args) -> anyhow::Result<Self> {
+        let quick = args.common.quick;
+        let (mut data, colours, side, width, epochs, tune) = match args.data {
+            Data::Mnist => (mnist::load()?, 1, mnist::SIDE, 0.125, 4, 2),
+            Data::Cifar10 => (cifar10::load()?, 3, cifar10::SIDE, 1.0, 40, 10),
+        };
+        let images = match (args.images, args.data) {
+            (Some(images), _) => images,
+            (None, _) if quick => 1_000,
+            (None, Data::Mnist) => 12_000,
+            (None, Data::Cifar10) => usize::MAX,
+        };
+        let most = if quick { 500 } else { usize::MAX };
+        data = data.first(images, most, most);
+        Ok(Self {
+            width: args.width.unwrap_or(if quick { 1.0 / 16.0 } else { width }),
+            epochs: args.common.epochs_or(epochs, 2),
+            tune_epochs: args.tune_epochs.unwrap_or(if quick { 1 } else { tune }),
+            args,
+            data,
+            colours,
+            side,
+        })
+    }
+
+    /// Trains the network of `tensors`; the accuracy on held-out images is shown after each epoch.
+    fn train(
+        &self,
+        name: &str,
+        tensors: &Tensors<f32>,
+        epochs: usize,
+        penalty: Option<SlimmingPenalty>,
+    ) -> anyhow::Result<Vgg> {
+        let cifar = self.args.data == Data::Cifar10;
+        let checkpoint = self.args.checkpoints.as_ref().map(|folder| Checkpoint {
+            folder: folder.join(format!(
+                "{}-width-{}-penalty-{}-{name}",
+                self.data_name(),
+                self.width,
+                self.args.penalty
+            )),
+            every: 1,
+        });
+        let training = Training {
+            epochs,
+            batch: 100,
+            rate: 2e-3,
+            seed: self.args.common.seed(name),
+            shift: cifar.then_some(Shift {
+                pixels: 4,
+                layout: Layout {
+                    channels: self.colours,
+                    side: self.side,
+                },
+                background: 0.0,
+                mirror: true,
+            }),
+            checkpoint,
+            ..Training::default()
+        };
+        let model = Vgg::from_tensors(tensors)?;
+        let (model, _) = training.run(model, &Slimming { penalty }, &self.data.train, |model| {
+            Ok(Some(model.accuracy(&self.data.held_out)?))
+        })?;
+        Ok(model.valid())
+    }
+
+    fn data_name(&self) -> &'static str {
+        match self.args.data {
+            Data::Mnist => "mnist",
+            Data::Cifar10 => "cifar10",
+        }
+    }
+
+    fn row(
+        &self,
+        keep: f64,
+        net: &Coupling,
+        trained: &Tensors<f32>,
+        report: &mut Option<PruneReport>,
+    ) -> anyhow::Result<Row> {
+        let scores = net.scores(trained, ChannelScore::NormScale)?;
+        let views: Vec<ArrayView1<'_, f32>> = scores.iter().map(|layer| layer.view()).collect();
+        let plan = ChannelSlimming::params(Keep::Fraction(keep)).plan(&views)?;
+        let coupled = CoupledPlan::new(net, &plan)?;
+        let places = vgg::positions(self.side);
+        let counted = coupled.report(trained, |name| {
+            let number = name
+                .strip_prefix("conv")
+                .and_then(|i| i.parse::<usize>().ok());
+            number
+                .and_then(|i| places.get(i.checked_sub(1)?))
+                .map_or(1, |&places| places)
+        })?;
+
+        let zero = coupled.clone().dropped(Dropped::Zero);
+        let pruned = valid(&zero.prune_all(trained)?)?;
+        let masked = valid(&zero.mask_all(trained)?)?;
+        let test = &self.data.test;
+        let equal_to_masked = pruned.predict(test)? == masked.predict(test)?;
+
+        let folded = coupled.prune_all(trained)?;
+        let name = format!("keep-{keep}");
+        let tuned = self.train(&format!("{name}-tuned"), &folded, self.tune_epochs, None)?;
+        let widths: Vec<usize> = (0..plan.layers())
+            .filter_map(|layer| plan.kept(layer).map(<[usize]>::len))
+            .collect();
+        let seed = self.args.common.seed(&format!("{name}-weights"));
+        let fresh = vgg::untrained(self.colours, &widths, CLASSES, seed);
+        // As many epochs as the pruned network has had, before and after.
+        let epochs = self.epochs + self.tune_epochs;
+        let scratch = self.train(&format!("{name}-scratch"), &fresh, epochs, None)?;
+
+        let total = counted.total();
+        let row = Row {
+            kept: plan.kept_fraction(),
+            pruned: pruned.accuracy(test)?,
+            folded: valid(&folded)?.accuracy(test)?,
+            tuned: tuned.accuracy(test)?,
+            scratch: scratch.accuracy(test)?,
+            ratio_parameters: total.parameters.ratio(),
+            ratio_multiply_adds: total.multiply_adds.ratio(),
+            ratio_bytes: total.bytes.ratio(),
+            bytes: total.bytes.after,
+            time_ratio: forward_time(&masked, test)? / forward_time(&pruned, test)?,
+            equal_to_masked,
+            layers: counted
+                .layers()
+                .iter()
+                .filter(|layer| layer.name.starts_with("conv"))
+                .map(|layer| layer.channels.left())
+                .collect(),
+        };
+        *report = Some(counted);
+        Ok(row)
+    }
+}
+
+/// The network of `tensors`, for use alone.
+fn valid(tensors: &Tensors<f32>) -> anyhow::Result<Vgg> {
+    Ok(Vgg::from_tensors(tensors)?.valid())
+}
+
+/// The least of five forward passes over 500 images, in seconds.
+fn forward_time(network: &Vgg, data: &Dataset) -> anyhow::Result<f64> {
+    let images = data.first(500);
+    let mut least = f64::INFINITY;
+    for _ in 0..5 {
+        let start = Instant::now();
+        network.predict(&images)?;
+        least = least.min(start.elapsed().as_secs_f64());
+    }
+    Ok(least)
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let mut page = Report::new("slim_vgg");
+    let experiment = Experiment::new(args)?;
+    let (args, data) = (&experiment.args, &experiment.data);
+    let widths = vgg::channels(experiment.width);
+    let net = vgg::coupling(experiment.colours, &widths, CLASSES)?;
+    let untrained = vgg::untrained(
+        experiment.colours,
+        &widths,
+        CLASSES,
+        args.common.seed("weights"),
+    );
+    let penalty = SlimmingPenalty::new(args.penalty)?;
+    let baseline = experiment.train("baseline", &untrained, experiment.epochs, Some(penalty))?;
+    let trained = baseline.tensors()?;
+
+    let mut rows = Vec::new();
+    let mut report = None;
+    for &keep in &args.keep {
+        rows.push(experiment.row(keep, &net, &trained, &mut report)?);
+    }
+    let figures = Figures {
+        data: experiment.data_name(),
+        width: experiment.width,
+        seed: args.common.seed,
+        penalty: args.penalty,
+        epochs: experiment.epochs,
+        tune_epochs: experiment.tune_epochs,
+        training_images: data.train.len(),
+        baseline: baseline.accuracy(&data.test)?,
+        baseline_held_out: baseline.accuracy(&data.held_out)?,
+        rows,
+    };
+    show(&figures, &mut page);
+    if let Some(report) = report {
+        println!("\nThe last network by layer, before and after:\n\n{report}");
+    }
+    if let Some(path) = &args.common.json {
+        support::json::write(path, &figures)?;
+    }
+    if let Some(path) = &args.common.plot {
+        bars(&figures).save(path)?;
+    }
+    page.finish(args.common.markdown.as_deref())?;
+    Ok(())
+}
+
+fn show(figures: &Figures, page: &mut Report) {
+    let mut table = Table::new(
+        format!(
+            "VGG-11 of width {} on {}: accuracy on the test images, baseline {:.2} % (published on CIFAR-10 at width 1: \
+             {PUBLISHED_BASELINE} %)",
+            figures.width, figures.data, figures.baseline
+        ),
+        [
+            "channels kept",
+            "pruned",
+            "folded",
+            "tuned",
+            "scratch",
+            "published",
+            "parameters",
+            "multiply-adds",
+            "bytes",
+            "time",
+            "= masked",
+        ],
+    );
+    for row in &figures.rows {
+        let near = |&&(kept, ..): &&(f64, f64, f64)| (kept - row.kept).abs() < 0.02;
+        let published = PUBLISHED.iter().find(near);
+        table.row([
+            format!("{:.0} %", 100.0 * row.kept),
+            format!("{:.2}", row.pruned),
+            format!("{:.2}", row.folded),
+            format!("{:.2}", row.tuned),
+            format!("{:.2}", row.scratch),
+            published.map_or_else(String::new, |(_, pruned, tuned)| {
+                format!("{pruned:.2}/{tuned:.2}")
+            }),
+            format!("÷{:.1}", row.ratio_parameters),
+            format!("÷{:.1}", row.ratio_multiply_adds),
+            format!("{} ÷{:.1}", bytes(row.bytes), row.ratio_bytes),
+            format!("÷{:.1}", row.time_ratio),
+            if row.equal_to_masked { "yes" } else { "no" }.to_owned(),
+        ]);
+    }
+    page.table(&table);
+    page.say(&format!(
+        "pruned: dropped channels are zero; folded: the constants they gave out live on in the next layer; tuned: folded, \
+         then {} epochs; scratch: the same architecture, {} epochs from random weights; published: pruned/tuned",
+        figures.tune_epochs,
+        figures.epochs + figures.tune_epochs
+    ));
+    let mut lost = Table::new("Channels lost by depth, %", {
+        let kept = figures
+            .rows
+            .iter()
+            .map(|row| format!("keep {:.0} %", 100.0 * row.kept));
+        std::iter::once("layer".to_owned())
+            .chain(kept)
+            .chain([String::new()])
+    });
+    let layers = figures.rows.first().map_or(0, |row| row.layers.len());
+    for layer in 0..layers {
+        let of = |row: &Row| 100.0 * (1.0 - row.layers.get(layer).copied().unwrap_or(1.0));
+        let cells = figures.rows.iter().map(|row| format!("{:.0}", of(row)));
+        let last = figures.rows.last().map_or(0.0, of);
+        let bar = format!("{:<20}", "█".repeat((last / 5.0).round() as usize));
+        lost.row(
+            std::iter::once(format!("conv{}", layer + 1))
+                .chain(cells)
+                .chain([bar]),
+        );
+    }
+    page.table(&lost);
+}
+
+/// Which depth loses the most.
+fn bars(figures: &Figures) -> Bars {
+    let layers = figures.rows.first().map_or(0, |row| row.layers.len());
+    let series = figures.rows.iter().map(|row| {
+        let lost = row.layers.iter().map(|left| 100.0 * (1.0 - left));
+        (format!("keep {:.0} %", 100.0 * row.kept), lost.collect())
+    });
+    Bars {
+        title: format!("VGG-11 of width {} on {}", figures.width, figures.data),
+        label: "channels lost, %".to_owned(),
+        groups: (1..=layers).map(|i| format!("conv{i}")).collect(),
+        series: series.collect(),
+    }
+}
