@@ -126,7 +126,7 @@ impl Training {
         // Adam's own ε is 1e-8; burn's default of 1e-5 slows down features with small gradients.
         let mut optimizer = AdamConfig::new()
             .with_epsilon(1e-8)
-            .with_weight_decay((self.decay > 0.0).then(|| WeightDecayConfig {
+            .with_weight_decay((self.decay > 0.0).then_some(WeightDecayConfig {
                 penalty: self.decay,
             }))
             .init();
