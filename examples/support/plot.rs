@@ -96,8 +96,8 @@ pub struct Series {
     pub mark: Mark,
     /// Its points (x, y).
     pub points: Vec<(f64, f64)>,
-    /// The number of its colour: series that belong together share one.
-    pub color: usize,
+    /// The number of its colour; that of its place among the series where it is `None`.
+    pub color: Option<usize>,
 }
 
 impl Series {
@@ -106,14 +106,20 @@ impl Series {
         name: impl Into<String>,
         mark: Mark,
         points: impl IntoIterator<Item = (f64, f64)>,
-        color: usize,
     ) -> Self {
         Self {
             name: name.into(),
             mark,
             points: points.into_iter().collect(),
-            color,
+            color: None,
         }
+    }
+
+    /// The series in the colour of this number: series that belong together share one.
+    #[must_use]
+    pub fn color(mut self, number: usize) -> Self {
+        self.color = Some(number);
+        self
     }
 }
 
@@ -180,8 +186,8 @@ impl Plot {
             .axis_desc_style(("sans-serif", 15))
             .label_style(("sans-serif", 13))
             .draw()?;
-        for series in &self.series {
-            let (red, green, blue) = COLORS[series.color % COLORS.len()];
+        for (i, series) in self.series.iter().enumerate() {
+            let (red, green, blue) = COLORS[series.color.unwrap_or(i) % COLORS.len()];
             let color = RGBColor(red, green, blue).to_rgba();
             let points = || series.points.iter().copied();
             if series.mark != Mark::Dashed {
@@ -240,10 +246,9 @@ mod tests {
                     "measured",
                     Mark::Line,
                     [(1.0, 98.0), (10.0, 97.0), (100.0, 60.0)],
-                    0,
                 ),
-                Series::new("published", Mark::Dashed, [(1.0, 98.3), (9.0, 96.6)], 0),
-                Series::new("best", Mark::Points, [(25.0, 97.9)], 9),
+                Series::new("published", Mark::Dashed, [(1.0, 98.3), (9.0, 96.6)]),
+                Series::new("best", Mark::Points, [(25.0, 97.9)]).color(9),
             ],
         }
     }
