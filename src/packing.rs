@@ -123,6 +123,34 @@ impl PackedCodes {
         }
     }
 
+    /// The codes from `start` on, as many as `out` is long, where they have at most 8 bits.
+    ///
+    /// Codes beyond the last are zero.
+    pub(crate) fn unpack_bytes_into(&self, start: usize, out: &mut [u8]) {
+        debug_assert!(self.bits <= 8);
+        let bits = self.bits as usize;
+        if bits == 0 {
+            out.fill(0);
+            return;
+        }
+        if bits == 8 {
+            for (i, code) in out.iter_mut().enumerate() {
+                *code = self.bytes.get(start + i).copied().unwrap_or(0);
+            }
+            return;
+        }
+        let mut position = start * bits;
+        for codes in out.chunks_mut(8) {
+            // Eight codes and an offset of up to 7 bits fit into 64 bits.
+            let word = self.word_at(position / 8) >> (position % 8);
+            let spread = spread_bytes(word, bits).to_le_bytes();
+            for (code, byte) in codes.iter_mut().zip(spread) {
+                *code = byte;
+            }
+            position += 8 * bits;
+        }
+    }
+
     /// All codes.
     pub(crate) fn unpack(&self) -> Vec<u32> {
         let mut codes = vec![0; self.length];
@@ -146,6 +174,19 @@ impl PackedCodes {
     }
 }
 
+/// The lowest eight codes of `bits` bits each (1 to 7), one a byte.
+///
+/// Three times the upper half of each field moves to the middle of a field twice as wide.
+fn spread_bytes(word: u64, bits: usize) -> u64 {
+    let low = |codes: usize| (1_u64 << (codes * bits)) - 1;
+    let eighths = low(4);
+    let word = (word & eighths) | ((word >> (4 * bits)) & eighths) << 32;
+    let quarters = low(2) * 0x0000_0001_0000_0001;
+    let word = (word & quarters) | ((word >> (2 * bits)) & quarters) << 16;
+    let halves = low(1) * 0x0001_0001_0001_0001;
+    (word & halves) | ((word >> bits) & halves) << 8
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,7 +207,12 @@ mod tests {
             let expected: Vec<u32> = (start..start + 20)
                 .map(|i| codes.get(i).copied().unwrap_or(0))
                 .collect();
-            prop_assert_eq!(part, expected);
+            prop_assert_eq!(&part, &expected);
+            if bits <= 8 {
+                let mut part = vec![7; 20];
+                packed.unpack_bytes_into(start, &mut part);
+                prop_assert_eq!(part.iter().map(|&code| u32::from(code)).collect::<Vec<_>>(), expected);
+            }
             let again = PackedCodes::from_bytes("codes", packed.bytes().to_vec(), codes.len(), bits);
             prop_assert_eq!(again, Ok(packed));
         }

@@ -36,9 +36,11 @@ pub(crate) mod accumulate;
 pub(crate) mod distance;
 pub(crate) mod hadamard;
 pub(crate) mod lanes;
+pub(crate) mod lookup;
 pub(crate) mod masked_sum;
 mod softmax;
 mod sparse;
+pub(crate) mod vectorize;
 pub(crate) mod xnor;
 
 use std::sync::OnceLock;
@@ -81,6 +83,12 @@ impl Level {
                 .max()
                 .unwrap_or(Self::Scalar)
         })
+    }
+
+    /// The best level that this processor has.
+    pub(crate) fn highest() -> Self {
+        static HIGHEST: OnceLock<Level> = OnceLock::new();
+        *HIGHEST.get_or_init(|| Self::available().into_iter().max().unwrap_or(Self::Scalar))
     }
 
     /// All levels that this processor has; tests run a kernel at each of them.

@@ -1,1 +1,85 @@
 //! Product quantization: sub-vectors of the weights become codes into codebooks.
+//!
+//! One axis of a weight matrix is split into m groups of d neighbouring values. The sub-vectors of each group are
+//! clustered by [k-means](crate::cluster), and each is replaced by the number of its nearest centroid: ⌈log₂ k⌉ bits
+//! instead of 32·d (Jégou, Douze and Schmid, "Product quantization for nearest neighbor search", 2011,
+//! doi:10.1109/TPAMI.2010.57; for weights Gong, Liu, Yang and Bourdev, "Compressing deep convolutional
+//! networks using vector quantization", 2014, arXiv:1412.6115).
+//!
+//! [`ProductQuantizer`] trains and encodes, [`ProductCodebooks`] is what training results in, and [`PqMatrix`] is the
+//! artifact. [`ResidualQuantizer`] puts several in sequence.
+//!
+//! # The two axes
+//!
+//! A weight matrix W has shape (out_features, in_features) here. The published scheme for weights writes it as
+//! C_in × C_out and splits its rows along C_out: that is [`SplitAxis::Out`], the default. [`SplitAxis::In`]
+//! splits the inputs of each output, as vector search does with its vectors: it is the other axis of the
+//! transposed matrix, nothing more.
+//!
+//! # How a product is computed
+//!
+//! y = x Wᵀ needs no W. Where the inputs are split, the products of a group's centroids with the inputs of the
+//! group make a table of k entries, and an output is the sum of m entries:
+//!
+//! $$y\_o = \\sum\_{g=1}^{m} T\_g[\\mathrm{code}\_{g,o}], \\qquad T\_g[c] = \\langle x\_g, c\_{g,c} \\rangle$$
+//!
+//! Where the outputs are split, the inputs that share a code are summed first, and each of these k sums meets its
+//! centroid once:
+//!
+//! $$y\_g = \\sum\_{c=1}^{k} c\_{g,c} \\sum\_{i\\,:\\,\\mathrm{code}\_{g,i} = c} x\_i$$
+//!
+//! Both take one addition where a dense product takes d multiply-adds, and read the codes instead of the weights.
+
+mod apply;
+mod codebooks;
+mod matrix;
+mod params;
+mod residual;
+#[cfg(test)]
+mod tests;
+
+use ndarray::ArrayView2;
+
+pub use codebooks::ProductCodebooks;
+pub use matrix::PqMatrix;
+pub use params::{ProductQuantizer, ProductQuantizerParams};
+pub use residual::{ResidualPqMatrix, ResidualQuantizer, ResidualQuantizerParams};
+
+/// The axis of W (out_features, in_features) that is split into groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum SplitAxis {
+    /// The inputs: each row of W is cut into m parts of in_features / m weights.
+    In,
+    /// The outputs: each column of W is cut into m parts of out_features / m weights. The published scheme, which
+    /// writes W as C_in × C_out.
+    #[default]
+    Out,
+}
+
+impl SplitAxis {
+    /// W with the split axis last.
+    fn vectors<F>(self, weights: ArrayView2<'_, F>) -> ArrayView2<'_, F> {
+        match self {
+            Self::In => weights,
+            Self::Out => weights.reversed_axes(),
+        }
+    }
+
+    /// The lengths of the axis that is not split and of that which is.
+    fn points_and_length(self, [outputs, inputs]: [usize; 2]) -> (usize, usize) {
+        match self {
+            Self::In => (outputs, inputs),
+            Self::Out => (inputs, outputs),
+        }
+    }
+}
+
+/// Whose a codebook is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Codebook {
+    /// Each group has its own: the published scheme. All m codebooks hold k times the split axis in values.
+    #[default]
+    PerGroup,
+    /// All groups share one of k·d values, which leaves room for more centroids at the same size.
+    Shared,
+}

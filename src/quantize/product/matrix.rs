@@ -1,0 +1,283 @@
+//! The artifact: codes and codebooks.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use ndarray::{Array2, ArrayView2, ArrayView3, ArrayViewMutD, Axis, Ix2};
+
+use super::{ProductCodebooks, SplitAxis};
+use crate::packing::PackedCodes;
+use crate::{
+    Compressed, Error, FitReport, Float, Part, Precision, Result, Role, StorageBits, check,
+    parallel,
+};
+
+/// A weight matrix (out_features, in_features) of which each sub-vector is a code into a codebook.
+///
+/// Made by a [`ProductQuantizer`](super::ProductQuantizer) or by [`encode`](ProductCodebooks::encode).
+/// It multiplies as it is ([`LinearOp`](crate::LinearOp)): see [the module](super) for how.
+///
+/// In memory the codes are as small as in a file; the centroids are of type `F`, whatever their stored precision.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PqMatrix<F> {
+    pub(super) shape: [usize; 2],
+    pub(super) codebooks: ProductCodebooks<F>,
+    /// (groups, points): the order in which every kernel reads them.
+    pub(super) codes: PackedCodes,
+    report: Option<FitReport>,
+}
+
+impl<F: Float> PqMatrix<F> {
+    /// The matrix of `shape` that consists of these parts, as [`parts`](Compressed::parts) gives them.
+    ///
+    /// `codebooks` has shape (books, k, d) with one book a group, or one for all. The number m of groups is the length
+    /// of the split axis over d. `codes` holds (m, n) codes of ⌈log₂ k⌉ bits, n being the length of the other axis.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::EmptyAxis`], [`Error::Indivisible`] where d does not divide the split axis,
+    /// [`Error::Malformed`] where the bytes are too many or too few or hold a code that is no centroid, and
+    /// the errors of [`ProductCodebooks::from_parts`].
+    pub fn from_parts(
+        shape: [usize; 2],
+        axis: SplitAxis,
+        precision: Precision,
+        codebooks: ArrayView3<'_, F>,
+        codes: Vec<u8>,
+    ) -> Result<Self> {
+        check::not_empty("the matrix", &shape)?;
+        check::not_empty("codebooks", codebooks.shape())?;
+        let (points, length) = axis.points_and_length(shape);
+        let groups = check::divide("sub-vectors' values", length, codebooks.len_of(Axis(2)))?;
+        let codebooks = ProductCodebooks::from_parts(groups, axis, precision, codebooks)?;
+        let count = groups
+            .checked_mul(points)
+            .ok_or_else(|| malformed(format!("{groups} groups of {points} codes")))?;
+        let codes = PackedCodes::from_bytes(NAME, codes, count, codebooks.code_bits())?;
+        check_codes(&codes, codebooks.centroids())?;
+        Ok(Self {
+            shape,
+            codebooks,
+            codes,
+            report: None,
+        })
+    }
+
+    /// `codes` (groups, points) come from an assignment.
+    pub(super) fn from_codes(
+        codebooks: ProductCodebooks<F>,
+        shape: [usize; 2],
+        codes: &[u32],
+    ) -> Result<Self> {
+        let codes = PackedCodes::pack(codes, codebooks.code_bits());
+        check_codes(&codes, codebooks.centroids())?;
+        Ok(Self {
+            shape,
+            codebooks,
+            codes,
+            report: None,
+        })
+    }
+
+    pub(super) fn with_report(self, report: FitReport) -> Self {
+        Self {
+            report: Some(report),
+            ..self
+        }
+    }
+
+    /// The codebooks.
+    #[must_use]
+    pub fn codebooks(&self) -> &ProductCodebooks<F> {
+        &self.codebooks
+    }
+
+    /// The codes (m, n), unpacked: those of group g in row g, n being the length of the axis that is not split.
+    #[must_use]
+    pub fn codes(&self) -> Array2<u32> {
+        let codes = self.codes.unpack();
+        Array2::from_shape_fn(
+            (self.codebooks.groups(), self.points()),
+            |(group, point)| {
+                codes
+                    .get(group * self.points() + point)
+                    .copied()
+                    .unwrap_or(0)
+            },
+        )
+    }
+
+    /// The codes, packed: (m, n) of ⌈log₂ k⌉ bits each, filling bytes from their lowest bit on.
+    #[must_use]
+    pub fn packed_codes(&self) -> &[u8] {
+        self.codes.bytes()
+    }
+
+    /// New weights of this shape on the codebooks of this matrix.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShapeMismatch`], [`Error::NonFinite`].
+    pub fn encode(&self, weights: ArrayView2<'_, F>) -> Result<Self> {
+        check::same_shape("weights", &self.shape, weights.shape())?;
+        self.codebooks.encode(weights)
+    }
+
+    /// The ratio of sizes by the published formula, which counts log₂ k bits a code where a file takes
+    /// ⌈log₂ k⌉, and 32 bits a centroid's value.
+    ///
+    /// $$\frac{32\\, C\_{in} C\_{out}}{32\\, k\\, C\_{out} + \log\_2(k)\\, C\_{in}\\, m}$$
+    ///
+    /// There W is C_in × C_out with rows split along C_out; that is [`SplitAxis::Out`] with a codebook a group.
+    /// For [`SplitAxis::In`] C_in and C_out trade places, and with a shared codebook $32\\, k\\, d$ takes the place
+    /// of $32\\, k\\, C\_{out}$. [`ratio`](Compressed::ratio) counts real bytes.
+    #[must_use]
+    pub fn formula_ratio(&self) -> f64 {
+        let [rows, columns] = self.shape.map(|length| length as f64);
+        let codebooks = 32.0 * self.codebooks.values().len() as f64;
+        let codes = (self.codebooks.centroids() as f64).log2() * self.codes.len() as f64;
+        32.0 * rows * columns / (codebooks + codes)
+    }
+
+    /// The length of the axis that is not split: how many sub-vectors a group has.
+    pub(super) fn points(&self) -> usize {
+        self.codebooks.axis().points_and_length(self.shape).0
+    }
+
+    /// How many rows of W decompress together.
+    pub(super) fn row_step(&self) -> usize {
+        match self.codebooks.axis() {
+            SplitAxis::In => 1,
+            SplitAxis::Out => self.codebooks.group_width(),
+        }
+    }
+
+    /// Writes rows of W, in row-major order, to `out`; `rows` begins and ends at multiples of [`row_step`](Self::row_step).
+    pub(super) fn decompress_rows(&self, rows: Range<usize>, out: &mut [F]) {
+        let books = &self.codebooks;
+        let (width, k, points) = (books.group_width(), books.centroids(), self.points());
+        match books.axis() {
+            SplitAxis::In => {
+                let mut codes = vec![0; rows.len()];
+                for group in 0..books.groups() {
+                    self.codes
+                        .unpack_into(group * points + rows.start, &mut codes);
+                    let book = books.slice(group);
+                    for (row, &code) in out.chunks_exact_mut(self.shape[1]).zip(&codes) {
+                        let column = book.iter().skip(code as usize).step_by(k);
+                        let part = row.iter_mut().skip(group * width).take(width);
+                        part.zip(column).for_each(|(w, &value)| *w = value);
+                    }
+                }
+            }
+            SplitAxis::Out => {
+                let mut codes = vec![0; points];
+                let first = rows.start / width;
+                for (i, part) in out.chunks_exact_mut(width * points).enumerate() {
+                    let group = first + i;
+                    self.codes.unpack_into(group * points, &mut codes);
+                    let book = books.slice(group);
+                    for (j, row) in part.chunks_exact_mut(points).enumerate() {
+                        for (w, &code) in row.iter_mut().zip(&codes) {
+                            *w = book
+                                .get(code as usize * width + j)
+                                .copied()
+                                .unwrap_or_default();
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<F: Float> Compressed<F> for PqMatrix<F> {
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn parts(&self) -> Vec<Part<'_>> {
+        let books = &self.codebooks;
+        vec![
+            Part {
+                name: "codes",
+                dtype: crate::DType::U8,
+                shape: vec![self.codes.bytes().len()],
+                role: Role::Payload,
+                bytes: Cow::Borrowed(self.codes.bytes()),
+            },
+            Part {
+                name: "codebooks",
+                dtype: books.precision().dtype(),
+                shape: books.values().shape().to_vec(),
+                role: Role::SideInformation,
+                bytes: Cow::Owned(books.precision().encode(books.values().iter().copied())),
+            },
+        ]
+    }
+
+    fn storage(&self) -> StorageBits {
+        let values = self.codebooks.values().len() as u64;
+        StorageBits::new()
+            .with("codes", Role::Payload, self.codes.total_bits())
+            .with(
+                "codebooks",
+                Role::SideInformation,
+                values * self.codebooks.precision().bits(),
+            )
+    }
+
+    fn decompress_into(&self, out: ArrayViewMutD<'_, F>) -> Result<()> {
+        check::same_shape("the output", &self.shape, out.shape())?;
+        let Ok(mut out) = out.into_dimensionality::<Ix2>() else {
+            return Ok(());
+        };
+        // Rows enough for a piece of work to be worth a thread's while.
+        let rows = (1 << 14) / self.shape[1].max(1);
+        let rows = rows.max(1).next_multiple_of(self.row_step());
+        let fill = |values: &mut [F]| {
+            parallel::for_each_chunk_mut(values, rows * self.shape[1], |i, part| {
+                let end = i * rows + part.len() / self.shape[1];
+                self.decompress_rows(i * rows..end, part);
+            });
+        };
+        match out.as_slice_mut() {
+            Some(values) => fill(values),
+            None => {
+                let mut dense = vec![F::zero(); self.shape[0] * self.shape[1]];
+                fill(&mut dense);
+                out.iter_mut().zip(dense).for_each(|(w, value)| *w = value);
+            }
+        }
+        Ok(())
+    }
+
+    fn report(&self) -> Option<&FitReport> {
+        self.report.as_ref()
+    }
+}
+
+const NAME: &str = "a product-quantized matrix";
+
+fn malformed(problem: String) -> Error {
+    Error::Malformed {
+        artifact: NAME,
+        problem,
+    }
+}
+
+/// Errs where a code is no centroid; nothing that reads codes has to check them again.
+fn check_codes(codes: &PackedCodes, centroids: usize) -> Result<()> {
+    // All codes of that many bits are centroids.
+    if centroids.is_power_of_two() {
+        return Ok(());
+    }
+    let mut block = [0; 1024];
+    for start in (0..codes.len()).step_by(block.len()) {
+        codes.unpack_into(start, &mut block);
+        if let Some(code) = block.iter().find(|&&code| code as usize >= centroids) {
+            return Err(malformed(format!("code {code} of {centroids} centroids")));
+        }
+    }
+    Ok(())
+}

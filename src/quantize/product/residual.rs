@@ -1,0 +1,185 @@
+//! Several product quantizers in sequence, each on what the ones before it left.
+
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, ArrayViewMutD, Ix2};
+
+use super::{PqMatrix, ProductQuantizerParams};
+use crate::artifact::check_apply;
+use crate::cluster::{Clusterer, KMeansParams};
+use crate::{
+    Compressed, Error, FitReport, Float, LinearOp, ParamError, ParamGuard, Part, Quantizer, Result,
+    StorageBits, check,
+};
+
+/// Residual product quantization with checked parameters.
+///
+/// The first stage quantizes the weights, each further one the difference that the stages before it left; W is
+/// the sum of all stages (Chen, Guan and Wang, "Approximate nearest neighbor search by residual vector
+/// quantization", 2010, doi:10.3390/s101211259; with m groups a stage instead of one). Two stages of 16
+/// centroids take the bits of one of 256 and hold an eighth of its centroids.
+///
+/// ```
+/// use taper::ndarray::Array2;
+/// use taper::quantize::product::{ProductQuantizer, ResidualQuantizer};
+/// use taper::{Compressed, Quantizer};
+///
+/// let w = Array2::from_shape_fn((32, 48), |(o, i)| ((o * i) as f32).sin());
+/// let stage = ProductQuantizer::params(8).centroids(16);
+/// let two = ResidualQuantizer::params(stage, 2).quantize(w.view())?;
+/// assert_eq!(two.storage().payload(), 2 * 4 * 8 * 48);
+/// # Ok::<(), taper::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct ResidualQuantizer<C = KMeansParams> {
+    stage: ProductQuantizerParams<C>,
+    stages: usize,
+}
+
+/// Parameters of residual product quantization, to be checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ResidualQuantizerParams<C = KMeansParams>(ResidualQuantizer<C>);
+
+impl<C> ResidualQuantizer<C> {
+    /// `stages` quantizers like `stage`, at least one, in sequence.
+    #[must_use]
+    pub fn params(stage: ProductQuantizerParams<C>, stages: usize) -> ResidualQuantizerParams<C> {
+        ResidualQuantizerParams(Self { stage, stages })
+    }
+}
+
+impl<C> ParamGuard for ResidualQuantizerParams<C> {
+    type Checked = ResidualQuantizer<C>;
+
+    fn check_ref(&self) -> Result<&ResidualQuantizer<C>, ParamError> {
+        check::at_least_one("stages", self.0.stages)?;
+        self.0.stage.check_ref()?;
+        Ok(&self.0)
+    }
+
+    fn check(self) -> Result<ResidualQuantizer<C>, ParamError> {
+        self.check_ref()?;
+        Ok(self.0)
+    }
+}
+
+impl<F: Float, C: Clusterer<F>> Quantizer<F> for ResidualQuantizer<C> {
+    type Output = ResidualPqMatrix<F>;
+
+    /// The report's losses are mean squared errors of a weight: without a stage, and after each.
+    fn quantize(&self, weights: ArrayView2<'_, F>) -> Result<ResidualPqMatrix<F>> {
+        check::finite("weights", &weights)?;
+        let quantizer = self.stage.check_ref()?;
+        let mean_square =
+            |a: &Array2<F>| a.iter().map(|x| x.as_f64() * x.as_f64()).sum::<f64>() / a.len() as f64;
+        let mut rest = weights.to_owned();
+        let mut report = FitReport {
+            iterations: self.stages,
+            converged: true,
+            losses: vec![mean_square(&rest)],
+        };
+        let mut stages: Vec<PqMatrix<F>> = Vec::new();
+        for _ in 0..self.stages {
+            let stage = quantizer.quantize(rest.view())?;
+            rest = &rest - &two_axes(&stage)?;
+            check::finite("what a stage leaves", &rest.view())?;
+            report.converged &= stage.report().is_none_or(|report| report.converged);
+            report.losses.push(mean_square(&rest));
+            stages.push(stage);
+        }
+        let mut matrix = ResidualPqMatrix::from_parts(stages)?;
+        matrix.report = Some(report);
+        Ok(matrix)
+    }
+}
+
+/// A weight matrix (out_features, in_features) that is the sum of product-quantized ones.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ResidualPqMatrix<F> {
+    shape: [usize; 2],
+    /// At least one, all of this shape.
+    stages: Vec<PqMatrix<F>>,
+    report: Option<FitReport>,
+}
+
+impl<F: Float> ResidualPqMatrix<F> {
+    /// The sum of `stages`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`] for no stage at all, [`Error::ShapeMismatch`] for stages of different shapes.
+    pub fn from_parts(stages: Vec<PqMatrix<F>>) -> Result<Self> {
+        let shape = stages.first().map(|stage| stage.shape);
+        let shape = shape.ok_or_else(|| Error::Malformed {
+            artifact: "a residual product-quantized matrix",
+            problem: "it has no stage".to_owned(),
+        })?;
+        for stage in &stages {
+            check::same_shape("a stage", &shape, &stage.shape)?;
+        }
+        Ok(Self {
+            shape,
+            stages,
+            report: None,
+        })
+    }
+
+    /// The stages, the coarsest first.
+    #[must_use]
+    pub fn stages(&self) -> &[PqMatrix<F>] {
+        &self.stages
+    }
+}
+
+impl<F: Float> Compressed<F> for ResidualPqMatrix<F> {
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The parts of each stage, one stage after the other.
+    fn parts(&self) -> Vec<Part<'_>> {
+        self.stages.iter().flat_map(Compressed::parts).collect()
+    }
+
+    fn storage(&self) -> StorageBits {
+        let stages = self.stages.iter().map(Compressed::storage);
+        stages.fold(StorageBits::new(), |all, stage| {
+            let parts = stage.parts();
+            parts.fold(all, |all, (name, role, bits)| all.with(name, role, bits))
+        })
+    }
+
+    fn decompress_into(&self, mut out: ArrayViewMutD<'_, F>) -> Result<()> {
+        check::same_shape("the output", &self.shape, out.shape())?;
+        out.fill(F::zero());
+        for stage in &self.stages {
+            out += &stage.decompress()?;
+        }
+        Ok(())
+    }
+
+    fn report(&self) -> Option<&FitReport> {
+        self.report.as_ref()
+    }
+}
+
+impl<F: Float> LinearOp<F> for ResidualPqMatrix<F> {
+    fn apply_into(&self, x: ArrayView2<'_, F>, mut y: ArrayViewMut2<'_, F>) -> Result<()> {
+        check_apply(self.shape, &x, &y)?;
+        y.fill(F::zero());
+        for stage in &self.stages {
+            y += &stage.apply(x)?;
+        }
+        Ok(())
+    }
+}
+
+fn two_axes<F: Float>(matrix: &PqMatrix<F>) -> Result<Array2<F>> {
+    let dense = matrix.decompress()?;
+    let shape = dense.shape().to_vec();
+    dense
+        .into_dimensionality::<Ix2>()
+        .map_err(|_| Error::Dimensions {
+            what: "a decompressed matrix",
+            expected: "two axes",
+            shape,
+        })
+}
