@@ -134,16 +134,18 @@ impl<'a, F: Float> Potential<'a, F> {
                 .enumerate()
                 .map(|(b, distances)| {
                     let at = first + b;
-                    let Ok(distances) = <&mut [F; BLOCK]>::try_from(distances) else {
+                    let weights = &self.weights[at * BLOCK..(at + 1) * BLOCK];
+                    let (Ok(distances), Ok(weights)) = (distances.try_into(), weights.try_into())
+                    else {
                         return 0.0;
                     };
                     lower_to(
                         self.level,
                         &self.blocks[at * block..(at + 1) * block],
                         centroid,
+                        weights,
                         distances,
-                    );
-                    mass(distances, &self.weights[at * BLOCK..(at + 1) * BLOCK])
+                    )
                 });
             masses.collect::<Vec<f64>>()
         });
@@ -198,17 +200,6 @@ impl<'a, F: Float> Potential<'a, F> {
         }
         best.1
     }
-}
-
-/// Σ w d² over a block, in an order that vector registers can keep.
-fn mass<F: Float>(distances: &[F; BLOCK], weights: &[f64]) -> f64 {
-    let mut sums = [0.0; 8];
-    for (distances, weights) in distances.chunks_exact(8).zip(weights.chunks_exact(8)) {
-        for ((sum, distance), weight) in sums.iter_mut().zip(distances).zip(weights) {
-            *sum += weight * distance.as_f64();
-        }
-    }
-    sums.iter().sum()
 }
 
 /// The weights as `f64`, and zero for the padding of the last block.

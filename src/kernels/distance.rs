@@ -44,15 +44,29 @@ pub(crate) fn nearest<F: KernelFloat>(
     }
 }
 
-/// Lowers `distances`, one for each point of a block, to the squared distance from `centroid` where that is less.
+/// Lowers `distances`, one for each point of a block, to the squared distance from `centroid` where that is less,
+/// and returns Σ w d² over the block, summed in an order that is the same at every level.
 pub(crate) fn lower_to<F: KernelFloat>(
     level: Level,
     block: &[F],
     centroid: &[F],
+    weights: &[f64; BLOCK],
     distances: &mut [F; BLOCK],
-) {
+) -> f64 {
     assert_eq!(block.len(), centroid.len() * BLOCK);
-    F::lower_to(level, block, centroid, distances);
+    F::lower_to(level, block, centroid, weights, distances)
+}
+
+/// Σ w d², over eight sums that vector registers can keep.
+#[inline(always)]
+fn mass<F: DistanceKernels>(weights: &[f64; BLOCK], distances: &[F; BLOCK]) -> f64 {
+    let mut sums = [0.0; 8];
+    for (distances, weights) in distances.chunks_exact(8).zip(weights.chunks_exact(8)) {
+        for ((sum, &distance), weight) in sums.iter_mut().zip(distances).zip(weights) {
+            *sum += weight * distance.widen();
+        }
+    }
+    sums.iter().sum()
 }
 
 /// What the kernels of this file ask of a number type.
@@ -61,6 +75,8 @@ pub trait DistanceKernels: num_traits::Float {
     fn from_index(index: usize) -> Self;
     /// The index that a bit pattern stands for.
     fn to_index(self) -> u32;
+    /// The number in double precision.
+    fn widen(self) -> f64;
     #[doc(hidden)]
     fn nearest(
         level: Level,
@@ -71,14 +87,20 @@ pub trait DistanceKernels: num_traits::Float {
         at: &mut [Self; BLOCK],
     );
     #[doc(hidden)]
-    fn lower_to(level: Level, block: &[Self], centroid: &[Self], distances: &mut [Self; BLOCK]);
+    fn lower_to(
+        level: Level,
+        block: &[Self],
+        centroid: &[Self],
+        weights: &[f64; BLOCK],
+        distances: &mut [Self; BLOCK],
+    ) -> f64;
 }
 
 /// # Safety
 ///
 /// The instruction set of `V` must be enabled, and the lengths be as [`nearest`] asserts.
 #[inline(always)]
-unsafe fn nearest_in<F: DistanceKernels, V: Lanes<F>, const P: usize>(
+unsafe fn nearest_for<F: DistanceKernels, V: Lanes<F>, const P: usize, const A: usize>(
     block: &[F],
     axes: usize,
     centroids: &[F],
@@ -86,6 +108,7 @@ unsafe fn nearest_in<F: DistanceKernels, V: Lanes<F>, const P: usize>(
     at: &mut [F; BLOCK],
 ) {
     const { assert!(BLOCK.is_multiple_of(V::COUNT * P)) };
+    let axes = if A == 0 { axes } else { A };
     let count = half_norms.len();
     for first in (0..BLOCK).step_by(V::COUNT * P) {
         // SAFETY: `first` and the V::COUNT · P values after it lie in a row of BLOCK values; a tile at `c` reads the
@@ -110,6 +133,29 @@ unsafe fn nearest_in<F: DistanceKernels, V: Lanes<F>, const P: usize>(
             for (p, index) in index.into_iter().enumerate() {
                 index.store(at.as_mut_ptr().add(first + p * V::COUNT));
             }
+        }
+    }
+}
+
+/// [`nearest_for`] with the number of axes known while compiling where it is a usual one, so that its loops unroll.
+///
+/// # Safety
+///
+/// As [`nearest_for`].
+#[inline(always)]
+unsafe fn nearest_in<F: DistanceKernels, V: Lanes<F>, const P: usize>(
+    block: &[F],
+    axes: usize,
+    centroids: &[F],
+    half_norms: &[F],
+    at: &mut [F; BLOCK],
+) {
+    // SAFETY: the caller vouches for the instruction set and the lengths.
+    unsafe {
+        match axes {
+            4 => nearest_for::<F, V, P, 4>(block, axes, centroids, half_norms, at),
+            8 => nearest_for::<F, V, P, 8>(block, axes, centroids, half_norms, at),
+            _ => nearest_for::<F, V, P, 0>(block, axes, centroids, half_norms, at),
         }
     }
 }
@@ -208,6 +254,11 @@ macro_rules! kernels {
                 self.to_bits() as u32
             }
 
+            #[inline(always)]
+            fn widen(self) -> f64 {
+                f64::from(self)
+            }
+
             fn nearest(level: Level, block: &[Self], axes: usize, centroids: &[Self], half_norms: &[Self], at: &mut [Self; BLOCK]) {
                 match level {
                     $(#[cfg(target_arch = $arch)]
@@ -225,20 +276,24 @@ macro_rules! kernels {
                 }
             }
 
-            fn lower_to(level: Level, block: &[Self], centroid: &[Self], distances: &mut [Self; BLOCK]) {
+            fn lower_to(level: Level, block: &[Self], centroid: &[Self], weights: &[f64; BLOCK], distances: &mut [Self; BLOCK]) -> f64 {
                 match level {
                     $(#[cfg(target_arch = $arch)]
                     Level::$level => {
                         #[target_feature(enable = $feature)]
-                        fn wrapper(block: &[$number], centroid: &[$number], distances: &mut [$number; BLOCK]) {
+                        fn wrapper(block: &[$number], centroid: &[$number], weights: &[f64; BLOCK], distances: &mut [$number; BLOCK]) -> f64 {
                             // SAFETY: the attribute enables the instruction set; `super::lower_to` has checked the lengths.
                             unsafe { lower_to_in::<$number, $vector, 4>(block, centroid, distances) }
+                            mass(weights, distances)
                         }
                         // SAFETY: a level is only chosen where the processor has it.
-                        unsafe { wrapper(block, centroid, distances) }
+                        unsafe { wrapper(block, centroid, weights, distances) }
                     })*
-                    // SAFETY: no instruction set is needed; `super::lower_to` has checked the lengths.
-                    _ => unsafe { lower_to_in::<$number, One<$number>, 4>(block, centroid, distances) },
+                    _ => {
+                        // SAFETY: no instruction set is needed; `super::lower_to` has checked the lengths.
+                        unsafe { lower_to_in::<$number, One<$number>, 4>(block, centroid, distances) }
+                        mass(weights, distances)
+                    }
                 }
             }
         }
@@ -308,6 +363,15 @@ mod tests {
                             })
                     })
                     .collect();
+                let weights: [f64; BLOCK] = std::array::from_fn(|i| (i % 5) as f64 / 4.0);
+                // Every eighth product goes into the same sum.
+                let expected_mass: f64 = (0..8)
+                    .map(|lane| {
+                        (lane..BLOCK)
+                            .step_by(8)
+                            .fold(0.0, |sum, i| sum + weights[i] * from_first[i].widen())
+                    })
+                    .sum();
                 for level in Level::available() {
                     let mut out = [u32::MAX; BLOCK];
                     nearest(level, &block, axes, &centroids, &half_norms, &mut out);
@@ -317,10 +381,13 @@ mod tests {
                         "{level:?}, {axes} axes, {count} centroids"
                     );
                     let mut distances = [F::infinity(); BLOCK];
-                    lower_to(level, &block, &centroids[..axes], &mut distances);
+                    let mass =
+                        lower_to(level, &block, &centroids[..axes], &weights, &mut distances);
+                    assert_eq!(mass, expected_mass, "{level:?}, {axes} axes");
                     assert_eq!(distances.to_vec(), from_first, "{level:?}, {axes} axes");
                     let mut zero = [F::zero(); BLOCK];
-                    lower_to(level, &block, &centroids[..axes], &mut zero);
+                    let none = lower_to(level, &block, &centroids[..axes], &weights, &mut zero);
+                    assert_eq!(none, 0.0);
                     assert!(zero.iter().all(|x| x.is_zero()));
                 }
             }
