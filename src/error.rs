@@ -135,6 +135,15 @@ pub enum Error {
         problem: String,
     },
 
+    /// What an engine of another crate could not do.
+    #[error("{engine}: {message}")]
+    Foreign {
+        /// The crate.
+        engine: &'static str,
+        /// What it says.
+        message: String,
+    },
+
     /// Stored parts that cannot be the artifact they claim to be.
     #[error("{artifact}: {problem}")]
     Malformed {
@@ -143,6 +152,16 @@ pub enum Error {
         /// What is wrong with its parts.
         problem: String,
     },
+}
+
+#[cfg(feature = "linfa")]
+impl From<linfa::Error> for Error {
+    fn from(error: linfa::Error) -> Self {
+        Self::Foreign {
+            engine: "linfa",
+            message: error.to_string(),
+        }
+    }
 }
 
 /// A parameter that no input could make right.

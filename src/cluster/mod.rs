@@ -11,6 +11,8 @@ mod assignment;
 mod blocks;
 mod distinct;
 mod kmeans;
+#[cfg(feature = "linfa")]
+mod linfa;
 mod lloyd;
 mod optimal;
 mod seeding;
@@ -23,6 +25,8 @@ use ndarray::{Array2, ArrayView1, ArrayView2};
 
 use crate::{Error, FitReport, Float, ParamGuard, Result, Seed, parallel};
 
+#[cfg(feature = "linfa")]
+pub use self::linfa::{KMeansEstimator, LinfaKMeans, LinfaKMeansParams};
 pub use assignment::assign;
 pub use kmeans::{KMeans, KMeansParams};
 pub use optimal::{OptimalScalar, cluster_scalars};
