@@ -18,12 +18,7 @@ pub struct Report {
 impl Report {
     /// Begins the report of the example called `name`; the time of the experiment counts from here.
     pub fn new(name: &str) -> Self {
-        let flags: Vec<String> = std::env::args().skip(1).collect();
-        let flags = if flags.is_empty() {
-            String::new()
-        } else {
-            format!(" -- {}", flags.join(" "))
-        };
+        let flags = flags(std::env::args().skip(1));
         Self {
             start: Instant::now(),
             text: format!(
@@ -61,9 +56,40 @@ impl Report {
     }
 }
 
+/// The flags that have a say in the figures, after ` -- `: not those that name files to write.
+fn flags(args: impl Iterator<Item = String>) -> String {
+    const FILES: [&str; 3] = ["--json", "--plot", "--markdown"];
+    let mut kept = Vec::new();
+    let mut args = args;
+    while let Some(arg) = args.next() {
+        if FILES.contains(&arg.as_str()) {
+            args.next();
+        } else if !FILES
+            .iter()
+            .any(|file| arg.starts_with(&format!("{file}=")))
+        {
+            kept.push(arg);
+        }
+    }
+    if kept.is_empty() {
+        return String::new();
+    }
+    format!(" -- {}", kept.join(" "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_command_leaves_out_the_files_that_a_run_writes() {
+        let of = |text: &str| flags(text.split_whitespace().map(str::to_owned));
+        assert_eq!(
+            of("--json a.json --seed 3 --plot=b.svg --quick"),
+            " -- --seed 3 --quick"
+        );
+        assert_eq!(of("--markdown a.md"), "");
+    }
 
     #[test]
     fn the_page_holds_what_was_said_in_its_order() {
