@@ -27,13 +27,32 @@ pub struct Shift {
 }
 
 impl Shift {
+    /// The number of different views that it can make of an image.
+    pub fn views(&self) -> usize {
+        let reach = 2 * self.pixels + 1;
+        reach * reach * if self.mirror { 2 } else { 1 }
+    }
+
+    /// Which of its [`views`](Self::views) the chance of `seed` falls on.
+    pub fn draw(&self, seed: Seed) -> usize {
+        let reach = 2 * self.pixels + 1;
+        let (top, left) = (random::below(seed, 0, reach), random::below(seed, 1, reach));
+        let mirrored = usize::from(self.mirror && random::below(seed, 2, 2) == 1);
+        (mirrored * reach + top) * reach + left
+    }
+
     /// Appends `image` to `out`, moved by a distance that depends on `seed`.
     pub fn append(&self, image: &[f32], seed: Seed, out: &mut Vec<f32>) {
+        self.append_view(image, self.draw(seed), out);
+    }
+
+    /// Appends the view of `image` with the number `view` to `out`.
+    pub fn append_view(&self, image: &[f32], view: usize, out: &mut Vec<f32>) {
         let Layout { channels, side } = self.layout;
         let reach = 2 * self.pixels + 1;
         // Where the first row and column come from, in an image framed by `pixels` of background.
-        let (top, left) = (random::below(seed, 0, reach), random::below(seed, 1, reach));
-        let mirrored = self.mirror && random::below(seed, 2, 2) == 1;
+        let (top, left) = (view / reach % reach, view % reach);
+        let mirrored = view / (reach * reach) == 1;
         let inside = |framed: usize| framed.checked_sub(self.pixels).filter(|&i| i < side);
         for channel in 0..channels {
             for row in 0..side {

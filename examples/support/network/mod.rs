@@ -2,6 +2,7 @@
 //!
 //! - [`train`]: the training loop, for any burn module and any [`Objective`](train::Objective); its
 //!   [`schedule`], its [`checkpoint`]s and the shifted images of [`augment`];
+//! - [`distill`]: training a student with one of taper's distillers;
 //! - [`mlp`]: the fully connected network that several experiments share;
 //! - [`vgg`]: VGG-11 with batch normalization, whole or pruned;
 //! - [`inference`]: a trained network without a framework, each of whose weights may be a dense matrix or
@@ -11,6 +12,7 @@
 
 pub mod augment;
 pub mod checkpoint;
+pub mod distill;
 pub mod inference;
 pub mod mlp;
 pub mod product;

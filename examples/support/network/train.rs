@@ -31,6 +31,8 @@ pub struct Batch {
     pub labels: Tensor<1, Int>,
     /// Which rows of the training set these are.
     pub rows: Vec<usize>,
+    /// Which [views](Shift::views) of them; empty where the images are not moved.
+    pub views: Vec<usize>,
 }
 
 /// What is trained for.
@@ -209,12 +211,15 @@ impl Training {
     fn gather(&self, data: &Dataset, rows: &[usize], epoch: usize, device: &Device) -> Batch {
         let width = data.images.ncols();
         let mut values = Vec::with_capacity(rows.len() * width);
+        let mut views = Vec::new();
         let seed = self.seed.derive_name("shift").derive(epoch as u64);
         for &row in rows {
             let image = data.images.row(row);
             match (&self.shift, image.as_slice()) {
                 (Some(shift), Some(image)) => {
-                    shift.append(image, seed.derive(row as u64), &mut values);
+                    let view = shift.draw(seed.derive(row as u64));
+                    shift.append_view(image, view, &mut values);
+                    views.push(view);
                 }
                 _ => values.extend(image),
             }
@@ -223,6 +228,7 @@ impl Training {
             images: Tensor::from_data(TensorData::new(values, [rows.len(), width]), device),
             labels: labels(rows.iter().map(|&row| data.labels[row]), device),
             rows: rows.to_vec(),
+            views,
         }
     }
 }

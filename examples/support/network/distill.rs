@@ -1,0 +1,197 @@
+//! Training a student with one of taper's distillers, inside burn's backward pass.
+
+use burn::tensor::{Tensor, TensorData};
+use ndarray::ArrayView2;
+use taper::Distiller;
+use taper::distill::TeacherLogits;
+
+use super::augment::Shift;
+use super::inference::Network;
+use super::mlp::{Mlp, matrix};
+use super::train::{Batch, Objective};
+use crate::data::Dataset;
+
+/// A teacher's logits for every view of every image, computed once.
+#[derive(Debug)]
+pub struct Teacher {
+    /// All images of the first view, then all of the second.
+    logits: TeacherLogits,
+    images: usize,
+}
+
+impl Teacher {
+    /// What `teacher` says of every view that `shift` makes of the images of `data`, or of the images as they are,
+    /// kept in half precision; `after_view` is called after each.
+    ///
+    /// # Errors
+    ///
+    /// Where images and teacher do not fit, and where a logit is beyond half precision.
+    pub fn new(
+        teacher: &Network,
+        data: &Dataset,
+        shift: Option<&Shift>,
+        mut after_view: impl FnMut(),
+    ) -> anyhow::Result<Self> {
+        let (images, width) = data.images.dim();
+        let mut logits = Vec::new();
+        let mut moved = Vec::with_capacity(data.images.len());
+        for view in 0..shift.map_or(1, Shift::views) {
+            let of_view = match shift {
+                None => teacher.logits(data.images.view())?,
+                Some(shift) => {
+                    moved.clear();
+                    for image in data.images.rows() {
+                        shift.append_view(&image.to_vec(), view, &mut moved);
+                    }
+                    teacher.logits(ArrayView2::from_shape((images, width), &moved)?)?
+                }
+            };
+            logits.extend(of_view.iter().copied());
+            after_view();
+        }
+        let classes = teacher
+            .layers
+            .last()
+            .map_or(0, |layer| layer.weight.shape().0);
+        let logits = ArrayView2::from_shape((logits.len() / classes.max(1), classes), &logits)?;
+        Ok(Self {
+            logits: TeacherLogits::dense(logits, taper::Precision::F16)?,
+            images,
+        })
+    }
+
+    /// The stored logits.
+    pub fn logits(&self) -> &TeacherLogits {
+        &self.logits
+    }
+}
+
+/// What a student trains for: the labels and a teacher's logits.
+#[derive(Debug)]
+pub struct Taught<'a, D> {
+    /// The loss.
+    pub distiller: D,
+    /// What the teacher said.
+    pub teacher: &'a Teacher,
+    /// The true classes of all training images.
+    pub labels: &'a [usize],
+}
+
+impl<D: Distiller<f32>> Taught<'_, D> {
+    /// Value and gradient by taper's distiller, on arrays.
+    fn loss_of(&self, logits: &Tensor<2>, batch: &Batch) -> anyhow::Result<(f32, TensorData)> {
+        let student = matrix(logits.clone().detach())?;
+        let labels: Vec<usize> = batch.rows.iter().map(|&row| self.labels[row]).collect();
+        let indices: Vec<usize> = match batch.views.as_slice() {
+            [] => batch.rows.clone(),
+            views => {
+                let pairs = views.iter().zip(&batch.rows);
+                pairs
+                    .map(|(view, row)| view * self.teacher.images + row)
+                    .collect()
+            }
+        };
+        let teacher = self.teacher.logits.batch(&indices)?;
+        let loss = self
+            .distiller
+            .loss(student.view(), teacher.view(), &labels)?;
+        let shape = [loss.gradient.nrows(), loss.gradient.ncols()];
+        let gradient = TensorData::new(loss.gradient.into_raw_vec_and_offset().0, shape);
+        Ok((loss.value.total, gradient))
+    }
+}
+
+impl<D: Distiller<f32>> Objective<Mlp> for Taught<'_, D> {
+    fn loss(&self, model: &Mlp, batch: &Batch) -> Tensor<1> {
+        let logits = model.forward(batch.images.clone());
+        match self.loss_of(&logits, batch) {
+            Ok((value, gradient)) => inject(logits, value, gradient),
+            // A student that left the range of its numbers: the trainer names step and learning rate.
+            Err(_) => logits.sum() * f32::NAN,
+        }
+    }
+}
+
+/// A loss with the value `value` whose backward pass hands exactly `gradient` to `output`.
+///
+/// The derivative of ⟨output, gradient⟩ with respect to the output is the gradient itself; a constant then moves
+/// the value. So a loss that was computed on plain arrays joins the backward pass of a framework.
+pub fn inject(output: Tensor<2>, value: f32, gradient: TensorData) -> Tensor<1> {
+    let gradient = Tensor::from_data(gradient, &output.device());
+    let product = (output * gradient).sum();
+    let rest = product.clone().detach().neg() + value;
+    product + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+    use ndarray::{Array2, array};
+    use taper::distill::KnowledgeDistillation;
+
+    #[test]
+    fn the_injected_gradient_arrives_unchanged_with_the_value() {
+        let student = array![[1.0_f32, -2.0, 0.5], [0.0, 3.0, -1.0]];
+        let teacher = array![[2.0_f32, 0.0, 0.0], [1.0, 1.0, -4.0]];
+        let loss = KnowledgeDistillation::params(3.0)
+            .alpha(0.7)
+            .loss(student.view(), teacher.view(), &[0, 1])
+            .unwrap();
+        let device = Device::flex().autodiff();
+        let values: Vec<f32> = student.iter().copied().collect();
+        let output: Tensor<2> =
+            Tensor::from_data(TensorData::new(values, [2, 3]), &device).require_grad();
+        let gradient: Vec<f32> = loss.gradient.iter().copied().collect();
+        let injected = inject(
+            output.clone(),
+            loss.value.total,
+            TensorData::new(gradient, [2, 3]),
+        );
+        let gradients = injected.backward();
+        let arrived = matrix(output.grad(&gradients).unwrap()).unwrap();
+        assert_eq!(arrived, loss.gradient);
+        let value: f32 = injected.into_scalar();
+        // One subtraction and one addition of numbers of at most the size of the product and the value.
+        assert!((value - loss.value.total).abs() <= 4.0 * f32::EPSILON * (1.0 + loss.value.total));
+    }
+
+    #[test]
+    fn every_view_has_its_logits() {
+        use super::super::augment::Layout;
+        use super::super::inference::{Layer, Weight};
+        let shift = Shift {
+            pixels: 1,
+            layout: Layout {
+                channels: 1,
+                side: 2,
+            },
+            background: 0.0,
+            mirror: false,
+        };
+        // A network that puts out its image.
+        let network = Network {
+            layers: vec![Layer {
+                name: "same".to_owned(),
+                weight: Weight::Dense(Array2::eye(4)),
+                bias: None,
+                norm: None,
+                relu: false,
+            }],
+        };
+        let data = Dataset {
+            images: array![[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]],
+            labels: vec![0, 1],
+        };
+        let teacher = Teacher::new(&network, &data, Some(&shift), || {}).unwrap();
+        assert_eq!(teacher.logits().dim(), (18, 4));
+        for view in 0..9 {
+            for row in 0..2 {
+                let mut moved = Vec::new();
+                shift.append_view(&data.images.row(row).to_vec(), view, &mut moved);
+                let logits: Array2<f32> = teacher.logits().batch(&[view * 2 + row]).unwrap();
+                assert_eq!(logits.into_raw_vec_and_offset().0, moved);
+            }
+        }
+    }
+}
