@@ -99,7 +99,8 @@ impl Mlp {
     }
 }
 
-fn uniform<const D: usize>(
+/// Values uniform in ±1/√inputs.
+pub fn uniform<const D: usize>(
     shape: [usize; D],
     inputs: usize,
     seed: Seed,

@@ -4,6 +4,8 @@
 //!   [`schedule`], its [`checkpoint`]s and the shifted images of [`augment`];
 //! - [`distill`]: training a student with one of taper's distillers;
 //! - [`mlp`]: the fully connected network that several experiments share;
+//! - [`mlp`]: the fully connected network that several experiments share; [`conv`]: a convolutional one, whose
+//!   layers may be chains;
 //! - [`vgg`]: VGG-11 with batch normalization, whole or pruned;
 //! - [`inference`]: a trained network without a framework, each of whose weights may be a dense matrix or
 //!   any [`taper::LinearOp`];
@@ -13,6 +15,7 @@
 pub mod augment;
 pub mod checkpoint;
 pub mod distill;
+pub mod conv;
 pub mod inference;
 pub mod mlp;
 pub mod product;

@@ -18,7 +18,7 @@ use crate::{Compressed, Error, Float, Part, Precision, Result, Role, StorageBits
 /// ```
 /// use ndarray::Array4;
 /// use taper::factorize::convolution::{conv2d, CpConv2d, Geometry};
-/// use taper::factorize::cp::CpAls;
+/// use taper::factorize::{Rank, cp::CpAls};
 /// use taper::{Compressed, Factorizer};
 ///
 /// // A kernel of rank two, 16 outputs and 8 inputs.
@@ -26,7 +26,7 @@ use crate::{Compressed, Error, Float, Part, Precision, Result, Role, StorageBits
 ///     let (o, i, y, x) = (o as f32, i as f32, y as f32, x as f32);
 ///     (1.0 + o) * (1.0 - i) * (1.0 + y) * x + o * i * (1.0 - y)
 /// });
-/// let fit = CpAls::params(2).factorize(kernel.view())?;
+/// let fit = CpAls::params(Rank::Fixed(2)).factorize(kernel.view())?;
 /// let geometry = Geometry { stride: [1, 1], padding: [1, 1] };
 /// let chain = CpConv2d::new(&fit, None, geometry)?;
 /// assert_eq!(chain.links()[1].shape(), [2, 1, 3, 1]);
@@ -496,6 +496,7 @@ mod tests {
     use super::super::dense::tests::random;
     use super::*;
     use crate::Factorizer;
+    use crate::factorize::Rank;
     use crate::factorize::cp::CpAls;
     use ndarray::{Ix4, s};
 
@@ -542,7 +543,9 @@ mod tests {
         for kernel in [[3, 3], [5, 2], [1, 4], [1, 1]] {
             let x = random([2, 3, 8, 9], 1);
             let weights = random([6, 3, kernel[0], kernel[1]], 2);
-            let als = CpAls::params(3).precision(Precision::F64).max_sweeps(5);
+            let als = CpAls::params(Rank::Fixed(3))
+                .precision(Precision::F64)
+                .max_sweeps(5);
             let fit = als.factorize(weights.view()).unwrap();
             let rebuilt = fit
                 .decompress()
@@ -586,7 +589,7 @@ mod tests {
             ndarray::concatenate(ndarray::Axis(1), &views).unwrap()
         };
         let x = random([1, 3, 8, 9], 1);
-        let fit = CpAls::params(4)
+        let fit = CpAls::params(Rank::Fixed(4))
             .precision(Precision::F64)
             .factorize(random([5, 3, 3, 3], 2).view())
             .unwrap();
@@ -605,7 +608,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_an_error() {
-        let fit = CpAls::params(2)
+        let fit = CpAls::params(Rank::Fixed(2))
             .factorize(random([4, 3, 9, 1], 2).slice(s![.., .., .., 0]))
             .unwrap();
         let plain = Geometry::default();

@@ -9,8 +9,9 @@ use super::model::{
 };
 use super::mttkrp::{Walk, view_mut};
 use super::problem::Problem;
-use super::start::{Compression, Start};
+use super::start::{Compression, Start, unfolding_spectrum};
 use super::tensor::{CpReport, CpTensor, Freedom};
+use crate::factorize::Rank;
 use crate::{Factorizer, Float, ParamError, ParamGuard, Precision, Result, Seed, check};
 
 /// CP decomposition by alternating least squares, of tensors of any order from two on.
@@ -31,18 +32,19 @@ use crate::{Factorizer, Float, ParamError, ParamGuard, Precision, Result, Seed, 
 ///
 /// ```
 /// use ndarray::Array3;
-/// use taper::{factorize::cp::CpAls, Compressed, Factorizer, LinearOp};
+/// use taper::factorize::{Rank, cp::CpAls};
+/// use taper::{Compressed, Factorizer};
 ///
 /// // One rank-one term.
 /// let tensor = Array3::from_shape_fn((4, 3, 2), |(i, j, k)| ((i + 1) * (j + 2) * (k + 1)) as f32);
-/// let fit = CpAls::params(1).factorize(tensor.view())?;
+/// let fit = CpAls::params(Rank::Fixed(1)).factorize(tensor.view())?;
 /// assert!(fit.cp_report().relative_error < 1e-6);
 /// assert_eq!(fit.storage().bytes(), 4 * (4 + 3 + 2 + 1));
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct CpAls {
-    rank: usize,
+    rank: Rank,
     max_sweeps: usize,
     tolerance: f64,
     start: Start,
@@ -59,9 +61,14 @@ pub struct CpAls {
 pub struct CpAlsParams(CpAls);
 
 impl CpAls {
-    /// Parameters for a decomposition into `rank` terms.
+    /// Parameters for a decomposition of rank `rank`.
+    ///
+    /// The largest rank is the product of all axes but the longest, which a [`Rank::Fraction`] is taken of; at it the
+    /// decomposition is exact, one term a fibre. [`Rank::Ratio`] counts n₁ + … + n_d values a term.
+    /// [`Rank::Energy`] takes the largest, over all axes, of the ranks at which the unfolding's leading singular
+    /// values hold the energy: no sum of fewer terms can hold it, but more may be needed.
     #[must_use]
-    pub fn params(rank: usize) -> CpAlsParams {
+    pub fn params(rank: Rank) -> CpAlsParams {
         CpAlsParams(Self {
             rank,
             max_sweeps: 200,
@@ -78,22 +85,22 @@ impl CpAls {
 
     fn fit<F: Float>(&self, tensor: ArrayViewD<'_, F>) -> Result<CpTensor<F>> {
         let problem = Problem::new(&tensor)?;
-        problem.check_rank(self.rank)?;
+        let terms = self.resolve_rank(&problem)?;
         let free = vec![Freedom::ScaleAndSign; problem.shape.len()];
         let mut report = CpReport::default();
         if problem.is_zero() {
-            let model = unit_columns(&problem, self.rank);
+            let model = unit_columns(&problem, terms);
             report.fit.converged = true;
             report.fit.losses.push(0.0);
             return CpTensor::finish(&problem, model, &free, self.precision, report);
         }
-        if self.rank == problem.largest_rank() {
+        if terms == problem.largest_rank() {
             let model = one_term_a_fibre(&problem);
             report.fit.converged = true;
             report.fit.losses.push(0.0);
             return CpTensor::finish(&problem, model, &free, self.precision, report);
         }
-        let (model, start) = self.begin(&problem)?;
+        let (model, start) = self.begin(&problem, terms)?;
         report.start = start;
         let mut state = Alternation::new(&problem, model, self.extrapolate);
         report.fit.converged = state.run(self.max_sweeps, self.tolerance, self.norm_bound)?;
@@ -104,26 +111,51 @@ impl CpAls {
         CpTensor::finish(&problem, state.model, &free, self.precision, report)
     }
 
-    /// The model to start with, and which start gave it.
-    fn begin<F: Float>(&self, problem: &Problem<F>) -> Result<(Model<F>, usize)> {
-        if self.start == Start::Random && self.starts == 1 {
-            let mut factors = random_factors(&problem.shape, self.rank, self.seed);
-            for factor in &mut factors {
-                normalize_columns(factor, self.rank);
-            }
-            return Ok((Model::new(self.rank, factors, vec![1.0; self.rank]), 0));
+    /// The number of terms.
+    pub(super) fn resolve_rank<F: Float>(&self, problem: &Problem<F>) -> Result<usize> {
+        let shape = &problem.shape;
+        let largest = problem.largest_rank();
+        let per_term = shape.iter().sum();
+        let terms = self
+            .rank
+            .by_shape(largest, problem.values.len(), per_term)?;
+        let (None, Rank::Energy(fraction)) = (terms, self.rank) else {
+            return Ok(terms.unwrap_or(largest));
+        };
+        let mut terms = 1;
+        for mode in 0..shape.len() {
+            let (energies, _) = unfolding_spectrum(&problem.values, shape, mode)?;
+            // Rising, and by rounding a little below zero.
+            let energies = energies.iter().rev().map(|energy| energy.max(0.0));
+            terms = terms.max(Rank::by_energy(fraction, problem.squared_norm, energies));
         }
-        let compression = Compression::new(problem, self.rank)?;
+        Ok(terms.min(largest))
+    }
+
+    /// The model to start with, and which start gave it.
+    pub(super) fn begin<F: Float>(
+        &self,
+        problem: &Problem<F>,
+        terms: usize,
+    ) -> Result<(Model<F>, usize)> {
+        if self.start == Start::Random && self.starts == 1 {
+            let mut factors = random_factors(&problem.shape, terms, self.seed);
+            for factor in &mut factors {
+                normalize_columns(factor, terms);
+            }
+            return Ok((Model::new(terms, factors, vec![1.0; terms]), 0));
+        }
+        let compression = Compression::new(problem, terms)?;
         if compression.core.is_zero() {
-            return Ok((unit_columns(problem, self.rank), 0));
+            return Ok((unit_columns(problem, terms), 0));
         }
         if self.starts == 1 {
-            let model = compression.start(self.start, 0, self.rank, self.seed);
+            let model = compression.start(self.start, 0, terms, self.seed);
             return Ok((compression.expand(&model), 0));
         }
         let mut best: Option<(f64, Model<F>, usize)> = None;
         for start in 0..self.starts {
-            let model = compression.start(self.start, start, self.rank, self.seed);
+            let model = compression.start(self.start, start, terms, self.seed);
             let mut state = Alternation::new(&compression.core, model, self.extrapolate);
             state.run(self.start_sweeps, self.tolerance, None)?;
             // A start whose terms cancel each other is worth less than its loss says.
@@ -137,13 +169,13 @@ impl CpAls {
         }
         match best {
             Some((_, model, start)) => Ok((compression.expand(&model), start)),
-            None => Ok((unit_columns(problem, self.rank), 0)),
+            None => Ok((unit_columns(problem, terms), 0)),
         }
     }
 }
 
 /// A model of zero: unit vectors with zero weights.
-fn unit_columns<F: Float>(problem: &Problem<F>, terms: usize) -> Model<F> {
+pub(super) fn unit_columns<F: Float>(problem: &Problem<F>, terms: usize) -> Model<F> {
     let factors = problem.shape.iter().map(|&length| {
         let mut factor = vec![F::zero(); length * terms];
         for r in 0..terms {
@@ -199,7 +231,7 @@ struct Alternation<'a, F: Float> {
 
 /// The loss below which it is taken from the residual, in units of rounding: the difference of squares that
 /// it is computed from elsewhere has an error of some units.
-const EXACT_BELOW: f64 = 1000.0;
+pub(super) const EXACT_BELOW: f64 = 1000.0;
 
 impl<'a, F: Float> Alternation<'a, F> {
     fn new(problem: &'a Problem<F>, model: Model<F>, extrapolate: bool) -> Self {
@@ -470,7 +502,7 @@ impl ParamGuard for CpAlsParams {
 
     fn check_ref(&self) -> Result<&CpAls, ParamError> {
         let als = &self.0;
-        check::at_least_one("rank", als.rank)?;
+        als.rank.check()?;
         check::at_least_one("starts", als.starts)?;
         check::in_range(
             "tolerance",
@@ -505,4 +537,4 @@ impl ParamGuard for CpAlsParams {
 
 #[cfg(test)]
 #[path = "als_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -3,7 +3,12 @@ use crate::{Compressed, FitReport};
 use ndarray::{Array2, Array3, ArrayD, s};
 
 /// A tensor of `terms` random rank-one terms, plus noise of `noise` times their norm.
-fn low_rank<F: Float>(shape: &[usize], terms: usize, noise: f64, seed: u64) -> ArrayD<F> {
+pub(in super::super) fn low_rank<F: Float>(
+    shape: &[usize],
+    terms: usize,
+    noise: f64,
+    seed: u64,
+) -> ArrayD<F> {
     let factors = random_factors::<F>(shape, terms, Seed::from(seed));
     let mut values = Walk::new(shape, terms).rebuild(&factors, &vec![1.0; terms]);
     let size = values.len();
@@ -22,7 +27,7 @@ fn low_rank<F: Float>(shape: &[usize], terms: usize, noise: f64, seed: u64) -> A
     ArrayD::from_shape_vec(shape.to_vec(), values).unwrap()
 }
 
-fn relative_error<F: Float>(tensor: &ArrayD<F>, fit: &CpTensor<F>) -> f64 {
+pub(in super::super) fn relative_error<F: Float>(tensor: &ArrayD<F>, fit: &CpTensor<F>) -> f64 {
     let model = fit.decompress().unwrap();
     let error: f64 = tensor
         .iter()
@@ -33,7 +38,7 @@ fn relative_error<F: Float>(tensor: &ArrayD<F>, fit: &CpTensor<F>) -> f64 {
     (error / norm).sqrt()
 }
 
-fn never_rise(fit: &FitReport) {
+pub(in super::super) fn never_rise(fit: &FitReport) {
     for pair in fit.losses.windows(2) {
         assert!(
             pair[1] <= pair[0],
@@ -52,7 +57,7 @@ fn known_rank_is_recovered_to_rounding() {
         (vec![7, 6, 3, 3], 4),
         (vec![5, 4, 3, 3, 2], 3),
     ] {
-        let als = CpAls::params(rank)
+        let als = CpAls::params(Rank::Fixed(rank))
             .tolerance(1e-9)
             .max_sweeps(1000)
             .precision(Precision::F64);
@@ -81,7 +86,7 @@ fn losses_never_rise_and_are_those_of_the_result() {
     for seed in 0..6 {
         for extrapolate in [false, true] {
             let tensor = low_rank::<f32>(&[12, 10, 3, 3], 6, 0.5, seed);
-            let als = CpAls::params(5)
+            let als = CpAls::params(Rank::Fixed(5))
                 .extrapolate(extrapolate)
                 .start(Start::Random)
                 .starts(1, 0);
@@ -109,9 +114,11 @@ fn the_largest_rank_of_a_shape_is_exact() {
     for shape in [vec![4, 6], vec![3, 5, 2], vec![2, 3, 2, 2]] {
         let tensor = low_rank::<f32>(&shape, 40, 0.0, 3);
         let limit: usize = shape.iter().product::<usize>() / shape.iter().max().unwrap();
-        let fit = CpAls::params(limit).factorize(tensor.view()).unwrap();
+        let fit = CpAls::params(Rank::Fixed(limit))
+            .factorize(tensor.view())
+            .unwrap();
         assert!(relative_error(&tensor, &fit) <= 2.0 * f64::from(f32::EPSILON));
-        let error = CpAls::params(limit + 1)
+        let error = CpAls::params(Rank::Fixed(limit + 1))
             .factorize(tensor.view())
             .unwrap_err();
         assert_eq!(
@@ -128,7 +135,7 @@ fn the_largest_rank_of_a_shape_is_exact() {
 #[test]
 fn a_rank_above_that_of_the_tensor_is_exact() {
     let tensor = low_rank::<f64>(&[6, 5, 4], 2, 0.0, 8);
-    let fit = CpAls::params(4)
+    let fit = CpAls::params(Rank::Fixed(4))
         .precision(Precision::F64)
         .factorize(tensor.view())
         .unwrap();
@@ -146,7 +153,7 @@ fn order_two_is_the_truncated_svd() {
     let svd = crate::linalg::thin_svd(dense.view()).unwrap();
     let discarded: f64 = svd.s.iter().skip(3).map(|x| x * x).sum();
     let total: f64 = svd.s.iter().map(|x| x * x).sum();
-    let fit = CpAls::params(3)
+    let fit = CpAls::params(Rank::Fixed(3))
         .precision(Precision::F64)
         .tolerance(1e-12)
         .factorize(dense.view())
@@ -158,7 +165,7 @@ fn order_two_is_the_truncated_svd() {
 
 #[test]
 fn zero_is_rebuilt_exactly() {
-    let fit = CpAls::params(3)
+    let fit = CpAls::params(Rank::Fixed(3))
         .factorize(ArrayD::<f32>::zeros(vec![4, 3, 3]).view())
         .unwrap();
     assert!(fit.decompress().unwrap().iter().all(|&x| x == 0.0));
@@ -169,27 +176,39 @@ fn zero_is_rebuilt_exactly() {
 fn what_cannot_be_fitted_is_an_error() {
     let mut tensor = low_rank::<f32>(&[4, 3, 3], 2, 0.0, 1);
     assert_eq!(
-        CpAls::params(0).factorize(tensor.view()).unwrap_err(),
+        CpAls::params(Rank::Fixed(0))
+            .factorize(tensor.view())
+            .unwrap_err(),
         ParamError::Zero { name: "rank" }.into()
     );
-    assert!(CpAls::params(1).tolerance(f64::NAN).check().is_err());
-    assert!(CpAls::params(1).starts(0, 1).check().is_err());
+    assert!(
+        CpAls::params(Rank::Fixed(1))
+            .tolerance(f64::NAN)
+            .check()
+            .is_err()
+    );
+    assert!(CpAls::params(Rank::Fixed(1)).starts(0, 1).check().is_err());
     let loose = NormBound {
         ratio: 0.5,
         ..NormBound::default()
     };
-    assert!(CpAls::params(1).norm_bound(Some(loose)).check().is_err());
+    assert!(
+        CpAls::params(Rank::Fixed(1))
+            .norm_bound(Some(loose))
+            .check()
+            .is_err()
+    );
     tensor[[3, 1, 2]] = f32::NAN;
     assert!(matches!(
-        CpAls::params(2).factorize(tensor.view()),
+        CpAls::params(Rank::Fixed(2)).factorize(tensor.view()),
         Err(crate::Error::NonFinite { index, .. }) if index == [3, 1, 2]
     ));
     assert!(matches!(
-        CpAls::params(1).factorize(ArrayD::<f32>::zeros(vec![3]).view()),
+        CpAls::params(Rank::Fixed(1)).factorize(ArrayD::<f32>::zeros(vec![3]).view()),
         Err(crate::Error::Dimensions { .. })
     ));
     assert!(matches!(
-        CpAls::params(1).factorize(Array2::<f32>::zeros((3, 0)).view()),
+        CpAls::params(Rank::Fixed(1)).factorize(Array2::<f32>::zeros((3, 0)).view()),
         Err(crate::Error::EmptyAxis { .. })
     ));
 }
@@ -199,7 +218,7 @@ fn strides_and_scale_do_not_matter() {
     let tensor = low_rank::<f64>(&[6, 5, 4], 3, 0.1, 4)
         .into_dimensionality::<ndarray::Ix3>()
         .unwrap();
-    let als = CpAls::params(3).precision(Precision::F64);
+    let als = CpAls::params(Rank::Fixed(3)).precision(Precision::F64);
     let fit = als.factorize(tensor.view()).unwrap();
     let mut spread = Array3::<f64>::zeros((4, 10, 6));
     spread.slice_mut(s![..;-1, ..;2, ..]).assign(&tensor.t());
@@ -221,7 +240,7 @@ fn strides_and_scale_do_not_matter() {
 fn the_number_of_threads_does_not_matter() {
     // Large enough that products and contractions are shared out.
     let tensor = low_rank::<f32>(&[80, 70, 60], 24, 0.3, 4);
-    let als = CpAls::params(24).max_sweeps(4).starts(2, 3);
+    let als = CpAls::params(Rank::Fixed(24)).max_sweeps(4).starts(2, 3);
     let run = |threads| {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -237,7 +256,9 @@ fn the_number_of_threads_does_not_matter() {
 #[test]
 fn signs_scales_and_order_follow_the_convention() {
     let tensor = low_rank::<f32>(&[6, 5, 4], 3, 0.1, 6);
-    let fit = CpAls::params(3).factorize(tensor.view()).unwrap();
+    let fit = CpAls::params(Rank::Fixed(3))
+        .factorize(tensor.view())
+        .unwrap();
     assert!(
         fit.weights()
             .windows(2)
@@ -269,7 +290,7 @@ fn border() -> Array3<f64> {
 #[test]
 fn terms_that_cancel_are_corrected_without_a_larger_error() {
     let tensor = border();
-    let als = CpAls::params(2)
+    let als = CpAls::params(Rank::Fixed(2))
         .precision(Precision::F64)
         .max_sweeps(400)
         .tolerance(0.0)
@@ -315,4 +336,22 @@ fn terms_that_cancel_are_corrected_without_a_larger_error() {
         loose.term_norm_ratio
     );
     assert!(loose.term_norm_ratio < report.term_norm_ratio);
+}
+
+#[test]
+fn ranks_follow_from_the_shape_or_an_energy() {
+    let tensor = low_rank::<f64>(&[8, 7, 6], 3, 0.0, 2);
+    let rank = |rank| {
+        CpAls::params(rank)
+            .factorize(tensor.view())
+            .map(|fit| fit.rank())
+    };
+    // 8 · 7 · 6 / (5 (8 + 7 + 6)) = 3.2.
+    assert_eq!(rank(Rank::Ratio(5.0)), Ok(3));
+    assert_eq!(rank(Rank::Fraction(0.1)), Ok(4));
+    // The unfoldings have rank three.
+    assert_eq!(rank(Rank::Energy(1.0 - 1e-12)), Ok(3));
+    let some = rank(Rank::Energy(0.5)).unwrap();
+    assert!((1..=2).contains(&some));
+    assert!(rank(Rank::Ratio(1e6)).is_err());
 }

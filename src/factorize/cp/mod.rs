@@ -13,7 +13,9 @@
 //! the survey whose terms are used here. [`convolution`](crate::factorize::convolution) has the layers that
 //! kernels become.
 
+mod admm;
 mod als;
+mod constraint;
 mod correction;
 mod model;
 mod mttkrp;
@@ -21,7 +23,9 @@ mod problem;
 mod start;
 mod tensor;
 
+pub use admm::{CpAdmm, CpAdmmParams};
 pub use als::{CpAls, CpAlsParams};
+pub use constraint::Constraint;
 pub use correction::NormBound;
 #[cfg(test)]
 pub(in crate::factorize) use model::random_factors;

@@ -1,0 +1,519 @@
+//! Alternating optimization with ADMM: CP under constraints.
+
+use ndarray::{ArrayView, ArrayViewD, Dimension};
+
+use super::als::CpAls;
+use super::constraint::Constraint;
+use super::model::{Model, factor_with_ridge, gram, gram_without, inner_product, relative_loss};
+use super::mttkrp::{Walk, view};
+use super::problem::Problem;
+use super::start::Start;
+use super::tensor::{CpReport, CpTensor, Freedom};
+use crate::factorize::Rank;
+use crate::{
+    Error, Factorizer, Float, ParamError, ParamGuard, Precision, Result, Seed, check, linalg,
+};
+
+/// CP decomposition with a [`Constraint`] a factor, by AO-ADMM.
+///
+/// As in [`CpAls`] one factor is solved for after the other, but each least-squares problem carries a constraint
+/// or a penalty, and is solved by a few iterations of ADMM that go on from the dual variable of the sweep before
+/// (Huang, Sidiropoulos and Liavas, "A flexible and efficient algorithmic framework for constrained matrix and tensor
+/// factorization", IEEE TSP 2016, arXiv:1506.04209): with ρ = trace(G)/R,
+///
+/// $$\tilde A = (M + \rho (A + U)) (G + \rho I)^{-1}, \quad A = \mathrm{prox}\_{r/\rho}(\tilde A - U), \quad U
+/// \mathrel{+}= A - \tilde A.$$
+///
+/// Factors without a constraint, and those with [`Constraint::Ridge`], are solved for in closed form. Should the
+/// inner iterations end above where they began, a proximal gradient step takes their place, so that the objective
+/// never rises. Penalties act on the factors of the tensor scaled (by a power of two) so that its largest value
+/// lies in [1, 2).
+///
+/// ```
+/// use ndarray::Array3;
+/// use taper::factorize::{Rank, cp::{Constraint, CpAdmm}};
+/// use taper::Factorizer;
+///
+/// let tensor = Array3::from_shape_fn((5, 4, 3), |(i, j, k)| ((i * j + k) % 4) as f64);
+/// let fit = CpAdmm::params(Rank::Fixed(3)).all(Constraint::NonNegative).factorize(tensor.view())?;
+/// assert!(fit.factors().iter().flatten().all(|&x| x >= 0.0));
+/// # Ok::<(), taper::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct CpAdmm {
+    rank: Rank,
+    all: Constraint,
+    modes: Vec<(usize, Constraint)>,
+    max_sweeps: usize,
+    inner: usize,
+    tolerance: f64,
+    start: Start,
+    starts: usize,
+    precision: Precision,
+    seed: Seed,
+}
+
+/// Parameters of [`CpAdmm`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct CpAdmmParams(CpAdmm);
+
+/// Relative residuals at which the inner iterations end.
+const INNER_TOLERANCE: f64 = 1e-3;
+
+impl CpAdmm {
+    /// Parameters for a decomposition of rank `rank`, without constraints yet.
+    #[must_use]
+    pub fn params(rank: Rank) -> CpAdmmParams {
+        CpAdmmParams(Self {
+            rank,
+            all: Constraint::None,
+            modes: Vec::new(),
+            max_sweeps: 200,
+            inner: 10,
+            tolerance: 1e-6,
+            start: Start::Hosvd,
+            starts: 3,
+            precision: Precision::F32,
+            seed: Seed::default(),
+        })
+    }
+
+    fn fit<F: Float>(&self, tensor: ArrayViewD<'_, F>) -> Result<CpTensor<F>> {
+        let problem = Problem::new(&tensor)?;
+        let order = problem.shape.len();
+        if let Some(&(value, _)) = self.modes.iter().find(|(mode, _)| *mode >= order) {
+            return Err(Error::ExceedsInput {
+                what: "the mode of a constraint",
+                value,
+                limit: order - 1,
+            });
+        }
+        let mut constraints = vec![self.all; order];
+        for &(mode, constraint) in &self.modes {
+            constraints[mode] = constraint;
+        }
+        let als = CpAls::params(self.rank)
+            .start(self.start)
+            .starts(self.starts, 50)
+            .norm_bound(None)
+            .seed(self.seed)
+            .check()?;
+        let terms = als.resolve_rank(&problem)?;
+        let (model, start) = if problem.is_zero() {
+            (super::als::unit_columns(&problem, terms), 0)
+        } else {
+            als.begin(&problem, terms)?
+        };
+        let mut fit = Fit::new(&problem, &constraints, self.inner, model);
+        let mut report = CpReport {
+            start,
+            ..CpReport::default()
+        };
+        if problem.is_zero() && fit.loss == 0.0 {
+            report.fit.converged = true;
+        } else {
+            report.fit.converged = fit.run(self.max_sweeps, self.tolerance)?;
+        }
+        report.fit.iterations = fit.losses.len() - 1;
+        report.fit.losses = fit.losses;
+        report.relative_error = fit.error.max(0.0).sqrt();
+        (report.primal_residual, report.dual_residual) = (fit.primal, fit.dual);
+        let free: Vec<Freedom> = constraints
+            .iter()
+            .map(|constraint| match constraint {
+                Constraint::NonNegative => Freedom::Scale,
+                Constraint::Box { .. } => Freedom::None,
+                _ => Freedom::ScaleAndSign,
+            })
+            .collect();
+        CpTensor::finish(&problem, fit.model, &free, self.precision, report)
+    }
+}
+
+/// A fit on its way. The weights of the model are one: the factors carry everything.
+struct Fit<'a, F: Float> {
+    problem: &'a Problem<F>,
+    constraints: &'a [Constraint],
+    inner: usize,
+    walk: Walk,
+    model: Model<F>,
+    /// U of each factor.
+    duals: Vec<Vec<f64>>,
+    /// Objective and squared error, over the squared norm of the tensor.
+    loss: f64,
+    error: f64,
+    losses: Vec<f64>,
+    primal: f64,
+    dual: f64,
+}
+
+impl<'a, F: Float> Fit<'a, F> {
+    fn new(
+        problem: &'a Problem<F>,
+        constraints: &'a [Constraint],
+        inner: usize,
+        mut model: Model<F>,
+    ) -> Self {
+        let terms = model.terms;
+        let order = constraints.len() as f64;
+        let shares: Vec<f64> = model
+            .weights
+            .iter()
+            .map(|weight| weight.powf(1.0 / order))
+            .collect();
+        for (factor, constraint) in model.factors.iter_mut().zip(constraints) {
+            let mut values: Vec<f64> = factor.iter().map(|x| x.as_f64()).collect();
+            for row in values.chunks_exact_mut(terms) {
+                for (value, share) in row.iter_mut().zip(&shares) {
+                    *value *= share;
+                    if *constraint == Constraint::NonNegative {
+                        *value = value.abs();
+                    }
+                }
+            }
+            if let Constraint::Box { .. } = constraint {
+                constraint.proximal(&mut values, terms, 1.0);
+            }
+            *factor = store(&values, *constraint);
+        }
+        let model = Model::new(terms, model.factors, vec![1.0; terms]);
+        let walk = Walk::new(&problem.shape, terms);
+        let duals = model
+            .factors
+            .iter()
+            .map(|factor| vec![0.0; factor.len()])
+            .collect();
+        let mut fit = Self {
+            problem,
+            constraints,
+            inner,
+            walk,
+            model,
+            duals,
+            loss: 0.0,
+            error: 0.0,
+            losses: Vec::new(),
+            primal: 0.0,
+            dual: 0.0,
+        };
+        if !problem.is_zero() {
+            let error =
+                fit.walk
+                    .squared_error(&problem.values, &fit.model.factors, &fit.model.weights);
+            fit.error = relative_loss(problem, error);
+            fit.loss = fit.error + fit.penalties(&fit.model);
+        }
+        fit.losses.push(fit.loss);
+        fit
+    }
+
+    /// Twice the penalties over the squared norm of the tensor, as the error is not halved here.
+    fn penalties(&self, model: &Model<F>) -> f64 {
+        let factors = model.factors.iter().zip(self.constraints);
+        let penalties = factors.map(|(factor, constraint)| {
+            let values: Vec<f64> = factor.iter().map(|x| x.as_f64()).collect();
+            constraint.penalty(&values, model.terms)
+        });
+        2.0 * penalties.sum::<f64>() / self.problem.squared_norm
+    }
+
+    fn run(&mut self, max_sweeps: usize, tolerance: f64) -> Result<bool> {
+        let rounding = (8.0 * F::epsilon().as_f64()).powi(2);
+        for _ in 0..max_sweeps {
+            if self.loss <= rounding {
+                return Ok(true);
+            }
+            let before = self.loss;
+            if !self.sweep()? || before - self.loss <= tolerance * before {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// One sweep; taken back, and `false`, where the objective rose (by rounding).
+    fn sweep(&mut self) -> Result<bool> {
+        let mut next = self.model.clone();
+        let mut duals = self.duals.clone();
+        let terms = next.terms;
+        let last = self.constraints.len() - 1;
+        let (mut primal, mut dual) = (0.0_f64, 0.0_f64);
+        let mut explained = 0.0;
+        let grams = &mut next.grams;
+        self.walk.sweep(
+            &self.problem.values,
+            &mut next.factors,
+            &mut |mode, product, factors| {
+                let others = gram_without(grams, mode, terms);
+                let constraint = self.constraints[mode];
+                let product: Vec<f64> = product.iter().map(|x| x.as_f64()).collect();
+                let before: Vec<f64> = factors[mode].iter().map(|x| x.as_f64()).collect();
+                let step = Step {
+                    product: &product,
+                    others: &others,
+                    terms,
+                    constraint,
+                };
+                let values = match constraint {
+                    Constraint::None => step.closed_form(0.0, F::epsilon().as_f64(), &before)?,
+                    Constraint::Ridge(weight) => step.closed_form(weight, 0.0, &before)?,
+                    _ => {
+                        let (values, residuals) =
+                            step.admm(before, &mut duals[mode], self.inner)?;
+                        primal = primal.max(residuals[0]);
+                        dual = dual.max(residuals[1]);
+                        values
+                    }
+                };
+                factors[mode] = store(&values, constraint);
+                grams[mode] = gram(&factors[mode], terms);
+                if mode == last {
+                    explained = inner_product(&factors[mode], &product);
+                }
+                Ok(())
+            },
+        )?;
+        let norm = self.problem.squared_norm;
+        let mut error = relative_loss(self.problem, norm - 2.0 * explained + next.squared_norm());
+        if error < super::als::EXACT_BELOW * F::epsilon().as_f64() {
+            let exact = self
+                .walk
+                .squared_error(&self.problem.values, &next.factors, &next.weights);
+            error = relative_loss(self.problem, exact);
+        }
+        let loss = error + self.penalties(&next);
+        if loss.is_nan() || loss > self.loss {
+            return Ok(false);
+        }
+        self.model = next;
+        self.duals = duals;
+        (self.loss, self.error) = (loss, error);
+        (self.primal, self.dual) = (primal, dual);
+        self.losses.push(loss);
+        Ok(true)
+    }
+}
+
+/// Values in the type of the tensor, inside of their constraint there too.
+fn store<F: Float>(values: &[f64], constraint: Constraint) -> Vec<F> {
+    let stored = values.iter().map(|&x| F::from_f64_lossy(x));
+    match constraint {
+        Constraint::Box { low, high } => stored
+            .map(|x| {
+                // Rounding may have stepped over a bound that the type does not hold.
+                if x.as_f64() < low || x.as_f64() > high {
+                    toward_zero(x)
+                } else {
+                    x
+                }
+            })
+            .collect(),
+        _ => stored.collect(),
+    }
+}
+
+fn toward_zero<F: Float>(x: F) -> F {
+    x * (F::one() - F::epsilon())
+}
+
+/// The problem of one factor: ½⟨A, A G⟩ − ⟨M, A⟩ + r(A).
+struct Step<'a> {
+    product: &'a [f64],
+    others: &'a [f64],
+    terms: usize,
+    constraint: Constraint,
+}
+
+impl Step<'_> {
+    /// M (G + (ridge + pull) I)⁻¹, where the pull is towards `before`.
+    fn closed_form(&self, ridge: f64, pull: f64, before: &[f64]) -> Result<Vec<f64>> {
+        let trace: f64 = self.others.iter().step_by(self.terms + 1).sum();
+        let pull = pull * trace / self.terms as f64;
+        let (factored, taken) = factor_with_ridge(self.others, self.terms, ridge + pull)?;
+        let pull = taken - ridge;
+        let right = self.product.iter().zip(before).map(|(m, a)| m + pull * a);
+        let mut right: Vec<f64> = right.collect();
+        let rows = right.len() / self.terms;
+        factored.solve_rows(super::mttkrp::view_mut(&mut right, rows, self.terms));
+        Ok(right)
+    }
+
+    fn admm(
+        &self,
+        before: Vec<f64>,
+        dual: &mut [f64],
+        inner: usize,
+    ) -> Result<(Vec<f64>, [f64; 2])> {
+        let terms = self.terms;
+        let rows = before.len() / terms;
+        let trace: f64 = self.others.iter().step_by(terms + 1).sum();
+        let rho = (trace / terms as f64).max(f64::MIN_POSITIVE.sqrt());
+        let (factored, rho) = factor_with_ridge(self.others, terms, rho)?;
+        let inverse = factored.inverse();
+        let mut values = before.clone();
+        let mut right = vec![0.0; values.len()];
+        let mut residuals = [0.0; 2];
+        for _ in 0..inner.max(1) {
+            for (((right, m), a), u) in right.iter_mut().zip(self.product).zip(&values).zip(&*dual)
+            {
+                *right = m + rho * (a + u);
+            }
+            let free = linalg::product(view(&right, rows, terms), inverse.view());
+            let free = free.into_raw_vec_and_offset().0;
+            let mut next: Vec<f64> = free.iter().zip(&*dual).map(|(a, u)| a - u).collect();
+            self.constraint.proximal(&mut next, terms, rho);
+            let mut sums = [0.0; 4];
+            for (((next, free), old), u) in next.iter().zip(&free).zip(&values).zip(dual.iter_mut())
+            {
+                let gap = next - free;
+                *u += gap;
+                sums[0] += gap * gap;
+                sums[1] += next * next;
+                sums[2] += (next - old) * (next - old);
+                sums[3] += *u * *u;
+            }
+            values = next;
+            let share = |part: f64, whole: f64| {
+                if part > 0.0 {
+                    (part / whole.max(f64::MIN_POSITIVE)).sqrt()
+                } else {
+                    0.0
+                }
+            };
+            residuals = [
+                share(sums[0], sums[1]),
+                share(sums[2], sums[3].max(sums[1])),
+            ];
+            if residuals.iter().all(|&residual| residual < INNER_TOLERANCE) {
+                break;
+            }
+        }
+        if self.objective(&values) > self.objective(&before) {
+            // A step down the gradient that cannot overshoot: the trace is no less than the largest eigenvalue.
+            let slope =
+                linalg::product(view(&before, rows, terms), view(self.others, terms, terms));
+            values = before;
+            for ((a, slope), m) in values.iter_mut().zip(&slope).zip(self.product) {
+                *a -= (slope - m) / trace.max(f64::MIN_POSITIVE);
+            }
+            self.constraint
+                .proximal(&mut values, terms, trace.max(f64::MIN_POSITIVE));
+            dual.fill(0.0);
+        }
+        Ok((values, residuals))
+    }
+
+    fn objective(&self, values: &[f64]) -> f64 {
+        let rows = values.len() / self.terms;
+        let image = linalg::product(
+            view(values, rows, self.terms),
+            view(self.others, self.terms, self.terms),
+        );
+        let quadratic = values
+            .iter()
+            .zip(&image)
+            .zip(self.product)
+            .map(|((a, g), m)| a * (0.5 * g - m));
+        quadratic.sum::<f64>() + self.constraint.penalty(values, self.terms)
+    }
+}
+
+impl<F: Float, D: Dimension> Factorizer<F, D> for CpAdmm {
+    type Output = CpTensor<F>;
+
+    fn factorize(&self, weights: ArrayView<'_, F, D>) -> Result<CpTensor<F>> {
+        self.fit(weights.into_dyn())
+    }
+}
+
+impl CpAdmmParams {
+    /// The constraint of every factor that has none of its own.
+    #[must_use]
+    pub fn all(mut self, constraint: Constraint) -> Self {
+        self.0.all = constraint;
+        self
+    }
+
+    /// The constraint of the factor of axis `mode`.
+    #[must_use]
+    pub fn mode(mut self, mode: usize, constraint: Constraint) -> Self {
+        self.0.modes.push((mode, constraint));
+        self
+    }
+
+    /// Sweeps over all factors at most; 200 unless set.
+    #[must_use]
+    pub fn max_sweeps(mut self, sweeps: usize) -> Self {
+        self.0.max_sweeps = sweeps;
+        self
+    }
+
+    /// Iterations of ADMM for each factor in each sweep, at most; 10 unless set.
+    #[must_use]
+    pub fn inner_iterations(mut self, iterations: usize) -> Self {
+        self.0.inner = iterations;
+        self
+    }
+
+    /// The fit ends where a sweep lowers the objective by less than this share of itself; 10⁻⁶ unless set.
+    #[must_use]
+    pub fn tolerance(mut self, tolerance: f64) -> Self {
+        self.0.tolerance = tolerance;
+        self
+    }
+
+    /// Where the fit begins, and how many starts of unconstrained least squares on the compressed tensor are tried
+    /// for it; the first is [`Start::Hosvd`], and 3 are tried, unless set.
+    #[must_use]
+    pub fn start(mut self, start: Start, starts: usize) -> Self {
+        self.0.start = start;
+        self.0.starts = starts;
+        self
+    }
+
+    /// In which precision weights and factors are stored; single unless set.
+    #[must_use]
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.0.precision = precision;
+        self
+    }
+
+    /// The seed of random starts.
+    #[must_use]
+    pub fn seed(mut self, seed: impl Into<Seed>) -> Self {
+        self.0.seed = seed.into();
+        self
+    }
+}
+
+impl ParamGuard for CpAdmmParams {
+    type Checked = CpAdmm;
+
+    fn check_ref(&self) -> Result<&CpAdmm, ParamError> {
+        let admm = &self.0;
+        admm.rank.check()?;
+        check::at_least_one("starts", admm.starts)?;
+        check::at_least_one("inner_iterations", admm.inner)?;
+        let tolerance = admm.tolerance;
+        check::in_range(
+            "tolerance",
+            tolerance,
+            "in [0, 1)",
+            (0.0..1.0).contains(&tolerance),
+        )?;
+        admm.all.check()?;
+        admm.modes
+            .iter()
+            .try_for_each(|(_, constraint)| constraint.check())?;
+        Ok(admm)
+    }
+
+    fn check(self) -> Result<CpAdmm, ParamError> {
+        self.check_ref()?;
+        Ok(self.0)
+    }
+}
+
+#[cfg(test)]
+#[path = "admm_tests.rs"]
+mod tests;
