@@ -7,7 +7,7 @@ fn all_constraints() -> Vec<Constraint> {
     vec![
         Constraint::None,
         Constraint::NonNegative,
-        Constraint::L1(0.05),
+        Constraint::L1(0.5),
         Constraint::Ridge(0.05),
         Constraint::Box {
             low: -0.4,
@@ -145,7 +145,10 @@ fn a_tensor_of_known_nonnegative_rank_is_recovered() {
 fn smoothness_smooths() {
     let tensor = low_rank::<f64>(&[20, 8, 7], 2, 0.5, 1);
     let roughness = |weight| {
-        let admm = CpAdmm::params(Rank::Fixed(2)).mode(0, Constraint::Smooth(weight));
+        // Without a penalty on the others, the scale would move to them.
+        let admm = CpAdmm::params(Rank::Fixed(2))
+            .all(Constraint::Ridge(1.0))
+            .mode(0, Constraint::Smooth(weight));
         let fit = admm.factorize(tensor.view()).unwrap();
         let factor = fit.factors()[0].clone();
         let steps = factor

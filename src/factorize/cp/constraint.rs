@@ -3,6 +3,9 @@
 use crate::{ParamError, check};
 
 /// What is asked of a factor: a set that it must lie in, or a penalty r(A) that is added to half the squared error.
+///
+/// A penalty on one factor alone has little effect: the scale moves to the factors that have none. Give those
+/// a [`Ridge`](Self::Ridge).
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[non_exhaustive]
 pub enum Constraint {
