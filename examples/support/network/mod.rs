@@ -14,8 +14,8 @@
 
 pub mod augment;
 pub mod checkpoint;
-pub mod distill;
 pub mod conv;
+pub mod distill;
 pub mod inference;
 pub mod mlp;
 pub mod product;
