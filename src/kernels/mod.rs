@@ -35,6 +35,7 @@ macro_rules! at_level {
 pub(crate) mod accumulate;
 pub(crate) mod distance;
 pub(crate) mod hadamard;
+pub(crate) mod integer;
 pub(crate) mod lanes;
 pub(crate) mod lookup;
 pub(crate) mod masked_sum;

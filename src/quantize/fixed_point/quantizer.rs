@@ -1,0 +1,405 @@
+//! Rounding a real matrix to fixed point.
+
+use ndarray::{Array2, ArrayView2};
+
+use super::grid::{Codes, Granularity, Grid, Range, Symmetry};
+use super::matrix::FixedPointMatrix;
+use crate::{Error, Float, ParamError, ParamGuard, Precision, Quantizer, Result, check, parallel};
+
+/// Replaces weights by integers of 1 to 16 bits with a scale: w ≈ offset + scale·q.
+///
+/// Evenly spaced values, as Jacob et al. ("Quantization and Training of Neural Networks for Efficient
+/// Integer-Arithmetic-Only Inference", 2018, arXiv:1712.05877) use them; an affine grid here begins exactly at
+/// its lower end, so that both ends of the range are values.
+///
+/// ```
+/// use ndarray::array;
+/// use taper::quantize::fixed_point::FixedPointQuantizer;
+/// use taper::{Compressed, Quantizer};
+///
+/// let weights = array![[0.5, -1.0, 0.3], [0.0, 0.75, -0.2]];
+/// let quantized = FixedPointQuantizer::params(3).quantize(weights.view())?;
+/// let third = 1.0_f32 as f64 / 3.0;
+/// assert_eq!(quantized.storage().payload(), 6 * 3);
+/// for (q, w) in quantized.decompress()?.iter().zip(&weights) {
+///     assert!((q - w).abs() <= third / 2.0 + 1e-7);
+/// }
+/// # Ok::<(), taper::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct FixedPointQuantizer {
+    bits: u32,
+    symmetry: Symmetry,
+    granularity: Granularity,
+    range: Range,
+    precision: Precision,
+}
+
+impl FixedPointQuantizer {
+    /// Parameters for codes of `bits` bits; by default symmetric, one grid for all, over the whole range.
+    #[must_use]
+    pub fn params(bits: u32) -> FixedPointQuantizerParams {
+        FixedPointQuantizerParams(Self {
+            bits,
+            symmetry: Symmetry::Symmetric,
+            granularity: Granularity::PerTensor,
+            range: Range::MinMax,
+            precision: Precision::F32,
+        })
+    }
+
+    fn codes(&self) -> Codes {
+        Codes {
+            bits: self.bits,
+            symmetry: self.symmetry,
+        }
+    }
+
+    /// The grid of all rows, or of each row, its numbers rounded as they will be stored.
+    fn grids<F: Float>(&self, weights: ArrayView2<'_, F>) -> Result<Vec<Grid>> {
+        let fit = |values: &[F]| -> Result<Grid> {
+            let grid = self.codes().fit(self.range, values);
+            let round = |what, x| {
+                let rounded = self.precision.round(what, F::from_f64_lossy(x))?;
+                if rounded.is_finite() {
+                    Ok(rounded.as_f64())
+                } else {
+                    Err(Error::Overflow { what })
+                }
+            };
+            Ok(Grid {
+                scale: round("a scale", grid.scale)?,
+                offset: round("an offset", grid.offset)?,
+            })
+        };
+        match self.granularity {
+            Granularity::PerTensor => match weights.as_slice_memory_order() {
+                Some(values) => Ok(vec![fit(values)?]),
+                None => Ok(vec![fit(&weights.iter().copied().collect::<Vec<_>>())?]),
+            },
+            Granularity::PerRow => {
+                parallel::map(weights.nrows(), |i| fit(&weights.row(i).to_vec()))
+                    .into_iter()
+                    .collect()
+            }
+        }
+    }
+
+    /// The weights that the codes stand for, without packing them: what a network computes with while it is
+    /// trained for few bits.
+    ///
+    /// # Errors
+    ///
+    /// As [`quantize`](Quantizer::quantize).
+    pub fn fake_quantize<F: Float>(&self, weights: ArrayView2<'_, F>) -> Result<Array2<F>> {
+        check::finite("weights", &weights)?;
+        let grids = self.grids(weights)?;
+        let codes = self.codes();
+        let mut values = weights.to_owned();
+        for (i, mut row) in values.rows_mut().into_iter().enumerate() {
+            let Some(&grid) = grids.get(i).or(grids.first()) else {
+                continue;
+            };
+            row.mapv_inplace(|w| super::matrix::value(grid, codes.nearest(grid, w.as_f64())));
+        }
+        Ok(values)
+    }
+
+    /// The gradient with respect to the weights, given that with respect to the quantized ones: it passes
+    /// straight through where a weight is inside the range of its grid, and is zero where it was clipped
+    /// (Bengio et al., 2013, arXiv:1308.3432).
+    ///
+    /// # Errors
+    ///
+    /// As [`quantize`](Quantizer::quantize), [`Error::ShapeMismatch`] where the shapes differ.
+    pub fn backward<F: Float>(
+        &self,
+        weights: ArrayView2<'_, F>,
+        gradient: ArrayView2<'_, F>,
+    ) -> Result<Array2<F>> {
+        check::finite("weights", &weights)?;
+        check::finite("gradient", &gradient)?;
+        check::same_shape("gradient", weights.shape(), gradient.shape())?;
+        let grids = self.grids(weights)?;
+        let codes = self.codes();
+        let mut passed = gradient.to_owned();
+        for (i, (mut row, weights)) in passed
+            .rows_mut()
+            .into_iter()
+            .zip(weights.rows())
+            .enumerate()
+        {
+            let Some(&grid) = grids.get(i).or(grids.first()) else {
+                continue;
+            };
+            let low = super::matrix::value::<F>(grid, codes.low());
+            let high = super::matrix::value::<F>(grid, codes.high());
+            for (gradient, &w) in row.iter_mut().zip(weights) {
+                if w < low || w > high {
+                    *gradient = F::zero();
+                }
+            }
+        }
+        Ok(passed)
+    }
+}
+
+/// The parameters of a [`FixedPointQuantizer`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct FixedPointQuantizerParams(FixedPointQuantizer);
+
+impl FixedPointQuantizerParams {
+    /// Where the values lie; around zero by default.
+    #[must_use]
+    pub fn symmetry(mut self, symmetry: Symmetry) -> Self {
+        self.0.symmetry = symmetry;
+        self
+    }
+
+    /// Which weights share a scale; all by default.
+    #[must_use]
+    pub fn granularity(mut self, granularity: Granularity) -> Self {
+        self.0.granularity = granularity;
+        self
+    }
+
+    /// Which range is covered; the whole one by default.
+    #[must_use]
+    pub fn range(mut self, range: Range) -> Self {
+        self.0.range = range;
+        self
+    }
+
+    /// The precision of scales and offsets.
+    #[must_use]
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.0.precision = precision;
+        self
+    }
+}
+
+impl ParamGuard for FixedPointQuantizerParams {
+    type Checked = FixedPointQuantizer;
+
+    fn check_ref(&self) -> Result<&FixedPointQuantizer, ParamError> {
+        let bits = self.0.bits;
+        check::in_range(
+            "bits",
+            f64::from(bits),
+            "in 1..=16",
+            (1..=16).contains(&bits),
+        )?;
+        match self.0.range {
+            Range::Percentile(p) => {
+                check::in_range("percentile", p, "in (0, 100]", p > 0.0 && p <= 100.0)?;
+            }
+            Range::Fixed(limit) => {
+                let inside = limit > 0.0 && limit.is_finite();
+                check::in_range("limit", limit, "above 0 and finite", inside)?;
+            }
+            Range::MinMax | Range::SquaredError => {}
+        }
+        Ok(&self.0)
+    }
+
+    fn check(self) -> Result<FixedPointQuantizer, ParamError> {
+        self.check_ref()?;
+        Ok(self.0)
+    }
+}
+
+impl<F: Float> Quantizer<F> for FixedPointQuantizer {
+    type Output = FixedPointMatrix<F>;
+
+    fn quantize(&self, weights: ArrayView2<'_, F>) -> Result<FixedPointMatrix<F>> {
+        check::finite("weights", &weights)?;
+        let grids = self.grids(weights)?;
+        let codes = self.codes();
+        let rows = parallel::map(weights.nrows(), |i| {
+            let grid = grids.get(i).or(grids.first()).copied();
+            let grid = grid.unwrap_or(Grid {
+                scale: 0.0,
+                offset: 0.0,
+            });
+            let code = |w: &F| codes.stored(codes.nearest(grid, w.as_f64()));
+            weights.row(i).iter().map(code).collect::<Vec<u32>>()
+        });
+        Ok(FixedPointMatrix::new(
+            [weights.nrows(), weights.ncols()],
+            codes,
+            self.granularity,
+            self.precision,
+            grids,
+            &rows.concat(),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Compressed;
+    use crate::quantize::binary::{Binarizer, Scaling};
+    use ndarray::{array, s};
+    use proptest::prelude::*;
+
+    fn weights() -> impl Strategy<Value = Array2<f64>> {
+        (1_usize..6, 1_usize..40).prop_flat_map(|(rows, columns)| {
+            prop::collection::vec(-3.0..3.0, rows * columns)
+                .prop_map(move |values| Array2::from_shape_vec((rows, columns), values).unwrap())
+        })
+    }
+
+    fn settings() -> impl Strategy<Value = FixedPointQuantizerParams> {
+        (1_u32..=16, any::<bool>(), any::<bool>(), 0_usize..4).prop_map(
+            |(bits, affine, rows, range)| {
+                FixedPointQuantizer::params(bits)
+                    .symmetry(if affine {
+                        Symmetry::Affine
+                    } else {
+                        Symmetry::Symmetric
+                    })
+                    .granularity(if rows {
+                        Granularity::PerRow
+                    } else {
+                        Granularity::PerTensor
+                    })
+                    .range(
+                        [
+                            Range::MinMax,
+                            Range::Percentile(95.0),
+                            Range::SquaredError,
+                            Range::Fixed(1.5),
+                        ][range],
+                    )
+                    .precision(Precision::F64)
+            },
+        )
+    }
+
+    fn error(a: &Array2<f64>, b: &ndarray::ArrayD<f64>) -> f64 {
+        a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum()
+    }
+
+    proptest! {
+        #[test]
+        fn over_the_whole_range_no_weight_moves_by_more_than_half_a_step(w in weights(), bits in 2_u32..=16, affine in any::<bool>()) {
+            let (symmetry, levels, span) = if affine {
+                let span = w.fold(f64::MIN, |a, &b| a.max(b)) - w.fold(f64::MAX, |a, &b| a.min(b));
+                (Symmetry::Affine, (1 << bits) - 1, span)
+            } else {
+                (Symmetry::Symmetric, (1 << (bits - 1)) - 1, w.fold(0.0, |a: f64, b| a.max(b.abs())))
+            };
+            let q = FixedPointQuantizer::params(bits).symmetry(symmetry).precision(Precision::F64).quantize(w.view()).unwrap();
+            let half = span / f64::from(levels) / 2.0;
+            for (w, q) in w.iter().zip(&q.decompress().unwrap()) {
+                prop_assert!((w - q).abs() <= half + 16.0 * f64::EPSILON);
+            }
+        }
+
+        #[test]
+        fn quantizing_what_was_quantized_does_not_raise_the_error(w in weights(), params in settings()) {
+            let once = params.quantize(w.view()).unwrap().decompress().unwrap();
+            let dense: Array2<f64> = once.view().into_dimensionality().unwrap().to_owned();
+            let twice = params.clone().range(Range::MinMax).quantize(dense.view()).unwrap();
+            // At two and more symmetric bits the largest code may be unused, so that the grid changes; where
+            // the ends are used, the second grid is the first.
+            if params.check_ref().unwrap().range == Range::MinMax {
+                prop_assert!(error(&dense, &twice.decompress().unwrap()) <= dense.len() as f64 * (64.0 * f64::EPSILON).powi(2));
+            }
+            prop_assert_eq!(&params.check_ref().unwrap().fake_quantize(w.view()).unwrap().into_dyn(), &once);
+        }
+
+        #[test]
+        fn the_least_squared_error_is_no_more_than_that_of_any_range(w in weights(), bits in 1_u32..=8, affine in any::<bool>(), percentage in 50.0_f64..100.0) {
+            let symmetry = if affine { Symmetry::Affine } else { Symmetry::Symmetric };
+            let params = FixedPointQuantizer::params(bits).symmetry(symmetry).precision(Precision::F64);
+            let of = |range| error(&w, &params.clone().range(range).quantize(w.view()).unwrap().decompress().unwrap());
+            let least = of(Range::SquaredError);
+            prop_assert!(least <= of(Range::MinMax) * (1.0 + 1e-12));
+            let _ = percentage;
+        }
+
+        // At one symmetric bit the grid of least squared error is the binary matrix with its best scale.
+        #[test]
+        fn one_bit_is_binary(w in weights(), rows in any::<bool>()) {
+            let (granularity, scaling) = if rows { (Granularity::PerRow, Scaling::PerRow) } else { (Granularity::PerTensor, Scaling::PerTensor) };
+            let fixed = FixedPointQuantizer::params(1).range(Range::SquaredError).granularity(granularity).precision(Precision::F64);
+            let fixed = fixed.quantize(w.view()).unwrap().decompress().unwrap();
+            let binary = Binarizer::params().scaling(scaling).precision(Precision::F64).quantize(w.view()).unwrap().decompress().unwrap();
+            for (a, b) in fixed.iter().zip(&binary) {
+                prop_assert!((a - b).abs() <= 3.0 * w.len() as f64 * f64::EPSILON, "{} {}", a, b);
+            }
+        }
+
+        #[test]
+        fn more_bits_over_the_same_range_do_not_raise_the_error(w in weights(), bits in 2_u32..=8) {
+            // An affine grid of 2b bits holds that of b bits: 2^2b − 1 = (2^b − 1)(2^b + 1).
+            let params = |bits| FixedPointQuantizer::params(bits).symmetry(Symmetry::Affine).precision(Precision::F64);
+            let of = |bits| error(&w, &params(bits).quantize(w.view()).unwrap().decompress().unwrap());
+            prop_assert!(of(2 * bits) <= of(bits) + w.len() as f64 * 64.0 * f64::EPSILON);
+        }
+
+        #[test]
+        fn strides_make_no_difference(w in weights(), params in settings()) {
+            let view = w.slice(s![..;-1, ..;2]);
+            prop_assert_eq!(params.quantize(view).unwrap(), params.quantize(view.to_owned().view()).unwrap());
+        }
+    }
+
+    #[test]
+    fn the_gradient_passes_inside_the_range() {
+        let quantizer = FixedPointQuantizer::params(4)
+            .range(Range::Fixed(1.0))
+            .check()
+            .unwrap();
+        let w = array![[-1.5_f64, -1.0, 0.2, 1.0, 1.1]];
+        let passed = quantizer.backward(w.view(), array![[1.0, 2.0, 3.0, 4.0, 5.0]].view());
+        assert_eq!(passed, Ok(array![[0.0, 2.0, 3.0, 4.0, 0.0]]));
+        assert!(quantizer.backward(w.view(), array![[1.0]].view()).is_err());
+        assert!(
+            quantizer
+                .backward(w.view(), Array2::from_elem((1, 5), f64::NAN).view())
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn wrong_parameters_and_weights_are_refused() {
+        let one = array![[1.0_f32, 2.0]];
+        for params in [
+            FixedPointQuantizer::params(0),
+            FixedPointQuantizer::params(17),
+            FixedPointQuantizer::params(8).range(Range::Percentile(0.0)),
+            FixedPointQuantizer::params(8).range(Range::Percentile(100.5)),
+            FixedPointQuantizer::params(8).range(Range::Percentile(f64::NAN)),
+            FixedPointQuantizer::params(8).range(Range::Fixed(0.0)),
+            FixedPointQuantizer::params(8).range(Range::Fixed(f64::INFINITY)),
+        ] {
+            assert!(matches!(
+                params.quantize(one.view()),
+                Err(Error::Parameter(_))
+            ));
+        }
+        let params = FixedPointQuantizer::params(8);
+        assert!(params.quantize(array![[f32::NAN]].view()).is_err());
+        assert!(
+            params
+                .quantize(Array2::<f32>::zeros((2, 0)).view())
+                .is_err()
+        );
+        let zero = params
+            .quantize(Array2::<f32>::zeros((2, 3)).view())
+            .unwrap();
+        assert_eq!(zero.decompress().unwrap(), Array2::zeros((2, 3)).into_dyn());
+        let extreme = array![[f32::MAX, f32::MIN]];
+        for symmetry in [Symmetry::Symmetric, Symmetry::Affine] {
+            let q = params
+                .clone()
+                .symmetry(symmetry)
+                .quantize(extreme.view())
+                .unwrap();
+            assert!(q.decompress().unwrap().iter().all(|x| x.is_finite()));
+        }
+    }
+}
