@@ -72,6 +72,8 @@ mod avx512 {
                 // SAFETY: the mask ends at the row's last byte.
                 *row = unsafe { _mm512_maskz_loadu_epi8(mask, a.add(i * columns + column)) };
             }
+            // The column that is loaded here goes into B sums of each row.
+            #[allow(clippy::needless_range_loop)]
             for j in 0..B {
                 // SAFETY: the mask ends at the row's last byte.
                 let codes =
