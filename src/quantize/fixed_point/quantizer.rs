@@ -17,12 +17,12 @@ use crate::{Error, Float, ParamError, ParamGuard, Precision, Quantizer, Result, 
 /// use taper::quantize::fixed_point::FixedPointQuantizer;
 /// use taper::{Compressed, Quantizer};
 ///
-/// let weights = array![[0.5, -1.0, 0.3], [0.0, 0.75, -0.2]];
+/// let weights = array![[0.5_f64, -1.0, 0.3], [0.0, 0.75, -0.2]];
 /// let quantized = FixedPointQuantizer::params(3).quantize(weights.view())?;
-/// let third = 1.0_f32 as f64 / 3.0;
 /// assert_eq!(quantized.storage().payload(), 6 * 3);
+/// // Seven values, a third apart from −1 to 1.
 /// for (q, w) in quantized.decompress()?.iter().zip(&weights) {
-///     assert!((q - w).abs() <= third / 2.0 + 1e-7);
+///     assert!((q - w).abs() <= 0.5 / 3.0 + 1e-7);
 /// }
 /// # Ok::<(), taper::Error>(())
 /// ```
