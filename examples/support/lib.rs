@@ -3,6 +3,7 @@
 //! - [`data`]: the image sets, read from the files in which they were published;
 //! - [`network`]: training with burn, and the trained network as plain arrays whose weights may be
 //!   replaced by compressed ones;
+//! - [`low_bit`]: training with weights and activations of one bit and more;
 //! - [`args`], [`table`], [`plot`], [`bars`], [`json`], [`report`], [`progress`]: the flags that all experiments know,
 //!   and the forms in which they report.
 //!
@@ -12,6 +13,7 @@ pub mod args;
 pub mod bars;
 pub mod data;
 pub mod json;
+pub mod low_bit;
 pub mod network;
 pub mod plot;
 pub mod progress;

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView2};
 
 use super::{DataError, Dataset, Splits, idx};
 
@@ -24,6 +24,11 @@ const DEVIATION: f32 = 0.3081;
 
 /// The normalized value of a pixel without ink.
 pub const BACKGROUND: f32 = -MEAN / DEVIATION;
+
+/// The grey levels of normalized images: 0 without ink, 255 all ink.
+pub fn grey_levels(images: ArrayView2<'_, f32>) -> Array2<u8> {
+    images.mapv(|x| ((x * DEVIATION + MEAN) * 255.0).round() as u8)
+}
 
 /// The folder named by the environment variable `MNIST_DIR`, else `examples/data/mnist` of the repository.
 pub fn folder() -> PathBuf {

@@ -1,0 +1,323 @@
+//! A multi-layer perceptron whose weights and activations may be of few bits.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, anyhow, ensure};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use ndarray::{Array1, Array2, ArrayView2};
+use taper::quantize::binary::{BatchNorm, Binarizer, BinaryMlp};
+use taper::{Quantizer, Seed};
+
+use super::parameter::{Parameter, Weights};
+use super::sign::sign;
+
+/// What follows BatchNorm in a hidden layer. Both have the same slope on the way back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// max(−1, min(1, x)).
+    HardTanh,
+    /// +1 where x ≥ 0, else −1.
+    Sign,
+}
+
+/// A linear layer without bias, and its BatchNorm.
+#[derive(Debug)]
+pub struct Layer {
+    /// The weights, of shape (inputs, outputs).
+    pub weight: Parameter,
+    gamma: Parameter,
+    beta: Parameter,
+    mean: Vec<f32>,
+    variance: Vec<f32>,
+}
+
+/// Added to the variance in BatchNorm.
+pub const EPSILON: f32 = 1e-4;
+const MOMENTUM: f32 = 0.1;
+/// Images that are predicted at once.
+const BATCH: usize = 1000;
+
+/// Hidden layers of few bits, each followed by BatchNorm and an activation, and a real output layer.
+///
+/// Images are grey levels in 256ths: sums of such numbers with ±1 are exact in single precision, in any order.
+#[derive(Debug)]
+pub struct LowBitMlp {
+    layers: Vec<Layer>,
+    activation: Activation,
+    step: i32,
+    device: Device,
+}
+
+impl LowBitMlp {
+    /// The value of a grey level of 1.
+    pub const UNIT: f32 = 1.0 / 256.0;
+
+    /// A network with layers of these widths, inputs first and classes last.
+    pub fn new(
+        widths: &[usize],
+        weights: Weights,
+        activation: Activation,
+        seed: Seed,
+    ) -> anyhow::Result<Self> {
+        let device = Device::flex().autodiff();
+        let count = widths.len().saturating_sub(1);
+        let layer = |(i, pair): (usize, &[usize])| -> anyhow::Result<Layer> {
+            let [inputs, outputs] = *pair else {
+                return Err(anyhow!("a layer has two widths"));
+            };
+            let seed = seed.derive(i as u64);
+            let weight = if i + 1 == count {
+                Parameter::output(inputs, outputs, seed, &device)
+            } else {
+                Parameter::hidden(inputs, outputs, weights, seed, &device)?
+            };
+            Ok(Layer {
+                weight,
+                gamma: Parameter::row(1.0, outputs, &device),
+                beta: Parameter::row(0.0, outputs, &device),
+                mean: vec![0.0; outputs],
+                variance: vec![1.0; outputs],
+            })
+        };
+        Ok(Self {
+            layers: widths
+                .windows(2)
+                .enumerate()
+                .map(layer)
+                .collect::<Result<_, _>>()?,
+            activation,
+            step: 0,
+            device: device.clone(),
+        })
+    }
+
+    /// Its layers, first one first.
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// One step on a batch of grey levels, by the squared hinge loss; returns the loss.
+    pub(super) fn train(
+        &mut self,
+        images: &[u8],
+        labels: &[usize],
+        rate: f32,
+    ) -> anyhow::Result<f32> {
+        let batch = labels.len();
+        let mut x = pixels(images, batch, &self.device);
+        let mut statistics = Vec::new();
+        for (i, layer) in self.layers.iter().enumerate() {
+            let z = x.matmul(layer.weight.tensor().clone());
+            let mean = z.clone().mean_dim(0);
+            let centered = z - mean.clone();
+            let variance = centered.clone().powi_scalar(2).mean_dim(0);
+            let scale = layer.gamma.tensor().clone() / (variance.clone() + EPSILON).sqrt();
+            let h = centered * scale + layer.beta.tensor().clone();
+            statistics.push((mean.detach(), variance.detach()));
+            x = self.activate(i, h);
+        }
+        let classes = x.dims()[1];
+        let mut targets = vec![-1.0_f32; batch * classes];
+        for (row, &label) in targets.chunks_mut(classes).zip(labels) {
+            *row.get_mut(label).context("a label that is no class")? = 1.0;
+        }
+        let targets =
+            Tensor::<2>::from_data(TensorData::new(targets, [batch, classes]), &self.device);
+        let margins = (-(x * targets) + 1.0).clamp_min(0.0);
+        let loss = margins.powi_scalar(2).sum() / batch as f32;
+        let mut gradients = loss.backward();
+        let value = floats(loss.into_data())?
+            .first()
+            .copied()
+            .unwrap_or(f32::NAN);
+        ensure!(
+            value.is_finite(),
+            "the loss became {value}: is the learning rate of {rate} too high?"
+        );
+        self.step += 1;
+        let unbiased = batch as f32 / (batch as f32 - 1.0).max(1.0);
+        for (layer, (mean, variance)) in self.layers.iter_mut().zip(statistics) {
+            layer.weight.step(&mut gradients, rate, self.step)?;
+            layer.gamma.step(&mut gradients, rate, self.step)?;
+            layer.beta.step(&mut gradients, rate, self.step)?;
+            average(&mut layer.mean, mean, 1.0)?;
+            average(&mut layer.variance, variance, unbiased)?;
+        }
+        Ok(value)
+    }
+
+    fn activate(&self, layer: usize, h: Tensor<2>) -> Tensor<2> {
+        match self.activation {
+            _ if layer + 1 == self.layers.len() => h,
+            Activation::HardTanh => h.clamp(-1.0, 1.0),
+            Activation::Sign => sign(h),
+        }
+    }
+
+    /// The class of each image of grey levels, simulated in floating point.
+    pub fn predict(&self, images: ArrayView2<'_, u8>) -> anyhow::Result<Vec<usize>> {
+        let device = self.device.clone().inner();
+        let images = images.as_standard_layout();
+        let inputs = images.ncols();
+        let images = images.as_slice().context("images in standard layout")?;
+        let mut classes = Vec::new();
+        for images in images.chunks(BATCH * inputs) {
+            let mut x = pixels(images, images.len() / inputs, &device);
+            for (i, layer) in self.layers.iter().enumerate() {
+                let row = |values: &[f32]| {
+                    let data = TensorData::new(values.to_vec(), [1, values.len()]);
+                    Tensor::<2>::from_data(data, &device)
+                };
+                let z = x.matmul(layer.weight.tensor().clone().inner());
+                let deviation = (row(&layer.variance) + EPSILON).sqrt();
+                // In the order of taper's BatchNorm, so that every rounding is the same.
+                let h = (z - row(&layer.mean)) / deviation * row(layer.gamma.latent())
+                    + row(layer.beta.latent());
+                x = self.activate(i, h);
+            }
+            let largest: Tensor<2, Int> = x.argmax(1);
+            classes.extend(
+                largest
+                    .into_data()
+                    .iter::<i64>()
+                    .map(|class| class as usize),
+            );
+        }
+        Ok(classes)
+    }
+
+    /// The network on packed bits.
+    pub fn pack(&self) -> anyhow::Result<BinaryMlp<f32>> {
+        ensure!(
+            self.activation == Activation::Sign,
+            "only binary activations can be packed"
+        );
+        let (output, hidden) = self
+            .layers
+            .split_last()
+            .context("a network without layers")?;
+        let (first, hidden) = hidden
+            .split_first()
+            .context("a network without hidden layers")?;
+        let signs = |layer: &Layer| Binarizer::params().quantize(layer.matrix()?.view());
+        let mut network = BinaryMlp::new(signs(first)?, &first.norm()?)?;
+        for layer in hidden {
+            network = network.hidden(signs(layer)?, &layer.norm()?)?;
+        }
+        let (weights, bias) = output.norm()?.fold(output.matrix()?.view())?;
+        Ok(network.output(weights, bias)?)
+    }
+
+    /// Writes all numbers of the training after `epochs` epochs, so that it can go on from there.
+    pub(super) fn save(&mut self, path: &Path, epochs: usize) -> anyhow::Result<()> {
+        let mut bytes = Vec::new();
+        for number in [epochs as u64, self.step as u64] {
+            bytes.extend(number.to_le_bytes());
+        }
+        for values in self.arrays() {
+            bytes.extend((values.len() as u64).to_le_bytes());
+            bytes.extend(values.iter().flat_map(|x| x.to_le_bytes()));
+        }
+        // Renamed into place, so that a run that is cut short leaves the one before.
+        let fresh = path.with_extension("fresh");
+        fs::write(&fresh, bytes).with_context(|| format!("cannot write {}", fresh.display()))?;
+        fs::rename(&fresh, path)?;
+        Ok(())
+    }
+
+    /// Reads what [`save`](Self::save) wrote; returns the epochs done, none where there is no such file.
+    pub(super) fn load(&mut self, path: &Path) -> anyhow::Result<usize> {
+        if !path.exists() {
+            return Ok(0);
+        }
+        let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let mut numbers = bytes.as_slice();
+        let epochs = next(&mut numbers)?;
+        self.step = i32::try_from(next(&mut numbers)?)?;
+        for values in self.arrays() {
+            let length = next(&mut numbers)? as usize;
+            ensure!(
+                length == values.len(),
+                "{} is of a network of another shape",
+                path.display()
+            );
+            let (now, rest) = numbers
+                .split_at_checked(4 * length)
+                .with_context(|| format!("{} was cut short", path.display()))?;
+            for (value, bytes) in values.iter_mut().zip(now.as_chunks::<4>().0) {
+                *value = f32::from_le_bytes(*bytes);
+            }
+            numbers = rest;
+        }
+        for layer in &mut self.layers {
+            layer.weight.refresh()?;
+            layer.gamma.refresh()?;
+            layer.beta.refresh()?;
+        }
+        Ok(epochs as usize)
+    }
+
+    fn arrays(&mut self) -> impl Iterator<Item = &mut Vec<f32>> {
+        self.layers.iter_mut().flat_map(|layer| {
+            let parameters = [&mut layer.weight, &mut layer.gamma, &mut layer.beta];
+            let arrays = parameters.into_iter().flat_map(Parameter::arrays);
+            arrays.chain([&mut layer.mean, &mut layer.variance])
+        })
+    }
+}
+
+impl Layer {
+    /// The latent weights, of shape (outputs, inputs).
+    pub fn matrix(&self) -> taper::Result<Array2<f32>> {
+        let [inputs, outputs] = self.weight.tensor().dims();
+        let latent = self.weight.latent();
+        Ok(Array2::from_shape_fn((outputs, inputs), |(o, i)| {
+            latent[i * outputs + o]
+        }))
+    }
+
+    /// The BatchNorm with its running statistics.
+    pub fn norm(&self) -> taper::Result<BatchNorm<f32>> {
+        let row = |values: &[f32]| Array1::from(values.to_vec());
+        BatchNorm::new(
+            row(self.gamma.latent()),
+            row(self.beta.latent()),
+            row(&self.mean),
+            row(&self.variance),
+            EPSILON,
+        )
+    }
+}
+
+fn next(bytes: &mut &[u8]) -> anyhow::Result<u64> {
+    let (now, rest) = bytes
+        .split_first_chunk::<8>()
+        .context("a checkpoint that was cut short")?;
+    *bytes = rest;
+    Ok(u64::from_le_bytes(*now))
+}
+
+fn pixels(images: &[u8], batch: usize, device: &Device) -> Tensor<2> {
+    let values: Vec<f32> = images
+        .iter()
+        .map(|&p| f32::from(p) * LowBitMlp::UNIT)
+        .collect();
+    let inputs = values.len() / batch.max(1);
+    Tensor::from_data(TensorData::new(values, [batch, inputs]), device)
+}
+
+fn floats(data: TensorData) -> anyhow::Result<Vec<f32>> {
+    Ok(data
+        .as_slice::<f32>()
+        .map_err(|e| anyhow!("{e:?}"))?
+        .to_vec())
+}
+
+/// Moves a running average towards the value of a batch.
+fn average(running: &mut [f32], value: Tensor<2>, factor: f32) -> anyhow::Result<()> {
+    for (running, value) in running.iter_mut().zip(floats(value.into_data())?) {
+        *running = (1.0 - MOMENTUM) * *running + MOMENTUM * factor * value;
+    }
+    Ok(())
+}

@@ -1,0 +1,16 @@
+//! Training with weights and activations of few bits.
+//!
+//! - `sign`: the sign as an operation of burn, its gradient that of taper's straight-through estimator;
+//! - `parameter`: Adam on real latent weights beside the ones that the network computes with;
+//! - `mlp`: the network, its checkpoints, and its export to packed bits;
+//! - `train`: the epochs.
+
+mod mlp;
+mod parameter;
+mod sign;
+mod train;
+
+pub use mlp::{Activation, EPSILON, Layer, LowBitMlp};
+pub use parameter::{Parameter, Weights};
+pub use sign::{SignBackend, sign};
+pub use train::LowBitTraining;
