@@ -3,7 +3,6 @@
 //! - [`train`]: the training loop, for any burn module and any [`Objective`](train::Objective); its
 //!   [`schedule`], its [`checkpoint`]s and the shifted images of [`augment`];
 //! - [`distill`]: training a student with one of taper's distillers;
-//! - [`mlp`]: the fully connected network that several experiments share;
 //! - [`mlp`]: the fully connected network that several experiments share; [`conv`]: a convolutional one, whose
 //!   layers may be chains;
 //! - [`vgg`]: VGG-11 with batch normalization, whole or pruned;
