@@ -17,8 +17,8 @@ const NAME: &str = "BinaryMatrix";
 /// A weight matrix of shape (out_features, in_features) whose values are ±1, times a scale.
 ///
 /// A weight is one bit, set for +1. In a file the rows follow each other bit by bit, so that the part `signs`
-/// is exactly ⌈out·in / 8⌉ bytes; in memory each row begins at a word of 64 bits ([`memory_bytes`]
-/// (Self::memory_bytes) counts it). Bits beyond a row's end are never counted as weights.
+/// is exactly ⌈out·in / 8⌉ bytes; in memory each row begins at a word of 64 bits
+/// ([`memory_bytes`](Self::memory_bytes) counts it). Bits beyond a row's end are never counted as weights.
 ///
 /// Products run on the bits: with ±1 inputs by exclusive or and population count
 /// ([`multiply`](Self::multiply)), with 8-bit ([`multiply_bytes`](Self::multiply_bytes)) and with real inputs

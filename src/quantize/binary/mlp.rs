@@ -96,7 +96,7 @@ impl<F: Float> BinaryMlp<F> {
     ///
     /// # Errors
     ///
-    /// [`Error::ShapeMismatch`] where `norm` has another number of neurons.
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) where `norm` has another number of neurons.
     #[allow(clippy::new_ret_no_self)]
     pub fn new(matrix: BinaryMatrix<F>, norm: &BatchNorm<F>) -> Result<BinaryMlpBuilder<F>> {
         let largest = F::max_value().as_f64();
@@ -122,7 +122,7 @@ impl<F: Float> BinaryMlp<F> {
     ///
     /// # Errors
     ///
-    /// [`Error::ShapeMismatch`], and [`Error::NonFinite`] for inputs that have no sign.
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch), and [`Error::NonFinite`](crate::Error::NonFinite) for inputs that have no sign.
     pub fn forward(&self, x: ArrayView2<'_, F>) -> Result<Array2<F>> {
         let (matrix, thresholds) = &self.layers.first;
         check::same_shape("x", &[x.nrows(), matrix.signs.columns()], x.shape())?;
@@ -295,7 +295,7 @@ impl<F: Float> BinaryMlpBuilder<F> {
     ///
     /// # Errors
     ///
-    /// [`Error::ShapeMismatch`] where the layer does not fit the one before or `norm` does not fit it.
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) where the layer does not fit the one before or `norm` does not fit it.
     pub fn hidden(mut self, matrix: BinaryMatrix<F>, norm: &BatchNorm<F>) -> Result<Self> {
         let inputs = matrix.signs.columns();
         self.fits("the hidden weights", &[matrix.signs.rows(), inputs])?;
@@ -314,8 +314,8 @@ impl<F: Float> BinaryMlpBuilder<F> {
     ///
     /// # Errors
     ///
-    /// [`Error::ShapeMismatch`] where the weights do not fit the layer before or the bias does not fit them,
-    /// [`Error::EmptyAxis`], [`Error::NonFinite`].
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) where the weights do not fit the layer before or the bias does not fit them,
+    /// [`Error::EmptyAxis`](crate::Error::EmptyAxis), [`Error::NonFinite`](crate::Error::NonFinite).
     pub fn output(self, weights: Array2<F>, bias: Array1<F>) -> Result<BinaryMlp<F>> {
         check::finite("weights", &weights.view())?;
         check::finite("bias", &bias.view())?;

@@ -21,7 +21,7 @@
 //! y = x Wᵀ needs no W. Where the inputs are split, the products of a group's centroids with the inputs of the
 //! group make a table of k entries, and an output is the sum of m entries:
 //!
-//! $$y\_o = \\sum\_{g=1}^{m} T\_g[\\mathrm{code}\_{g,o}], \\qquad T\_g[c] = \\langle x\_g, c\_{g,c} \\rangle$$
+//! $$y\_o = \\sum\_{g=1}^{m} T\_g\[\\mathrm{code}\_{g,o}\], \\qquad T\_g\[c\] = \\langle x\_g, c\_{g,c} \\rangle$$
 //!
 //! Where the outputs are split, the inputs that share a code are summed first, and each of these k sums meets its
 //! centroid once:
