@@ -1,7 +1,6 @@
 //! Product quantization: training, decompressing, and products against a dense one.
 //!
-//! `cargo bench --bench product` prints the error of what it trains beside the times; `cargo bench --bench product
-//! crossover` compares both ways to compute a product over batches and widths.
+//! `cargo bench --bench product` prints the error of what it trains beside the times.
 
 use std::hint::black_box;
 
