@@ -212,6 +212,30 @@ impl Precision {
             Self::F64 => values.flat_map(f64::to_le_bytes).collect(),
         }
     }
+
+    /// The values that [`encode`](Self::encode) wrote; bytes after the last whole value are left out.
+    pub(crate) fn decode(self, bytes: &[u8]) -> impl Iterator<Item = f64> + '_ {
+        bytes
+            .chunks_exact(self.dtype().bytes())
+            .map(|value| match *value {
+                [a, b] => half::f16::from_le_bytes([a, b]).to_f64(),
+                [a, b, c, d] => f32::from_le_bytes([a, b, c, d]).into(),
+                [a, b, c, d, e, f, g, h] => f64::from_le_bytes([a, b, c, d, e, f, g, h]),
+                _ => f64::NAN,
+            })
+    }
+
+    /// The precision whose values are of this element type.
+    pub(crate) fn of(dtype: DType) -> Option<Self> {
+        [Self::F16, Self::F32, Self::F64]
+            .into_iter()
+            .find(|precision| precision.dtype() == dtype)
+    }
+
+    /// The precision that keeps every value of `F` as it is.
+    pub(crate) fn exact<F: Float>() -> Self {
+        if F::BITS == 32 { Self::F32 } else { Self::F64 }
+    }
 }
 
 /// An exact size by part, in bits.
@@ -334,6 +358,8 @@ mod tests {
             let value = precision.round("value", std::f64::consts::PI).unwrap();
             let bytes = precision.encode([value]);
             assert_eq!(bytes.len() as u64 * 8, precision.bits());
+            assert!(precision.decode(&bytes).eq([value]));
+            assert_eq!(Precision::of(precision.dtype()), Some(precision));
             assert_eq!(precision.round("value", value), Ok(value));
         }
     }

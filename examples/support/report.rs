@@ -56,9 +56,15 @@ impl Report {
     }
 }
 
-/// The flags that have a say in the figures, after ` -- `: not those that name files to write.
+/// The flags that have a say in the figures, after ` -- `: not those that name files and folders.
 fn flags(args: impl Iterator<Item = String>) -> String {
-    const FILES: [&str; 3] = ["--json", "--plot", "--markdown"];
+    const FILES: [&str; 5] = [
+        "--json",
+        "--plot",
+        "--markdown",
+        "--checkpoints",
+        "--packed",
+    ];
     let mut kept = Vec::new();
     let mut args = args;
     while let Some(arg) = args.next() {

@@ -390,16 +390,7 @@ fn decode(
 ) -> impl Iterator<Item = f64> + '_ {
     let width = precision.dtype().bytes();
     let range = start * width..(start + count) * width;
-    bytes
-        .get(range)
-        .unwrap_or_default()
-        .chunks_exact(width)
-        .map(|value| match *value {
-            [a, b] => half::f16::from_le_bytes([a, b]).to_f64(),
-            [a, b, c, d] => f32::from_le_bytes([a, b, c, d]).into(),
-            [a, b, c, d, e, f, g, h] => f64::from_le_bytes([a, b, c, d, e, f, g, h]),
-            _ => f64::NAN,
-        })
+    precision.decode(bytes.get(range).unwrap_or_default())
 }
 
 fn malformed(problem: impl Into<String>) -> Error {

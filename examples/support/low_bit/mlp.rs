@@ -209,16 +209,18 @@ impl LowBitMlp {
         Ok(network.output(weights, bias)?)
     }
 
-    /// Writes all numbers of the training after `epochs` epochs, so that it can go on from there.
-    pub(super) fn save(&mut self, path: &Path, epochs: usize) -> anyhow::Result<()> {
+    /// Writes all numbers of the training after as many epochs as there are `figures`, so that it can go on
+    /// from there: epochs and steps, each array behind its length, and the figures.
+    pub(super) fn save(&mut self, path: &Path, figures: &[f64]) -> anyhow::Result<()> {
         let mut bytes = Vec::new();
-        for number in [epochs as u64, self.step as u64] {
+        for number in [figures.len() as u64, self.step as u64] {
             bytes.extend(number.to_le_bytes());
         }
         for values in self.arrays() {
             bytes.extend((values.len() as u64).to_le_bytes());
             bytes.extend(values.iter().flat_map(|x| x.to_le_bytes()));
         }
+        bytes.extend(figures.iter().flat_map(|x| x.to_le_bytes()));
         // Renamed into place, so that a run that is cut short leaves the one before.
         let fresh = path.with_extension("fresh");
         fs::write(&fresh, bytes).with_context(|| format!("cannot write {}", fresh.display()))?;
@@ -226,14 +228,15 @@ impl LowBitMlp {
         Ok(())
     }
 
-    /// Reads what [`save`](Self::save) wrote; returns the epochs done, none where there is no such file.
-    pub(super) fn load(&mut self, path: &Path) -> anyhow::Result<usize> {
+    /// Reads what [`save`](Self::save) wrote; returns the figure of each epoch done, none where there is no
+    /// such file, and NaN for each where the file ends with the arrays.
+    pub(super) fn load(&mut self, path: &Path) -> anyhow::Result<Vec<f64>> {
         if !path.exists() {
-            return Ok(0);
+            return Ok(Vec::new());
         }
         let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         let mut numbers = bytes.as_slice();
-        let epochs = next(&mut numbers)?;
+        let epochs = usize::try_from(next(&mut numbers)?)?;
         self.step = i32::try_from(next(&mut numbers)?)?;
         for values in self.arrays() {
             let length = next(&mut numbers)? as usize;
@@ -250,12 +253,28 @@ impl LowBitMlp {
             }
             numbers = rest;
         }
+        let (figures, rest) = numbers.as_chunks::<8>();
+        ensure!(
+            rest.is_empty() && (figures.is_empty() || figures.len() == epochs),
+            "{} holds {} bytes after its arrays, which is no figure for each of {epochs} epochs",
+            path.display(),
+            numbers.len()
+        );
         for layer in &mut self.layers {
             layer.weight.refresh()?;
             layer.gamma.refresh()?;
             layer.beta.refresh()?;
         }
-        Ok(epochs as usize)
+        if figures.is_empty() {
+            // The count comes from the file: a forged one is no reason to fill the memory.
+            ensure!(
+                epochs < 1 << 20,
+                "{} tells of {epochs} epochs",
+                path.display()
+            );
+            return Ok(vec![f64::NAN; epochs]);
+        }
+        Ok(figures.iter().map(|x| f64::from_le_bytes(*x)).collect())
     }
 
     fn arrays(&mut self) -> impl Iterator<Item = &mut Vec<f32>> {

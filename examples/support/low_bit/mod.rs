@@ -3,8 +3,10 @@
 //! - `sign`: the sign as an operation of burn, its gradient that of taper's straight-through estimator;
 //! - `parameter`: Adam on real latent weights beside the ones that the network computes with;
 //! - `mlp`: the network, its checkpoints, and its export to packed bits;
+//! - [`file`]: that network in a file;
 //! - `train`: the epochs.
 
+pub mod file;
 mod mlp;
 mod parameter;
 mod sign;
@@ -13,4 +15,4 @@ mod train;
 pub use mlp::{Activation, EPSILON, Layer, LowBitMlp};
 pub use parameter::{Parameter, Weights};
 pub use sign::{SignBackend, sign};
-pub use train::LowBitTraining;
+pub use train::{LowBitTraining, Trained};

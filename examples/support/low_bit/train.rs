@@ -1,7 +1,9 @@
 //! The epochs of a training with few bits.
 
+use std::fs;
 use std::path::PathBuf;
 
+use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use ndarray::{Array2, Axis};
 use taper::Seed;
@@ -33,31 +35,43 @@ pub struct LowBitTraining {
     pub checkpoint: Option<PathBuf>,
 }
 
+/// What a training leaves.
+#[derive(Debug)]
+pub struct Trained {
+    /// The network after the last epoch.
+    pub network: LowBitMlp,
+    /// The figure after each epoch; NaN where a checkpoint does not tell it.
+    pub curve: Vec<f64>,
+    /// Epochs that came from a checkpoint.
+    pub resumed: usize,
+}
+
 impl LowBitTraining {
     /// Trains on grey levels; `evaluate` sees the network after each epoch, and its figures are returned.
-    pub fn run<T>(
+    pub fn run(
         &self,
         images: &Array2<u8>,
         labels: &[usize],
-        mut evaluate: impl FnMut(&LowBitMlp) -> anyhow::Result<T>,
-    ) -> anyhow::Result<(LowBitMlp, Vec<T>)>
-    where
-        T: std::fmt::Display,
-    {
+        mut evaluate: impl FnMut(&LowBitMlp) -> anyhow::Result<f64>,
+    ) -> anyhow::Result<Trained> {
         let mut network = LowBitMlp::new(&self.widths, self.weights, self.activation, self.seed)?;
-        let done = match &self.checkpoint {
+        let mut curve = match &self.checkpoint {
             Some(path) => network.load(path)?,
-            None => 0,
+            None => Vec::new(),
         };
+        let resumed = curve.len();
+        if let Some(folder) = self.checkpoint.as_deref().and_then(std::path::Path::parent) {
+            fs::create_dir_all(folder)
+                .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        }
         let steps = labels.len() / self.batch.max(1);
         let style = "{prefix:<14} {bar:30} {pos:>6}/{len} {elapsed:>4} {msg}";
         let bar = ProgressBar::new((steps * self.epochs) as u64)
             .with_style(ProgressStyle::with_template(style)?)
             .with_prefix(self.name.clone());
-        bar.set_position((steps * done) as u64);
+        bar.set_position((steps * resumed) as u64);
         let [first, last] = self.rates;
-        let mut figures = Vec::new();
-        for epoch in done..self.epochs {
+        for epoch in resumed..self.epochs {
             let order = random::permutation(self.seed.derive(1000 + epoch as u64), labels.len());
             for (step, rows) in order.chunks_exact(self.batch).enumerate() {
                 let progress = (epoch * steps + step) as f32 / (self.epochs * steps) as f32;
@@ -69,13 +83,89 @@ impl LowBitTraining {
                 bar.inc(1);
             }
             let figure = evaluate(&network)?;
-            bar.set_message(figure.to_string());
-            figures.push(figure);
+            bar.set_message(format!("{figure:.2}"));
+            curve.push(figure);
             if let Some(path) = &self.checkpoint {
-                network.save(path, epoch + 1)?;
+                network.save(path, &curve)?;
             }
         }
         bar.finish();
-        Ok((network, figures))
+        if let Some(last) = curve.last_mut().filter(|last| last.is_nan()) {
+            *last = evaluate(&network)?;
+        }
+        Ok(Trained {
+            network,
+            curve,
+            resumed,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn training(epochs: usize, checkpoint: Option<PathBuf>) -> LowBitTraining {
+        LowBitTraining {
+            name: "test".to_owned(),
+            widths: vec![6, 9, 8, 3],
+            weights: Weights::Binary,
+            activation: Activation::Sign,
+            epochs,
+            batch: 10,
+            rates: [0.01, 0.001],
+            seed: Seed::from(3),
+            checkpoint,
+        }
+    }
+
+    fn logits(network: &LowBitMlp, images: &Array2<u8>) -> Array2<f32> {
+        let packed = network.pack().unwrap();
+        packed
+            .forward_bytes(images.view(), LowBitMlp::UNIT)
+            .unwrap()
+    }
+
+    #[test]
+    fn a_training_that_was_cut_short_ends_as_one_that_was_not() {
+        let images = Array2::from_shape_fn((60, 6), |(i, j)| ((i * 37 + j * 91) % 256) as u8);
+        let labels: Vec<usize> = (0..60).map(|i| i * 7 % 3).collect();
+        let path = std::env::temp_dir()
+            .join(format!("taper-low-bit-{}", std::process::id()))
+            .join("network.checkpoint");
+        let mut epoch = 0.0;
+        let mut count = |_: &LowBitMlp| {
+            epoch += 1.0;
+            Ok(epoch)
+        };
+        let whole = training(3, None).run(&images, &labels, &mut count).unwrap();
+        // Cut after its second epoch: the file of the first is left.
+        let cut = training(3, Some(path.clone())).run(&images, &labels, |network| {
+            let first = logits(network, &images);
+            anyhow::ensure!(!path.exists(), "{first}");
+            Ok(10.0)
+        });
+        assert!(cut.is_err());
+        let rest = training(3, Some(path.clone()))
+            .run(&images, &labels, |_| Ok(20.0))
+            .unwrap();
+        assert_eq!((rest.resumed, rest.curve), (1, vec![10.0, 20.0, 20.0]));
+        assert_eq!(
+            logits(&rest.network, &images),
+            logits(&whole.network, &images)
+        );
+        // Without the figures behind its arrays a file is as good; only the last figure can be had again.
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, &bytes[..bytes.len() - 24]).unwrap();
+        let again = training(3, Some(path.clone()))
+            .run(&images, &labels, |_| Ok(30.0))
+            .unwrap();
+        assert!(again.curve[..2].iter().all(|x| x.is_nan()) && again.curve[2] == 30.0);
+        for end in [0, 8, 100, bytes.len() - 25, bytes.len() - 8] {
+            fs::write(&path, &bytes[..end]).unwrap();
+            let cut = training(3, Some(path.clone())).run(&images, &labels, |_| Ok(0.0));
+            assert!(cut.is_err(), "{end} bytes");
+        }
+        fs::remove_dir_all(path.parent().unwrap()).unwrap();
     }
 }

@@ -53,6 +53,12 @@ impl<F: Float> BinaryMatrix<F> {
         precision: Precision,
         scales: Vec<F>,
     ) -> Self {
+        // Without scales there is nothing that could have a precision.
+        let precision = if scales.is_empty() {
+            Precision::default()
+        } else {
+            precision
+        };
         Self {
             shape: [signs.rows(), signs.columns()],
             signs,

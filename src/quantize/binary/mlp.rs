@@ -5,7 +5,9 @@ use ndarray::{Array1, Array2, ArrayView2};
 use super::signs::{Signs, pack};
 use super::{BatchNorm, BinaryActivations, BinaryMatrix};
 use crate::kernels::Level;
-use crate::{Compressed, DType, Float, LinearOp, Part, Result, Role, check};
+use crate::{Float, LinearOp, Result, check};
+
+mod stored;
 
 /// A multi-layer perceptron of binary weights and activations that runs on packed bits.
 ///
@@ -207,87 +209,6 @@ impl<F: Float> BinaryMlp<F> {
             + hidden.sum::<usize>()
             + reals * size_of::<F>()
     }
-
-    /// The arrays of which the network consists, layer by layer, as the bytes that a file holds.
-    ///
-    /// A layer of signs has the parts of its [`BinaryMatrix`], `thresholds`, and `rises`: a bit a neuron,
-    /// set where a sum of at least the threshold gives +1. The last layer has `weights` and `bias`.
-    #[must_use]
-    pub fn parts(&self) -> Vec<Vec<Part<'_>>> {
-        let real = if F::BITS == 32 {
-            DType::F32
-        } else {
-            DType::F64
-        };
-        let reals = |values: &mut dyn Iterator<Item = F>| -> Vec<u8> {
-            values.flat_map(real_bytes).collect()
-        };
-        let part = |name, dtype: DType, role, bytes: Vec<u8>| Part {
-            name,
-            dtype,
-            shape: vec![bytes.len() / dtype.bytes()],
-            role,
-            bytes: bytes.into(),
-        };
-        let layer = |matrix: &BinaryMatrix<F>, dtype, thresholds, rises: &[bool]| {
-            let mut parts: Vec<Part<'static>> = matrix
-                .parts()
-                .into_iter()
-                .map(|p| Part {
-                    bytes: p.bytes.into_owned().into(),
-                    ..p
-                })
-                .collect();
-            parts.push(part("thresholds", dtype, Role::SideInformation, thresholds));
-            let bits = rises.chunks(8).map(|bits| {
-                bits.iter()
-                    .enumerate()
-                    .fold(0, |byte, (k, &set)| byte | u8::from(set) << k)
-            });
-            parts.push(part(
-                "rises",
-                DType::U8,
-                Role::SideInformation,
-                bits.collect(),
-            ));
-            parts
-        };
-        let (matrix, thresholds) = &self.layers.first;
-        let values = reals(&mut thresholds.values.iter().copied());
-        let mut layers = vec![layer(matrix, real, values, &thresholds.rises)];
-        for (matrix, thresholds) in &self.layers.hidden {
-            let values = thresholds
-                .values
-                .iter()
-                .flat_map(|t| t.to_le_bytes())
-                .collect();
-            layers.push(layer(matrix, DType::I32, values, &thresholds.rises));
-        }
-        layers.push(vec![
-            part(
-                "weights",
-                real,
-                Role::Payload,
-                reals(&mut self.output.iter().copied()),
-            ),
-            part(
-                "bias",
-                real,
-                Role::SideInformation,
-                reals(&mut self.bias.iter().copied()),
-            ),
-        ]);
-        layers
-    }
-}
-
-fn real_bytes<F: Float>(x: F) -> Vec<u8> {
-    let x = x.as_f64();
-    if F::BITS == 32 {
-        (x as f32).to_le_bytes().to_vec()
-    } else {
-        x.to_le_bytes().to_vec()
-    }
 }
 
 impl<F: Float> BinaryMlpBuilder<F> {
@@ -352,14 +273,14 @@ impl<F: Float> BinaryMlpBuilder<F> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::quantize::binary::{Binarizer, StraightThrough};
-    use crate::{Quantizer, Seed};
+    use crate::{Compressed, Quantizer, Seed};
     use ndarray::{Axis, concatenate};
     use proptest::prelude::*;
 
-    fn random(seed: Seed, shape: (usize, usize)) -> Array2<f64> {
+    pub(in crate::quantize::binary) fn random(seed: Seed, shape: (usize, usize)) -> Array2<f64> {
         let mut stream = 0;
         Array2::from_shape_simple_fn(shape, || {
             stream += 1;
@@ -368,7 +289,7 @@ mod tests {
     }
 
     /// Statistics of a kind that training gives, with γ of both signs.
-    fn norm(seed: Seed, neurons: usize) -> BatchNorm<f64> {
+    pub(in crate::quantize::binary) fn norm(seed: Seed, neurons: usize) -> BatchNorm<f64> {
         let row = |k, factor: f64, shift: f64| {
             random(seed.derive(k), (1, neurons))
                 .row(0)
@@ -457,35 +378,6 @@ mod tests {
             // Three sums of 70 values of at most 1.
             assert!((y - expected).abs() <= 3.0 * 70.0 * 70.0 * f64::EPSILON);
         }
-    }
-
-    #[test]
-    fn parts_hold_every_neuron_and_bits_are_packed() {
-        let seed = Seed::from(2);
-        let matrix = |k, shape| {
-            Binarizer::params()
-                .quantize(random(seed.derive(k), shape).view())
-                .unwrap()
-        };
-        let network = BinaryMlp::new(matrix(0, (64, 100)), &norm(seed, 64))
-            .unwrap()
-            .hidden(matrix(1, (128, 64)), &norm(seed, 128))
-            .unwrap()
-            .output(Array2::zeros((10, 128)), Array1::zeros(10))
-            .unwrap();
-        let sizes: Vec<Vec<usize>> = network
-            .parts()
-            .iter()
-            .map(|parts| parts.iter().map(|part| part.bytes.len()).collect())
-            .collect();
-        assert_eq!(
-            sizes,
-            [
-                vec![800, 64 * 8, 8],
-                vec![1024, 128 * 4, 16],
-                vec![10 * 128 * 8, 80]
-            ]
-        );
     }
 
     #[test]
