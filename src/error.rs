@@ -97,6 +97,19 @@ pub enum Error {
         limit: f64,
     },
 
+    /// Moments of inputs of which none has been seen.
+    #[error("no input has been added to the moments yet")]
+    NoInputs,
+
+    /// Moments of inputs handed to a compressor that has no use for them.
+    #[error(
+        "{compressor} minimizes the error of the weights: it has no use for moments of the inputs"
+    )]
+    MomentsUnused {
+        /// The compressor.
+        compressor: &'static str,
+    },
+
     /// An iteration of the linear algebra back end that found no end.
     #[error("{what} did not converge")]
     NoConvergence {

@@ -53,6 +53,7 @@ mod float;
 #[allow(unsafe_code)]
 mod kernels;
 mod linalg;
+mod moments;
 mod packing;
 mod parallel;
 pub mod prune;
@@ -63,6 +64,7 @@ mod traits;
 pub use artifact::{Compressed, DType, FitReport, LinearOp, Part, Precision, Role, StorageBits};
 pub use error::{Error, ParamError, Result};
 pub use float::Float;
+pub use moments::{InputMoments, Patches};
 pub use seed::Seed;
 pub use traits::{Distiller, Factorizer, ParamGuard, Pruner, Quantizer};
 

@@ -4,7 +4,7 @@ use ndarray::{Array, ArrayView, ArrayView1, ArrayView2, ArrayViewMut, Dimension,
 
 use crate::distill::{DistillationLoss, LossValue};
 use crate::prune::PrunePlan;
-use crate::{Compressed, Error, Float, ParamError, Result};
+use crate::{Compressed, Error, Float, InputMoments, ParamError, Result};
 
 /// Parameters that have yet to be checked.
 ///
@@ -42,12 +42,28 @@ pub trait Quantizer<F: Float> {
     /// The artifact.
     type Output: Compressed<F>;
 
-    /// Quantizes `weights`, of shape (out_features, in_features).
+    /// Quantizes `weights`, of shape (out_features, in_features), so that with the moments of the layer's `inputs`
+    /// its output changes least, and without them the weights do.
     ///
     /// # Errors
     ///
-    /// [`Error::NonFinite`], [`Error::EmptyAxis`], [`Error::Parameter`], and what the implementation names.
-    fn quantize(&self, weights: ArrayView2<'_, F>) -> Result<Self::Output>;
+    /// [`Error::NonFinite`], [`Error::EmptyAxis`], [`Error::Parameter`], [`Error::ShapeMismatch`] and
+    /// [`Error::NoInputs`] for moments that are not of this layer or of nothing, [`Error::MomentsUnused`] where the
+    /// implementation minimizes the error of the weights only, and what it names.
+    fn quantize_with(
+        &self,
+        weights: ArrayView2<'_, F>,
+        inputs: Option<&InputMoments>,
+    ) -> Result<Self::Output>;
+
+    /// Quantizes `weights`, of shape (out_features, in_features), so that they change least.
+    ///
+    /// # Errors
+    ///
+    /// As [`quantize_with`](Self::quantize_with) without moments.
+    fn quantize(&self, weights: ArrayView2<'_, F>) -> Result<Self::Output> {
+        self.quantize_with(weights, None)
+    }
 }
 
 /// Replaces a matrix or a tensor by the factors of a product.
@@ -62,13 +78,29 @@ pub trait Factorizer<F: Float, D: Dimension> {
     /// The artifact.
     type Output: Compressed<F>;
 
-    /// Factorizes `weights`.
+    /// Factorizes `weights` so that with the moments of the layer's `inputs` its output changes least, and
+    /// without them the weights do. The first axis is that of the outputs, all others are those of the inputs.
     ///
     /// # Errors
     ///
     /// [`Error::NonFinite`], [`Error::EmptyAxis`], [`Error::Parameter`], [`Error::ExceedsInput`] for a rank
-    /// above what the shape allows, and what the implementation names.
-    fn factorize(&self, weights: ArrayView<'_, F, D>) -> Result<Self::Output>;
+    /// above what the shape allows, [`Error::ShapeMismatch`] and [`Error::NoInputs`] for moments that are not of this
+    /// layer or of nothing, [`Error::MomentsUnused`] where the implementation minimizes the error of the weights
+    /// only, and what it names.
+    fn factorize_with(
+        &self,
+        weights: ArrayView<'_, F, D>,
+        inputs: Option<&InputMoments>,
+    ) -> Result<Self::Output>;
+
+    /// Factorizes `weights` so that they change least.
+    ///
+    /// # Errors
+    ///
+    /// As [`factorize_with`](Self::factorize_with) without moments.
+    fn factorize(&self, weights: ArrayView<'_, F, D>) -> Result<Self::Output> {
+        self.factorize_with(weights, None)
+    }
 }
 
 /// Chooses what may go: which channels (or weights) of which layers are kept.
@@ -142,8 +174,13 @@ where
 {
     type Output = <P::Checked as Quantizer<F>>::Output;
 
-    fn quantize(&self, weights: ArrayView2<'_, F>) -> Result<Self::Output> {
-        self.check_ref().map_err(Error::from)?.quantize(weights)
+    fn quantize_with(
+        &self,
+        weights: ArrayView2<'_, F>,
+        inputs: Option<&InputMoments>,
+    ) -> Result<Self::Output> {
+        let checked = self.check_ref().map_err(Error::from)?;
+        checked.quantize_with(weights, inputs)
     }
 }
 
@@ -153,8 +190,13 @@ where
 {
     type Output = <P::Checked as Factorizer<F, D>>::Output;
 
-    fn factorize(&self, weights: ArrayView<'_, F, D>) -> Result<Self::Output> {
-        self.check_ref().map_err(Error::from)?.factorize(weights)
+    fn factorize_with(
+        &self,
+        weights: ArrayView<'_, F, D>,
+        inputs: Option<&InputMoments>,
+    ) -> Result<Self::Output> {
+        let checked = self.check_ref().map_err(Error::from)?;
+        checked.factorize_with(weights, inputs)
     }
 }
 

@@ -42,6 +42,12 @@ impl<F: Float> Cholesky<F> {
         F::Backend::solve_lower(self.lower.view(), false, x.reversed_axes());
     }
 
+    /// `x ← x L⁻¹`.
+    pub(crate) fn unwhiten_rows(&self, x: ArrayViewMut2<'_, F>) {
+        debug_assert_eq!(x.ncols(), self.lower.nrows());
+        F::Backend::solve_lower(self.lower.view(), true, x.reversed_axes());
+    }
+
     /// A⁻¹.
     pub(crate) fn inverse(&self) -> Array2<F> {
         let mut inverse = Array2::eye(self.lower.nrows());

@@ -6,8 +6,8 @@ use super::dense::{for_each_image, matrix, patches};
 use super::geometry::{Geometry, check_image, dimensions};
 use crate::factorize::cp::{leading_vectors, multiply_mode, standard, unfolding_spectrum};
 use crate::{
-    Compressed, Error, Factorizer, FitReport, Float, ParamError, ParamGuard, Part, Precision,
-    Result, Role, StorageBits, check, linalg,
+    Compressed, Error, Factorizer, FitReport, Float, InputMoments, ParamError, ParamGuard, Part,
+    Precision, Result, Role, StorageBits, check, linalg, moments,
 };
 
 /// Tucker-2: a kernel as a smaller kernel between two 1×1 convolutions.
@@ -144,7 +144,12 @@ type Round<F> = (f64, Array2<F>, Array2<F>, Vec<F>);
 impl<F: Float> Factorizer<F, Ix4> for Tucker2 {
     type Output = TuckerConv2d<F>;
 
-    fn factorize(&self, weights: ArrayView<'_, F, Ix4>) -> Result<TuckerConv2d<F>> {
+    fn factorize_with(
+        &self,
+        weights: ArrayView<'_, F, Ix4>,
+        inputs: Option<&InputMoments>,
+    ) -> Result<TuckerConv2d<F>> {
+        moments::unused("Tucker2", inputs)?;
         check::finite("the kernel", &weights)?;
         let shape = dimensions(weights.dim());
         let values = standard(&weights);

@@ -11,7 +11,8 @@ use super::start::Start;
 use super::tensor::{CpReport, CpTensor, Freedom};
 use crate::factorize::Rank;
 use crate::{
-    Error, Factorizer, Float, ParamError, ParamGuard, Precision, Result, Seed, check, linalg,
+    Error, Factorizer, Float, InputMoments, ParamError, ParamGuard, Precision, Result, Seed, check,
+    linalg, moments,
 };
 
 /// CP decomposition with a [`Constraint`] a factor, by AO-ADMM.
@@ -421,7 +422,12 @@ impl Step<'_> {
 impl<F: Float, D: Dimension> Factorizer<F, D> for CpAdmm {
     type Output = CpTensor<F>;
 
-    fn factorize(&self, weights: ArrayView<'_, F, D>) -> Result<CpTensor<F>> {
+    fn factorize_with(
+        &self,
+        weights: ArrayView<'_, F, D>,
+        inputs: Option<&InputMoments>,
+    ) -> Result<CpTensor<F>> {
+        moments::unused("CpAdmm", inputs)?;
         self.fit(weights.into_dyn())
     }
 }

@@ -12,7 +12,10 @@ use super::problem::Problem;
 use super::start::{Compression, Start, unfolding_spectrum};
 use super::tensor::{CpReport, CpTensor, Freedom};
 use crate::factorize::Rank;
-use crate::{Factorizer, Float, ParamError, ParamGuard, Precision, Result, Seed, check};
+use crate::{
+    Factorizer, Float, InputMoments, ParamError, ParamGuard, Precision, Result, Seed, check,
+    moments,
+};
 
 /// CP decomposition by alternating least squares, of tensors of any order from two on.
 ///
@@ -432,7 +435,12 @@ fn extrapolate<F: Float>(to: &[F], from: &[F], step: f64, terms: usize) -> Vec<F
 impl<F: Float, D: Dimension> Factorizer<F, D> for CpAls {
     type Output = CpTensor<F>;
 
-    fn factorize(&self, weights: ArrayView<'_, F, D>) -> Result<CpTensor<F>> {
+    fn factorize_with(
+        &self,
+        weights: ArrayView<'_, F, D>,
+        inputs: Option<&InputMoments>,
+    ) -> Result<CpTensor<F>> {
+        moments::unused("CpAls", inputs)?;
         self.fit(weights.into_dyn())
     }
 }

@@ -6,7 +6,10 @@ use super::low_rank::LowRankMatrix;
 use super::randomized::Projection;
 use super::spatial::SpatialConv2d;
 use super::{LowRankWarning, SvdMethod, SvdReport, TruncatedSvd, exact, randomized};
-use crate::{Factorizer, Float, Result, check, linalg, parallel};
+use crate::linalg::Cholesky;
+use crate::{
+    Compressed, Factorizer, Float, InputMoments, Result, check, linalg, moments, parallel,
+};
 
 /// Leading singular values with their vectors.
 pub(super) struct Triplets<F> {
@@ -23,19 +26,39 @@ impl<F: Float> Factorizer<F, Ix2> for TruncatedSvd {
 
     /// Factorizes a matrix of shape (out_features, in_features).
     ///
+    /// With moments M = L Lᵀ of the inputs the product W L is cut off instead of W, and L taken out of the right factor
+    /// again: no matrix of this rank has a smaller output error tr(E M Eᵀ), by the theorem of Eckart and Young on
+    /// W L. (M is [damped](super::TruncatedSvdParams::damping) first.) Singular values and errors in the report are
+    /// those of W L then.
+    ///
     /// # Errors
     ///
     /// Those of the trait; [`Error::Overflow`](crate::Error::Overflow) where a factor leaves the range of the
     /// precision it is stored in; [`Error::NoConvergence`](crate::Error::NoConvergence).
-    fn factorize(&self, weights: ArrayView2<'_, F>) -> Result<LowRankMatrix<F>> {
+    fn factorize_with(
+        &self,
+        weights: ArrayView2<'_, F>,
+        inputs: Option<&InputMoments>,
+    ) -> Result<LowRankMatrix<F>> {
         check::finite("weights", &weights)?;
+        let root = match inputs {
+            None => None,
+            Some(inputs) => {
+                inputs.fits(weights.ncols())?;
+                Some(inputs.cholesky(self.damping)?)
+            }
+        };
+        let target = match &root {
+            None => CowArray::from(weights),
+            Some(root) => whitened(weights, root).into(),
+        };
         let (m, n) = weights.dim();
         let by_shape = self
             .rank
             .by_shape(m.min(n), m.saturating_mul(n), m.saturating_add(n))?;
-        let (scaled, scale) = scale_to_one(weights);
+        let (scaled, scale) = scale_to_one(target.view());
         let scaled = scaled.view();
-        let norm = norm(scaled);
+        let total = norm(scaled);
         let (mut triplets, method, spectrum) = match by_shape {
             Some(rank) if self.method_for(m, n, rank) != SvdMethod::Exact => {
                 let method = self.method_for(m, n, rank);
@@ -63,16 +86,31 @@ impl<F: Float> Factorizer<F, Ix2> for TruncatedSvd {
         let rank = triplets.s.len();
         let optimal_error = spectrum.map(|spectrum| {
             let tail: f64 = spectrum.iter().skip(rank).map(|s| s * s).sum();
-            relative(tail.sqrt(), norm)
+            relative(tail.sqrt(), total)
         });
         let kept = triplets.s.iter().map(|s| s.as_f64() * scale).collect();
+        if let Some(root) = &root {
+            let mut right = triplets.vt.mapv(Float::as_f64);
+            root.unwhiten_rows(right.view_mut());
+            triplets.vt = right.mapv(F::from_f64_lossy);
+        }
         let mut artifact =
             LowRankMatrix::new(triplets, scale, self.singular_values, self.precision)?;
-        let distance = artifact.distance(weights, scale);
+        let distance = match &root {
+            None => artifact.distance(weights, scale),
+            Some(root) => {
+                let rebuilt = artifact.decompress()?.into_dimensionality::<Ix2>();
+                let mut error = weights.to_owned();
+                if let Ok(rebuilt) = rebuilt {
+                    error -= &rebuilt;
+                }
+                norm(whitened(error.view(), root).view()) / scale
+            }
+        };
         artifact.set_report(SvdReport {
             method,
             singular_values: kept,
-            relative_error: relative(distance, norm),
+            relative_error: relative(distance, total),
             optimal_error,
             warning: LowRankWarning::of_size(rank, m, n),
         });
@@ -88,7 +126,12 @@ impl<F: Float> Factorizer<F, Ix4> for TruncatedSvd {
     /// # Errors
     ///
     /// As for a matrix, namely that of shape (in_channels · height, out_channels · width).
-    fn factorize(&self, weights: ArrayView4<'_, F>) -> Result<SpatialConv2d<F>> {
+    fn factorize_with(
+        &self,
+        weights: ArrayView4<'_, F>,
+        inputs: Option<&InputMoments>,
+    ) -> Result<SpatialConv2d<F>> {
+        moments::unused("the spatial SVD of a kernel", inputs)?;
         check::finite("weights", &weights)?;
         SpatialConv2d::factorize(self, weights)
     }
@@ -108,6 +151,12 @@ impl TruncatedSvd {
             method => method,
         }
     }
+}
+
+/// W L, by whose distances those of the outputs are measured.
+fn whitened<F: Float>(weights: ArrayView2<'_, F>, root: &Cholesky<f64>) -> Array2<F> {
+    let weights = weights.mapv(Float::as_f64);
+    linalg::product(weights.view(), root.lower().view()).mapv(F::from_f64_lossy)
 }
 
 /// The matrix without gaps, times a power of two that brings its largest magnitude near one where that is far

@@ -1,7 +1,7 @@
 //! What can be chosen about a truncated SVD.
 
 use crate::factorize::Rank;
-use crate::{ParamError, ParamGuard, Precision, Seed};
+use crate::{ParamError, ParamGuard, Precision, Seed, check};
 
 /// How the leading singular values and vectors are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -65,6 +65,7 @@ pub struct TruncatedSvd {
     pub(super) oversampling: usize,
     pub(super) power_iterations: usize,
     pub(super) measure_optimum: bool,
+    pub(super) damping: f64,
     pub(super) singular_values: SingularValues,
     pub(super) precision: Precision,
     pub(super) seed: Seed,
@@ -84,6 +85,7 @@ impl TruncatedSvd {
             oversampling: 10,
             power_iterations: 2,
             measure_optimum: false,
+            damping: 1e-4,
             singular_values: SingularValues::default(),
             precision: Precision::default(),
             seed: Seed::default(),
@@ -124,6 +126,14 @@ impl TruncatedSvdParams {
         self
     }
 
+    /// Sets how much the moments of inputs are damped, as [`InputMoments::damped`](crate::InputMoments::damped) says;
+    /// 10⁻⁴ unless set. Without moments it has no effect.
+    #[must_use]
+    pub fn damping(mut self, damping: f64) -> Self {
+        self.0.damping = damping;
+        self
+    }
+
     /// Sets where the singular values go.
     #[must_use]
     pub fn singular_values(mut self, singular_values: SingularValues) -> Self {
@@ -151,6 +161,9 @@ impl ParamGuard for TruncatedSvdParams {
 
     fn check_ref(&self) -> Result<&Self::Checked, ParamError> {
         self.0.rank.check()?;
+        let damping = self.0.damping;
+        let inside = damping >= 0.0 && damping.is_finite();
+        check::in_range("damping", damping, "at least 0 and finite", inside)?;
         let random = matches!(
             self.0.method,
             SvdMethod::Randomized | SvdMethod::BlockKrylov

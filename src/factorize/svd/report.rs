@@ -3,6 +3,9 @@
 use super::SvdMethod;
 
 /// How a truncated SVD went.
+///
+/// Where moments of the inputs were given, all figures are of W L in place of W, L Lᵀ being the damped moments: errors are
+/// those of the outputs.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct SvdReport {

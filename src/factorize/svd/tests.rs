@@ -5,7 +5,9 @@ use ndarray_rand::rand::Rng;
 
 use super::*;
 use crate::factorize::Rank;
-use crate::{Compressed, Error, Factorizer, Float, LinearOp, ParamGuard, Precision, Seed};
+use crate::{
+    Compressed, Error, Factorizer, Float, InputMoments, LinearOp, ParamGuard, Precision, Seed,
+};
 
 fn random<F: Float>(m: usize, n: usize, seed: u64) -> Array2<F> {
     let mut rng = Seed::from(seed).rng();
@@ -480,4 +482,78 @@ fn a_separable_convolution_is_the_convolution_with_what_it_rebuilds() {
     let full = exact(12).factorize(kernel.view()).unwrap();
     let difference = full.decompress().unwrap() - kernel.into_dyn();
     assert!(difference.iter().all(|d| d.abs() < 1e-13));
+}
+
+/// Inputs that lie mostly in few directions, one of them always zero.
+fn correlated_inputs(features: usize) -> InputMoments {
+    let mut x = random::<f64>(400, 5, 70).dot(&random::<f64>(5, features, 71));
+    x.scaled_add(0.1, &random::<f64>(400, features, 72));
+    x.column_mut(0).fill(0.0);
+    let mut inputs = InputMoments::new(features).unwrap();
+    inputs.add(x.view()).unwrap();
+    inputs
+}
+
+#[test]
+fn the_output_error_is_the_discarded_energy_of_the_outputs() {
+    let (m, n) = (20, 12);
+    let weights = random::<f64>(m, n, 5);
+    let inputs = correlated_inputs(n);
+    let damped = InputMoments::from_matrix(inputs.damped(1e-4).unwrap().view(), 1).unwrap();
+    let mut last = f64::INFINITY;
+    for rank in 1..=n {
+        let aware = exact(rank)
+            .factorize_with(weights.view(), Some(&inputs))
+            .unwrap();
+        let plain = exact(rank).factorize(weights.view()).unwrap();
+        let error = |matrix: &LowRankMatrix<f64>, inputs: &InputMoments| {
+            let rebuilt = matrix.decompress().unwrap().into_dimensionality().unwrap();
+            inputs
+                .relative_output_error(weights.view(), rebuilt.view())
+                .unwrap()
+        };
+        // The condition of the damped moments is at most n/1e-4.
+        let bound = 1e5 * rounding::<f64>(m, n);
+        let report = aware.report_values();
+        assert_eq!(report.len(), rank);
+        let found = error(&aware, &damped);
+        let optimum = aware.svd_report().unwrap().optimal_error.unwrap();
+        assert!(
+            (found.sqrt() - optimum).abs() <= bound,
+            "{} and {optimum}",
+            found.sqrt()
+        );
+        let said = aware.svd_report().unwrap().relative_error;
+        assert!((found.sqrt() - said).abs() <= bound);
+        assert!(found <= error(&plain, &damped) + bound);
+        assert!(found <= last + bound);
+        last = found;
+    }
+    assert!(last <= rounding::<f64>(m, n) * 1e5);
+}
+
+#[test]
+fn white_inputs_change_nothing() {
+    let weights = random::<f64>(9, 7, 5);
+    let white = InputMoments::from_matrix(Array2::eye(7).view(), 1).unwrap();
+    let aware = exact(3)
+        .damping(0.0)
+        .factorize_with(weights.view(), Some(&white))
+        .unwrap();
+    let plain = exact(3).factorize(weights.view()).unwrap();
+    let bound = rounding::<f64>(9, 7) * norm(weights.view());
+    for (a, b) in aware
+        .decompress()
+        .unwrap()
+        .iter()
+        .zip(&plain.decompress().unwrap())
+    {
+        assert!((a - b).abs() <= bound, "{a} and {b}");
+    }
+    let other = InputMoments::from_matrix(Array2::eye(8).view(), 1).unwrap();
+    let refused = exact(3).factorize_with(weights.view(), Some(&other));
+    assert!(matches!(refused, Err(Error::ShapeMismatch { .. })));
+    let unseen = InputMoments::new(7).unwrap();
+    let refused = exact(3).factorize_with(weights.view(), Some(&unseen));
+    assert_eq!(refused, Err(Error::NoInputs));
 }

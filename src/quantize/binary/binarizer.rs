@@ -5,7 +5,10 @@ use ndarray_rand::rand::RngCore;
 
 use super::matrix::BinaryMatrix;
 use super::signs::{Signs, pack};
-use crate::{Float, ParamError, ParamGuard, Precision, Quantizer, Result, Seed, check, parallel};
+use crate::{
+    Float, InputMoments, ParamError, ParamGuard, Precision, Quantizer, Result, Seed, check,
+    moments, parallel,
+};
 
 /// What the signs of a binary matrix are multiplied with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -113,7 +116,12 @@ impl ParamGuard for BinarizerParams {
 impl<F: Float> Quantizer<F> for Binarizer {
     type Output = BinaryMatrix<F>;
 
-    fn quantize(&self, weights: ArrayView2<'_, F>) -> Result<BinaryMatrix<F>> {
+    fn quantize_with(
+        &self,
+        weights: ArrayView2<'_, F>,
+        inputs: Option<&InputMoments>,
+    ) -> Result<BinaryMatrix<F>> {
+        moments::unused("Binarizer", inputs)?;
         check::finite("weights", &weights)?;
         let signs = match self.stochastic {
             None => Signs::of(weights),

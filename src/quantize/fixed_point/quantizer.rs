@@ -4,7 +4,10 @@ use ndarray::{Array2, ArrayView2};
 
 use super::grid::{Codes, Granularity, Grid, Range, Symmetry};
 use super::matrix::FixedPointMatrix;
-use crate::{Error, Float, ParamError, ParamGuard, Precision, Quantizer, Result, check, parallel};
+use crate::{
+    Error, Float, InputMoments, ParamError, ParamGuard, Precision, Quantizer, Result, check,
+    moments, parallel,
+};
 
 /// Replaces weights by integers of 1 to 16 bits with a scale: w ≈ offset + scale·q.
 ///
@@ -211,7 +214,12 @@ impl ParamGuard for FixedPointQuantizerParams {
 impl<F: Float> Quantizer<F> for FixedPointQuantizer {
     type Output = FixedPointMatrix<F>;
 
-    fn quantize(&self, weights: ArrayView2<'_, F>) -> Result<FixedPointMatrix<F>> {
+    fn quantize_with(
+        &self,
+        weights: ArrayView2<'_, F>,
+        inputs: Option<&InputMoments>,
+    ) -> Result<FixedPointMatrix<F>> {
+        moments::unused("FixedPointQuantizer", inputs)?;
         check::finite("weights", &weights)?;
         let grids = self.grids(weights)?;
         let codes = self.codes();

@@ -5,7 +5,8 @@ use ndarray::{Array3, ArrayView2, s};
 use super::{Codebook, PqMatrix, ProductCodebooks, SplitAxis};
 use crate::cluster::{Clusterer, Clustering, KMeans, KMeansParams};
 use crate::{
-    Error, FitReport, Float, ParamError, ParamGuard, Precision, Quantizer, Result, Seed, check,
+    Error, FitReport, Float, InputMoments, ParamError, ParamGuard, Precision, Quantizer, Result,
+    Seed, check, moments,
 };
 
 /// How the split axis is cut.
@@ -296,7 +297,12 @@ impl<F: Float, C: Clusterer<F>> Quantizer<F> for ProductQuantizer<C> {
 
     /// The report's losses are mean squared errors of a weight, before centroids are rounded to their stored
     /// precision.
-    fn quantize(&self, weights: ArrayView2<'_, F>) -> Result<PqMatrix<F>> {
+    fn quantize_with(
+        &self,
+        weights: ArrayView2<'_, F>,
+        inputs: Option<&InputMoments>,
+    ) -> Result<PqMatrix<F>> {
+        moments::unused("ProductQuantizer", inputs)?;
         let fit = self.fit(weights)?;
         let rounded = u64::from(F::BITS) > self.precision.bits();
         let matrix = if rounded {

@@ -6,8 +6,8 @@ use super::{PqMatrix, ProductQuantizerParams};
 use crate::artifact::check_apply;
 use crate::cluster::{Clusterer, KMeansParams};
 use crate::{
-    Compressed, Error, FitReport, Float, LinearOp, ParamError, ParamGuard, Part, Quantizer, Result,
-    StorageBits, check,
+    Compressed, Error, FitReport, Float, InputMoments, LinearOp, ParamError, ParamGuard, Part,
+    Quantizer, Result, StorageBits, check, moments,
 };
 
 /// Residual product quantization with checked parameters.
@@ -65,7 +65,12 @@ impl<F: Float, C: Clusterer<F>> Quantizer<F> for ResidualQuantizer<C> {
     type Output = ResidualPqMatrix<F>;
 
     /// The report's losses are mean squared errors of a weight: without a stage, and after each.
-    fn quantize(&self, weights: ArrayView2<'_, F>) -> Result<ResidualPqMatrix<F>> {
+    fn quantize_with(
+        &self,
+        weights: ArrayView2<'_, F>,
+        inputs: Option<&InputMoments>,
+    ) -> Result<ResidualPqMatrix<F>> {
+        moments::unused("ResidualQuantizer", inputs)?;
         check::finite("weights", &weights)?;
         let quantizer = self.stage.check_ref()?;
         let mean_square =

@@ -1,0 +1,532 @@
+//! Second moments of a layer's inputs: what makes an error of the weights an error of the output.
+
+use ndarray::{Array1, Array2, ArrayView2, ArrayView4, s};
+
+use crate::linalg::{self, Cholesky};
+use crate::{Error, Float, Result, check};
+
+/// Rows whose products are summed at once, so that the copy in `f64` stays small.
+const BLOCK: usize = 1024;
+
+/// M = XᵀX/n, the second moment of the inputs x of a layer, each a row of X.
+///
+/// The output of a linear layer moves by E x where its weights move by E, and over the inputs seen
+///
+/// $$ \tfrac1n \lVert X E^\top \rVert_F^2 = \operatorname{tr}(E M E^\top), $$
+///
+/// so that M, of shape (in_features, in_features), is all that a compressor has to know of the data in order to
+/// keep the *output* of a layer instead of its weights. Sums are held in `f64`, are added to batch by batch, and
+/// may be merged; the mean is not taken away, since the output's error has no such term.
+///
+/// For a convolution the rows are patches: one for each place where its kernel is put
+/// ([`add_patches`](Self::add_patches)), in the order of a kernel's axes (in_channels, height, width), so that an OIHW
+/// kernel seen as a matrix (out_channels, in_channels · height · width) is the weight.
+///
+/// ```
+/// use ndarray::array;
+/// use taper::InputMoments;
+///
+/// let mut inputs = InputMoments::new(2)?;
+/// inputs.add(array![[1.0_f32, 2.0], [3.0, 0.0]].view())?;
+/// inputs.add(array![[1.0_f32, 1.0]].view())?;
+/// assert_eq!(inputs.count(), 3);
+/// assert_eq!(inputs.matrix()? * 3.0, array![[11.0, 3.0], [3.0, 5.0]]);
+///
+/// let weights = array![[1.0_f32, -1.0]];
+/// let compressed = array![[1.0_f32, -0.5]];
+/// // The output moved by x₂/2.
+/// assert_eq!(inputs.output_error(weights.view(), compressed.view())?, 0.25 * 5.0 / 3.0);
+/// # Ok::<(), taper::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct InputMoments {
+    count: u64,
+    /// Sums of products, exactly symmetric.
+    sum: Array2<f64>,
+}
+
+/// Where the kernel of a convolution is put on its images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patches {
+    /// Height and width of the kernel, at least 1.
+    pub kernel: [usize; 2],
+    /// Steps along height and width, at least 1.
+    pub stride: [usize; 2],
+    /// Zeros before and after height and width.
+    pub padding: [usize; 2],
+    /// Distance between the values that neighbours in the kernel see, at least 1.
+    pub dilation: [usize; 2],
+}
+
+impl Patches {
+    /// A kernel of this height and width, put at every place within the image.
+    #[must_use]
+    pub fn new(kernel: [usize; 2]) -> Self {
+        Self {
+            kernel,
+            stride: [1, 1],
+            padding: [0, 0],
+            dilation: [1, 1],
+        }
+    }
+
+    /// Height and width of the result on images of height and width `image`.
+    fn output(&self, image: [usize; 2]) -> Result<[usize; 2]> {
+        let mut output = [0; 2];
+        for axis in 0..2 {
+            for (name, value) in [
+                ("the length of the kernel", self.kernel[axis]),
+                ("stride", self.stride[axis]),
+                ("dilation", self.dilation[axis]),
+            ] {
+                check::at_least_one(name, value)?;
+            }
+            let padded = self.padding[axis].checked_mul(2);
+            let padded = padded.and_then(|padding| padding.checked_add(image[axis]));
+            let reach = (self.kernel[axis] - 1).checked_mul(self.dilation[axis]);
+            let (Some(padded), Some(reach)) = (padded, reach) else {
+                return Err(Error::Overflow {
+                    what: "the reach of the kernel",
+                });
+            };
+            if reach >= padded {
+                return Err(Error::ExceedsInput {
+                    what: "the reach of the kernel",
+                    value: reach.saturating_add(1),
+                    limit: padded,
+                });
+            }
+            output[axis] = (padded - reach - 1) / self.stride[axis] + 1;
+        }
+        Ok(output)
+    }
+}
+
+impl InputMoments {
+    /// Of a layer with this many inputs, before any was seen.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Parameter`] for zero, [`Error::Overflow`] where a square matrix of that size has no address.
+    pub fn new(features: usize) -> Result<Self> {
+        check::at_least_one("features", features)?;
+        features
+            .checked_mul(features)
+            .and_then(|values| values.checked_mul(size_of::<f64>()))
+            .filter(|&bytes| isize::try_from(bytes).is_ok())
+            .ok_or(Error::Overflow {
+                what: "the size of the second moment",
+            })?;
+        Ok(Self {
+            count: 0,
+            sum: Array2::zeros((features, features)),
+        })
+    }
+
+    /// From a second moment that was taken elsewhere over `count` inputs.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Dimensions`] where it is not square, [`Error::NonFinite`], [`Error::EmptyAxis`], and
+    /// [`Error::Malformed`] where it is not symmetric, has a negative value on its diagonal, or `count` is zero.
+    pub fn from_matrix(matrix: ArrayView2<'_, f64>, count: u64) -> Result<Self> {
+        let malformed = |problem| Error::Malformed {
+            artifact: "a second moment of inputs",
+            problem,
+        };
+        if !matrix.is_square() {
+            return Err(Error::Dimensions {
+                what: "a second moment of inputs",
+                expected: "two axes of the same length",
+                shape: matrix.shape().to_vec(),
+            });
+        }
+        check::finite("the second moment", &matrix)?;
+        if count == 0 {
+            return Err(malformed("it is of no input".to_owned()));
+        }
+        for ((i, j), &value) in matrix.indexed_iter() {
+            if value != matrix[[j, i]] || (i == j && value < 0.0) {
+                return Err(malformed(format!(
+                    "{value} at ({i}, {j}) and {} at ({j}, {i})",
+                    matrix[[j, i]]
+                )));
+            }
+        }
+        let sum = &matrix * count as f64;
+        check::finite("the sum of products", &sum.view())?;
+        Ok(Self { count, sum })
+    }
+
+    /// The number of inputs of the layer.
+    #[must_use]
+    pub fn features(&self) -> usize {
+        self.sum.nrows()
+    }
+
+    /// The number of inputs seen; patches count one by one.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Adds inputs, of shape (batch, features). An empty batch changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShapeMismatch`], [`Error::NonFinite`], and [`Error::Overflow`] where a product leaves the range of
+    /// `f64`; nothing is added then.
+    pub fn add<F: Float>(&mut self, inputs: ArrayView2<'_, F>) -> Result<()> {
+        let features = self.features();
+        check::same_shape("inputs", &[inputs.nrows(), features], inputs.shape())?;
+        if inputs.nrows() == 0 {
+            return Ok(());
+        }
+        check::finite("inputs", &inputs)?;
+        let mut sum = self.sum.clone();
+        for start in (0..inputs.nrows()).step_by(BLOCK) {
+            let end = inputs.nrows().min(start + BLOCK);
+            let block = inputs.slice(s![start..end, ..]).mapv(Float::as_f64);
+            linalg::product_add(1.0, block.t(), block.view(), sum.view_mut());
+        }
+        self.replace(sum, inputs.nrows() as u64)
+    }
+
+    /// Adds the patches of images of shape (batch, in_channels, height, width); features are
+    /// in_channels · kernel height · kernel width.
+    ///
+    /// ```
+    /// use ndarray::Array4;
+    /// use taper::{InputMoments, Patches};
+    ///
+    /// let images = Array4::<f32>::ones((10, 3, 8, 8));
+    /// let mut inputs = InputMoments::new(3 * 5 * 5)?;
+    /// inputs.add_patches(images.view(), Patches { padding: [2, 2], ..Patches::new([5, 5]) })?;
+    /// assert_eq!(inputs.count(), 10 * 8 * 8);
+    /// # Ok::<(), taper::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`add`](Self::add); [`Error::Parameter`] for a kernel, a stride or a dilation of zero, [`Error::ExceedsInput`] for a
+    /// kernel that reaches beyond the padded image.
+    pub fn add_patches<F: Float>(
+        &mut self,
+        images: ArrayView4<'_, F>,
+        patches: Patches,
+    ) -> Result<()> {
+        let (batch, channels, height, width) = images.dim();
+        let [rows, columns] = patches.output([height, width])?;
+        let [kernel_height, kernel_width] = patches.kernel;
+        let features = channels
+            .saturating_mul(kernel_height)
+            .saturating_mul(kernel_width);
+        check::same_shape("patches", &[self.features()], &[features])?;
+        if batch == 0 {
+            return Ok(());
+        }
+        check::finite("images", &images)?;
+        let mut sum = self.sum.clone();
+        let mut lines = Array2::<f64>::zeros((rows * columns, features));
+        for image in images.outer_iter() {
+            for ((place, feature), value) in lines.indexed_iter_mut() {
+                let (channel, tap) = (
+                    feature / (kernel_height * kernel_width),
+                    feature % (kernel_height * kernel_width),
+                );
+                let at = |axis: usize, place: usize, tap: usize| {
+                    (place * patches.stride[axis] + tap * patches.dilation[axis])
+                        .checked_sub(patches.padding[axis])
+                };
+                let y = at(0, place / columns, tap / kernel_width);
+                let x = at(1, place % columns, tap % kernel_width);
+                *value = match (y, x) {
+                    (Some(y), Some(x)) => image.get([channel, y, x]).map_or(0.0, |x| x.as_f64()),
+                    _ => 0.0,
+                };
+            }
+            linalg::product_add(1.0, lines.t(), lines.view(), sum.view_mut());
+        }
+        let places = (batch as u64).saturating_mul((rows * columns) as u64);
+        self.replace(sum, places)
+    }
+
+    /// Adds what `other` has seen of the same layer.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShapeMismatch`] for another number of features, [`Error::Overflow`]; nothing is added then.
+    pub fn merge(&mut self, other: &Self) -> Result<()> {
+        check::same_shape("moments", self.sum.shape(), other.sum.shape())?;
+        self.replace(&self.sum + &other.sum, other.count)
+    }
+
+    fn replace(&mut self, mut sum: Array2<f64>, count: u64) -> Result<()> {
+        if !sum.iter().all(|x| x.is_finite()) {
+            return Err(Error::Overflow {
+                what: "a second moment of inputs",
+            });
+        }
+        for i in 0..sum.nrows() {
+            for j in 0..i {
+                sum[[j, i]] = sum[[i, j]];
+            }
+        }
+        self.sum = sum;
+        self.count = self.count.saturating_add(count);
+        Ok(())
+    }
+
+    /// M, of shape (features, features), exactly symmetric.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoInputs`] before any input was seen.
+    pub fn matrix(&self) -> Result<Array2<f64>> {
+        self.seen()?;
+        Ok(&self.sum / self.count as f64)
+    }
+
+    /// The mean square of each input: the diagonal of M.
+    ///
+    /// # Errors
+    ///
+    /// As [`matrix`](Self::matrix).
+    pub fn diagonal(&self) -> Result<Array1<f64>> {
+        self.seen()?;
+        Ok(&self.sum.diag() / self.count as f64)
+    }
+
+    /// M + λ m I, where m is the mean of its diagonal (1 where that is zero): positive definite for λ > 0.
+    ///
+    /// Inputs that are always zero, or that others determine, make M singular; the damping also keeps a
+    /// compressor from trusting directions that few inputs have shown. 0.01 is usual.
+    ///
+    /// # Errors
+    ///
+    /// As [`matrix`](Self::matrix); [`Error::Parameter`] where λ is negative or not finite.
+    pub fn damped(&self, damping: f64) -> Result<Array2<f64>> {
+        let inside = damping >= 0.0 && damping.is_finite();
+        check::in_range("damping", damping, "at least 0 and finite", inside)?;
+        let mut matrix = self.matrix()?;
+        let mean = matrix.diag().sum() / self.features() as f64;
+        let mean = if mean > 0.0 { mean } else { 1.0 };
+        matrix.diag_mut().mapv_inplace(|x| x + damping * mean);
+        Ok(matrix)
+    }
+
+    /// tr(E M Eᵀ) for E = `weights` − `compressed`, both of shape (out_features, in_features): the mean over the
+    /// inputs seen of the squared length by which the output moved.
+    ///
+    /// # Errors
+    ///
+    /// As [`matrix`](Self::matrix); [`Error::ShapeMismatch`], [`Error::NonFinite`].
+    pub fn output_error<F: Float>(
+        &self,
+        weights: ArrayView2<'_, F>,
+        compressed: ArrayView2<'_, F>,
+    ) -> Result<f64> {
+        check::same_shape(
+            "the compressed weights",
+            weights.shape(),
+            compressed.shape(),
+        )?;
+        check::finite("the compressed weights", &compressed)?;
+        check::finite("the weights", &weights)?;
+        let mut error = weights.mapv(Float::as_f64);
+        error.zip_mut_with(&compressed, |e, &w| *e -= w.as_f64());
+        self.quadratic(error.view())
+    }
+
+    /// [`output_error`](Self::output_error) as a part of the mean squared output, tr(W M Wᵀ): 0 where nothing moved, 1 where
+    /// nothing is left. Where the output is always zero it is 0 or infinite.
+    ///
+    /// # Errors
+    ///
+    /// As [`output_error`](Self::output_error).
+    pub fn relative_output_error<F: Float>(
+        &self,
+        weights: ArrayView2<'_, F>,
+        compressed: ArrayView2<'_, F>,
+    ) -> Result<f64> {
+        let error = self.output_error(weights, compressed)?;
+        let output = self.quadratic(weights.mapv(Float::as_f64).view())?;
+        Ok(if error == 0.0 { 0.0 } else { error / output })
+    }
+
+    fn quadratic(&self, error: ArrayView2<'_, f64>) -> Result<f64> {
+        check::same_shape(
+            "the weights",
+            &[error.nrows(), self.features()],
+            error.shape(),
+        )?;
+        let product = linalg::product(error, self.matrix()?.view());
+        let sum: f64 = product.iter().zip(&error).map(|(a, b)| a * b).sum();
+        // Rounding may leave a little less than nothing.
+        Ok(sum.max(0.0))
+    }
+
+    /// M, damped by at least `damping` and by ten times as much until it has a Cholesky factor.
+    pub(crate) fn cholesky(&self, damping: f64) -> Result<Cholesky<f64>> {
+        let mut damping = damping;
+        for _ in 0..20 {
+            if let Some(cholesky) = Cholesky::new(self.damped(damping)?.view()) {
+                return Ok(cholesky);
+            }
+            damping = (10.0 * damping).max(1e-14);
+        }
+        Err(Error::NoConvergence {
+            what: "the Cholesky factor of the inputs' second moment",
+        })
+    }
+
+    /// Errs where the layer of `weights`, of shape (out_features, in_features), has other inputs.
+    pub(crate) fn fits(&self, in_features: usize) -> Result<()> {
+        self.seen()?;
+        check::same_shape("the inputs' moments", &[in_features], &[self.features()])
+    }
+
+    fn seen(&self) -> Result<()> {
+        if self.count == 0 {
+            return Err(Error::NoInputs);
+        }
+        Ok(())
+    }
+}
+
+/// Errs where there are moments: for compressors that have no use for them.
+pub(crate) fn unused(compressor: &'static str, inputs: Option<&InputMoments>) -> Result<()> {
+    match inputs {
+        None => Ok(()),
+        Some(_) => Err(Error::MomentsUnused { compressor }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Seed;
+    use ndarray::{Array4, array};
+    use rand_xoshiro::rand_core::RngCore;
+
+    fn numbers(rows: usize, columns: usize, seed: u64) -> Array2<f64> {
+        let mut rng = Seed::from(seed).rng();
+        Array2::from_shape_simple_fn((rows, columns), || {
+            (rng.next_u64() >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
+        })
+    }
+
+    #[test]
+    fn batches_blocks_and_strides_do_not_matter() {
+        let x = numbers(BLOCK + 37, 5, 1);
+        let mut whole = InputMoments::new(5).unwrap();
+        whole.add(x.view()).unwrap();
+        let mut parts = InputMoments::new(5).unwrap();
+        let mut other = InputMoments::new(5).unwrap();
+        let columns = x.t().to_owned();
+        parts.add(columns.t().slice(s![..100, ..])).unwrap();
+        parts.add(x.slice(s![100..100, ..])).unwrap();
+        other.add(x.slice(s![100..;-1, ..])).unwrap();
+        parts.merge(&other).unwrap();
+        assert_eq!(parts.count(), x.nrows() as u64);
+        // Sums of n products of numbers below 1.
+        let bound = 2.0 * f64::EPSILON * x.nrows() as f64;
+        for (a, b) in whole.matrix().unwrap().iter().zip(&parts.matrix().unwrap()) {
+            assert!((a - b).abs() <= bound, "{a} and {b}");
+        }
+        let exact = x.t().dot(&x) / x.nrows() as f64;
+        for (a, b) in whole.matrix().unwrap().iter().zip(&exact) {
+            assert!((a - b).abs() <= bound, "{a} and {b}");
+        }
+    }
+
+    #[test]
+    fn the_output_error_is_that_of_the_outputs() {
+        let (x, w, v) = (numbers(50, 7, 1), numbers(3, 7, 2), numbers(3, 7, 3));
+        let mut inputs = InputMoments::new(7).unwrap();
+        inputs.add(x.view()).unwrap();
+        let moved = x.dot(&(&w - &v).t());
+        let exact = moved.iter().map(|y| y * y).sum::<f64>() / 50.0;
+        let found = inputs.output_error(w.view(), v.view()).unwrap();
+        assert!((found - exact).abs() <= 1e3 * f64::EPSILON * exact);
+        let zero = Array2::zeros((3, 7));
+        assert_eq!(inputs.relative_output_error(w.view(), w.view()), Ok(0.0));
+        let all = inputs.relative_output_error(w.view(), zero.view()).unwrap();
+        assert!((all - 1.0).abs() < 1e3 * f64::EPSILON);
+    }
+
+    #[test]
+    fn the_output_error_of_patches_is_that_of_a_convolution() {
+        let images = numbers(2, 3 * 6 * 5, 4);
+        let images = images.into_shape_with_order((2, 3, 6, 5)).unwrap();
+        let patches = Patches {
+            kernel: [3, 2],
+            stride: [2, 1],
+            padding: [1, 2],
+            dilation: [1, 3],
+        };
+        let kernel = numbers(4, 18, 5);
+        let mut inputs = InputMoments::new(18).unwrap();
+        inputs.add_patches(images.view(), patches).unwrap();
+        // The naive loop over a padded copy.
+        let mut padded = Array4::<f64>::zeros((2, 3, 8, 9));
+        padded.slice_mut(s![.., .., 1..7, 2..7]).assign(&images);
+        let (rows, columns) = ((8 - 3) / 2 + 1, (9 - 4) + 1);
+        assert_eq!(inputs.count(), (2 * rows * columns) as u64);
+        let mut total = 0.0;
+        for image in padded.outer_iter() {
+            for (out, y, x) in ndarray::indices((4, rows, columns)) {
+                let mut sum = 0.0;
+                for (c, i, j) in ndarray::indices((3, 3, 2)) {
+                    sum += kernel[[out, c * 6 + i * 2 + j]] * image[[c, 2 * y + i, x + 3 * j]];
+                }
+                total += sum * sum;
+            }
+        }
+        let exact = total / inputs.count() as f64;
+        let zero = Array2::zeros((4, 18));
+        let found = inputs.output_error(kernel.view(), zero.view()).unwrap();
+        assert!((found - exact).abs() <= 1e3 * f64::EPSILON * exact);
+    }
+
+    #[test]
+    fn what_cannot_be_worked_with_is_an_error_and_changes_nothing() {
+        assert!(InputMoments::new(0).is_err());
+        assert!(InputMoments::new(usize::MAX).is_err());
+        let mut inputs = InputMoments::new(2).unwrap();
+        assert_eq!(inputs.matrix(), Err(Error::NoInputs));
+        assert_eq!(inputs.diagonal(), Err(Error::NoInputs));
+        inputs.add(array![[1.0, 2.0]].view()).unwrap();
+        let before = inputs.clone();
+        assert!(inputs.add(array![[1.0, 2.0, 3.0]].view()).is_err());
+        assert!(inputs.add(array![[1.0, f64::NAN]].view()).is_err());
+        assert!(inputs.add(array![[1e200, 1.0]].view()).is_err());
+        assert!(inputs.merge(&InputMoments::new(3).unwrap()).is_err());
+        assert!(inputs.damped(-1.0).is_err());
+        let reach = Patches::new([3, 3]);
+        let image = Array4::<f32>::zeros((1, 1, 2, 2));
+        let mut nine = InputMoments::new(9).unwrap();
+        assert!(nine.add_patches(image.view(), reach).is_err());
+        assert_eq!(inputs, before);
+        assert!(InputMoments::from_matrix(array![[1.0, 2.0], [0.0, 1.0]].view(), 1).is_err());
+        assert!(InputMoments::from_matrix(array![[-1.0]].view(), 1).is_err());
+        assert!(InputMoments::from_matrix(array![[1.0]].view(), 0).is_err());
+        let again = InputMoments::from_matrix(inputs.matrix().unwrap().view(), 1).unwrap();
+        assert_eq!(again, inputs);
+    }
+
+    #[test]
+    fn singular_moments_are_damped_until_they_have_a_factor() {
+        let mut inputs = InputMoments::new(3).unwrap();
+        inputs.add(array![[1.0, 2.0, 0.0]].view()).unwrap();
+        let lower = inputs.cholesky(0.0).unwrap();
+        let product = lower.lower().dot(&lower.lower().t());
+        let exact = inputs.matrix().unwrap();
+        for (a, b) in product.iter().zip(&exact) {
+            assert!((a - b).abs() < 1e-6, "{a} and {b}");
+        }
+        let mut nothing = InputMoments::new(3).unwrap();
+        nothing.add(Array2::<f64>::zeros((4, 3)).view()).unwrap();
+        assert!(nothing.cholesky(0.01).is_ok());
+    }
+}
