@@ -2,24 +2,16 @@
 //!
 //! `cargo bench --bench binary`; both use the threads of the global rayon pool.
 
+mod shared;
+
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use faer::linalg::matmul::matmul;
-use faer::{Accum, Mat, MatRef, Par};
-use ndarray::Array2;
+use shared::{config, faer_product, random};
 use taper::quantize::binary::{BatchNorm, Binarizer, BinaryActivations, BinaryMlp};
-use taper::{LinearOp, Quantizer, Seed};
+use taper::{LinearOp, Quantizer};
 
 const SIZE: usize = 4096;
-
-fn random(seed: u64, shape: (usize, usize)) -> Array2<f32> {
-    let mut stream = 0;
-    Array2::from_shape_simple_fn(shape, || {
-        stream += 1;
-        (Seed::from(seed).derive(stream).value() >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
-    })
-}
 
 fn layer(c: &mut Criterion) {
     let weights = random(1, (SIZE, SIZE));
@@ -43,24 +35,7 @@ fn layer(c: &mut Criterion) {
         group.bench_function("real inputs", |b| {
             b.iter(|| binary.apply(black_box(x.view())).expect("shapes fit"));
         });
-        let w =
-            MatRef::from_row_major_slice(weights.as_slice().expect("a fresh array"), SIZE, SIZE);
-        let x = MatRef::from_row_major_slice(x.as_slice().expect("a fresh array"), batch, SIZE);
-        // Its fastest form here: the result by columns, one a vector of the batch.
-        let mut y = Mat::<f32>::zeros(SIZE, batch);
-        group.bench_function("faer f32", |b| {
-            b.iter(|| {
-                let (w, x) = (black_box(w), black_box(x));
-                matmul(
-                    y.as_mut(),
-                    Accum::Replace,
-                    w,
-                    x.transpose(),
-                    1.0,
-                    Par::rayon(0),
-                );
-            });
-        });
+        faer_product(&mut group, &weights, &x);
         group.finish();
     }
 }
@@ -96,7 +71,7 @@ fn network(c: &mut Criterion) {
 
 criterion_group! {
     name = benches;
-    config = Criterion::default().sample_size(20).measurement_time(std::time::Duration::from_secs(2)).warm_up_time(std::time::Duration::from_millis(500));
+    config = config();
     targets = layer, network
 }
 criterion_main!(benches);

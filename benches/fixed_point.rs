@@ -2,55 +2,36 @@
 //!
 //! `cargo bench --bench fixed_point`
 
+mod shared;
+
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use faer::linalg::matmul::matmul;
-use faer::{Accum, Mat, MatRef, Par};
-use ndarray::Array2;
+use shared::{config, faer_product, random};
 use taper::quantize::fixed_point::{FixedPointQuantizer, Range};
-use taper::{LinearOp, Quantizer, Seed};
+use taper::{LinearOp, Quantizer};
 
 const SIZE: usize = 2048;
-
-fn random(seed: u64, shape: (usize, usize)) -> Array2<f32> {
-    let mut stream = 0;
-    Array2::from_shape_simple_fn(shape, || {
-        stream += 1;
-        (Seed::from(seed).derive(stream).value() >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
-    })
-}
 
 fn apply(c: &mut Criterion) {
     let weights = random(1, (SIZE, SIZE));
     for batch in [1, 100] {
         let x = random(2, (batch, SIZE));
         let mut group = c.benchmark_group(format!("apply 2048x2048, batch {batch}"));
-        for bits in [4, 8, 16] {
+        for bits in [1, 4, 8, 16] {
             let q = FixedPointQuantizer::params(bits)
                 .quantize(weights.view())
                 .expect("finite weights");
             group.bench_function(format!("{bits} bits"), |b| {
                 b.iter(|| q.apply(black_box(x.view())).expect("shapes fit"));
             });
+            if bits < 8 {
+                group.bench_function(format!("{bits} bits, inputs rounded"), |b| {
+                    b.iter(|| q.apply_rounded(black_box(x.view())).expect("few bits"));
+                });
+            }
         }
-        let w =
-            MatRef::from_row_major_slice(weights.as_slice().expect("a fresh array"), SIZE, SIZE);
-        let x = MatRef::from_row_major_slice(x.as_slice().expect("a fresh array"), batch, SIZE);
-        let mut y = Mat::<f32>::zeros(SIZE, batch);
-        group.bench_function("faer f32", |b| {
-            b.iter(|| {
-                let (w, x) = (black_box(w), black_box(x));
-                matmul(
-                    y.as_mut(),
-                    Accum::Replace,
-                    w,
-                    x.transpose(),
-                    1.0,
-                    Par::rayon(0),
-                );
-            });
-        });
+        faer_product(&mut group, &weights, &x);
         group.finish();
     }
 }
@@ -77,7 +58,7 @@ fn quantize(c: &mut Criterion) {
 
 criterion_group! {
     name = benches;
-    config = Criterion::default().sample_size(20).measurement_time(std::time::Duration::from_secs(2)).warm_up_time(std::time::Duration::from_millis(500));
+    config = config();
     targets = apply, quantize
 }
 criterion_main!(benches);

@@ -48,12 +48,12 @@ mod sealed {
 impl Float for f32 {
     const BITS: u32 = 32;
 
-    #[inline]
+    #[inline(always)]
     fn from_f64_lossy(value: f64) -> Self {
         value as f32
     }
 
-    #[inline]
+    #[inline(always)]
     fn as_f64(self) -> f64 {
         f64::from(self)
     }
@@ -62,12 +62,12 @@ impl Float for f32 {
 impl Float for f64 {
     const BITS: u32 = 64;
 
-    #[inline]
+    #[inline(always)]
     fn from_f64_lossy(value: f64) -> Self {
         value
     }
 
-    #[inline]
+    #[inline(always)]
     fn as_f64(self) -> f64 {
         self
     }

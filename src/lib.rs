@@ -40,8 +40,6 @@
 //! - Inputs that cannot be worked with are typed [errors](Error) with the values that were wrong; nothing panics.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(unsafe_code)]
-// Until every room has moved in.
-#![allow(dead_code)]
 
 mod artifact;
 mod check;

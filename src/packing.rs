@@ -1,5 +1,7 @@
 //! Codes of b bits each, packed without gaps.
 
+use crate::kernels::Level;
+use crate::kernels::unpack::{unpack_bytes, word_at};
 use crate::{Error, Result};
 
 /// A sequence of unsigned numbers of `bits` bits each (0 to 32), packed into bytes from the lowest bit on.
@@ -112,11 +114,20 @@ impl PackedCodes {
                     *code = self.bytes.get(start + i).map_or(0, |&byte| byte.into());
                 }
             }
+            16 => {
+                let bytes = self.bytes.get(2 * start..).unwrap_or_default();
+                let (pairs, _) = bytes.as_chunks::<2>();
+                let (now, beyond) = out.split_at_mut(out.len().min(pairs.len()));
+                for (code, &pair) in now.iter_mut().zip(pairs) {
+                    *code = u16::from_le_bytes(pair).into();
+                }
+                beyond.fill(0);
+            }
             _ => {
                 let mask = (1_u64 << bits) - 1;
                 let mut position = start * bits;
                 for code in out {
-                    *code = (self.word_at(position / 8) >> (position % 8) & mask) as u32;
+                    *code = (word_at(&self.bytes, position / 8) >> (position % 8) & mask) as u32;
                     position += bits;
                 }
             }
@@ -128,27 +139,12 @@ impl PackedCodes {
     /// Codes beyond the last are zero.
     pub(crate) fn unpack_bytes_into(&self, start: usize, out: &mut [u8]) {
         debug_assert!(self.bits <= 8);
-        let bits = self.bits as usize;
-        if bits == 0 {
+        if self.bits == 0 {
             out.fill(0);
             return;
         }
-        if bits == 8 {
-            for (i, code) in out.iter_mut().enumerate() {
-                *code = self.bytes.get(start + i).copied().unwrap_or(0);
-            }
-            return;
-        }
-        let mut position = start * bits;
-        for codes in out.chunks_mut(8) {
-            // Eight codes and an offset of up to 7 bits fit into 64 bits.
-            let word = self.word_at(position / 8) >> (position % 8);
-            let spread = spread_bytes(word, bits).to_le_bytes();
-            for (code, byte) in codes.iter_mut().zip(spread) {
-                *code = byte;
-            }
-            position += 8 * bits;
-        }
+        let start = start * self.bits as usize;
+        unpack_bytes(Level::current(), &self.bytes, self.bits, start, out);
     }
 
     /// All codes.
@@ -157,34 +153,6 @@ impl PackedCodes {
         self.unpack_into(0, &mut codes);
         codes
     }
-
-    /// The eight bytes from `byte` on, those beyond the end as zero: 7 bits of offset and 32 of code fit.
-    fn word_at(&self, byte: usize) -> u64 {
-        if let Some(word) = self.bytes.get(byte..byte + 8) {
-            let mut array = [0; 8];
-            array.copy_from_slice(word);
-            return u64::from_le_bytes(array);
-        }
-        self.bytes
-            .get(byte..)
-            .unwrap_or_default()
-            .iter()
-            .rev()
-            .fold(0, |word, &byte| word << 8 | u64::from(byte))
-    }
-}
-
-/// The lowest eight codes of `bits` bits each (1 to 7), one a byte.
-///
-/// Three times the upper half of each field moves to the middle of a field twice as wide.
-fn spread_bytes(word: u64, bits: usize) -> u64 {
-    let low = |codes: usize| (1_u64 << (codes * bits)) - 1;
-    let eighths = low(4);
-    let word = (word & eighths) | ((word >> (4 * bits)) & eighths) << 32;
-    let quarters = low(2) * 0x0000_0001_0000_0001;
-    let word = (word & quarters) | ((word >> (2 * bits)) & quarters) << 16;
-    let halves = low(1) * 0x0001_0001_0001_0001;
-    (word & halves) | ((word >> bits) & halves) << 8
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
 //! One row of the loss: the softened probabilities of student and teacher, their gap, and the gradient.
 //!
-//! Two ways lead through a row. The quick one runs on the kernels, in the number type of the logits. The
-//! careful one runs in `f64`: where the logits over the temperature are so flat that the probabilities of
-//! student and teacher would cancel each other to rounding noise, and where the spread of the logits leaves
-//! the number type. Which way a row takes depends on nothing but its values and the temperature.
+//! Three ways lead through a row. The quick one runs on the kernels, in the number type of the logits. The
+//! flat one runs on kernels in `f64`: where the logits over the temperature are so flat that the
+//! probabilities of student and teacher would cancel each other to rounding noise. The careful one is for
+//! where the spread of the logits or the temperature leave the number types. Which way a row takes depends
+//! on nothing but its values and the temperature.
 
 use crate::Float;
-use crate::kernels::{Extent, Level};
+use crate::kernels::{Extent, Level, flat};
 
 /// A spread of the softened logits below which differences of probabilities lose digits.
 const FLAT: f64 = 0.25;
@@ -37,6 +38,8 @@ pub(super) struct RowWeights {
 pub(super) struct Scratch<F> {
     teacher: Vec<F>,
     plain: Vec<F>,
+    /// Of student and teacher: the exponents, and exp − 1 of them. Empty until a row is flat.
+    flat: [Vec<f64>; 4],
 }
 
 impl<F: Float> Scratch<F> {
@@ -44,6 +47,7 @@ impl<F: Float> Scratch<F> {
         Self {
             teacher: vec![F::zero(); classes],
             plain: vec![F::zero(); classes],
+            flat: Default::default(),
         }
     }
 }
@@ -55,6 +59,15 @@ pub(super) fn quick_scale<F: Float>(temperature: f64, extents: &[Extent<F>]) -> 
         .iter()
         .fold(F::zero(), |spread, e| spread.max(e.max - e.min));
     (scale.is_normal() && spread.is_finite() && (spread * scale).as_f64() >= FLAT).then_some(scale)
+}
+
+/// The scale 1/T for the flat way, where that way may be taken.
+fn flat_scale<F: Float>(temperature: f64, extents: &[Extent<F>]) -> Option<f64> {
+    let scale = temperature.recip();
+    let spread = extents.iter().fold(0.0_f64, |spread, e| {
+        spread.max(e.max.as_f64() - e.min.as_f64())
+    });
+    (scale.is_normal() && spread * scale < FLAT).then_some(scale)
 }
 
 /// The value of one row; its gradient is written over `gradient`. The rows are finite and of one length.
@@ -73,8 +86,57 @@ pub(super) fn loss<F: Float>(
         Some(scale) if factors.iter().all(|factor| factor.is_finite()) => quick_loss(
             level, student, teacher, label, scale, factors, gradient, scratch,
         ),
-        _ => careful_loss(student.0, teacher.0, label, weights, gradient),
+        _ => match flat_scale(weights.temperature, &[student.1, teacher.1]) {
+            Some(scale) => flat_loss(
+                level, student, teacher, label, scale, weights, gradient, scratch,
+            ),
+            None => careful_loss(student.0, teacher.0, label, weights, gradient),
+        },
     }
+}
+
+/// In terms of a = exp(z) − 1 and b = exp(v) − 1, which are small and keep their digits:
+/// q − p = a/Σexp(z) − b/Σexp(v) + (Σb − Σa)/(Σexp(z) · Σexp(v)).
+#[allow(clippy::too_many_arguments)]
+fn flat_loss<F: Float>(
+    level: Level,
+    (student, student_extent): (&[F], Extent<F>),
+    (teacher, teacher_extent): (&[F], Extent<F>),
+    label: Option<usize>,
+    scale: f64,
+    weights: &RowWeights,
+    gradient: &mut [F],
+    scratch: &mut Scratch<F>,
+) -> RowValue {
+    let classes = student.len();
+    let [z, a, v, b] = &mut scratch.flat;
+    for buffer in [&mut *z, &mut *a, &mut *v, &mut *b] {
+        buffer.resize(classes, 0.0);
+    }
+    let sum_a = flat::exp_m1_shifted(level, student, (student_extent.max, scale), z, a);
+    let sum_b = flat::exp_m1_shifted(level, teacher, (teacher_extent.max, scale), v, b);
+    let (sum_q, sum_p) = (classes as f64 + sum_a, classes as f64 + sum_b);
+    let (depth, gap) = flat::weighted_gaps(level, b, v, z);
+    let mut value = RowValue {
+        // Rounding may leave a little less than nothing.
+        divergence: (gap / sum_p + ((sum_a - sum_b) / sum_p).ln_1p()).max(0.0),
+        entropy: (sum_p.ln() - depth / sum_p).max(0.0),
+        hard: 0.0,
+    };
+    let soft = weights.soft / sum_q;
+    let difference = (sum_b - sum_a) / sum_p;
+    let mut factors = [soft, -(weights.soft / sum_p), soft * difference, 0.0];
+    if let Some(label) = label {
+        let top = student_extent.max;
+        let sum = F::exp_shifted(level, student, top, F::one(), &mut scratch.plain).as_f64();
+        value.hard = sum.ln() + (top.as_f64() - student[label].as_f64());
+        factors[3] = weights.hard / sum;
+    }
+    flat::combine(level, a, b, &scratch.plain, factors, gradient);
+    if let Some(label) = label {
+        gradient[label] -= F::from_f64_lossy(weights.hard);
+    }
+    value
 }
 
 #[allow(clippy::too_many_arguments)]

@@ -7,6 +7,7 @@
 use std::ops::{AddAssign, Mul};
 
 use super::Level;
+use super::vectorize::at_level;
 
 /// What the loops ask of a number.
 pub(crate) trait Number: Copy + Default + Mul<Output = Self> + AddAssign {}
@@ -15,51 +16,22 @@ impl<T: Copy + Default + Mul<Output = T> + AddAssign> Number for T {}
 /// Terms that are summed in registers at a time.
 const LANES: usize = 16;
 
-/// Compiles `$body` for each level, and a function that calls the form for a level.
-macro_rules! levels {
-    ($(#[$doc:meta])* $name:ident, $body:ident, ($($arg:ident: $type:ty),*)) => {
-        $(#[$doc])*
-        pub(crate) fn $name<T: Number>(level: Level, $($arg: $type),*) {
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma")]
-            fn avx2<T: Number>($($arg: $type),*) {
-                $body($($arg),*);
-            }
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-            fn avx512<T: Number>($($arg: $type),*) {
-                $body($($arg),*);
-            }
-            match level {
-                // SAFETY: levels come from `Level::available`, which asked the processor for these features.
-                #[cfg(target_arch = "x86_64")]
-                Level::Avx2 => unsafe { avx2($($arg),*) },
-                // SAFETY: as above.
-                #[cfg(target_arch = "x86_64")]
-                Level::Avx512 => unsafe { avx512($($arg),*) },
-                // NEON is part of the baseline of aarch64: the plain loop is compiled for it already.
-                _ => $body($($arg),*),
-            }
-        }
-    };
+/// `out[r] += Σ_k a[k, r] b[k, r]`: a tensor against a Khatri–Rao product whose axes are its last ones.
+///
+/// `a` and `b` hold the same number of rows of `out.len()` values; rows that only one of them has are left
+/// out.
+pub(crate) fn sum_of_products<T: Number>(level: Level, out: &mut [T], a: &[T], b: &[T]) {
+    at_level!(level, sum_of_products_body<T: Number>(out: &mut [T], a: &[T], b: &[T]) -> ())
 }
 
-levels! {
-    /// `out[r] += Σ_k a[k, r] b[k, r]`: a tensor against a Khatri–Rao product whose axes are its last ones.
-    ///
-    /// `a` and `b` hold the same number of rows of `out.len()` values; rows that only one of them has are left
-    /// out.
-    sum_of_products, sum_of_products_body, (out: &mut [T], a: &[T], b: &[T])
+/// `out[k, r] += a[k, r] row[r]`: one slice of a tensor, weighted term by term, onto a sum of slices.
+pub(crate) fn add_scaled_rows<T: Number>(level: Level, out: &mut [T], a: &[T], row: &[T]) {
+    at_level!(level, add_scaled_rows_body<T: Number>(out: &mut [T], a: &[T], row: &[T]) -> ())
 }
 
-levels! {
-    /// `out[k, r] += a[k, r] row[r]`: one slice of a tensor, weighted term by term, onto a sum of slices.
-    add_scaled_rows, add_scaled_rows_body, (out: &mut [T], a: &[T], row: &[T])
-}
-
-levels! {
-    /// `out[k, r] = a[k, r] row[r]`: one slice of a Khatri–Rao product.
-    scale_rows, scale_rows_body, (out: &mut [T], a: &[T], row: &[T])
+/// `out[k, r] = a[k, r] row[r]`: one slice of a Khatri–Rao product.
+pub(crate) fn scale_rows<T: Number>(level: Level, out: &mut [T], a: &[T], row: &[T]) {
+    at_level!(level, scale_rows_body<T: Number>(out: &mut [T], a: &[T], row: &[T]) -> ())
 }
 
 #[inline(always)]

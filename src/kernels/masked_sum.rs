@@ -101,6 +101,11 @@ impl MaskedSum for u8 {
         check(x.len(), signs.len(), words, out.len());
         match level {
             #[cfg(target_arch = "x86_64")]
+            Level::Avx512 if is_x86_feature_detected!("avx512vnni") => {
+                // SAFETY: the processor has what the function is compiled for, and the lengths were checked above.
+                unsafe { avx512::sums_u8_vnni(x, signs, words, out) }
+            }
+            #[cfg(target_arch = "x86_64")]
             Level::Avx512 => {
                 // SAFETY: the processor has the level, and the lengths were checked above.
                 unsafe { avx512::sums_u8(x, signs, words, out) }
@@ -132,23 +137,63 @@ mod avx512 {
     use super::halve;
     use std::arch::x86_64::*;
 
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn total_f32(sums: __m512) -> f32 {
+        let mut lanes = [0.0; 16];
+        // SAFETY: sixteen lanes fit.
+        unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), sums) };
+        halve(lanes)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn total_f64(sums: __m512d) -> f64 {
+        let mut lanes = [0.0; 8];
+        // SAFETY: eight lanes fit.
+        unsafe { _mm512_storeu_pd(lanes.as_mut_ptr(), sums) };
+        halve(lanes)
+    }
+
+    /// The bits become bytes of 0 and 1, whose products with the values are summed by fours.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    fn add_u8_vnni(sum: __m512i, mask: __mmask64, _: __m512i, values: __m512i) -> __m512i {
+        _mm512_dpbusd_epi32(sum, values, _mm512_maskz_set1_epi8(mask, 1))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    fn total_u8_vnni(sums: __m512i) -> u32 {
+        _mm512_reduce_add_epi32(sums) as u32
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn add_u8(sum: __m512i, mask: __mmask64, _: __m512i, values: __m512i) -> __m512i {
+        let masked = _mm512_maskz_mov_epi8(mask, values);
+        _mm512_add_epi64(sum, _mm512_sad_epu8(masked, _mm512_setzero_si512()))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn total_u8(sums: __m512i) -> u32 {
+        _mm512_reduce_add_epi64(sums) as u32
+    }
+
     macro_rules! sums {
-        ($name:ident, $real:ty, $vector:ty, $lanes:literal, $mask:ty, $zero:path, $load:path, $add:path, $store:path) => {
+        ($name:ident, $features:literal, $real:ty => $sum:ty, $vector:ty, $lanes:literal, $mask:ty,
+         $zero:path, $load:path, $add:path, $total:path) => {
             /// # Safety
             ///
-            /// The processor must have AVX-512 F, BW, DQ and VL, and the lengths must fit each other.
-            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-            pub(super) unsafe fn $name(
-                x: &[$real],
-                signs: &[u64],
-                words: usize,
-                out: &mut [$real],
-            ) {
+            /// The processor must have the features, and the lengths must fit each other.
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn $name(x: &[$real], signs: &[u64], words: usize, out: &mut [$sum]) {
                 /// # Safety
                 ///
                 /// A rows of values and B rows of signs must be readable.
                 #[inline]
-                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+                #[target_feature(enable = $features)]
                 unsafe fn tile<const A: usize, const B: usize>(
                     x: *const $real,
                     signs: *const u64,
@@ -166,7 +211,7 @@ mod avx512 {
                             for (i, values) in values.iter_mut().enumerate() {
                                 // SAFETY: row i has 64 values a word.
                                 *values = unsafe {
-                                    $load(x.add((i * words + word) * 64 + part * $lanes))
+                                    $load(x.add((i * words + word) * 64 + part * $lanes).cast())
                                 };
                             }
                             for j in 0..B {
@@ -184,13 +229,13 @@ mod avx512 {
                 ///
                 /// As for `tile`; the rows and columns from (i, j) on must be inside.
                 #[inline]
-                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+                #[target_feature(enable = $features)]
                 unsafe fn write<const A: usize, const B: usize>(
                     x: &[$real],
                     signs: &[u64],
                     words: usize,
                     (i, j): (usize, usize),
-                    out: &mut [$real],
+                    out: &mut [$sum],
                 ) {
                     let width = signs.len() / words;
                     // SAFETY: the caller's promise.
@@ -203,10 +248,7 @@ mod avx512 {
                     };
                     for (k, sums) in sums.into_iter().enumerate() {
                         for (l, sum) in sums.into_iter().enumerate() {
-                            let mut lanes = [0.0; $lanes];
-                            // SAFETY: the lanes fit.
-                            unsafe { $store(lanes.as_mut_ptr(), sum) };
-                            out[(i + k) * width + j + l] = halve(lanes);
+                            out[(i + k) * width + j + l] = $total(sum);
                         }
                     }
                 }
@@ -237,46 +279,52 @@ mod avx512 {
 
     sums!(
         sums_f32,
-        f32,
+        "avx512f,avx512bw,avx512dq,avx512vl",
+        f32 => f32,
         __m512,
         16,
         __mmask16,
         _mm512_setzero_ps,
         _mm512_loadu_ps,
         _mm512_mask_add_ps,
-        _mm512_storeu_ps
+        total_f32
     );
     sums!(
         sums_f64,
-        f64,
+        "avx512f,avx512bw,avx512dq,avx512vl",
+        f64 => f64,
         __m512d,
         8,
         __mmask8,
         _mm512_setzero_pd,
         _mm512_loadu_pd,
         _mm512_mask_add_pd,
-        _mm512_storeu_pd
+        total_f64
     );
-
-    /// # Safety
-    ///
-    /// The processor must have AVX-512 F and BW, and the lengths must fit each other.
-    #[target_feature(enable = "avx512f,avx512bw")]
-    pub(super) unsafe fn sums_u8(x: &[u8], signs: &[u64], words: usize, out: &mut [u32]) {
-        let width = signs.len() / words;
-        let zero = _mm512_setzero_si512();
-        for (j, signs) in signs.chunks_exact(words).enumerate() {
-            for (i, x) in x.chunks_exact(64 * words).enumerate() {
-                let mut sum = zero;
-                for (x, &mask) in x.chunks_exact(64).zip(signs) {
-                    // SAFETY: 64 values.
-                    let x = unsafe { _mm512_maskz_loadu_epi8(mask, x.as_ptr().cast()) };
-                    sum = _mm512_add_epi64(sum, _mm512_sad_epu8(x, zero));
-                }
-                out[i * width + j] = _mm512_reduce_add_epi64(sum) as u32;
-            }
-        }
-    }
+    sums!(
+        sums_u8,
+        "avx512f,avx512bw",
+        u8 => u32,
+        __m512i,
+        64,
+        __mmask64,
+        _mm512_setzero_si512,
+        _mm512_loadu_si512,
+        add_u8,
+        total_u8
+    );
+    sums!(
+        sums_u8_vnni,
+        "avx512f,avx512bw,avx512vnni",
+        u8 => u32,
+        __m512i,
+        64,
+        __mmask64,
+        _mm512_setzero_si512,
+        _mm512_loadu_si512,
+        add_u8_vnni,
+        total_u8_vnni
+    );
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -327,25 +375,34 @@ mod avx2 {
             3, 3, 3,
         );
         let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+        let height = x.len() / (64 * words);
         for (j, signs) in signs.chunks_exact(words).enumerate() {
-            for (i, x) in x.chunks_exact(64 * words).enumerate() {
-                let mut sum = _mm256_setzero_si256();
-                for (x, &word) in x.chunks_exact(64).zip(signs) {
-                    for (half, x) in x.chunks_exact(32).enumerate() {
+            // Four rows at a time: the mask of a half word is made once for all of them.
+            for (block, x) in x.chunks(4 * 64 * words).enumerate() {
+                let rows = (height - 4 * block).min(4);
+                let mut sums = [_mm256_setzero_si256(); 4];
+                for (k, &word) in signs.iter().enumerate() {
+                    for half in 0..2 {
                         let bits = _mm256_set1_epi32((word >> (32 * half)) as i32);
                         let bits = _mm256_and_si256(_mm256_shuffle_epi8(bits, spread), bit);
                         let mask = _mm256_cmpeq_epi8(bits, bit);
-                        // SAFETY: 32 values.
-                        let x = unsafe { _mm256_loadu_si256(x.as_ptr().cast()) };
-                        let masked = _mm256_and_si256(x, mask);
-                        sum =
-                            _mm256_add_epi64(sum, _mm256_sad_epu8(masked, _mm256_setzero_si256()));
+                        for (i, sum) in sums.iter_mut().enumerate().take(rows) {
+                            let at = (i * words + k) * 64 + 32 * half;
+                            let x = &x[at..at + 32];
+                            // SAFETY: 32 values.
+                            let x = unsafe { _mm256_loadu_si256(x.as_ptr().cast()) };
+                            let masked = _mm256_and_si256(x, mask);
+                            let by_eight = _mm256_sad_epu8(masked, _mm256_setzero_si256());
+                            *sum = _mm256_add_epi64(*sum, by_eight);
+                        }
                     }
                 }
-                let mut lanes = [0_u64; 4];
-                // SAFETY: four lanes fit.
-                unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), sum) };
-                out[i * width + j] = lanes.iter().sum::<u64>() as u32;
+                for (i, sum) in sums.into_iter().enumerate().take(rows) {
+                    let mut lanes = [0_u64; 4];
+                    // SAFETY: four lanes fit.
+                    unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), sum) };
+                    out[(4 * block + i) * width + j] = lanes.iter().sum::<u64>() as u32;
+                }
             }
         }
     }
@@ -389,6 +446,13 @@ mod tests {
                 let n = words as f64 * 64.0;
                 prop_assert!((double - naive).abs() <= n * f64::EPSILON * n / 2.0);
                 prop_assert!((f64::from(single) - naive).abs() <= n * f64::from(f32::EPSILON) * n / 2.0);
+            }
+            #[cfg(target_arch = "x86_64")]
+            if Level::available().contains(&Level::Avx512) {
+                let mut out = vec![7; height * width];
+                // SAFETY: the processor has the level; the lengths are those that are checked elsewhere.
+                unsafe { avx512::sums_u8(&bytes, &signs, words, &mut out) };
+                prop_assert_eq!(&out, &by_byte);
             }
             for level in Level::available() {
                 let mut out = vec![7; height * width];

@@ -5,35 +5,10 @@
 //! environment variable `TAPER_CPU` (`scalar`, `avx2`, `avx512`, `neon`) lowers the choice, never raises it
 //! above what is there.
 
-/// A function that runs `$body` compiled for `level`.
-macro_rules! at_level {
-    ($level:expr, $body:ident($($argument:ident: $type:ty),*) -> $result:ty) => {{
-        #[cfg(target_arch = "x86_64")]
-        {
-            #[target_feature(enable = "avx2,fma")]
-            fn avx2($($argument: $type),*) -> $result {
-                $body($($argument),*)
-            }
-            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-            fn avx512($($argument: $type),*) -> $result {
-                $body($($argument),*)
-            }
-            match $level {
-                // SAFETY: a level comes from `Level::current` or `Level::available`, which return it only
-                // where the processor has its instructions.
-                Level::Avx512 => return unsafe { avx512($($argument),*) },
-                // SAFETY: as above.
-                Level::Avx2 => return unsafe { avx2($($argument),*) },
-                Level::Scalar | Level::Neon => {}
-            }
-        }
-        let _ = $level;
-        $body($($argument),*)
-    }};
-}
-
 pub(crate) mod accumulate;
 pub(crate) mod distance;
+pub(crate) mod evenly;
+pub(crate) mod flat;
 pub(crate) mod hadamard;
 pub(crate) mod integer;
 pub(crate) mod lanes;
@@ -41,6 +16,7 @@ pub(crate) mod lookup;
 pub(crate) mod masked_sum;
 mod softmax;
 mod sparse;
+pub(crate) mod unpack;
 pub(crate) mod vectorize;
 pub(crate) mod xnor;
 

@@ -5,6 +5,7 @@
 //! the body without any instruction set is the scalar twin.
 
 use super::Level;
+use super::vectorize::at_level;
 
 /// The smallest and the largest value of a row, and whether all are finite.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -47,7 +48,7 @@ macro_rules! softmax_kernels {
     ($module:ident, $float:ident, lanes $lanes:literal, mantissa $mantissa:literal,
      lowest $lowest:literal, ln2 ($ln2_high:expr, $ln2_low:expr), coefficients [$($factorial:literal),*]) => {
         mod $module {
-            use super::{Extent, Level, SoftmaxKernels};
+            use super::{Extent, Level, SoftmaxKernels, at_level};
 
             const LANES: usize = $lanes;
             /// Adding it rounds to a whole number, and leaves that number in the low bits of the sum.

@@ -4,6 +4,7 @@
 //! addition, so that every level gives the same bits. Only the expansion of a bitmap has a form of its own.
 
 use super::Level;
+use super::vectorize::at_level;
 
 /// The kernels of sparse matrices; [`KernelFloat`](super::KernelFloat) asks for them.
 pub trait SparseKernels: Copy {

@@ -3,8 +3,41 @@
 //! Loops over arrays of fixed length need no intrinsics: the compiler turns them into vectors of the width
 //! that the enclosing function may use. The scalar twin of such a kernel is the very same code, compiled
 //! without these features.
+//!
+//! `at_level!` calls a function as compiled for a level; [`run`] does so for a [`Kernel`], a loop that has
+//! to know whether multiplication and addition are one instruction.
 
 use crate::{Float, kernels::Level};
+
+/// The result of `$body`, a function that is always inlined, as compiled for `$level`.
+///
+/// What `$body` calls must be always inlined too: the rest is compiled for the least level.
+macro_rules! at_level {
+    ($level:expr, $body:ident $(<$($generic:ident: $bound:path),+>)? ($($argument:ident: $type:ty),* $(,)?) -> $result:ty) => {{
+        #[cfg(target_arch = "x86_64")]
+        {
+            #[target_feature(enable = "avx2,fma,f16c")]
+            fn avx2 $(<$($generic: $bound),+>)? ($($argument: $type),*) -> $result {
+                $body($($argument),*)
+            }
+            #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+            fn avx512 $(<$($generic: $bound),+>)? ($($argument: $type),*) -> $result {
+                $body($($argument),*)
+            }
+            match Ord::min($level, $crate::kernels::Level::highest()) {
+                // SAFETY: `Level::highest` has found these features on this processor.
+                $crate::kernels::Level::Avx512 => return unsafe { avx512($($argument),*) },
+                // SAFETY: as above.
+                $crate::kernels::Level::Avx2 => return unsafe { avx2($($argument),*) },
+                // NEON is part of every aarch64 processor: the plain function is compiled for it already.
+                $crate::kernels::Level::Scalar | $crate::kernels::Level::Neon => {}
+            }
+        }
+        let _ = $level;
+        $body($($argument),*)
+    }};
+}
+pub(crate) use at_level;
 
 /// A loop to be compiled for each level, with all that it works on.
 pub(crate) trait Kernel {
@@ -19,29 +52,14 @@ pub(crate) trait Kernel {
 ///
 /// `level` must be one that [`Level::available`] names: a higher one runs as the highest of these.
 pub(crate) fn run<K: Kernel>(level: Level, kernel: K) {
-    match level.min(Level::highest()) {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: `Level::highest` has found these features on this processor.
-        Level::Avx512 => unsafe { avx512(kernel) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Level::Avx2 => unsafe { avx2(kernel) },
-        #[cfg(target_arch = "aarch64")]
-        Level::Neon => kernel.run::<true>(),
-        _ => kernel.run::<false>(),
+    #[inline(always)]
+    fn fused<K: Kernel>(kernel: K) {
+        kernel.run::<true>();
     }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
-fn avx512<K: Kernel>(kernel: K) {
-    kernel.run::<true>();
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn avx2<K: Kernel>(kernel: K) {
-    kernel.run::<true>();
+    match level.min(Level::highest()) {
+        Level::Scalar => kernel.run::<false>(),
+        level => at_level!(level, fused<K: Kernel>(kernel: K) -> ()),
+    }
 }
 
 /// a·b + c, with one rounding where `FUSED` and two elsewhere.

@@ -65,19 +65,6 @@ impl<F: Float> Problem<F> {
     pub(super) fn largest_rank(&self) -> usize {
         largest_rank(&self.shape)
     }
-
-    /// Errs where `rank` is above [`largest_rank`](Self::largest_rank).
-    pub(super) fn check_rank(&self, rank: usize) -> Result<()> {
-        let limit = self.largest_rank();
-        if rank > limit {
-            return Err(Error::ExceedsInput {
-                what: "the rank",
-                value: rank,
-                limit,
-            });
-        }
-        Ok(())
-    }
 }
 
 /// The product of all axes but the longest: each fibre along the longest axis is a term of its own.

@@ -1,6 +1,11 @@
 //! The evenly spaced values that codes stand for.
 
-use crate::Float;
+use crate::kernels::Level;
+use crate::kernels::evenly::{self, Spacing};
+use crate::{Float, parallel};
+
+/// Values of which a thread takes the sums at a time.
+const CHUNK: usize = 1 << 13;
 
 /// Where the grid of values lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -63,6 +68,20 @@ impl Codes {
         self.symmetry == Symmetry::Symmetric && self.bits == 1
     }
 
+    /// From one code to the next.
+    pub(super) fn step(self) -> i64 {
+        if self.signs() { 2 } else { 1 }
+    }
+
+    /// The highest code as it is stored: counted from the lowest.
+    pub(super) fn last(self) -> u32 {
+        if self.signs() {
+            1
+        } else {
+            (self.high() - self.low()) as u32
+        }
+    }
+
     pub(super) fn low(self) -> i32 {
         match self.symmetry {
             Symmetry::Symmetric => -self.high(),
@@ -78,24 +97,15 @@ impl Codes {
         }
     }
 
-    /// The nearest code; ties go to the even one, of signs to +1.
-    pub(super) fn nearest(self, grid: Grid, w: f64) -> i32 {
-        if self.signs() {
-            return if w >= 0.0 { 1 } else { -1 };
-        }
-        if grid.scale == 0.0 {
-            return 0;
-        }
-        let place = ((w - grid.offset) / grid.scale).round_ties_even();
-        place.clamp(f64::from(self.low()), f64::from(self.high())) as i32
-    }
-
-    /// The code as it is stored: an unsigned number of `bits` bits.
-    pub(super) fn stored(self, code: i32) -> u32 {
-        if self.signs() {
-            u32::from(code > 0)
-        } else {
-            (code - self.low()) as u32
+    /// The values that the codes stand for on a grid, of type `F`.
+    pub(super) fn spacing<F: Float>(self, grid: Grid) -> Spacing {
+        Spacing {
+            scale: grid.scale,
+            offset: grid.offset,
+            low: f64::from(self.low()),
+            high: f64::from(self.high()),
+            step: self.step() as f64,
+            largest: F::max_value().as_f64(),
         }
     }
 
@@ -164,74 +174,84 @@ impl Codes {
 
     fn minimize<F: Float>(self, values: &[F], low: f64, high: f64) -> Grid {
         const RANGES: u32 = 64;
+        let level = Level::current();
         let (center, half) = match self.symmetry {
             Symmetry::Symmetric => (0.0, low.abs().max(high.abs())),
             Symmetry::Affine => (low / 2.0 + high / 2.0, high / 2.0 - low / 2.0),
         };
-        let mut best = self.over(low, high);
-        let mut least = self.squared_error(best, values);
-        for part in 1..RANGES {
+        // The whole range first: of equal errors the first one counts.
+        let mut candidates = vec![self.over(low, high)];
+        candidates.extend((1..RANGES).map(|part| {
             let half = half * f64::from(part) / f64::from(RANGES);
-            let grid = self.over(center - half, center + half);
-            let error = self.squared_error(grid, values);
+            self.over(center - half, center + half)
+        }));
+        // All ranges on one run of values after the other, which stays in the first-level cache meanwhile.
+        let errors = in_chunks(values, |values| {
+            let error = |&grid| evenly::squared_error(level, self.spacing::<F>(grid), values);
+            candidates.iter().map(error).collect::<Vec<f64>>()
+        });
+        let total = |i: usize| {
+            errors
+                .iter()
+                .filter_map(|errors| errors.get(i))
+                .sum::<f64>()
+        };
+        let mut best = candidates.first().copied().unwrap_or(self.over(low, high));
+        let mut least = total(0);
+        for (i, &grid) in candidates.iter().enumerate().skip(1) {
+            let error = total(i);
             if error < least {
                 (best, least) = (grid, error);
             }
         }
         // Either step lowers the error or leaves it; it ends where neither lowers it.
+        let sums = |grid| {
+            let spacing = self.spacing::<F>(grid);
+            let sums = in_chunks(values, |values| evenly::sums(level, spacing, values));
+            sums.into_iter()
+                .fold(evenly::Sums::default(), evenly::Sums::add)
+        };
+        let mut of_best = sums(best);
         for _ in 0..20 {
-            let grid = self.regression(best, values);
-            let error = self.squared_error(grid, values);
-            if error >= least {
+            let grid = self.regression(best, &of_best, values.len());
+            let of_grid = sums(grid);
+            if of_grid.error >= of_best.error {
                 break;
             }
-            (best, least) = (grid, error);
+            (best, of_best) = (grid, of_grid);
         }
         best
     }
 
-    /// Σ (w − value of the nearest code)².
-    pub(super) fn squared_error<F: Float>(self, grid: Grid, values: &[F]) -> f64 {
-        values
-            .iter()
-            .map(|w| {
-                let w = w.as_f64();
-                let code = f64::from(self.nearest(grid, w));
-                (w - (grid.offset + grid.scale * code)).powi(2)
-            })
-            .sum()
-    }
-
-    /// The scale and offset of least squared error for the codes that `grid` gives.
-    fn regression<F: Float>(self, grid: Grid, values: &[F]) -> Grid {
-        let n = values.len() as f64;
-        let codes = || {
-            values
-                .iter()
-                .map(|w| (w.as_f64(), f64::from(self.nearest(grid, w.as_f64()))))
+    /// The scale and offset of least squared error for the codes that `grid` gives, from the sums over them.
+    fn regression(self, grid: Grid, sums: &evenly::Sums, count: usize) -> Grid {
+        let n = count as f64;
+        let (middle_w, middle_q) = self.spacing::<f64>(grid).middle();
+        let (covariance, variance) = match self.symmetry {
+            Symmetry::Symmetric => (sums.wq, sums.qq),
+            Symmetry::Affine => (sums.wq - sums.w * sums.q / n, sums.qq - sums.q * sums.q / n),
         };
-        let (mean_w, mean_q) = match self.symmetry {
-            Symmetry::Symmetric => (0.0, 0.0),
-            Symmetry::Affine => codes().fold((0.0, 0.0), |(a, b), (w, q)| (a + w / n, b + q / n)),
-        };
-        let (covariance, variance) = codes().fold((0.0, 0.0), |(c, v), (w, q)| {
-            (c + (w - mean_w) * (q - mean_q), v + (q - mean_q).powi(2))
-        });
-        if variance == 0.0 {
+        if !(variance > 0.0 && covariance.is_finite()) {
             return grid;
         }
         let scale = (covariance / variance).max(0.0);
-        Grid {
-            scale,
-            offset: mean_w - scale * mean_q,
-        }
+        let offset = match self.symmetry {
+            Symmetry::Symmetric => 0.0,
+            Symmetry::Affine => (middle_w + sums.w / n) - scale * (middle_q + sums.q / n),
+        };
+        Grid { scale, offset }
     }
 }
 
+/// What `f` makes of runs of the values, in their order.
+fn in_chunks<F: Float, R: Send>(values: &[F], f: impl Fn(&[F]) -> R + Sync + Send) -> Vec<R> {
+    parallel::map(values.len().div_ceil(CHUNK), |i| {
+        let end = values.len().min((i + 1) * CHUNK);
+        f(values.get(i * CHUNK..end).unwrap_or_default())
+    })
+}
+
 fn extremes<F: Float>(values: &[F]) -> (f64, f64) {
-    values
-        .iter()
-        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), w| {
-            (low.min(w.as_f64()), high.max(w.as_f64()))
-        })
+    let extent = F::extent(Level::current(), values);
+    (extent.min.as_f64(), extent.max.as_f64())
 }

@@ -4,16 +4,20 @@ use ndarray::{Array2, ArrayView2, ArrayViewMut2, ArrayViewMutD, s};
 
 use super::grid::{Codes, Granularity, Grid, Symmetry};
 use crate::artifact::check_apply;
-use crate::kernels::{Level, integer};
+use crate::kernels::{Level, evenly, integer};
 use crate::packing::PackedCodes;
 use crate::{
     Compressed, DType, Error, Float, LinearOp, Part, Precision, Result, Role, StorageBits, check,
-    parallel,
+    linalg, parallel,
 };
 
 const NAME: &str = "FixedPointMatrix";
-/// Rows that are decompressed at once: they stay in the second-level cache up to some thousand inputs.
+/// Rows whose codes are worked on at once.
 const ROWS: usize = 32;
+/// Weights that are decompressed at once for a product: 4 MB in single precision.
+const PANEL: usize = 1 << 20;
+/// Inputs from which on decompressed weights are worth to be kept for a product of matrices.
+const BATCH: usize = 8;
 
 /// A weight matrix of shape (out_features, in_features) whose values are offset + scale·q, q an integer of
 /// 1 to 16 bits.
@@ -21,12 +25,14 @@ const ROWS: usize = 32;
 /// Codes are packed without gaps: the part `codes` is exactly ⌈out·in·bits / 8⌉ bytes. One
 /// `scale` and, on an affine grid, one `offset` go with them, or one for each row.
 ///
-/// [`apply`](LinearOp::apply) with codes of 8 bits rounds each vector of inputs to 8 bits too, with the scale
-/// max|x| / 127 of its own, and sums integers. An input then moves by at most half of that scale, so that
+/// [`apply`](LinearOp::apply) with codes of 8 bits is [`apply_rounded`](Self::apply_rounded): it rounds each
+/// vector of inputs to 8 bits too, with the scale max|x| / 127 of its own, and sums integers. An input then
+/// moves by at most half of that scale, so that
 ///
 /// $$ |y\_o - (x W^T)\_o| \le \frac{\max |x|}{254} \sum\_i |W\_{oi}| $$
 ///
-/// beside rounding. With codes of any other width, blocks of rows are decompressed and multiplied.
+/// beside rounding. With codes of any other width, blocks of rows are decompressed and multiplied; up to 8
+/// bits `apply_rounded` can be called instead.
 ///
 /// ```
 /// use ndarray::array;
@@ -47,12 +53,6 @@ pub struct FixedPointMatrix<F: Float> {
     grids: Vec<Grid>,
     packed: PackedCodes,
     number: std::marker::PhantomData<F>,
-}
-
-/// What a code stands for, never beyond the largest finite number.
-pub(super) fn value<F: Float>(grid: Grid, code: i32) -> F {
-    let largest = F::max_value().as_f64();
-    F::from_f64_lossy((grid.offset + grid.scale * f64::from(code)).clamp(-largest, largest))
 }
 
 impl<F: Float> FixedPointMatrix<F> {
@@ -206,16 +206,51 @@ impl<F: Float> FixedPointMatrix<F> {
         })
     }
 
-    /// Writes row `i` into `out`; `stored` is room for its codes.
-    fn row_into<'a>(&self, i: usize, stored: &mut [u32], out: impl Iterator<Item = &'a mut F>) {
-        self.packed.unpack_into(i * self.shape[1], stored);
-        let grid = self.grid(i);
-        for (out, &stored) in out.zip(stored.iter()) {
-            *out = value(grid, self.codes.code(stored).unwrap_or(0));
+    /// Writes the weights of rows from `first` on into `out`, row by row.
+    fn rows_into(&self, first: usize, out: &mut [F]) {
+        let (level, inputs) = (Level::current(), self.shape[1]);
+        let mut bytes = vec![0_u8; if self.codes.bits <= 8 { inputs } else { 0 }];
+        let mut words = vec![0_u32; inputs - bytes.len()];
+        for (i, out) in out.chunks_mut(inputs).enumerate() {
+            let spacing = self.codes.spacing::<F>(self.grid(first + i));
+            let start = (first + i) * inputs;
+            if self.codes.bits <= 8 {
+                self.packed.unpack_bytes_into(start, &mut bytes);
+                evenly::values(level, spacing, &bytes, out);
+            } else {
+                self.packed.unpack_into(start, &mut words);
+                evenly::values(level, spacing, &words, out);
+            }
         }
     }
 
-    /// The product with inputs of 8 bits, which [`apply_into`](LinearOp::apply_into) takes for codes of 8 bits.
+    /// y = x Wᵀ, of shape (batch, out_features), with each vector of inputs rounded to 8 bits, from sums of
+    /// integers: the bound on what the rounding does is above.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShapeMismatch`] where `x` has another number of features, and [`Error::Parameter`] for codes
+    /// of more than 8 bits.
+    ///
+    /// ```
+    /// use ndarray::array;
+    /// use taper::Quantizer;
+    /// use taper::quantize::fixed_point::FixedPointQuantizer;
+    ///
+    /// let w = FixedPointQuantizer::params(4).quantize(array![[7.0, -3.0], [1.0, 2.0]].view())?;
+    /// let y = w.apply_rounded(array![[127.0, 2.0]].view())?;
+    /// assert_eq!(y, array![[127.0 * 7.0 - 6.0, 127.0 + 4.0]]);
+    /// # Ok::<(), taper::Error>(())
+    /// ```
+    pub fn apply_rounded(&self, x: ArrayView2<'_, F>) -> Result<Array2<F>> {
+        let mut y = Array2::zeros((x.nrows(), self.shape[0]));
+        check_apply(self.shape, &x, &y.view_mut())?;
+        let bits = self.codes.bits;
+        check::in_range("bits", f64::from(bits), "in 1..=8", bits <= 8)?;
+        self.apply_integers(x, y.view_mut());
+        Ok(y)
+    }
+
     fn apply_integers(&self, x: ArrayView2<'_, F>, mut y: ArrayViewMut2<'_, F>) {
         let [outputs, inputs] = self.shape;
         let x = RoundedInputs::of(x);
@@ -223,20 +258,25 @@ impl<F: Float> FixedPointMatrix<F> {
             let rows = block * ROWS..outputs.min((block + 1) * ROWS);
             let mut sums = vec![0_i64; x.scales.len() * rows.len()];
             let mut out = vec![0_i32; sums.len()];
+            let mut unpacked = Vec::new();
+            let codes = if self.codes.bits == 8 {
+                let range = rows.start * inputs..rows.end * inputs;
+                self.packed.bytes().get(range).unwrap_or_default()
+            } else {
+                unpacked.resize(rows.len() * inputs, 0);
+                let start = rows.start * inputs;
+                self.packed.unpack_bytes_into(start, &mut unpacked);
+                &unpacked
+            };
             // Long rows are summed piece by piece.
             for from in (0..inputs).step_by(integer::LONGEST) {
                 let to = inputs.min(from + integer::LONGEST);
                 if inputs <= integer::LONGEST {
-                    let codes = self
-                        .packed
-                        .bytes()
-                        .get(rows.start * inputs..rows.end * inputs);
-                    let codes = codes.unwrap_or_default();
                     integer::dot_bytes(Level::current(), &x.values, codes, inputs, &mut out);
                 } else {
-                    let codes: Vec<u8> = rows
-                        .clone()
-                        .flat_map(|i| self.packed.bytes().get(i * inputs + from..i * inputs + to))
+                    let codes: Vec<u8> = codes
+                        .chunks(inputs)
+                        .flat_map(|row| row.get(from..to))
                         .flatten()
                         .copied()
                         .collect();
@@ -267,7 +307,7 @@ impl<F: Float> FixedPointMatrix<F> {
                 for (j, (y, &sum)) in y.iter_mut().zip(sums).enumerate() {
                     let grid = self.grid(from + j);
                     // Stored codes begin at zero: the lowest code comes back here, once for each input.
-                    let sum = sum + i64::from(self.codes.low()) * total;
+                    let sum = self.codes.step() * sum + i64::from(self.codes.low()) * total;
                     let offset = grid.offset * scale * total as f64;
                     *y = F::from_f64_lossy(grid.scale * scale * sum as f64 + offset);
                 }
@@ -286,32 +326,39 @@ struct RoundedInputs {
 
 impl RoundedInputs {
     fn of<F: Float>(x: ArrayView2<'_, F>) -> Self {
-        let mut rounded = Self {
-            values: Vec::with_capacity(x.len()),
-            scales: Vec::with_capacity(x.nrows()),
-            totals: Vec::with_capacity(x.nrows()),
-        };
-        for row in x.rows() {
-            let finite = row.iter().all(|x| x.is_finite());
-            let largest = row.iter().fold(F::zero(), |a, x| a.max(x.abs())).as_f64();
-            let scale = largest / 127.0;
-            let factor = if scale > 0.0 && finite { scale } else { 1.0 };
-            let from = rounded.values.len();
-            // At most 127 in magnitude; what is not finite becomes any number, and its scale not finite.
-            rounded.values.extend(
-                row.iter()
-                    .map(|x| (x.as_f64() / factor).round_ties_even() as i8),
-            );
-            let total = rounded
-                .values
-                .iter()
-                .skip(from)
-                .map(|&q| i64::from(q))
-                .sum();
-            rounded.totals.push(total);
-            rounded.scales.push(if finite { scale } else { f64::NAN });
+        let x = x.as_standard_layout();
+        let inputs = x.ncols();
+        let mut values = vec![0; x.len()];
+        let rows = x.as_slice().unwrap_or_default();
+        // A task of less than some thousand values is not worth its start.
+        let together = (1_usize << 13).div_ceil(inputs.max(1));
+        let numbers = parallel::map_chunks_mut(&mut values, together * inputs, |chunk, values| {
+            let from = chunk * together * inputs;
+            let rows = rows.get(from..from + values.len()).unwrap_or_default();
+            let rows = rows.chunks(inputs).zip(values.chunks_mut(inputs));
+            rows.map(|(row, values)| Self::round(row, values))
+                .collect::<Vec<_>>()
+        });
+        let (scales, totals) = numbers.into_iter().flatten().unzip();
+        Self {
+            values,
+            scales,
+            totals,
         }
-        rounded
+    }
+
+    /// The scale of a vector and the sum of its integers, which are written to `values`.
+    fn round<F: Float>(row: &[F], values: &mut [i8]) -> (f64, i64) {
+        let level = Level::current();
+        let extent = F::extent(level, row);
+        let largest = extent.max.as_f64().abs().max(extent.min.as_f64().abs());
+        let scale = largest / 127.0;
+        if !extent.finite {
+            // What is multiplied with this is no number either.
+            return (f64::NAN, 0);
+        }
+        let divisor = if scale > 0.0 { scale } else { 1.0 };
+        (scale, evenly::round_inputs(level, row, divisor, values))
     }
 }
 
@@ -355,37 +402,84 @@ impl<F: Float> Compressed<F> for FixedPointMatrix<F> {
 
     fn decompress_into(&self, mut out: ArrayViewMutD<'_, F>) -> Result<()> {
         check::same_shape("out", &self.shape, out.shape())?;
-        let mut stored = vec![0; self.shape[1]];
+        let inputs = self.shape[1];
+        if let Some(out) = out.as_slice_mut() {
+            parallel::for_each_chunk_mut(out, ROWS * inputs, |i, out| {
+                self.rows_into(i * ROWS, out)
+            });
+            return Ok(());
+        }
+        let mut values = vec![F::zero(); inputs];
         for (i, mut row) in out.rows_mut().into_iter().enumerate() {
-            self.row_into(i, &mut stored, row.iter_mut());
+            self.rows_into(i, &mut values);
+            for (out, &value) in row.iter_mut().zip(&values) {
+                *out = value;
+            }
         }
         Ok(())
     }
 }
 
 impl<F: Float> LinearOp<F> for FixedPointMatrix<F> {
-    fn apply_into(&self, x: ArrayView2<'_, F>, mut y: ArrayViewMut2<'_, F>) -> Result<()> {
+    fn apply_into(&self, x: ArrayView2<'_, F>, y: ArrayViewMut2<'_, F>) -> Result<()> {
         check_apply(self.shape, &x, &y)?;
         if self.codes.bits == 8 {
             self.apply_integers(x, y);
             return Ok(());
         }
-        let [outputs, inputs] = self.shape;
-        let blocks = parallel::map(outputs.div_ceil(ROWS), |block| {
-            let rows = block * ROWS..outputs.min((block + 1) * ROWS);
-            let mut weights = Array2::zeros((rows.len(), inputs));
-            let mut stored = vec![0; inputs];
-            for (i, mut row) in rows.zip(weights.rows_mut()) {
-                self.row_into(i, &mut stored, row.iter_mut());
-            }
-            x.dot(&weights.t())
-        });
-        for (block, values) in blocks.iter().enumerate() {
-            let from = block * ROWS;
-            y.slice_mut(s![.., from..from + values.ncols()])
-                .assign(values);
+        if x.nrows() < BATCH {
+            self.apply_rows(x, y);
+        } else {
+            self.apply_panels(x, y);
         }
         Ok(())
+    }
+}
+
+impl<F: Float> FixedPointMatrix<F> {
+    /// A product with few inputs: each row of weights is decompressed into the first-level cache.
+    fn apply_rows(&self, x: ArrayView2<'_, F>, mut y: ArrayViewMut2<'_, F>) {
+        let ([outputs, inputs], level) = (self.shape, Level::current());
+        let x = x.as_standard_layout();
+        let rows = x.as_slice().unwrap_or_default();
+        let batch = x.nrows();
+        let blocks = parallel::map(outputs.div_ceil(ROWS), |block| {
+            let outputs = block * ROWS..outputs.min((block + 1) * ROWS);
+            let mut weights = vec![F::zero(); inputs];
+            let mut values = Vec::with_capacity(outputs.len() * batch);
+            for o in outputs {
+                self.rows_into(o, &mut weights);
+                let product = |x| evenly::dot(level, x, &weights);
+                values.extend(rows.chunks(inputs).map(product));
+            }
+            values
+        });
+        for (mut y, values) in y
+            .columns_mut()
+            .into_iter()
+            .zip(blocks.iter().flat_map(|values| values.chunks(batch.max(1))))
+        {
+            for (y, &value) in y.iter_mut().zip(values) {
+                *y = value;
+            }
+        }
+    }
+
+    /// A product with many inputs: panels of weights are decompressed for a product of matrices.
+    fn apply_panels(&self, x: ArrayView2<'_, F>, mut y: ArrayViewMut2<'_, F>) {
+        let [outputs, inputs] = self.shape;
+        let rows = (PANEL / inputs).clamp(1, outputs);
+        let mut weights = Array2::zeros((rows, inputs));
+        for from in (0..outputs).step_by(rows) {
+            let width = rows.min(outputs - from);
+            let mut panel = weights.slice_mut(s![..width, ..]);
+            if let Some(panel) = panel.as_slice_mut() {
+                parallel::for_each_chunk_mut(panel, ROWS * inputs, |i, out| {
+                    self.rows_into(from + i * ROWS, out);
+                });
+            }
+            linalg::product_into(x, panel.t(), y.slice_mut(s![.., from..from + width]));
+        }
     }
 }
 
@@ -436,7 +530,7 @@ mod tests {
         }
 
         #[test]
-        fn applying_is_decompressing_and_multiplying(bits in 1_u32..=16, (symmetry, granularity) in kinds(), batch in 0_usize..7, rows in 1_usize..80, columns in 1_usize..90, seed in any::<u64>()) {
+        fn applying_is_decompressing_and_multiplying(bits in 1_u32..=16, (symmetry, granularity) in kinds(), batch in 0_usize..20, rows in 1_usize..80, columns in 1_usize..90, seed in any::<u64>()) {
             let x = random(!seed, (batch, columns));
             let q = FixedPointQuantizer::params(bits).symmetry(symmetry).granularity(granularity).quantize(random(seed, (rows, columns)).view()).unwrap();
             let dense: Array2<f64> = q.decompress().unwrap().into_dimensionality().unwrap();
@@ -446,8 +540,15 @@ mod tests {
             for ((i, o), expected) in expected.indexed_iter() {
                 let rounding = 4.0 * columns as f64 * f64::EPSILON * columns as f64;
                 let largest = x.row(i).fold(0.0, |a: f64, b| a.max(b.abs()));
-                let inputs = if bits == 8 { largest / 254.0 * dense.row(o).mapv(f64::abs).sum() } else { 0.0 };
+                let moved = largest / 254.0 * dense.row(o).mapv(f64::abs).sum();
+                let inputs = if bits == 8 { moved } else { 0.0 };
                 prop_assert!((y[[o, i]] - expected).abs() <= inputs * (1.0 + 1e-12) + rounding);
+                if bits <= 8 {
+                    let y = q.apply_rounded(x.view()).unwrap()[[i, o]];
+                    prop_assert!((y - expected).abs() <= moved * (1.0 + 1e-12) + rounding);
+                } else {
+                    prop_assert!(q.apply_rounded(x.view()).is_err());
+                }
             }
         }
 

@@ -4,6 +4,8 @@ use ndarray::{Array2, ArrayView2};
 
 use super::grid::{Codes, Granularity, Grid, Range, Symmetry};
 use super::matrix::FixedPointMatrix;
+use crate::kernels::Level;
+use crate::kernels::evenly;
 use crate::{
     Error, Float, InputMoments, ParamError, ParamGuard, Precision, Quantizer, Result, check,
     moments, parallel,
@@ -98,12 +100,16 @@ impl FixedPointQuantizer {
         check::finite("weights", &weights)?;
         let grids = self.grids(weights)?;
         let codes = self.codes();
-        let mut values = weights.to_owned();
-        for (i, mut row) in values.rows_mut().into_iter().enumerate() {
-            let Some(&grid) = grids.get(i).or(grids.first()) else {
-                continue;
-            };
-            row.mapv_inplace(|w| super::matrix::value(grid, codes.nearest(grid, w.as_f64())));
+        let mut values = weights.as_standard_layout().into_owned();
+        let columns = values.ncols();
+        let together = rows_together(columns);
+        if let Some(values) = values.as_slice_mut() {
+            parallel::for_each_chunk_mut(values, together * columns, |chunk, rows| {
+                for (i, row) in rows.chunks_mut(columns).enumerate() {
+                    let grid = grid_of(&grids, chunk * together + i);
+                    evenly::snap(Level::current(), codes.spacing::<F>(grid), row);
+                }
+            });
         }
         Ok(values)
     }
@@ -132,11 +138,16 @@ impl FixedPointQuantizer {
             .zip(weights.rows())
             .enumerate()
         {
-            let Some(&grid) = grids.get(i).or(grids.first()) else {
-                continue;
-            };
-            let low = super::matrix::value::<F>(grid, codes.low());
-            let high = super::matrix::value::<F>(grid, codes.high());
+            let grid = grid_of(&grids, i);
+            let mut ends = [F::zero(); 2];
+            let last = codes.last();
+            evenly::values(
+                Level::current(),
+                codes.spacing::<F>(grid),
+                &[0, last],
+                &mut ends,
+            );
+            let [low, high] = ends;
             for (gradient, &w) in row.iter_mut().zip(weights) {
                 if w < low || w > high {
                     *gradient = F::zero();
@@ -222,25 +233,43 @@ impl<F: Float> Quantizer<F> for FixedPointQuantizer {
         moments::unused("FixedPointQuantizer", inputs)?;
         check::finite("weights", &weights)?;
         let grids = self.grids(weights)?;
-        let codes = self.codes();
-        let rows = parallel::map(weights.nrows(), |i| {
-            let grid = grids.get(i).or(grids.first()).copied();
-            let grid = grid.unwrap_or(Grid {
-                scale: 0.0,
-                offset: 0.0,
-            });
-            let code = |w: &F| codes.stored(codes.nearest(grid, w.as_f64()));
-            weights.row(i).iter().map(code).collect::<Vec<u32>>()
+        let (level, codes) = (Level::current(), self.codes());
+        let weights = weights.as_standard_layout();
+        let (rows, columns) = weights.dim();
+        let values = weights.as_slice().unwrap_or_default();
+        let mut stored = vec![0; values.len()];
+        let together = rows_together(columns);
+        parallel::for_each_chunk_mut(&mut stored, together * columns, |chunk, stored| {
+            let from = chunk * together;
+            let values = values.get(from * columns..).unwrap_or_default();
+            let pairs = values.chunks(columns).zip(stored.chunks_mut(columns));
+            for (i, (values, stored)) in pairs.enumerate() {
+                let spacing = codes.spacing::<F>(grid_of(&grids, from + i));
+                evenly::round(level, spacing, values, stored);
+            }
         });
         Ok(FixedPointMatrix::new(
-            [weights.nrows(), weights.ncols()],
+            [rows, columns],
             codes,
             self.granularity,
             self.precision,
             grids,
-            &rows.concat(),
+            &stored,
         ))
     }
+}
+
+/// The grid of a row: its own, or that of all.
+fn grid_of(grids: &[Grid], row: usize) -> Grid {
+    grids.get(row).or(grids.first()).copied().unwrap_or(Grid {
+        scale: 0.0,
+        offset: 0.0,
+    })
+}
+
+/// Rows that a thread takes at a time: less than some thousand values are not worth a start.
+fn rows_together(columns: usize) -> usize {
+    (1_usize << 14).div_ceil(columns.max(1))
 }
 
 #[cfg(test)]
