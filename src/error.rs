@@ -157,6 +157,31 @@ pub enum Error {
         message: String,
     },
 
+    /// A file that could not be read or written.
+    #[error("{path}: {message}")]
+    File {
+        /// Which file.
+        path: String,
+        /// What the system says.
+        message: String,
+    },
+
+    /// Something that is well-formed but that this cannot be done with.
+    #[error("{what}: {reason}")]
+    Unsupported {
+        /// What was to be worked on.
+        what: String,
+        /// Why it cannot be.
+        reason: String,
+    },
+
+    /// Two things of the same name where names must differ.
+    #[error("there are two of the name {name}")]
+    DuplicateName {
+        /// The name.
+        name: String,
+    },
+
     /// Stored parts that cannot be the artifact they claim to be.
     #[error("{artifact}: {problem}")]
     Malformed {

@@ -51,6 +51,9 @@ mod float;
 #[allow(unsafe_code)]
 mod kernels;
 mod linalg;
+#[cfg(feature = "model")]
+#[cfg_attr(docsrs, doc(cfg(feature = "model")))]
+pub mod model;
 mod moments;
 mod packing;
 mod parallel;

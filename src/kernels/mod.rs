@@ -13,6 +13,8 @@ pub(crate) mod hadamard;
 pub(crate) mod integer;
 pub(crate) mod lanes;
 pub(crate) mod lookup;
+#[cfg(feature = "model")]
+pub(crate) mod map;
 pub(crate) mod masked_sum;
 mod softmax;
 mod sparse;

@@ -162,6 +162,18 @@ impl<F: Float> FixedPointMatrix<F> {
         self.codes.bits
     }
 
+    /// Whether the grid has an offset.
+    #[must_use]
+    pub fn symmetry(&self) -> Symmetry {
+        self.codes.symmetry
+    }
+
+    /// Whether each row has a scale of its own.
+    #[must_use]
+    pub fn granularity(&self) -> Granularity {
+        self.granularity
+    }
+
     /// The integers q, of shape (out_features, in_features).
     #[must_use]
     pub fn integers(&self) -> Array2<i32> {

@@ -428,7 +428,10 @@ mod tests {
         let zero = params
             .quantize(Array2::<f32>::zeros((2, 3)).view())
             .unwrap();
-        assert_eq!(zero.decompress().unwrap(), Array2::zeros((2, 3)).into_dyn());
+        assert_eq!(
+            zero.decompress().unwrap(),
+            Array2::<f32>::zeros((2, 3)).into_dyn()
+        );
         let extreme = array![[f32::MAX, f32::MIN]];
         for symmetry in [Symmetry::Symmetric, Symmetry::Affine] {
             let q = params

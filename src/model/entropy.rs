@@ -1,0 +1,390 @@
+//! Entropy coding of a part's bytes: a range coder over static models that are stored with them.
+//!
+//! The bytes are read as symbols: packed codes as codes, other arrays as bytes. Each symbol belongs to one of a few
+//! contexts with a law of their own: the runs of codes (the groups of product quantization), or a byte's place in
+//! its element (the exponents of real numbers say more about each other than about the rest). A law is
+//! stored as one byte a symbol, a small floating-point number, and turned into probabilities by integer
+//! arithmetic alone, so that every machine decodes the same.
+//!
+//! The coder is that of the crate `constriction` (Bamler, arXiv:2201.01741).
+
+use constriction::stream::model::ContiguousCategoricalEntropyModel;
+use constriction::stream::queue::{DefaultRangeDecoder, DefaultRangeEncoder};
+use constriction::stream::{Decode, Encode};
+
+use super::artifact::CodeLayout;
+use crate::packing::PackedCodes;
+use crate::{Error, Result};
+
+const PRECISION: usize = 24;
+type Model = ContiguousCategoricalEntropyModel<u32, Vec<u32>, PRECISION>;
+
+/// The widest symbols that get a law of their own.
+const MAX_BITS: u32 = 16;
+/// Coded bytes are never fewer than the raw ones over this: what a file claims to hold is bounded by its length.
+const MAX_RATIO: usize = 128;
+/// Symbols that are packed together: a multiple of eight.
+const STEP: usize = 1 << 13;
+
+/// How the symbols of a part are shared out over contexts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Runs of equal length, one after the other.
+    Runs,
+    /// In turn.
+    Cyclic,
+}
+
+/// How coded bytes are to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Coding {
+    /// The width of a symbol.
+    pub(super) bits: u32,
+    /// How many symbols there are.
+    pub(super) count: usize,
+    /// Symbols are below this.
+    pub(super) alphabet: usize,
+    /// The number of laws.
+    pub(super) contexts: usize,
+    /// Which symbol follows which law.
+    pub(super) order: Order,
+}
+
+fn malformed(problem: impl Into<String>) -> Error {
+    Error::Malformed {
+        artifact: "entropy-coded data",
+        problem: problem.into(),
+    }
+}
+
+impl Coding {
+    fn context(&self, position: usize) -> usize {
+        match self.order {
+            Order::Cyclic => position % self.contexts,
+            Order::Runs => position / self.count.div_ceil(self.contexts),
+        }
+    }
+
+    /// The bytes of the laws.
+    fn table_bytes(&self) -> Option<usize> {
+        self.alphabet.checked_mul(self.contexts)
+    }
+
+    /// How often each symbol occurs in each context.
+    fn histogram(&self, symbols: &[u32]) -> Vec<u64> {
+        let mut counts = vec![0_u64; self.alphabet * self.contexts];
+        for (position, &symbol) in symbols.iter().enumerate() {
+            let cell = self.context(position) * self.alphabet + symbol as usize;
+            if let Some(count) = counts.get_mut(cell) {
+                *count += 1;
+            }
+        }
+        counts
+    }
+
+    /// The laws as they are stored, and the bytes that coding by them takes, to within a few.
+    fn plan(&self, symbols: &[u32]) -> (Vec<u8>, f64) {
+        let counts = self.histogram(symbols);
+        let mut tables = Vec::with_capacity(counts.len());
+        let mut bits = 0.0;
+        for counts in counts.chunks(self.alphabet) {
+            let largest = counts.iter().copied().max().unwrap_or(0).max(1);
+            let table: Vec<u8> = counts
+                .iter()
+                .map(|&count| pack_weight(count, largest))
+                .collect();
+            for (&count, probability) in counts.iter().zip(probabilities(&table)) {
+                if count > 0 {
+                    let cost = PRECISION as f64 - f64::from(probability).log2();
+                    bits += count as f64 * cost;
+                }
+            }
+            tables.extend(table);
+        }
+        let bytes = tables.len() as f64 + bits / 8.0;
+        (tables, bytes)
+    }
+
+    fn models(&self, tables: &[u8]) -> Result<Vec<Model>> {
+        tables
+            .chunks(self.alphabet)
+            .map(|table| {
+                Model::from_nonzero_fixed_point_probabilities(probabilities(table), false)
+                    .map_err(|()| malformed("a law that adds up to nothing"))
+            })
+            .collect()
+    }
+
+    fn encode(&self, symbols: &[u32], tables: Vec<u8>) -> Result<Vec<u8>> {
+        let models = self.models(&tables)?;
+        let mut encoder = DefaultRangeEncoder::new();
+        for (position, &symbol) in symbols.iter().enumerate() {
+            let model = models
+                .get(self.context(position))
+                .ok_or_else(|| malformed("a symbol without a law"))?;
+            encoder
+                .encode_symbol(symbol as usize, model)
+                .map_err(|_| malformed("a symbol that its law excludes"))?;
+        }
+        let words = encoder
+            .into_compressed()
+            .map_err(|_| malformed("the coder refused to end"))?;
+        let mut bytes = tables;
+        bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+        Ok(bytes)
+    }
+
+    /// The bytes that `coded` stands for.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`] where the laws do not fit or the data does not end where it should.
+    pub(super) fn decode(&self, coded: &[u8]) -> Result<Vec<u8>> {
+        let raw = self
+            .raw_bytes()
+            .filter(|&raw| raw / MAX_RATIO <= coded.len());
+        let sound = (1..=MAX_BITS).contains(&self.bits)
+            && self.count > 0
+            && (1..=self.count).contains(&self.contexts)
+            && (2..=1 << self.bits).contains(&self.alphabet);
+        if raw.is_none() || !sound {
+            return Err(malformed(format!("{} bytes as {self:?}", coded.len())));
+        }
+        let tables = self
+            .table_bytes()
+            .and_then(|length| coded.split_at_checked(length));
+        let (tables, words) = tables.ok_or_else(|| malformed("it ends within its laws"))?;
+        let models = self.models(tables)?;
+        let (words, rest) = words.as_chunks();
+        if !rest.is_empty() {
+            return Err(malformed("it ends within a word"));
+        }
+        let words: Vec<u32> = words.iter().map(|&word| u32::from_le_bytes(word)).collect();
+        let Ok(mut decoder) = DefaultRangeDecoder::from_compressed(words);
+        let mut raw = Vec::new();
+        // Whole bytes at a time, whatever the width.
+        let mut symbols = Vec::with_capacity(STEP.min(self.count));
+        for position in 0..self.count {
+            let model = models
+                .get(self.context(position))
+                .ok_or_else(|| malformed("a symbol without a law"))?;
+            let symbol = decoder
+                .decode_symbol(model)
+                .map_err(|_| malformed("the coder met what no coder writes"))?;
+            symbols.push(symbol as u32);
+            if symbols.len() == STEP || position + 1 == self.count {
+                raw.extend_from_slice(PackedCodes::pack(&symbols, self.bits).bytes());
+                symbols.clear();
+            }
+        }
+        if !decoder.maybe_exhausted() {
+            return Err(malformed("something follows the last symbol"));
+        }
+        Ok(raw)
+    }
+
+    /// The bytes before coding.
+    pub(super) fn raw_bytes(&self) -> Option<usize> {
+        usize::try_from((self.count as u128 * u128::from(self.bits)).div_ceil(8)).ok()
+    }
+}
+
+/// A count as a floating-point number of three bits of fraction and five of exponent, relative to the `largest`.
+fn pack_weight(count: u64, largest: u64) -> u8 {
+    if count == 0 {
+        return 0;
+    }
+    // The largest becomes 15 · 2³¹, the top of the scale.
+    let weight = (u128::from(count) * (15_u128 << 31) / u128::from(largest)).max(9);
+    let exponent = weight.ilog2() - 3;
+    let mut packed = (exponent << 3) as u128 + ((weight >> exponent) & 7);
+    // To the nearest, where there is a next.
+    if exponent > 0 && (weight >> (exponent - 1)) & 1 == 1 && packed < 255 {
+        packed += 1;
+    }
+    packed.max(1) as u8
+}
+
+fn unpack_weight(packed: u8) -> u64 {
+    match packed {
+        0 => 0,
+        packed => u64::from(8 + (packed & 7)) << (packed >> 3),
+    }
+}
+
+/// The law of a table: positive numbers that sum to 2²⁴, for at least one and at most 2¹⁶ symbols.
+fn probabilities(table: &[u8]) -> Vec<u32> {
+    let one = 1_u64 << PRECISION;
+    let weights: Vec<u64> = table.iter().map(|&packed| unpack_weight(packed)).collect();
+    let total = weights.iter().map(|&w| u128::from(w)).sum::<u128>().max(1);
+    let share = u128::from(one.saturating_sub(table.len() as u64));
+    let mut law: Vec<u32> = weights
+        .iter()
+        .map(|&weight| (u128::from(weight) * share / total) as u32 + 1)
+        .collect();
+    let sum: u64 = law.iter().map(|&p| u64::from(p)).sum();
+    // What rounding left over goes to the first of the most frequent.
+    let mut first = 0;
+    for (i, &probability) in law.iter().enumerate() {
+        if law.get(first).is_some_and(|&largest| probability > largest) {
+            first = i;
+        }
+    }
+    if let Some(largest) = law.get_mut(first) {
+        *largest += one.saturating_sub(sum) as u32;
+    }
+    law
+}
+
+/// The bytes of a part coded in the shortest way that was found, where that is at least `margin` bytes shorter.
+///
+/// `layout` tells of packed codes; other arrays are coded byte by byte, with `width` bytes an element.
+pub(super) fn encode(
+    raw: &[u8],
+    layout: Option<CodeLayout>,
+    width: usize,
+    margin: usize,
+) -> Result<Option<(Coding, Vec<u8>)>> {
+    let mut candidates = Vec::new();
+    let new = |bits, count, contexts, order| Coding {
+        bits,
+        count,
+        alphabet: 0,
+        contexts,
+        order,
+    };
+    match layout {
+        Some(CodeLayout { bits, count, runs }) if (1..=MAX_BITS).contains(&bits) && count > 0 => {
+            candidates.push(new(bits, count, 1, Order::Runs));
+            if runs > 1 && runs <= count {
+                candidates.push(new(bits, count, runs, Order::Runs));
+            }
+            if bits < 4 {
+                candidates.push(new(8, raw.len(), 1, Order::Runs));
+            }
+        }
+        Some(_) => {}
+        None if !raw.is_empty() => candidates.push(new(8, raw.len(), width.max(1), Order::Cyclic)),
+        None => {}
+    }
+    let mut best: Option<(f64, Coding, Vec<u8>, Vec<u32>)> = None;
+    for mut coding in candidates {
+        if coding.raw_bytes() != Some(raw.len()) {
+            continue;
+        }
+        let packed = PackedCodes::from_bytes("a part", raw.to_vec(), coding.count, coding.bits)?;
+        let symbols = packed.unpack();
+        let largest = symbols.iter().copied().max().unwrap_or(0) as usize;
+        coding.alphabet = (largest + 1).max(2);
+        // A part whose laws alone are as long as its bytes has nothing to gain.
+        if coding
+            .table_bytes()
+            .is_none_or(|length| length >= raw.len())
+        {
+            continue;
+        }
+        let (tables, bytes) = coding.plan(&symbols);
+        if best.as_ref().is_none_or(|best| bytes < best.0) {
+            best = Some((bytes, coding, tables, symbols));
+        }
+    }
+    let Some((estimate, coding, tables, symbols)) = best else {
+        return Ok(None);
+    };
+    if estimate + margin as f64 >= raw.len() as f64 {
+        return Ok(None);
+    }
+    let coded = coding.encode(&symbols, tables)?;
+    let useful = coded.len() + margin < raw.len() && raw.len() / MAX_RATIO <= coded.len();
+    Ok(useful.then_some((coding, coded)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn entropy_bytes(symbols: &[u32]) -> f64 {
+        let mut counts = std::collections::BTreeMap::new();
+        for symbol in symbols {
+            *counts.entry(symbol).or_insert(0.0) += 1.0;
+        }
+        let n = symbols.len() as f64;
+        let bits: f64 = counts.values().map(|c: &f64| -c * (c / n).log2()).sum();
+        bits / 8.0
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_coded_is_decoded(
+            bits in 1_u32..=9,
+            runs in 1_usize..5,
+            skew in 1_u32..6,
+            random in prop::collection::vec(any::<u32>(), 1..3000),
+        ) {
+            // Powers of uniform numbers: small symbols are frequent.
+            let scale = f64::from((1_u32 << bits) - 1);
+            let symbols: Vec<u32> = random
+                .iter()
+                .map(|&x| ((f64::from(x) / f64::from(u32::MAX)).powi(skew as i32) * scale) as u32)
+                .collect();
+            let raw = PackedCodes::pack(&symbols, bits).bytes().to_vec();
+            let layout = CodeLayout { bits, count: symbols.len(), runs };
+            if let Some((coding, coded)) = encode(&raw, Some(layout), 1, 0).unwrap() {
+                prop_assert!(coded.len() < raw.len());
+                // Rounding a law to three bits of fraction costs less than a hundredth of a bit a symbol
+                // (the square of a sixteenth, over 2 ln 2), and the coder ends within two words.
+                if coding.contexts == 1 && coding.bits == bits {
+                    let limit = entropy_bytes(&symbols) + 0.01 * symbols.len() as f64 / 8.0;
+                    prop_assert!(coded.len() as f64 <= limit + coding.alphabet as f64 + 9.0);
+                }
+                prop_assert_eq!(coding.decode(&coded).unwrap(), raw);
+                // Cut anywhere it is an error, or as long as before and something else.
+                for cut in [0, coded.len() / 2, coded.len() - 1] {
+                    if let Ok(other) = coding.decode(&coded[..cut]) {
+                        prop_assert_eq!(other.len(), coding.raw_bytes().unwrap());
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn laws_sum_to_one(table in prop::collection::vec(any::<u8>(), 1..600)) {
+            let law = probabilities(&table);
+            prop_assert!(law.iter().all(|&p| p > 0));
+            prop_assert_eq!(law.iter().map(|&p| u64::from(p)).sum::<u64>(), 1 << PRECISION);
+        }
+
+        #[test]
+        fn weights_keep_their_size(count in 1_u64..1 << 40, more in 0_u64..1 << 30) {
+            let largest = count + more;
+            let weight = unpack_weight(pack_weight(count, largest)) as f64;
+            let exact = count as f64 / largest as f64 * (15_u64 << 31) as f64;
+            // Half of the last of four significant bits, or the lower end of the scale.
+            prop_assert!((weight - exact).abs() <= exact / 16.0 + 9.0, "{weight} for {exact}");
+        }
+    }
+
+    #[test]
+    fn constant_codes_are_left_as_they_are_where_coding_would_be_too_small() {
+        let raw = vec![0; 1 << 20];
+        let layout = CodeLayout {
+            bits: 8,
+            count: raw.len(),
+            runs: 1,
+        };
+        if let Some((coding, coded)) = encode(&raw, Some(layout), 1, 0).unwrap() {
+            assert!(coded.len() * MAX_RATIO >= raw.len());
+            assert_eq!(coding.decode(&coded).unwrap(), raw);
+        }
+        // A file cannot claim to hold more than that either.
+        let coding = Coding {
+            bits: 8,
+            count: 1 << 40,
+            alphabet: 2,
+            contexts: 1,
+            order: Order::Runs,
+        };
+        assert!(coding.decode(&[1; 64]).is_err());
+    }
+}

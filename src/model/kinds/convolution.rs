@@ -1,0 +1,94 @@
+//! Convolutions that became chains of small ones.
+
+use ndarray::{Array4, Ix4};
+
+use crate::factorize::convolution::{CpConv2d, Geometry, TuckerConv2d};
+use crate::model::Artifact;
+use crate::model::artifact::{Attributes, Stored, malformed};
+use crate::{Error, Precision, Result};
+
+pub(super) const CP: &str = "cp_convolution";
+pub(super) const TUCKER: &str = "tucker_convolution";
+
+/// Stride and padding; a bias is a tensor of its own.
+fn describe(kind: &str, geometry: Geometry, has_bias: bool) -> Result<Attributes> {
+    if has_bias {
+        return Err(Error::Unsupported {
+            what: format!("a {kind} with a bias"),
+            reason: "a container holds biases as tensors of their own".to_owned(),
+        });
+    }
+    let Geometry { stride, padding } = geometry;
+    let pair = |[a, b]: [usize; 2]| format!("{a}x{b}");
+    Ok(Attributes::default()
+        .with("stride", pair(stride))
+        .with("padding", pair(padding)))
+}
+
+fn geometry(attributes: &Attributes) -> Result<Geometry> {
+    let pair = |name: &str| {
+        let text = attributes.text(name).unwrap_or_default();
+        text.split_once('x')
+            .and_then(|(a, b)| Some([a.parse().ok()?, b.parse().ok()?]))
+            .ok_or_else(|| malformed(format!("{text} is no {name}")))
+    };
+    Ok(Geometry {
+        stride: pair("stride")?,
+        padding: pair("padding")?,
+    })
+}
+
+/// The links of these names, all of one precision.
+fn links(stored: &mut Stored, names: &[&str]) -> Result<(Vec<Array4<f32>>, Precision)> {
+    let mut links = Vec::new();
+    let mut precision = None;
+    for name in names {
+        let (link, found) = stored.array(name)?;
+        if *precision.get_or_insert(found) != found {
+            return Err(malformed("links of different precisions".to_owned()));
+        }
+        let shape = link.shape().to_vec();
+        let link = link.into_dimensionality::<Ix4>();
+        links.push(link.map_err(|_| malformed(format!("{name} has shape {shape:?}")))?);
+    }
+    Ok((links, precision.unwrap_or_default()))
+}
+
+impl Artifact for CpConv2d<f32> {
+    fn kind(&self) -> &'static str {
+        CP
+    }
+
+    fn attributes(&self) -> Result<Attributes> {
+        describe(CP, self.geometry(), self.bias().is_some())
+    }
+
+    fn restore(mut stored: Stored) -> Result<Self> {
+        let geometry = geometry(&stored.attributes)?;
+        let names: &[&str] = if stored.parts.contains_key("depthwise") {
+            &["reduce", "depthwise", "expand"]
+        } else {
+            &["reduce", "vertical", "horizontal", "expand"]
+        };
+        let (links, precision) = links(&mut stored, names)?;
+        stored.finish()?;
+        Self::from_parts(&links, None, geometry, precision)
+    }
+}
+
+impl Artifact for TuckerConv2d<f32> {
+    fn kind(&self) -> &'static str {
+        TUCKER
+    }
+
+    fn attributes(&self) -> Result<Attributes> {
+        describe(TUCKER, self.geometry(), self.bias().is_some())
+    }
+
+    fn restore(mut stored: Stored) -> Result<Self> {
+        let geometry = geometry(&stored.attributes)?;
+        let (links, precision) = links(&mut stored, &["reduce", "core", "expand"])?;
+        stored.finish()?;
+        Self::from_parts(&links, None, geometry, precision)
+    }
+}

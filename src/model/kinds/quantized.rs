@@ -1,0 +1,201 @@
+//! The quantized matrices.
+
+use ndarray::Ix3;
+
+use crate::model::Artifact;
+use crate::model::artifact::{Attributes, CodeLayout, Stored, downcast, malformed};
+use crate::quantize::binary::{BinaryMatrix, Scaling};
+use crate::quantize::fixed_point::{FixedPointMatrix, Granularity, Symmetry};
+use crate::quantize::product::{PqMatrix, ResidualPqMatrix, SplitAxis};
+use crate::{Compressed, LinearOp, Precision, Result};
+
+pub(super) const BINARY: &str = "binary";
+pub(super) const FIXED_POINT: &str = "fixed_point";
+pub(super) const PQ: &str = "pq";
+pub(super) const RESIDUAL_PQ: &str = "residual_pq";
+
+/// The text of `value` in a list of choices.
+fn name<T: PartialEq>(choices: &[(&'static str, T)], value: &T) -> &'static str {
+    choices
+        .iter()
+        .find(|choice| choice.1 == *value)
+        .map_or("", |choice| choice.0)
+}
+
+fn weights(shape: &[usize]) -> usize {
+    shape.iter().product()
+}
+
+const SCALINGS: [(&str, Scaling); 3] = [
+    ("none", Scaling::None),
+    ("tensor", Scaling::PerTensor),
+    ("row", Scaling::PerRow),
+];
+
+impl Artifact for BinaryMatrix<f32> {
+    fn kind(&self) -> &'static str {
+        BINARY
+    }
+
+    fn attributes(&self) -> Result<Attributes> {
+        Ok(Attributes::default().with("scaling", name(&SCALINGS, &self.scaling())))
+    }
+
+    fn code_layout(&self, part: &str) -> Option<CodeLayout> {
+        (part == "signs").then(|| CodeLayout {
+            bits: 1,
+            count: weights(self.shape()),
+            runs: 1,
+        })
+    }
+
+    fn as_linear(&self) -> Option<&dyn LinearOp<f32>> {
+        Some(self)
+    }
+
+    fn restore(mut stored: Stored) -> Result<Self> {
+        let shape = stored.axes()?;
+        let scaling = stored.attributes.choice("scaling", &SCALINGS)?;
+        let signs = stored.bytes("signs")?;
+        let (scales, precision) = match scaling {
+            Scaling::None => (Vec::new(), Precision::default()),
+            Scaling::PerTensor | Scaling::PerRow => {
+                let (scales, precision) = stored.vector("scales")?;
+                (scales.to_vec(), precision)
+            }
+        };
+        stored.finish()?;
+        Self::from_parts(shape, &signs, scaling, precision, scales)
+    }
+}
+
+const SYMMETRIES: [(&str, Symmetry); 2] = [
+    ("symmetric", Symmetry::Symmetric),
+    ("affine", Symmetry::Affine),
+];
+const GRANULARITIES: [(&str, Granularity); 2] = [
+    ("tensor", Granularity::PerTensor),
+    ("row", Granularity::PerRow),
+];
+
+impl Artifact for FixedPointMatrix<f32> {
+    fn kind(&self) -> &'static str {
+        FIXED_POINT
+    }
+
+    fn attributes(&self) -> Result<Attributes> {
+        Ok(Attributes::default()
+            .with("bits", self.bits())
+            .with("symmetry", name(&SYMMETRIES, &self.symmetry()))
+            .with("scaling", name(&GRANULARITIES, &self.granularity())))
+    }
+
+    fn code_layout(&self, part: &str) -> Option<CodeLayout> {
+        (part == "codes").then(|| CodeLayout {
+            bits: self.bits(),
+            count: weights(self.shape()),
+            runs: 1,
+        })
+    }
+
+    fn as_linear(&self) -> Option<&dyn LinearOp<f32>> {
+        Some(self)
+    }
+
+    fn restore(mut stored: Stored) -> Result<Self> {
+        let shape = stored.axes()?;
+        let bits = stored.attributes.get("bits")?;
+        let symmetry = stored.attributes.choice("symmetry", &SYMMETRIES)?;
+        let granularity = stored.attributes.choice("scaling", &GRANULARITIES)?;
+        let codes = stored.bytes("codes")?;
+        let (scales, precision) = stored.vector("scales")?;
+        let offsets = match symmetry {
+            Symmetry::Symmetric => Vec::new(),
+            Symmetry::Affine => {
+                let (offsets, other) = stored.vector("offsets")?;
+                if other != precision {
+                    return Err(malformed(format!(
+                        "scales in {precision:?} and offsets in {other:?}"
+                    )));
+                }
+                offsets.to_vec()
+            }
+        };
+        stored.finish()?;
+        let scales = scales.to_vec();
+        Self::from_parts(
+            shape,
+            bits,
+            symmetry,
+            granularity,
+            precision,
+            &codes,
+            &scales,
+            &offsets,
+        )
+    }
+}
+
+const AXES: [(&str, SplitAxis); 2] = [("in", SplitAxis::In), ("out", SplitAxis::Out)];
+
+impl Artifact for PqMatrix<f32> {
+    fn kind(&self) -> &'static str {
+        PQ
+    }
+
+    fn attributes(&self) -> Result<Attributes> {
+        Ok(Attributes::default().with("axis", name(&AXES, &self.codebooks().axis())))
+    }
+
+    fn code_layout(&self, part: &str) -> Option<CodeLayout> {
+        let books = self.codebooks();
+        let groups = books.groups();
+        (part == "codes").then(|| CodeLayout {
+            bits: books.code_bits(),
+            count: weights(self.shape()) / books.group_width().max(1),
+            runs: groups,
+        })
+    }
+
+    fn as_linear(&self) -> Option<&dyn LinearOp<f32>> {
+        Some(self)
+    }
+
+    fn restore(mut stored: Stored) -> Result<Self> {
+        let shape = stored.axes()?;
+        let axis = stored.attributes.choice("axis", &AXES)?;
+        let codes = stored.bytes("codes")?;
+        let (books, precision) = stored.array("codebooks")?;
+        stored.finish()?;
+        let found = books.shape().to_vec();
+        let books = books
+            .into_dimensionality::<Ix3>()
+            .map_err(|_| malformed(format!("codebooks of shape {found:?}")))?;
+        Self::from_parts(shape, axis, precision, books.view(), codes)
+    }
+}
+
+impl Artifact for ResidualPqMatrix<f32> {
+    fn kind(&self) -> &'static str {
+        RESIDUAL_PQ
+    }
+
+    fn children(&self) -> Vec<(String, &dyn Artifact)> {
+        let stages = self.stages().iter().enumerate();
+        stages
+            .map(|(i, stage)| (i.to_string(), stage as &dyn Artifact))
+            .collect()
+    }
+
+    fn as_linear(&self) -> Option<&dyn LinearOp<f32>> {
+        Some(self)
+    }
+
+    fn restore(mut stored: Stored) -> Result<Self> {
+        let stages = std::mem::take(&mut stored.children).into_iter();
+        let stages = stages.map(|(_, stage)| downcast(stage));
+        let stages = stages.collect::<Result<Vec<PqMatrix<f32>>>>()?;
+        stored.finish()?;
+        Self::from_parts(stages)
+    }
+}

@@ -1,0 +1,44 @@
+//! Whole models: safetensors in, a compressed container out.
+//!
+//! Everything here works on [artifacts](Artifact), whatever made them: a [`CompressedModel`] holds them by name, the
+//! container writes their parts as the tensors of a safetensors file, entropy-coded where that is smaller, and
+//! reads them back through a [`Registry`] of kinds.
+//!
+//! ```
+//! use ndarray::Array2;
+//! use taper::Quantizer;
+//! use taper::model::{CompressedModel, CompressedTensor};
+//! use taper::ndarray;
+//! use taper::quantize::product::ProductQuantizer;
+//!
+//! let weights = Array2::from_shape_fn((64, 32), |(i, j)| ((i * 7 + j * 3) as f32).sin());
+//! let matrix = ProductQuantizer::params(16).centroids(16).quantize(weights.view())?;
+//!
+//! let mut model = CompressedModel::new();
+//! model.insert("fc.weight", CompressedTensor::new(matrix))?;
+//! let bytes = model.to_bytes()?;
+//! assert_eq!(bytes.len() as u64, model.file_bytes()?);
+//!
+//! let again = CompressedModel::from_bytes(&bytes)?;
+//! assert_eq!(again.decompress("fc.weight")?, model.decompress("fc.weight")?);
+//! # Ok::<(), taper::Error>(())
+//! ```
+
+mod artifact;
+mod compressed;
+mod container;
+mod entropy;
+mod header;
+mod kinds;
+mod source;
+mod tensors;
+#[cfg(test)]
+mod tests;
+
+pub use artifact::{Artifact, Attributes, CodeLayout, Registry, Stored, StoredPart};
+pub use compressed::{CompressedModel, CompressedTensor, Entry};
+pub use container::{Container, ContainerWriter};
+pub use kinds::{Dense, FactoredMatrix, FactoredTensor, SparseQuantized};
+pub use safetensors::Dtype;
+pub use source::Source;
+pub use tensors::{NamedTensors, PlainTensor, TensorData};

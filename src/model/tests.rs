@@ -1,0 +1,418 @@
+//! The laws of the container, over random models of all kinds.
+
+use std::collections::BTreeMap;
+
+use ndarray::{Array1, Array2, Array4, ArrayD, ArrayView2, IxDyn};
+use proptest::prelude::*;
+use safetensors::SafeTensors;
+
+use super::*;
+use crate::factorize::Rank;
+use crate::factorize::convolution::{CpConv2d, Geometry, Tucker2};
+use crate::factorize::cp::CpAls;
+use crate::factorize::svd::{SingularValues, TruncatedSvd};
+use crate::prune::SparseMatrix;
+use crate::quantize::binary::{Binarizer, Scaling};
+use crate::quantize::fixed_point::{FixedPointQuantizer, Granularity, Symmetry};
+use crate::quantize::product::{ProductQuantizer, ResidualQuantizer, SplitAxis};
+use crate::{Error, Factorizer, Precision, Quantizer, Result, Seed};
+
+fn numbers(shape: &[usize], seed: u64) -> ArrayD<f32> {
+    let mut stream = 0;
+    ArrayD::from_shape_simple_fn(IxDyn(shape), || {
+        stream += 1;
+        let uniform =
+            |i: u64| Seed::from(seed).derive(2 * stream + i).value() as f64 / u64::MAX as f64;
+        // Bell-shaped, as weights are.
+        ((-2.0 * (uniform(0) + 1e-9).ln()).sqrt() * (std::f64::consts::TAU * uniform(1)).cos())
+            as f32
+    })
+}
+
+fn matrix(rows: usize, columns: usize, seed: u64) -> Array2<f32> {
+    numbers(&[rows, columns], seed)
+        .into_dimensionality()
+        .unwrap()
+}
+
+fn kernel(seed: u64) -> Array4<f32> {
+    numbers(&[6, 4, 3, 3], seed).into_dimensionality().unwrap()
+}
+
+fn pruned(weights: &Array2<f32>, threshold: f32) -> Array2<f32> {
+    weights.mapv(|w| if w.abs() < threshold { 0.0 } else { w })
+}
+
+fn precision(seed: u64) -> Precision {
+    [Precision::F16, Precision::F32][seed as usize % 2]
+}
+
+const KINDS: usize = 16;
+
+/// A tensor of the `kind`-th kind.
+fn tensor(kind: usize, [rows, columns]: [usize; 2], seed: u64) -> Result<CompressedTensor> {
+    let weights = matrix(rows, columns, seed);
+    let view = weights.view();
+    let precision = precision(seed);
+    let rank = Rank::Fixed(2);
+    let pq = ProductQuantizer::params(1)
+        .centroids(1 + seed as usize % 9)
+        .precision(precision)
+        .seed(seed);
+    let affine = seed.is_multiple_of(3);
+    let fixed = FixedPointQuantizer::params(1 + seed as u32 % 16).precision(Precision::F32);
+    let fixed = if affine {
+        fixed.symmetry(Symmetry::Affine)
+    } else {
+        fixed
+    };
+    let of_column = |values: ArrayView2<'_, f32>| pq.clone().centroids(4).quantize(values);
+    Ok(match kind % KINDS {
+        0 => CompressedTensor::new(pq.quantize(view)?),
+        1 => CompressedTensor::new(pq.axis(SplitAxis::In).quantize(view)?),
+        2 => CompressedTensor::new(ResidualQuantizer::params(pq, 2).quantize(view)?),
+        3 => CompressedTensor::new(fixed.quantize(view)?),
+        4 => CompressedTensor::new(fixed.granularity(Granularity::PerRow).quantize(view)?),
+        5 => {
+            let scaling = [Scaling::None, Scaling::PerTensor, Scaling::PerRow];
+            let scaling = scaling[seed as usize % 3];
+            CompressedTensor::new(Binarizer::params().scaling(scaling).quantize(view)?)
+        }
+        6 => {
+            let svd = TruncatedSvd::params(rank).precision(precision);
+            let svd = if affine {
+                svd.singular_values(SingularValues::Apart)
+            } else {
+                svd
+            };
+            CompressedTensor::new(svd.factorize(view)?)
+        }
+        7 => CompressedTensor::new(TruncatedSvd::params(rank).factorize(kernel(seed).view())?),
+        8 => {
+            let kernel = numbers(&[4, 3, 5], seed).into_dimensionality::<ndarray::Ix3>();
+            CompressedTensor::new(
+                CpAls::params(Rank::Fixed(2))
+                    .seed(seed)
+                    .factorize(kernel.unwrap().view())?,
+            )
+        }
+        9 => {
+            let kernel = CpAls::params(Rank::Fixed(2))
+                .seed(seed)
+                .factorize(kernel(seed).view())?;
+            let geometry = Geometry {
+                stride: [1, 2],
+                padding: [1, 0],
+            };
+            CompressedTensor::new(CpConv2d::new(&kernel, None, geometry)?)
+        }
+        10 => CompressedTensor::new(Tucker2::ranks(2, 3).factorize(kernel(seed).view())?),
+        11 => CompressedTensor::new(SparseMatrix::from_dense(
+            pruned(&weights, 1.5).view(),
+            precision,
+        )?),
+        12 => {
+            let mut weights = pruned(&weights, 1.0);
+            weights[[0, 0]] = 1.0;
+            CompressedTensor::new(SparseQuantized::new(weights.view(), of_column)?)
+        }
+        13 => {
+            let product = TruncatedSvd::params(rank).factorize(view)?;
+            let left = fixed.quantize(product.left())?;
+            CompressedTensor::new(FactoredMatrix::new(left, of_column(product.right())?)?)
+        }
+        14 => {
+            let factors = [
+                matrix(4, 2, seed),
+                matrix(3, 2, seed + 1),
+                matrix(5, 2, seed + 2),
+            ];
+            let factors = factors.iter().map(|factor| fixed.quantize(factor.view()));
+            CompressedTensor::new(FactoredTensor::new(factors.collect::<Result<Vec<_>>>()?)?)
+        }
+        _ => CompressedTensor::new(Dense::new(weights.into_dyn().view(), precision)?)
+            .with_shape(&[1, rows, columns])?
+            .with_dtype(Dtype::BF16),
+    })
+}
+
+fn model(tensors: &[(usize, [usize; 2], u64)]) -> CompressedModel {
+    let mut model = CompressedModel::new();
+    model.set_metadata("format", "pt").unwrap();
+    for (i, &(kind, shape, seed)) in tensors.iter().enumerate() {
+        let tensor = tensor(kind, shape, seed).unwrap();
+        model
+            .insert(&format!("layer {i}/π.weight"), tensor)
+            .unwrap();
+        let bias = Array1::from_elem(i, 0.5).into_dyn();
+        let bias = PlainTensor::from(bias.view());
+        model
+            .insert_plain(&format!("layer {i}.bias"), bias)
+            .unwrap();
+    }
+    let indices = TensorData {
+        dtype: Dtype::I64,
+        shape: vec![2],
+        bytes: vec![1; 16].into(),
+    };
+    model.insert_plain("indices", indices).unwrap();
+    model
+}
+
+fn tensors() -> impl Strategy<Value = Vec<(usize, [usize; 2], u64)>> {
+    let one = (0..KINDS, 2_usize..40, 2_usize..40, 0_u64..1000);
+    prop::collection::vec(
+        one.prop_map(|(kind, m, n, seed)| (kind, [m, n], seed)),
+        0..6,
+    )
+}
+
+fn same(a: &CompressedModel, b: &CompressedModel) {
+    assert_eq!(a.iter().count(), b.iter().count());
+    for ((name, a), (other, b)) in a.iter().zip(b.iter()) {
+        assert_eq!(name, other);
+        match (a, b) {
+            (Entry::Plain(a), Entry::Plain(b)) => assert_eq!(a, b),
+            (Entry::Compressed(a), Entry::Compressed(b)) => {
+                assert_eq!(a.artifact().kind(), b.artifact().kind());
+                assert_eq!(a.artifact().parts(), b.artifact().parts());
+                assert_eq!(a.artifact().attributes(), b.artifact().attributes());
+                assert_eq!((a.shape(), a.dtype()), (b.shape(), b.dtype()));
+                assert_eq!(a.decompress().unwrap(), b.decompress().unwrap());
+                let storage = a.artifact().storage();
+                let parts = a.artifact().parts();
+                let bytes: usize = parts.iter().map(|part| part.bytes.len()).sum();
+                assert_eq!(storage.bytes(), bytes as u64);
+                if a.artifact().as_linear().is_some() {
+                    let x = matrix(3, a.artifact().shape()[1], 1);
+                    assert_eq!(a.apply(x.view()).unwrap(), b.apply(x.view()).unwrap());
+                }
+            }
+            _ => panic!("{name} is compressed here and plain there"),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn models_read_back_and_are_as_long_as_reported(tensors in tensors()) {
+        let model = model(&tensors);
+        let bytes = model.to_bytes().unwrap();
+        prop_assert_eq!(model.file_bytes().unwrap(), bytes.len() as u64);
+        let again = CompressedModel::from_bytes(&bytes).unwrap();
+        same(&model, &again);
+        prop_assert_eq!(&again.to_bytes().unwrap(), &bytes);
+        // Any reader of safetensors reads it.
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        prop_assert_eq!(tensors.tensor("indices").unwrap().data(), [1; 16]);
+        // The order in which tensors are added leaves no trace.
+        let mut assembler = container::Assembler::new(std::io::Cursor::new(Vec::new()));
+        assembler.metadata("format", "pt").unwrap();
+        let entries: Vec<_> = model.iter().collect();
+        for (name, entry) in entries.into_iter().rev() {
+            assembler.entry(name, entry).unwrap();
+        }
+        let mut reversed = Vec::new();
+        assembler.finish(&mut reversed).unwrap();
+        prop_assert_eq!(reversed, bytes);
+    }
+
+    #[test]
+    fn damaged_files_are_errors(
+        tensors in tensors(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+        in_header in any::<bool>(),
+    ) {
+        let bytes = model(&tensors).to_bytes().unwrap();
+        let header = 8 + u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
+        let mut damaged = bytes.clone();
+        let range = if in_header { header } else { bytes.len() };
+        for (place, value) in changes {
+            damaged[place.index(range)] = value;
+        }
+        if let Some(cut) = cut {
+            damaged.truncate(cut.index(bytes.len()));
+        }
+        // An error, or a model: what matters is that nothing panics, and that what is read is sound.
+        if let Ok(model) = CompressedModel::from_bytes(&damaged) {
+            for (_, entry) in model.iter() {
+                if entry.shape().iter().product::<usize>() < 1 << 20 {
+                    let _ = entry.decompress();
+                }
+            }
+        }
+    }
+}
+
+/// Headers that claim what is not there; each must be refused without an allocation of the size it claims.
+#[test]
+fn forged_headers_are_refused() {
+    let file = |json: &str, data: &[u8]| {
+        let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(json.bytes());
+        bytes.extend(data);
+        bytes
+    };
+    let described = |line: &str, tensors: &str, data: &[u8]| {
+        let json = format!(r#"{{"__metadata__":{{"taper":"1","taper:w":"{line}"}}{tensors}}}"#);
+        file(&json, data)
+    };
+    let u8s = |name: &str, from: usize, to: usize| {
+        let length = to - from;
+        format!(r#","{name}":{{"dtype":"U8","shape":[{length}],"data_offsets":[{from},{to}]}}"#)
+    };
+    let forged = [
+        file("", &[]),
+        file("{}", &[]),
+        file(r#"{"__metadata__":{"taper":"2"}}"#, &[]),
+        file(
+            r#"{"a":{"dtype":"F32","shape":[4611686018427387904],"data_offsets":[0,0]}}"#,
+            &[],
+        ),
+        file(
+            r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[18446744073709551615,0]}}"#,
+            &[],
+        ),
+        file(
+            r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#,
+            &[0],
+        ),
+        u64::MAX.to_le_bytes().to_vec(),
+        described("", "", &[]),
+        described("nothing shape=1", "", &[]),
+        described("dense shape=1 +values", "", &[]),
+        described("dense shape=2 /w", "", &[]),
+        described("dense shape=2 /", "", &[]),
+        described(
+            "binary shape=4294967296x4294967296 scaling=none +signs",
+            &u8s("w/signs", 0, 1),
+            &[0],
+        ),
+        described(
+            "sparse shape=1099511627776x1 +gap_bits +gaps +values",
+            &format!(
+                "{}{}{}",
+                u8s("w/gap_bits", 0, 1),
+                u8s("w/gaps", 1, 1),
+                r#","w/values":{"dtype":"F32","shape":[0],"data_offsets":[1,1]}"#
+            ),
+            &[0],
+        ),
+        described(
+            "binary shape=1048576x1048576 scaling=none +signs=codes:1:1099511627776:2:1",
+            &u8s("w/signs", 0, 8),
+            &[1; 8],
+        ),
+        described(
+            "binary shape=2x2 scaling=none +signs=codes:1:4:2:1",
+            &u8s("w/signs", 0, 1),
+            &[1],
+        ),
+        described(
+            "binary shape=2x2 scaling=none +signs=codes:17:4:2:1",
+            &u8s("w/signs", 0, 8),
+            &[1; 8],
+        ),
+        described(
+            "binary shape=2x2 scaling=none +signs=codes:1:4:2:0",
+            &u8s("w/signs", 0, 8),
+            &[1; 8],
+        ),
+    ];
+    for (i, bytes) in forged.iter().enumerate() {
+        let error = CompressedModel::from_bytes(bytes);
+        assert!(error.is_err(), "number {i} was read");
+    }
+}
+
+#[test]
+fn entropy_coding_makes_real_laws_smaller() {
+    let weights = matrix(256, 256, 3);
+    let coded = |tensor: CompressedTensor| {
+        let bytes = tensor.artifact().storage().bytes();
+        let mut model = CompressedModel::new();
+        model.insert("w", tensor).unwrap();
+        (model.file_bytes().unwrap() as f64, bytes as f64)
+    };
+    // Eight bits that span ±4.3 σ of a normal law carry log2(255 / 8.6 · √(2πe)) = 6.94 bits.
+    let quantizer = FixedPointQuantizer::params(8);
+    let (file, raw) = coded(CompressedTensor::new(
+        quantizer.quantize(weights.view()).unwrap(),
+    ));
+    assert!(file < 0.9 * raw, "{file} of {raw}");
+    // One weight in ten: 0.47 bits each for where they are.
+    let sparse = pruned(&weights, 1.645);
+    let nonzeros = sparse.iter().filter(|&&w| w != 0.0).count() as f64;
+    let values = |values: ArrayView2<'_, f32>| {
+        ProductQuantizer::params(1)
+            .centroids(16)
+            .axis(SplitAxis::In)
+            .seed(1)
+            .quantize(values)
+    };
+    let (file, _) = coded(CompressedTensor::new(
+        SparseQuantized::new(sparse.view(), values).unwrap(),
+    ));
+    let p = nonzeros / 65536.0;
+    let entropy = -(p * p.log2() + (1.0 - p) * (1.0 - p).log2()) * 65536.0 / 8.0;
+    let limit = 1.02 * (entropy + nonzeros * 4.0 / 8.0) + 1200.0;
+    assert!(file < limit, "{file}, limit {limit}");
+}
+
+#[test]
+fn names_that_clash_are_errors() {
+    let mut model = CompressedModel::new();
+    let weight = Dense::new(numbers(&[4], 1).view(), Precision::F32).unwrap();
+    model.insert("w", CompressedTensor::new(weight)).unwrap();
+    let plain = PlainTensor::from(numbers(&[2], 1).view());
+    assert_eq!(
+        model.insert_plain("w", plain.clone()),
+        Err(Error::DuplicateName {
+            name: "w".to_owned()
+        })
+    );
+    model.insert_plain("w/values", plain).unwrap();
+    assert!(matches!(model.to_bytes(), Err(Error::DuplicateName { .. })));
+    assert!(model.set_metadata("taper", "2").is_err());
+}
+
+#[test]
+fn half_precision_is_read_exactly() {
+    let values = [1.0_f32, -0.5, 3.140_625, 0.0];
+    let halves: Vec<u8> = values
+        .iter()
+        .flat_map(|&x| half::f16::from_f32(x).to_le_bytes())
+        .collect();
+    let brains: Vec<u8> = values
+        .iter()
+        .flat_map(|&x| half::bf16::from_f32(x).to_le_bytes())
+        .collect();
+    let tensor = |dtype, bytes: Vec<u8>| TensorData {
+        dtype,
+        shape: vec![2, 2],
+        bytes: bytes.into(),
+    };
+    let mut model = CompressedModel::new();
+    model
+        .insert_plain("f16", tensor(Dtype::F16, halves))
+        .unwrap();
+    model
+        .insert_plain("bf16", tensor(Dtype::BF16, brains))
+        .unwrap();
+    let tensors = NamedTensors::new(Source::from(model.to_bytes().unwrap())).unwrap();
+    let expected: BTreeMap<&str, ArrayD<f32>> = ["bf16", "f16"]
+        .into_iter()
+        .map(|name| {
+            (
+                name,
+                ArrayD::from_shape_vec(IxDyn(&[2, 2]), values.to_vec()).unwrap(),
+            )
+        })
+        .collect();
+    for (name, values) in expected {
+        assert_eq!(tensors.get(name).unwrap(), values);
+    }
+}
