@@ -154,6 +154,8 @@ pub enum Role {
 }
 
 /// The precision in which an artifact keeps its real numbers: codebooks, scales, factors.
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(rename_all = "lowercase"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Precision {

@@ -182,6 +182,42 @@ pub enum Error {
         name: String,
     },
 
+    /// A recipe that does not read.
+    #[error("line {line}: {problem}")]
+    Recipe {
+        /// The line, from 1; 0 where it has none.
+        line: usize,
+        /// What is wrong there.
+        problem: String,
+    },
+
+    /// A budget that no choice keeps.
+    #[error("a budget of {budget} {what} is out of reach: the least is {least}")]
+    BudgetOutOfReach {
+        /// What is to be kept small.
+        what: &'static str,
+        /// What was asked for.
+        budget: f64,
+        /// The least that there is a choice for.
+        least: f64,
+    },
+
+    /// Parts of a model that do not make one.
+    #[error("parts do not make a model: {problem}")]
+    Shards {
+        /// What does not fit.
+        problem: String,
+    },
+
+    /// What went wrong with one tensor of a model.
+    #[error("{name}: {error}")]
+    InTensor {
+        /// The tensor.
+        name: String,
+        /// What went wrong.
+        error: Box<Error>,
+    },
+
     /// Stored parts that cannot be the artifact they claim to be.
     #[error("{artifact}: {problem}")]
     Malformed {

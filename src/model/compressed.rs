@@ -238,7 +238,7 @@ impl CompressedModel {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] for the key `taper` and those that begin with `taper:`.
+    /// [`Error::Unsupported`] for keys that begin with `taper`.
     pub fn set_metadata(&mut self, key: &str, value: &str) -> Result<()> {
         Assembler::new(std::io::sink()).metadata(key, value)?;
         self.metadata.insert(key.to_owned(), value.to_owned());

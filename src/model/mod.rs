@@ -2,7 +2,9 @@
 //!
 //! Everything here works on [artifacts](Artifact), whatever made them: a [`CompressedModel`] holds them by name, the
 //! container writes their parts as the tensors of a safetensors file, entropy-coded where that is smaller, and
-//! reads them back through a [`Registry`] of kinds.
+//! reads them back through a [`Registry`] of kinds. A [`Recipe`] says which tensor is compressed how, or
+//! [`Recipe::for_budget`] finds one; a model larger than memory goes from file to file tensor by tensor
+//! ([`Recipe::compress_file`]), in several processes if need be ([`Shard`], [`merge`]).
 //!
 //! ```
 //! use ndarray::Array2;
@@ -24,21 +26,35 @@
 //! # Ok::<(), taper::Error>(())
 //! ```
 
+mod allocate;
 mod artifact;
+mod compress;
+#[cfg(test)]
+mod compress_tests;
 mod compressed;
 mod container;
 mod entropy;
 mod header;
 mod kinds;
+mod recipe;
+mod report;
+mod shard;
 mod source;
+mod step;
 mod tensors;
 #[cfg(test)]
 mod tests;
 
+pub use allocate::{Budget, RatePoint, allocate};
 pub use artifact::{Artifact, Attributes, CodeLayout, Registry, Stored, StoredPart};
+pub use compress::{CompressOptions, default_candidates};
 pub use compressed::{CompressedModel, CompressedTensor, Entry};
 pub use container::{Container, ContainerWriter};
 pub use kinds::{Dense, FactoredMatrix, FactoredTensor, SparseQuantized};
+pub use recipe::{Recipe, Rule};
+pub use report::{Report, ReportRow};
 pub use safetensors::Dtype;
+pub use shard::{Shard, merge};
 pub use source::Source;
+pub use step::Step;
 pub use tensors::{NamedTensors, PlainTensor, TensorData};

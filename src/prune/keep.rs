@@ -8,6 +8,8 @@ use super::PrunePlan;
 use crate::{Error, Float, ParamError, Result, check};
 
 /// How much is kept.
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Keep {

@@ -111,7 +111,7 @@ impl Container {
     pub fn metadata(&self) -> impl Iterator<Item = (&str, &str)> {
         let metadata = self.tensors.metadata().iter();
         metadata
-            .filter(|(key, _)| *key != KEY && !key.starts_with("taper:"))
+            .filter(|(key, _)| !key.starts_with(KEY))
             .map(|(key, value)| (key.as_str(), value.as_str()))
     }
 

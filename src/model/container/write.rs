@@ -50,7 +50,7 @@ impl<S: Write> Assembler<S> {
     ///
     /// Keys that begin with `taper` are the container's own.
     pub(in crate::model) fn metadata(&mut self, key: &str, value: &str) -> Result<()> {
-        if key == KEY || key.starts_with("taper:") {
+        if key.starts_with(KEY) {
             return Err(Error::Unsupported {
                 what: format!("the metadata {key}"),
                 reason: "its name is the container's own".to_owned(),
@@ -175,6 +175,11 @@ impl<S: Write> Assembler<S> {
             .map(|(tensor, _)| tensor.clone())
             .collect();
         header::write(&planned, &self.metadata)
+    }
+
+    /// The number of arrays so far.
+    pub(in crate::model) fn arrays(&self) -> usize {
+        self.tensors.len()
     }
 
     /// The length of the file.
@@ -313,13 +318,14 @@ impl ContainerWriter {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] for the key `taper` and those that begin with `taper:`.
+    /// [`Error::Unsupported`] for keys that begin with `taper`.
     pub fn metadata(&mut self, key: &str, value: &str) -> Result<()> {
         self.assembler.metadata(key, value)
     }
 
-    pub(in crate::model) fn raw(&mut self) -> &mut Assembler<impl Write + Read + Seek + use<>> {
-        &mut self.assembler
+    /// Metadata of the container's own.
+    pub(in crate::model) fn raw_metadata(&mut self, key: &str, value: &str) {
+        self.assembler.raw_metadata(key, value);
     }
 
     /// Adds a tensor; returns the bytes that its arrays take in the file.

@@ -130,6 +130,13 @@ impl SparseQuantized {
         weights: ArrayView2<'_, f32>,
         quantize: impl FnOnce(ArrayView2<'_, f32>) -> Result<A>,
     ) -> Result<Self> {
+        Self::of(weights, |values| Ok(Arc::new(quantize(values)?)))
+    }
+
+    pub(in crate::model) fn of(
+        weights: ArrayView2<'_, f32>,
+        quantize: impl FnOnce(ArrayView2<'_, f32>) -> Result<Arc<dyn Artifact>>,
+    ) -> Result<Self> {
         let matrix = SparseMatrix::from_dense(weights, Precision::F32)?;
         let values: Vec<f32> = weights.iter().copied().filter(|&w| w != 0.0).collect();
         check::not_empty("the weights that are left", &[values.len()])?;
@@ -154,11 +161,7 @@ impl SparseQuantized {
                 SparsePositions::Bitmap(bits)
             }
         };
-        Self::build(
-            [weights.nrows(), weights.ncols()],
-            positions,
-            Arc::new(artifact),
-        )
+        Self::build([weights.nrows(), weights.ncols()], positions, artifact)
     }
 
     fn build(

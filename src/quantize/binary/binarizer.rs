@@ -11,6 +11,8 @@ use crate::{
 };
 
 /// What the signs of a binary matrix are multiplied with.
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Scaling {
     /// Nothing: weights of ±1, as in a network whose BatchNorm sets the scale anyway.

@@ -8,6 +8,8 @@ use crate::{Float, parallel};
 const CHUNK: usize = 1 << 13;
 
 /// Where the grid of values lies.
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Symmetry {
     /// Around zero, which is one of the values: −(2^(b−1) − 1), …, 2^(b−1) − 1 times the scale.
@@ -21,6 +23,8 @@ pub enum Symmetry {
 }
 
 /// Which weights share a grid.
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Granularity {
     /// All of them.
@@ -31,6 +35,8 @@ pub enum Granularity {
 }
 
 /// Which range the grid covers; values beyond it become its ends.
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum Range {
     /// From the least to the largest value (symmetric: up to the largest magnitude).

@@ -46,6 +46,8 @@ pub use params::{ProductQuantizer, ProductQuantizerParams};
 pub use residual::{ResidualPqMatrix, ResidualQuantizer, ResidualQuantizerParams};
 
 /// The axis of W (out_features, in_features) that is split into groups.
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum SplitAxis {
     /// The inputs: each row of W is cut into m parts of in_features / m weights.
@@ -75,6 +77,8 @@ impl SplitAxis {
 }
 
 /// Whose a codebook is.
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Codebook {
     /// Each group has its own: the published scheme. All m codebooks hold k times the split axis in values.

@@ -1,0 +1,187 @@
+//! Which tensors are compressed how.
+
+use std::path::Path;
+
+use glob::Pattern;
+use serde::{Deserialize, Serialize};
+
+use super::step::{self, Step};
+use super::{TensorData, source::file_error};
+use crate::{Error, Result};
+
+/// A chain of compressors for each tensor of a model, chosen by its name.
+///
+/// The first rule that matches a tensor holds; where none does, the tensor is kept as it is. Names are matched by
+/// patterns in which `*` stands for any text, `?` for any character and `[a-f]` for one of several.
+///
+/// ```
+/// use taper::model::Recipe;
+///
+/// let recipe = Recipe::from_toml(
+///     r#"
+///     seed = 7
+///
+///     [[rule]]
+///     tensors = "*.embeddings.*"
+///     chain = [{ product = { width = 4, centroids = 256 } }]
+///
+///     [[rule]]
+///     tensors = "*.weight"
+///     min_values = 4096
+///     chain = [{ svd = { rank = { fraction = 0.25 } } }, { fixed_point = { bits = 4 } }]
+///     "#,
+/// )?;
+/// assert_eq!(recipe.rules.len(), 2);
+/// assert_eq!(Recipe::from_json(&recipe.to_json()?)?, recipe);
+///
+/// let error = Recipe::from_toml("[[rule]]\ntensors = \"*\"\nchain = [{ fixed_point = { bit = 4 } }]").unwrap_err();
+/// assert!(error.to_string().starts_with("line 3"), "{error}");
+/// # Ok::<(), taper::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// The seed from which each tensor's own is derived, by its name.
+    #[serde(default)]
+    pub seed: u64,
+    /// The rules, the first that matches first.
+    #[serde(default, rename = "rule", skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<Rule>,
+}
+
+/// One rule of a [`Recipe`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// The pattern of the names.
+    pub tensors: String,
+    /// Tensors of fewer values are not matched.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub min_values: usize,
+    /// What is done, in this order. A chain other than `keep` and `dense` matches only tensors of two axes and more; none
+    /// but `keep` matches tensors that are not F32, F16 or BF16.
+    pub chain: Vec<Step>,
+}
+
+fn is_zero(value: &usize) -> bool {
+    *value == 0
+}
+
+impl Rule {
+    fn pattern(&self) -> Result<Pattern> {
+        Pattern::new(&self.tensors).map_err(|error| Error::Recipe {
+            line: 0,
+            problem: format!("the pattern {:?}: {}", self.tensors, error.msg),
+        })
+    }
+}
+
+/// The line of a byte of a text, from 1.
+fn line_of(text: &str, byte: usize) -> usize {
+    let before = text.as_bytes().iter().take(byte);
+    before.filter(|&&byte| byte == b'\n').count() + 1
+}
+
+impl Recipe {
+    /// A recipe in TOML.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Recipe`] with the line, [`Error::Unsupported`] for a chain that means nothing.
+    pub fn from_toml(text: &str) -> Result<Self> {
+        let recipe: Self = toml::from_str(text).map_err(|error| Error::Recipe {
+            line: error.span().map_or(0, |span| line_of(text, span.start)),
+            problem: error.message().to_owned(),
+        })?;
+        recipe.check()?;
+        Ok(recipe)
+    }
+
+    /// A recipe in JSON.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_toml`](Self::from_toml).
+    pub fn from_json(text: &str) -> Result<Self> {
+        let recipe: Self = serde_json::from_str(text).map_err(|error| Error::Recipe {
+            line: error.line(),
+            problem: error.to_string(),
+        })?;
+        recipe.check()?;
+        Ok(recipe)
+    }
+
+    /// A recipe in a file: JSON where its name ends in `.json`, else TOML.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`], and as [`from_toml`](Self::from_toml).
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let text = std::fs::read_to_string(path).map_err(|error| file_error(path, &error))?;
+        match path.extension() {
+            Some(extension) if extension.eq_ignore_ascii_case("json") => Self::from_json(&text),
+            _ => Self::from_toml(&text),
+        }
+    }
+
+    /// The recipe in TOML.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Recipe`] for what TOML cannot hold.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|error| Error::Recipe {
+            line: 0,
+            problem: error.to_string(),
+        })
+    }
+
+    /// The recipe in JSON.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Recipe`] for numbers that JSON cannot hold.
+    pub fn to_json(&self) -> Result<String> {
+        serde_json::to_string_pretty(self).map_err(|error| Error::Recipe {
+            line: 0,
+            problem: error.to_string(),
+        })
+    }
+
+    /// Errs for patterns and chains that mean nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Recipe`] and [`Error::Unsupported`].
+    pub fn check(&self) -> Result<()> {
+        for rule in &self.rules {
+            rule.pattern()?;
+            step::check_chain(&rule.chain)?;
+        }
+        Ok(())
+    }
+
+    /// What is done to a tensor; nothing where no rule matches.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Recipe`] for a pattern that means nothing.
+    pub fn chain(&self, name: &str, tensor: &TensorData<'_>) -> Result<&[Step]> {
+        let values = tensor
+            .shape
+            .iter()
+            .try_fold(1_usize, |n, &m| n.checked_mul(m));
+        for rule in &self.rules {
+            let fits = step::keeps(&rule.chain)
+                || (tensor.is_float()
+                    && values != Some(0)
+                    && (tensor.shape.len() >= 2 || !step::needs_matrix(&rule.chain)));
+            let large = values.is_none_or(|values| values >= rule.min_values);
+            if fits && large && rule.pattern()?.matches(name) {
+                return Ok(&rule.chain);
+            }
+        }
+        Ok(&[])
+    }
+}

@@ -1,0 +1,111 @@
+//! What a compression did, tensor by tensor.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// What became of one tensor.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ReportRow {
+    /// Its name.
+    pub name: String,
+    /// The chain of compressors, in words.
+    pub method: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Its bytes in the file it came from.
+    pub bytes_before: u64,
+    /// The bytes of its arrays in the container, entropy coding included; names and descriptions are in the header.
+    pub bytes_after: u64,
+    /// ‖W − Ŵ‖² / ‖W‖².
+    pub weight_error: f64,
+    /// The same of the layer's output, over the inputs that were given for it.
+    pub output_error: Option<f64>,
+}
+
+impl ReportRow {
+    /// Bytes before over bytes after.
+    #[must_use]
+    pub fn ratio(&self) -> f64 {
+        self.bytes_before as f64 / self.bytes_after as f64
+    }
+
+    /// The bits of the container that stand for one value.
+    #[must_use]
+    pub fn bits_per_weight(&self) -> f64 {
+        let values: f64 = self.shape.iter().map(|&n| n as f64).product();
+        self.bytes_after as f64 * 8.0 / values
+    }
+}
+
+/// What a compression did.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[non_exhaustive]
+pub struct Report {
+    /// Every tensor, in rising order of names.
+    pub rows: Vec<ReportRow>,
+    /// The length of the file it came from.
+    pub bytes_before: u64,
+    /// The length of the container.
+    pub bytes_after: u64,
+}
+
+impl Report {
+    /// The length of the file over that of the container.
+    #[must_use]
+    pub fn ratio(&self) -> f64 {
+        self.bytes_before as f64 / self.bytes_after as f64
+    }
+
+    /// What names, shapes and descriptions take of the container.
+    #[must_use]
+    pub fn header_bytes(&self) -> u64 {
+        let arrays: u64 = self.rows.iter().map(|row| row.bytes_after).sum();
+        self.bytes_after.saturating_sub(arrays)
+    }
+}
+
+/// A table, with the totals below it.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.rows.iter().map(|row| row.name.chars().count());
+        let methods = self.rows.iter().map(|row| row.method.chars().count());
+        let (name, method) = (
+            names.max().unwrap_or(0).max(6),
+            methods.max().unwrap_or(0).max(6),
+        );
+        writeln!(
+            f,
+            "{:<name$}  {:<method$}  {:>16}  {:>11}  {:>11}  {:>7}  {:>7}  {:>9}  {:>9}",
+            "tensor", "method", "shape", "before", "after", "ratio", "bits", "error", "output"
+        )?;
+        for row in &self.rows {
+            let shape: Vec<String> = row.shape.iter().map(usize::to_string).collect();
+            let output = row
+                .output_error
+                .map_or("-".to_owned(), |error| format!("{error:.2e}"));
+            writeln!(
+                f,
+                "{:<name$}  {:<method$}  {:>16}  {:>11}  {:>11}  {:>7.2}  {:>7.3}  {:>9.2e}  {:>9}",
+                row.name,
+                row.method,
+                shape.join("x"),
+                row.bytes_before,
+                row.bytes_after,
+                row.ratio(),
+                row.bits_per_weight(),
+                row.weight_error,
+                output
+            )?;
+        }
+        write!(
+            f,
+            "{} bytes became {} ({} of them header): {:.2} times smaller",
+            self.bytes_before,
+            self.bytes_after,
+            self.header_bytes(),
+            self.ratio()
+        )
+    }
+}
