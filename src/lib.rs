@@ -30,6 +30,7 @@
 //! | convolutions as chains of small ones, Tucker-2 | | [`factorize::convolution`] |
 //! | channels, whole layers, single weights | [`Pruner`] | [`prune`] |
 //! | softened softmax, hints, attention | [`Distiller`] | [`distill`] |
+//! | whole models: safetensors, recipes, budgets, a container | | [`model`] |
 //! | k-means, the engine of the codebooks | [`cluster::Clusterer`] | [`cluster`] |
 //!
 //! # What holds everywhere
