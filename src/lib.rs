@@ -31,7 +31,9 @@
 //! | channels, whole layers, single weights | [`Pruner`] | [`prune`] |
 //! | softened softmax, hints, attention | [`Distiller`] | [`distill`] |
 //! | whole models: safetensors, recipes, budgets, a container | | [`model`] |
+//! | gradients of codebooks, factors, scales, for fine-tuning | [`Trainable`] | [`fine_tune`] |
 //! | k-means, the engine of the codebooks | [`cluster::Clusterer`] | [`cluster`] |
+//! | rate–distortion and low-rank limits, and the distance to them | | [`limit`] |
 //!
 //! # What holds everywhere
 //!
@@ -48,9 +50,11 @@ pub mod cluster;
 pub mod distill;
 mod error;
 pub mod factorize;
+pub mod fine_tune;
 mod float;
 #[allow(unsafe_code)]
 mod kernels;
+pub mod limit;
 mod linalg;
 #[cfg(feature = "model")]
 #[cfg_attr(docsrs, doc(cfg(feature = "model")))]
@@ -61,6 +65,7 @@ mod parallel;
 pub mod prune;
 pub mod quantize;
 mod seed;
+mod trainable;
 mod traits;
 
 pub use artifact::{Compressed, DType, FitReport, LinearOp, Part, Precision, Role, StorageBits};
@@ -68,6 +73,7 @@ pub use error::{Error, ParamError, Result};
 pub use float::Float;
 pub use moments::{InputMoments, Patches};
 pub use seed::Seed;
+pub use trainable::Trainable;
 pub use traits::{Distiller, Factorizer, ParamGuard, Pruner, Quantizer};
 
 pub use ndarray;

@@ -123,26 +123,13 @@ impl<F: Float + RealField> Backend<F> for Faer {
     }
 
     fn symmetric_eigen(a: ArrayView2<'_, F>) -> Result<(Array1<F>, Array2<F>)> {
-        let n = a.nrows();
-        let a = dense(a);
-        let mut values = Array1::zeros(n);
-        let mut vectors = Array2::zeros((n, n).f());
-        let params = Default::default();
-        let scratch =
-            evd::self_adjoint_evd_scratch::<F>(n, ComputeEigenvectors::Yes, Par::Seq, params);
-        let result = with_mut(&mut vectors.view_mut(), |vectors| {
-            with_scratch(scratch, |stack| {
-                let values = ::faer::ColMut::from_slice_mut(slice_mut(&mut values));
-                let values = values.as_diagonal_mut();
-                evd::self_adjoint_evd(borrow(&a), values, Some(vectors), Par::Seq, stack, params)
-            })
-        });
-        match result {
-            Ok(()) => Ok((values, vectors)),
-            Err(evd::EvdError::NoConvergence) => Err(Error::NoConvergence {
-                what: "the symmetric eigenvalue decomposition",
-            }),
-        }
+        let mut vectors = Array2::zeros((a.nrows(), a.nrows()).f());
+        let values = with_mut(&mut vectors.view_mut(), |vectors| eigen(a, Some(vectors)))?;
+        Ok((values, vectors))
+    }
+
+    fn symmetric_eigenvalues(a: ArrayView2<'_, F>) -> Result<Array1<F>> {
+        eigen(a, None)
     }
 
     fn cholesky(a: ArrayView2<'_, F>) -> Option<Array2<F>> {
@@ -190,6 +177,33 @@ impl<F: Float + RealField> Backend<F> for Faer {
                 }
             });
         });
+    }
+}
+
+/// The eigenvalues of a symmetric matrix, and its eigenvectors where there is room for them.
+fn eigen<F: Float + RealField>(
+    a: ArrayView2<'_, F>,
+    vectors: Option<MatMut<'_, F>>,
+) -> Result<Array1<F>> {
+    let n = a.nrows();
+    let a = dense(a);
+    let mut values = Array1::zeros(n);
+    let params = Default::default();
+    let wanted = match vectors {
+        Some(_) => ComputeEigenvectors::Yes,
+        None => ComputeEigenvectors::No,
+    };
+    let scratch = evd::self_adjoint_evd_scratch::<F>(n, wanted, Par::Seq, params);
+    let result = with_scratch(scratch, |stack| {
+        let values = ::faer::ColMut::from_slice_mut(slice_mut(&mut values));
+        let values = values.as_diagonal_mut();
+        evd::self_adjoint_evd(borrow(&a), values, vectors, Par::Seq, stack, params)
+    });
+    match result {
+        Ok(()) => Ok(values),
+        Err(evd::EvdError::NoConvergence) => Err(Error::NoConvergence {
+            what: "the symmetric eigenvalue decomposition",
+        }),
     }
 }
 

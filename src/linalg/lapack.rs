@@ -6,8 +6,8 @@
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut2};
 use ndarray_linalg::{
-    Cholesky as _, Diag, Eigh as _, JobSvd, Lapack as LapackScalar, QRInto as _, SVDDCInto as _,
-    SolveTriangularInplace as _, UPLO,
+    Cholesky as _, Diag, EigValsh as _, Eigh as _, JobSvd, Lapack as LapackScalar, QRInto as _,
+    SVDDCInto as _, SolveTriangularInplace as _, UPLO,
 };
 // Without the name in the code, the library would be left out when the program is linked.
 #[cfg(any(feature = "openblas-system", feature = "openblas-static"))]
@@ -58,6 +58,14 @@ impl<F: Float + LapackScalar<Real = F>> Backend<F> for Lapack {
     fn symmetric_eigen(a: ArrayView2<'_, F>) -> Result<(Array1<F>, Array2<F>)> {
         row_major(a)
             .eigh(UPLO::Lower)
+            .map_err(|_| Error::NoConvergence {
+                what: "the symmetric eigenvalue decomposition",
+            })
+    }
+
+    fn symmetric_eigenvalues(a: ArrayView2<'_, F>) -> Result<Array1<F>> {
+        row_major(a)
+            .eigvalsh(UPLO::Lower)
             .map_err(|_| Error::NoConvergence {
                 what: "the symmetric eigenvalue decomposition",
             })

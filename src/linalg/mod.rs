@@ -87,6 +87,13 @@ pub trait Backend<F> {
     /// [`Error::NoConvergence`](crate::Error::NoConvergence).
     fn symmetric_eigen(a: ArrayView2<'_, F>) -> Result<(Array1<F>, Array2<F>)>;
 
+    /// The eigenvalues alone, rising.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoConvergence`](crate::Error::NoConvergence).
+    fn symmetric_eigenvalues(a: ArrayView2<'_, F>) -> Result<Array1<F>>;
+
     /// The lower triangular L with L Lᵀ = `a` (of which the lower triangle is read), zero above the diagonal,
     /// or none where `a` is not positive definite to working precision.
     fn cholesky(a: ArrayView2<'_, F>) -> Option<Array2<F>>;
@@ -175,4 +182,14 @@ pub(crate) fn thin_qr<F: Float>(a: ArrayView2<'_, F>) -> Result<(Array2<F>, Arra
 pub(crate) fn symmetric_eigen<F: Float>(a: ArrayView2<'_, F>) -> Result<(Array1<F>, Array2<F>)> {
     debug_assert!(a.is_square());
     F::Backend::symmetric_eigen(a)
+}
+
+/// Eigenvalues, rising, of a symmetric matrix.
+///
+/// # Errors
+///
+/// [`Error::NoConvergence`](crate::Error::NoConvergence).
+pub(crate) fn symmetric_eigenvalues<F: Float>(a: ArrayView2<'_, F>) -> Result<Array1<F>> {
+    debug_assert!(a.is_square());
+    F::Backend::symmetric_eigenvalues(a)
 }

@@ -16,7 +16,8 @@
 //!
 //! Rooms: `plan` holds the choice, `keep` makes it by rank; `slimming`, `layer` and `magnitude`
 //! are the pruners, `sparse` is what the last leaves; `score` has what channels are ranked by; `coupling` is the declaration, kept in `graph`; `coupled` applies a plan by
-//! it, `fold` carries constants over, `report` counts; `schedule` spreads pruning over rounds.
+//! it, `fold` carries constants over, `report` counts; `schedule` spreads pruning over rounds; `trainable`
+//! is the gradient of the weights that were kept.
 
 mod coupled;
 mod coupling;
@@ -31,6 +32,7 @@ mod schedule;
 mod score;
 mod slimming;
 mod sparse;
+mod trainable;
 
 pub use coupled::{CoupledPlan, Dropped, Tensors};
 pub use coupling::{ChannelGroup, Channels, Coupling, TensorNames};

@@ -219,8 +219,20 @@ impl<F: Float> SparseMatrix<F> {
         matches!(self.positions, Positions::Bitmap(_))
     }
 
+    /// The stored weights, row by row.
+    #[must_use]
+    pub fn values(&self) -> &[F] {
+        &self.values
+    }
+
+    /// `values` are as many, and rounded to the precision.
+    pub(super) fn replace_values(&mut self, values: Vec<F>) {
+        debug_assert_eq!(values.len(), self.values.len());
+        self.values = values;
+    }
+
     /// The stored weights of a row; their columns go into `columns`.
-    fn row(&self, row: usize, columns: &mut Vec<u32>) -> &[F] {
+    pub(super) fn row(&self, row: usize, columns: &mut Vec<u32>) -> &[F] {
         columns.clear();
         let at = |row: usize| self.rows.get(row).copied().unwrap_or_default();
         let ((start, mut next), (end, _)) = (at(row), at(row + 1));

@@ -7,7 +7,8 @@
 //!   against terms that grow while they cancel each other);
 //! - `admm` ([`CpAdmm`]): the same with a constraint or a penalty a factor, those of `constraint`;
 //! - `mttkrp`: the product that all of these spend their time in;
-//! - `model` and `problem`: the state of a fit, and the tensor it is made to.
+//! - `model` and `problem`: the state of a fit, and the tensor it is made to;
+//! - `trainable`: the gradient of the factors.
 //!
 //! Kolda and Bader, "Tensor decompositions and applications", SIAM Review 2009, doi:10.1137/07070111X, is
 //! the survey whose terms are used here. [`convolution`](crate::factorize::convolution) has the layers that
@@ -22,6 +23,7 @@ mod mttkrp;
 mod problem;
 mod start;
 mod tensor;
+mod trainable;
 
 pub use admm::{CpAdmm, CpAdmmParams};
 pub use als::{CpAls, CpAlsParams};

@@ -9,7 +9,8 @@
 //! and a row convolution.
 //!
 //! `params` holds what can be chosen, `exact` and `randomized` the two ways to the leading singular triplets,
-//! `low_rank` and `spatial` the artifacts, `report` what the fit says of itself.
+//! `low_rank` and `spatial` the artifacts, `report` what the fit says of itself, `trainable` the gradient
+//! of the factors.
 
 mod exact;
 mod factorizer;
@@ -20,6 +21,7 @@ mod report;
 mod spatial;
 #[cfg(test)]
 mod tests;
+mod trainable;
 
 pub use low_rank::LowRankMatrix;
 pub use params::{SingularValues, SvdMethod, TruncatedSvd, TruncatedSvdParams};

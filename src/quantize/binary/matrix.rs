@@ -41,9 +41,9 @@ const NAME: &str = "BinaryMatrix";
 pub struct BinaryMatrix<F: Float> {
     shape: [usize; 2],
     pub(super) signs: Signs,
-    scaling: Scaling,
-    precision: Precision,
-    scales: Vec<F>,
+    pub(super) scaling: Scaling,
+    pub(super) precision: Precision,
+    pub(super) scales: Vec<F>,
 }
 
 impl<F: Float> BinaryMatrix<F> {

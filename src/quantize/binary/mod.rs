@@ -4,7 +4,8 @@
 //! - `binarizer`: real weights become a `matrix` of signs, with or without scales;
 //! - `activations`: a batch of binary vectors;
 //! - `batch_norm` and `mlp`: a trained network at inference, its hidden layers free of floats;
-//! - `signs` and `product`: the packed bits under both, and how a product is shared out.
+//! - `signs` and `product`: the packed bits under both, and how a product is shared out;
+//! - `trainable`: the gradient of scales.
 
 mod activations;
 mod batch_norm;
@@ -14,6 +15,7 @@ mod mlp;
 mod product;
 mod signs;
 mod straight_through;
+mod trainable;
 
 pub use activations::BinaryActivations;
 pub use batch_norm::BatchNorm;

@@ -46,12 +46,12 @@ const BATCH: usize = 8;
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct FixedPointMatrix<F: Float> {
-    shape: [usize; 2],
-    codes: Codes,
-    granularity: Granularity,
-    precision: Precision,
-    grids: Vec<Grid>,
-    packed: PackedCodes,
+    pub(super) shape: [usize; 2],
+    pub(super) codes: Codes,
+    pub(super) granularity: Granularity,
+    pub(super) precision: Precision,
+    pub(super) grids: Vec<Grid>,
+    pub(super) packed: PackedCodes,
     number: std::marker::PhantomData<F>,
 }
 

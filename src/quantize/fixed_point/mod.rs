@@ -2,11 +2,13 @@
 //!
 //! - `grid`: the evenly spaced values, and the range they cover;
 //! - `quantizer`: real weights become codes on a grid; fake quantization for training;
-//! - `matrix`: the packed codes, and products with them.
+//! - `matrix`: the packed codes, and products with them;
+//! - `trainable`: the gradient of scales and offsets.
 
 mod grid;
 mod matrix;
 mod quantizer;
+mod trainable;
 
 pub use grid::{Granularity, Range, Symmetry};
 pub use matrix::FixedPointMatrix;

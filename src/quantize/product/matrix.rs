@@ -86,6 +86,11 @@ impl<F: Float> PqMatrix<F> {
         }
     }
 
+    /// After the codebooks were changed: the fit was another one.
+    pub(super) fn drop_report(&mut self) {
+        self.report = None;
+    }
+
     /// The codebooks.
     #[must_use]
     pub fn codebooks(&self) -> &ProductCodebooks<F> {

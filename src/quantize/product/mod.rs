@@ -7,7 +7,7 @@
 //! networks using vector quantization", 2014, arXiv:1412.6115).
 //!
 //! [`ProductQuantizer`] trains and encodes, [`ProductCodebooks`] is what training results in, and [`PqMatrix`] is the
-//! artifact. [`ResidualQuantizer`] puts several in sequence.
+//! artifact. [`ResidualQuantizer`] puts several in sequence. `trainable` has the gradient of the codebooks.
 //!
 //! # The two axes
 //!
@@ -37,6 +37,7 @@ mod params;
 mod residual;
 #[cfg(test)]
 mod tests;
+mod trainable;
 
 use ndarray::ArrayView2;
 

@@ -1,13 +1,16 @@
 //! Several product quantizers in sequence, each on what the ones before it left.
 
-use ndarray::{Array2, ArrayView2, ArrayViewMut2, ArrayViewMutD, Ix2};
+use ndarray::{
+    Array1, Array2, ArrayView1, ArrayView2, ArrayViewD, ArrayViewMut2, ArrayViewMutD, Axis, Ix2,
+};
 
 use super::{PqMatrix, ProductQuantizerParams};
 use crate::artifact::check_apply;
 use crate::cluster::{Clusterer, KMeansParams};
+use crate::trainable::check_parameters;
 use crate::{
     Compressed, Error, FitReport, Float, InputMoments, LinearOp, ParamError, ParamGuard, Part,
-    Quantizer, Result, StorageBits, check, moments,
+    Quantizer, Result, StorageBits, Trainable, check, moments,
 };
 
 /// Residual product quantization with checked parameters.
@@ -163,6 +166,39 @@ impl<F: Float> Compressed<F> for ResidualPqMatrix<F> {
 
     fn report(&self) -> Option<&FitReport> {
         self.report.as_ref()
+    }
+}
+
+impl<F: Float> Trainable<F> for ResidualPqMatrix<F> {
+    /// Those of each stage, one stage after the other.
+    fn parameters(&self) -> Array1<F> {
+        let stages = self.stages.iter().map(Trainable::parameters);
+        stages.flatten().collect()
+    }
+
+    fn set_parameters(&mut self, parameters: ArrayView1<'_, F>) -> Result<()> {
+        let counts = self.stages.iter().map(|stage| stage.parameters().len());
+        let counts: Vec<usize> = counts.collect();
+        check_parameters(counts.iter().sum(), &parameters)?;
+        // All or none: a stage may refuse its own.
+        let mut stages = self.stages.clone();
+        let mut rest = parameters;
+        for (stage, count) in stages.iter_mut().zip(counts) {
+            let (own, others) = rest.split_at(Axis(0), count);
+            stage.set_parameters(own)?;
+            rest = others;
+        }
+        self.stages = stages;
+        self.report = None;
+        Ok(())
+    }
+
+    fn gradient(&self, dense: ArrayViewD<'_, F>) -> Result<Array1<F>> {
+        let mut gradient = Vec::new();
+        for stage in &self.stages {
+            gradient.extend(stage.gradient(dense.view())?);
+        }
+        Ok(gradient.into())
     }
 }
 

@@ -1,0 +1,500 @@
+//! The rate–distortion function of a histogram, by Blahut and Arimoto.
+//!
+//! For a slope β the iteration improves a law q of reproductions on a grid. Whatever q is, it proves a line from below
+//! and a point from above (Blahut 1972, theorem 6). With bin means mᵢ of masses pᵢ and
+//!
+//! Zᵢ = Σⱼ qⱼ exp(−β (mᵢ − yⱼ)²),  c(y) = Σᵢ pᵢ exp(−β (mᵢ − y)²) / Zᵢ,
+//!
+//! - from above: the code that draws yⱼ with probability qⱼ exp(…) / Zᵢ has the rate −β D′ − Σ pᵢ ln Zᵢ − Σ qⱼ cⱼ ln cⱼ at
+//!   the distortion D′ + w, where w is the mean squared distance of weights to the means of their bins: knowing only
+//!   the bin, a code errs by both, and the two are not correlated.
+//! - from below, for the weights themselves rather than for their bins: the dual of the rate–distortion problem says
+//!   R(D) ≥ E[ln λ(X)] − b D for any λ > 0 with E[λ(X) exp(−b (X − y)²)] ≤ 1 for all y. Take
+//!   λ(x) = exp(b (x − mᵢ)²) / (Zᵢ C) in bin i. With x = mᵢ + t the exponents sum to −b (mᵢ − y)² − 2 b t (mᵢ − y), and by
+//!   Hoeffding's lemma the mean over t (of mean zero, in an interval of width Δ) is at most
+//!   exp(−b (1 − b Δ²/2) (mᵢ − y)²). So b with b (1 − b Δ²/2) = β will do, with C the largest c(y), and gives
+//!   R(D) ≥ −Σ pᵢ ln Zᵢ − ln C − b (D − w).
+//! - between grid points: ln c(y) + β y² is convex, as the logarithm of a sum of exponentials of linear functions, so
+//!   that ln c exceeds the larger of two neighbours at a distance δ by at most β δ²/4.
+
+use super::Bounds;
+use super::source::{Bin, Binned};
+
+/// Grid points in √D, the width of the kernel: on so fine a grid sums of bells are as good as integrals.
+const FINENESS: f64 = 3.0;
+/// How much finer the grid is on which the largest c(y) is looked for in the end.
+const REFINEMENT: usize = 24;
+/// exp(−40) is below the rounding of sums of order one.
+const REACH: f64 = 40.0;
+/// Entries of the kernel: 32 MB, and a second or two.
+const ENTRIES: f64 = 4e6;
+/// Nats by which the bounds of one slope may differ.
+const TOLERANCE: f64 = 2e-4;
+/// Steps of three evaluations.
+const ITERATIONS: usize = 60;
+/// How often points join the grid, and once.
+const ROUNDS: usize = 3;
+/// The mass that points bring with them.
+const JOINING: f64 = 5e-3;
+const SLOPES: usize = 10;
+/// How near, in the logarithm of the distortion, a slope has to come.
+const NEAR: f64 = 2e-3;
+
+/// A law, and the bounds that were found for it so far.
+#[derive(Debug)]
+pub(super) struct Problem {
+    law: Binned,
+    variance: f64,
+    /// What the histogram resolves.
+    finest: f64,
+}
+
+/// The search for the slope that belongs to a distortion: steeper is less.
+#[derive(Debug)]
+struct Search {
+    slope: f64,
+    /// A slope that is too flat, and one that is too steep.
+    flat: Option<f64>,
+    steep: Option<f64>,
+}
+
+impl Search {
+    fn new(slope: f64) -> Self {
+        Self {
+            slope,
+            flat: None,
+            steep: None,
+        }
+    }
+
+    /// `off` is by how much the logarithm of the distortion is too large; `by` the step that would mend it for a Gaussian.
+    fn step(&mut self, by: f64, off: f64) {
+        if off > 0.0 {
+            self.flat = Some(self.slope);
+        } else {
+            self.steep = Some(self.slope);
+        }
+        let next = self.slope * by.exp();
+        self.slope = match (self.flat, self.steep) {
+            (Some(flat), Some(steep)) if next <= flat || next >= steep => (flat * steep).sqrt(),
+            _ => next,
+        };
+    }
+}
+
+/// What one slope proves.
+#[derive(Debug, Clone, Copy)]
+struct Proof {
+    /// R(D) ≥ `intercept` − `slope` D, in nats.
+    slope: f64,
+    intercept: f64,
+    /// A code of this distortion and rate exists.
+    point: (f64, f64),
+}
+
+impl Problem {
+    /// None where the bins are too wide for `distortion`, or the kernel too large.
+    pub(super) fn new(law: Binned, variance: f64, distortion: f64) -> Option<Self> {
+        let root = distortion.sqrt();
+        let (first, last) = (law.bins.first()?, law.bins.last()?);
+        let grid = (last.mean - first.mean) / root * FINENESS;
+        let reach = 2.0 * (2.0 * REACH).sqrt() * root;
+        let inside = if law.width > 0.0 {
+            reach / law.width
+        } else {
+            law.bins.len() as f64
+        };
+        let entries = grid * inside.min(law.bins.len() as f64);
+        let resolved = law.width <= root / 2.0 && entries <= ENTRIES;
+        resolved.then_some(Self {
+            law,
+            variance,
+            finest: distortion,
+        })
+    }
+
+    /// Bounds of R(D), in nats.
+    pub(super) fn rate(&self, distortion: f64) -> Bounds {
+        let wanted = distortion.ln();
+        let (mut bounds, mut proofs) = (Bounds::exactly(0.0), Vec::new());
+        let mut search = Search::new(self.slope_for(distortion));
+        for _ in 0..SLOPES {
+            let proof = self.prove(search.slope);
+            proofs.push(proof);
+            bounds = self.rate_between(&proofs, distortion);
+            let off = proof.point.0.ln() - wanted;
+            if bounds.width() <= 2.0 * TOLERANCE || (-NEAR..=0.0).contains(&off) {
+                break;
+            }
+            search.step(off + NEAR / 2.0, off);
+            search.slope = self.limited(search.slope);
+        }
+        bounds
+    }
+
+    /// Bounds of D(R), R in nats.
+    pub(super) fn distortion(&self, rate: f64) -> Bounds {
+        let (mut bounds, mut proofs) = (Bounds::exactly(self.variance), Vec::new());
+        let mut search = Search::new(self.slope_for(self.variance * (-2.0 * rate).exp()));
+        for _ in 0..SLOPES {
+            let proof = self.prove(search.slope);
+            proofs.push(proof);
+            bounds = self.distortion_between(&proofs, rate);
+            let off = rate - proof.point.1;
+            if bounds.width() <= 4.0 * TOLERANCE * bounds.upper || (0.0..=NEAR / 2.0).contains(&off)
+            {
+                break;
+            }
+            search.step(2.0 * off - NEAR / 2.0, 2.0 * off);
+            search.slope = self.limited(search.slope);
+        }
+        bounds
+    }
+
+    /// The slope of a Gaussian there.
+    fn slope_for(&self, distortion: f64) -> f64 {
+        self.limited(0.5 / distortion)
+    }
+
+    /// Within what the bins resolve; a slope of 1/(2σ²) belongs to a rate of zero.
+    fn limited(&self, slope: f64) -> f64 {
+        let (least, largest) = (0.125 / self.variance, 2.0 / self.finest);
+        if slope.is_finite() {
+            slope.clamp(least, largest.max(least))
+        } else {
+            largest.max(least)
+        }
+    }
+
+    /// The best line from below, and the chords of points from above: sharing time between two codes is a code.
+    fn rate_between(&self, proofs: &[Proof], distortion: f64) -> Bounds {
+        let lines = proofs
+            .iter()
+            .map(|proof| proof.intercept - proof.slope * distortion);
+        let lower = lines.fold(0.0, f64::max);
+        let upper = self.chord(proofs, distortion, |(d, r)| (d, r));
+        // Rounding may bring the two past each other.
+        Bounds {
+            lower: lower.min(upper),
+            upper,
+        }
+    }
+
+    fn distortion_between(&self, proofs: &[Proof], rate: f64) -> Bounds {
+        let lines = proofs
+            .iter()
+            .map(|proof| (proof.intercept - rate) / proof.slope);
+        let lower = lines.fold(0.0, f64::max);
+        let upper = self.chord(proofs, rate, |(d, r)| (r, d));
+        Bounds {
+            lower: lower.min(upper),
+            upper,
+        }
+    }
+
+    /// The lowest point at `at` that codes and shares of time between two of them reach.
+    fn chord(&self, proofs: &[Proof], at: f64, axes: impl Fn((f64, f64)) -> (f64, f64)) -> f64 {
+        let silence = axes((self.variance, 0.0));
+        let points: Vec<(f64, f64)> = proofs
+            .iter()
+            .map(|proof| axes(proof.point))
+            .chain([silence])
+            .collect();
+        let mut best = f64::INFINITY;
+        for &(x, y) in &points {
+            if x <= at {
+                best = best.min(y);
+            }
+            for &(other_x, other_y) in &points {
+                if x < at && at < other_x {
+                    best = best.min(y + (other_y - y) * (at - x) / (other_x - x));
+                }
+            }
+        }
+        best
+    }
+
+    fn prove(&self, slope: f64) -> Proof {
+        let bins = &self.law.bins;
+        let (low, high) = match (bins.first(), bins.last()) {
+            (Some(first), Some(last)) => (first.mean, last.mean),
+            _ => (0.0, 0.0),
+        };
+        let spacing = 1.0 / ((2.0 * slope).sqrt() * FINENESS);
+        let steps = ((high - low) / spacing).ceil().max(16.0);
+        let spacing = (high - low) / steps;
+        let steps = steps as usize;
+        let point = |j: usize| low + spacing * j as f64;
+        let mut kernel: Vec<Row> = (0..=steps)
+            .map(|j| Row::of(bins, point(j), slope))
+            .collect();
+        let mut state = State::start(bins, &kernel);
+        let fine = spacing / REFINEMENT as f64;
+        let mut largest = f64::INFINITY;
+        for round in 0..ROUNDS {
+            state.evaluate(bins, &kernel);
+            // Steps do not bring the bounds nearer one by one: the nearest are kept.
+            let mut best = (state.gap(), state.law.clone());
+            for _ in 0..ITERATIONS {
+                if best.0 <= TOLERANCE {
+                    break;
+                }
+                state.accelerate(bins, &kernel);
+                let gap = state.gap();
+                if gap < best.0 {
+                    best = (gap, state.law.clone());
+                }
+            }
+            state.law = best.1;
+            state.evaluate(bins, &kernel);
+            // The largest c(y), between the points too. Only near a point that comes up to the largest can it be exceeded.
+            let near = state.largest.ln() - slope * spacing * spacing / 4.0;
+            let c = |k: usize| Row::of(bins, low + fine * k as f64, slope).dot(&state.ratios);
+            let mut peaks = Vec::new();
+            largest = state.largest;
+            for j in 0..steps {
+                let ends = (state.gains.get(j), state.gains.get(j + 1));
+                let (Some(&left), Some(&right)) = ends else {
+                    break;
+                };
+                if left.max(right).ln() < near {
+                    continue;
+                }
+                let inside = (j * REFINEMENT + 1..(j + 1) * REFINEMENT).map(|k| (c(k), k));
+                let peak = inside.fold(
+                    (0.0, 0),
+                    |best, next| if next.0 > best.0 { next } else { best },
+                );
+                largest = largest.max(peak.0);
+                if peak.0 > left.max(right).max(1.0 + TOLERANCE) {
+                    peaks.push(peak);
+                }
+            }
+            let gap = largest.ln() - state.divergence();
+            if round + 1 == ROUNDS || gap <= 3.0 * TOLERANCE || peaks.is_empty() {
+                break;
+            }
+            // Atoms of the best law lie where c is largest: they join the grid.
+            state.join(peaks.iter().map(|(c, _)| c - 1.0));
+            let points = peaks.iter().map(|&(_, k)| low + fine * k as f64);
+            kernel.extend(points.map(|y| Row::of(bins, y, slope)));
+        }
+        let slack = slope * fine * fine / 4.0;
+        let width = self.law.width;
+        let within = self.law.within;
+        let steeper = if width > 0.0 {
+            2.0 * slope / (1.0 + (1.0 - 2.0 * slope * width * width).max(0.0).sqrt())
+        } else {
+            slope
+        };
+        let log_sums: f64 = bins
+            .iter()
+            .zip(&state.sums)
+            .map(|(bin, z)| bin.mass * z.ln())
+            .sum();
+        let (distortion, divergence) = state.code(bins, &kernel);
+        Proof {
+            slope: steeper,
+            intercept: -log_sums - largest.ln() - slack + steeper * within,
+            point: (
+                distortion + within,
+                (-slope * distortion - log_sums - divergence).max(0.0),
+            ),
+        }
+    }
+}
+
+/// exp(−β (mᵢ − y)²) for one y, over the bins in reach.
+struct Row {
+    y: f64,
+    first: usize,
+    values: Vec<f64>,
+}
+
+impl Row {
+    fn of(bins: &[Bin], y: f64, slope: f64) -> Self {
+        let reach = (REACH / slope).sqrt();
+        let first = bins.partition_point(|bin| bin.mean < y - reach);
+        let last = bins.partition_point(|bin| bin.mean <= y + reach);
+        let inside = bins.get(first..last).unwrap_or_default();
+        let values = inside
+            .iter()
+            .map(|bin| (-slope * (bin.mean - y).powi(2)).exp());
+        Self {
+            y,
+            first,
+            values: values.collect(),
+        }
+    }
+
+    fn part<'a>(&self, values: &'a [f64]) -> &'a [f64] {
+        values
+            .get(self.first..self.first + self.values.len())
+            .unwrap_or_default()
+    }
+
+    fn dot(&self, values: &[f64]) -> f64 {
+        // Eight sums side by side, which the processor adds at once.
+        let mut sums = [0.0; 8];
+        let (a, b) = (self.values.chunks(8), self.part(values).chunks(8));
+        for (a, b) in a.zip(b) {
+            for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+                *sum += a * b;
+            }
+        }
+        sums.iter().sum()
+    }
+}
+
+struct State {
+    /// q
+    law: Vec<f64>,
+    /// Z
+    sums: Vec<f64>,
+    /// p / Z
+    ratios: Vec<f64>,
+    /// c
+    gains: Vec<f64>,
+    largest: f64,
+    promise: f64,
+}
+
+impl State {
+    /// The source's own law, seen through the kernel: positive on all of the grid.
+    fn start(bins: &[Bin], kernel: &[Row]) -> Self {
+        let masses: Vec<f64> = bins.iter().map(|bin| bin.mass).collect();
+        let mut law: Vec<f64> = kernel.iter().map(|row| row.dot(&masses)).collect();
+        let total: f64 = law.iter().sum();
+        let even = 1e-3 / law.len() as f64;
+        for q in &mut law {
+            *q = (*q / total) * (1.0 - 1e-3) + even;
+        }
+        Self {
+            gains: vec![1.0; law.len()],
+            law,
+            sums: vec![0.0; bins.len()],
+            ratios: vec![0.0; bins.len()],
+            largest: f64::INFINITY,
+            promise: f64::NEG_INFINITY,
+        }
+    }
+
+    /// Adds points, with a little of the mass of the others that is shared out by `urgency`.
+    fn join(&mut self, urgency: impl Iterator<Item = f64> + Clone) {
+        let total: f64 = urgency.clone().sum();
+        self.law
+            .extend(urgency.map(|urgency| JOINING * urgency / total));
+        self.gains.resize(self.law.len(), 1.0);
+        self.normalize();
+        self.promise = f64::NEG_INFINITY;
+    }
+
+    fn evaluate(&mut self, bins: &[Bin], kernel: &[Row]) {
+        self.sums.fill(0.0);
+        for (row, &q) in kernel.iter().zip(&self.law) {
+            let end = row.first + row.values.len();
+            let sums = self.sums.get_mut(row.first..end).unwrap_or_default();
+            for (sum, a) in sums.iter_mut().zip(&row.values) {
+                *sum += q * a;
+            }
+        }
+        for ((ratio, sum), bin) in self.ratios.iter_mut().zip(&self.sums).zip(bins) {
+            *ratio = bin.mass / sum;
+        }
+        self.largest = 0.0;
+        for (gain, row) in self.gains.iter_mut().zip(kernel) {
+            *gain = row.dot(&self.ratios);
+            self.largest = self.largest.max(*gain);
+        }
+    }
+
+    /// Nats between the bounds on the grid.
+    fn gap(&self) -> f64 {
+        self.largest.ln() - self.divergence()
+    }
+
+    /// Σ q c ln c, by which the law of what the code puts out differs from q.
+    fn divergence(&self) -> f64 {
+        let terms = self.law.iter().zip(&self.gains);
+        terms
+            .filter(|(_, c)| **c > 0.0)
+            .map(|(q, c)| q * c * c.ln())
+            .sum()
+    }
+
+    /// Two steps of Blahut and Arimoto, q ← q c, and the law that they lead to, where that is better.
+    ///
+    /// The iteration is the EM algorithm for a mixture of bells, which is slow where they overlap. The extrapolation is that
+    /// of Varadhan and Roland (2008, doi:10.1111/j.1467-9469.2007.00585.x), on the logarithms of q.
+    fn accelerate(&mut self, bins: &[Bin], kernel: &[Row]) {
+        let logarithms = |c: &[f64]| -> Vec<f64> { c.iter().map(|c| c.ln()).collect() };
+        let before = self.law.clone();
+        let first = logarithms(&self.gains);
+        self.improve();
+        self.evaluate(bins, kernel);
+        let second = logarithms(&self.gains);
+        self.improve();
+        let after = self.law.clone();
+        // Lengths by the mass that moves: what vanishes has no say.
+        let (mut step, mut bend) = (0.0, 0.0);
+        for ((q, a), b) in self.law.iter().zip(&first).zip(&second) {
+            if *q > 0.0 {
+                step += q * a * a;
+                bend += q * (b - a) * (b - a);
+            }
+        }
+        let reach = (step / bend).sqrt();
+        if reach.is_finite() && reach > 1.0 {
+            for ((q, start), (a, b)) in self
+                .law
+                .iter_mut()
+                .zip(&before)
+                .zip(first.iter().zip(&second))
+            {
+                let power = (2.0 * reach * a + reach * reach * (b - a)).clamp(-30.0, 30.0);
+                *q = start * power.exp();
+            }
+            self.normalize();
+            self.evaluate(bins, kernel);
+            let extrapolated = self.likelihood(bins);
+            if extrapolated >= self.promise {
+                self.promise = extrapolated;
+                return;
+            }
+            self.law = after;
+        }
+        self.evaluate(bins, kernel);
+        self.promise = self.likelihood(bins);
+    }
+
+    /// Σ p ln Z, which the best q makes largest.
+    fn likelihood(&self, bins: &[Bin]) -> f64 {
+        let terms = bins.iter().zip(&self.sums);
+        terms.map(|(bin, z)| bin.mass * z.ln()).sum()
+    }
+
+    fn improve(&mut self) {
+        for (q, c) in self.law.iter_mut().zip(&self.gains) {
+            *q *= c;
+        }
+        self.normalize();
+    }
+
+    fn normalize(&mut self) {
+        let total: f64 = self.law.iter().sum();
+        for q in &mut self.law {
+            *q /= total;
+        }
+    }
+
+    /// The distortion of the code, and the divergence.
+    fn code(&self, bins: &[Bin], kernel: &[Row]) -> (f64, f64) {
+        let distortion = kernel.iter().zip(&self.law).map(|(row, q)| {
+            let bins = bins.iter().skip(row.first);
+            let terms = bins.zip(&row.values).zip(row.part(&self.ratios));
+            let terms = terms.map(|((bin, a), ratio)| ratio * a * (bin.mean - row.y).powi(2));
+            q * terms.sum::<f64>()
+        });
+        (distortion.sum(), self.divergence())
+    }
+}

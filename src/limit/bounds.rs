@@ -1,0 +1,42 @@
+//! A number that is known between two others.
+
+use std::fmt;
+
+/// A value that lies from `lower` to `upper`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Bounds {
+    /// The value is no smaller.
+    pub lower: f64,
+    /// The value is no larger.
+    pub upper: f64,
+}
+
+impl Bounds {
+    /// A value that is known.
+    pub(super) fn exactly(value: f64) -> Self {
+        Self {
+            lower: value,
+            upper: value,
+        }
+    }
+
+    /// How far apart the two are.
+    #[must_use]
+    pub fn width(&self) -> f64 {
+        self.upper - self.lower
+    }
+
+    /// The number half-way between.
+    #[must_use]
+    pub fn middle(&self) -> f64 {
+        self.lower + self.width() / 2.0
+    }
+}
+
+impl fmt::Display for Bounds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.lower, f)?;
+        f.write_str(" to ")?;
+        fmt::Display::fmt(&self.upper, f)
+    }
+}

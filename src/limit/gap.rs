@@ -1,0 +1,158 @@
+//! How much further could it go?
+
+use ndarray::ArrayViewD;
+
+use super::{Bounds, EmpiricalSource, gaussian_distortion};
+use crate::{Compressed, Float, Result, check};
+
+/// Below this part of the variance (five bits a weight) the bound of Shannon stands for R(D): they differ by less than
+/// the histogram can tell.
+const HIGH_RATE: f64 = 1.0 / 1024.0;
+
+/// An artifact beside the limit of its weights as an independent source.
+///
+/// The limit is that of [`EmpiricalSource`]: weights taken for independent draws from their own histogram, known for free.
+/// Both hold for no real file, so that the gap is a scale and no promise: an artifact that makes use of dependence
+/// between weights (a low-rank matrix of a network with structure) may come out below zero.
+///
+/// ```
+/// use taper::limit::RateDistortionGap;
+/// use taper::ndarray::Array2;
+/// use taper::quantize::fixed_point::FixedPointQuantizer;
+/// use taper::{Quantizer, Seed};
+///
+/// let w = Array2::from_shape_fn((200, 100), |(i, j)| {
+///     Seed::from(3).derive((100 * i + j) as u64).value() as f32 / u64::MAX as f32 - 0.5
+/// });
+/// let four_bits = FixedPointQuantizer::params(4).quantize(w.view())?;
+/// let gap = RateDistortionGap::of(&four_bits, w.view().into_dyn())?;
+/// // Long blocks would save the scalar quantizer about a quarter of a bit.
+/// assert!(gap.bits().unwrap() > 0.2 && gap.bits().unwrap() < 0.5);
+/// println!("{:.2} bits, {:.2} dB from the limit", gap.bits().unwrap(), gap.decibels().unwrap());
+/// # Ok::<(), taper::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct RateDistortionGap {
+    /// What the artifact takes, side information included: bits over the number of weights.
+    pub bits_per_weight: f64,
+    /// The mean squared error of the artifact.
+    pub mean_squared_error: f64,
+    /// The variance of the weights: the error at zero bits.
+    pub variance: f64,
+    /// The least error at the artifact's bits.
+    pub limit_error: Bounds,
+    /// The least bits at the artifact's error; none where there is no error.
+    pub limit_bits: Option<Bounds>,
+    /// The error of Gaussian weights of this variance at the artifact's bits: a reference, not a bound.
+    pub gaussian_error: f64,
+    /// Where `limit_error` is from; `limit_bits` is from Blahut and Arimoto wherever their iteration resolves the error.
+    pub estimator: Estimator,
+}
+
+/// Where a limit is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Estimator {
+    /// The iteration on the histogram: bounds that hold.
+    BlahutArimoto,
+    /// The Shannon lower bound, at five bits a weight and more: from an estimate of the entropy.
+    Shannon,
+}
+
+impl RateDistortionGap {
+    /// The gap of an `artifact` that stands for `weights`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch), and those of [`EmpiricalSource::of`] and of
+    /// [`decompress`](Compressed::decompress).
+    pub fn of<F: Float, A: Compressed<F> + ?Sized>(
+        artifact: &A,
+        weights: ArrayViewD<'_, F>,
+    ) -> Result<Self> {
+        let source = EmpiricalSource::of(weights.view())?;
+        Self::with_source(artifact, weights, &source)
+    }
+
+    /// The same with a `source` that was made before: one for many artifacts of the same weights.
+    ///
+    /// # Errors
+    ///
+    /// As [`of`](Self::of).
+    pub fn with_source<F: Float, A: Compressed<F> + ?Sized>(
+        artifact: &A,
+        weights: ArrayViewD<'_, F>,
+        source: &EmpiricalSource,
+    ) -> Result<Self> {
+        check::same_shape("weights", artifact.shape(), weights.shape())?;
+        check::not_empty("weights", weights.shape())?;
+        let rebuilt = artifact.decompress()?;
+        let squares = weights
+            .iter()
+            .zip(&rebuilt)
+            .map(|(w, r)| (w.as_f64() - r.as_f64()).powi(2));
+        let error = squares.sum::<f64>() / weights.len() as f64;
+        let bits = artifact.storage().total() as f64 / weights.len() as f64;
+        Self::at(bits, error, source)
+    }
+
+    /// The gap of anything that takes `bits_per_weight` at a mean squared error, for instance a file with
+    /// entropy-coded parts.
+    ///
+    /// # Errors
+    ///
+    /// [`ParamError::OutOfRange`](crate::ParamError::OutOfRange) for numbers that are negative or not finite.
+    pub fn at(
+        bits_per_weight: f64,
+        mean_squared_error: f64,
+        source: &EmpiricalSource,
+    ) -> Result<Self> {
+        let inside = mean_squared_error >= 0.0 && mean_squared_error.is_finite();
+        let range = "finite and not negative";
+        check::in_range("the mean squared error", mean_squared_error, range, inside)?;
+        let variance = source.variance();
+        let gaussian_error = gaussian_distortion(variance, bits_per_weight)?;
+        let high = HIGH_RATE * variance;
+        let (limit_error, estimator) =
+            if gaussian_error >= high && source.is_resolved(gaussian_error) {
+                let error = source.distortion(bits_per_weight)?;
+                (error, Estimator::BlahutArimoto)
+            } else {
+                let error = source.shannon_distortion(bits_per_weight)?;
+                (Bounds::exactly(error), Estimator::Shannon)
+            };
+        let limit_bits = if mean_squared_error == 0.0 {
+            None
+        } else if mean_squared_error >= high && source.is_resolved(mean_squared_error) {
+            Some(source.rate(mean_squared_error)?)
+        } else {
+            Some(Bounds::exactly(source.shannon_rate(mean_squared_error)?))
+        };
+        Ok(Self {
+            bits_per_weight,
+            mean_squared_error,
+            variance,
+            limit_error,
+            limit_bits,
+            gaussian_error,
+            estimator,
+        })
+    }
+
+    /// Bits a weight above the limit at the same error: the most that any code for independent weights could still
+    /// save. None where there is no error.
+    #[must_use]
+    pub fn bits(&self) -> Option<f64> {
+        let limit = self.limit_bits?;
+        Some(self.bits_per_weight - limit.lower)
+    }
+
+    /// The error over the limit's at the same bits, in decibels: 10 log₁₀. None where either is zero.
+    #[must_use]
+    pub fn decibels(&self) -> Option<f64> {
+        let limit = self.limit_error.lower;
+        let both = self.mean_squared_error > 0.0 && limit > 0.0;
+        both.then(|| 10.0 * (self.mean_squared_error / limit).log10())
+    }
+}

@@ -1,0 +1,66 @@
+//! The exact optima of single-valued schemes on given weights.
+
+use ndarray::{ArrayView, ArrayView1, Dimension};
+
+use crate::cluster::cluster_scalars;
+use crate::{Error, Float, Result, check};
+
+/// The least mean squared error of weights that take at most `levels` values, whichever these are: the optimum of
+/// k-means on the line.
+///
+/// A bound for any scalar quantizer of `levels` values a tensor: fixed point, codebooks, binary. Exact, in
+/// O(k n log n) time ([`cluster_scalars`]); [`EmpiricalSource::levels_error`](super::EmpiricalSource::levels_error)
+/// bounds it from a histogram in a fraction of the time.
+///
+/// ```
+/// use taper::limit::levels_error;
+/// use taper::ndarray::array;
+///
+/// assert_eq!(levels_error(array![[0.0, 2.0], [10.0, 12.0]].view(), 2)?, 1.0);
+/// # Ok::<(), taper::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// [`Error::EmptyAxis`], [`Error::NonFinite`], [`Error::Parameter`] for no levels, [`Error::Overflow`].
+pub fn levels_error<F: Float, D: Dimension>(
+    weights: ArrayView<'_, F, D>,
+    levels: usize,
+) -> Result<f64> {
+    check::finite("weights", &weights)?;
+    let values: Vec<f64> = weights.iter().map(|w| w.as_f64()).collect();
+    let fit = cluster_scalars(ArrayView1::from(&values), None, levels)?;
+    Ok(fit.report.loss().unwrap_or(0.0))
+}
+
+/// The least mean squared error of weights α·(±1) with one α for all: mean(w²) − mean(|w|)².
+///
+/// It is reached by the signs of the weights and α = mean(|w|) (Rastegari et al., "XNOR-Net", 2016,
+/// arXiv:1603.05279). For a scale a row, take the mean over the rows.
+///
+/// ```
+/// use taper::limit::sign_error;
+/// use taper::ndarray::array;
+///
+/// assert_eq!(sign_error(array![[1.0, -3.0]].view())?, 1.0);
+/// # Ok::<(), taper::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// [`Error::EmptyAxis`], [`Error::NonFinite`], [`Error::Overflow`].
+pub fn sign_error<F: Float, D: Dimension>(weights: ArrayView<'_, F, D>) -> Result<f64> {
+    check::finite("weights", &weights)?;
+    let count = weights.len() as f64;
+    let scale = weights.iter().map(|w| w.as_f64().abs()).sum::<f64>() / count;
+    // As distances from α, where mean(w²) − α² would lose digits.
+    let squares = weights.iter().map(|w| (w.as_f64().abs() - scale).powi(2));
+    let error = squares.sum::<f64>() / count;
+    if error.is_finite() {
+        Ok(error)
+    } else {
+        Err(Error::Overflow {
+            what: "the square of a weight",
+        })
+    }
+}

@@ -1,0 +1,394 @@
+use std::f64::consts::{E, PI, SQRT_2};
+
+use ndarray::{Array1, Array2, Array3, Array4, ArrayView2, array, s};
+use proptest::prelude::*;
+
+use super::*;
+use crate::factorize::Rank;
+use crate::factorize::cp::CpAls;
+use crate::factorize::svd::TruncatedSvd;
+use crate::quantize::binary::{Binarizer, Scaling};
+use crate::quantize::fixed_point::{FixedPointQuantizer, Range};
+use crate::{Compressed, Error, Factorizer, ParamError, Quantizer, Seed, linalg};
+
+fn uniform(seed: u64, index: usize) -> f64 {
+    (Seed::from(seed).derive(index as u64).value() >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+fn matrix(seed: u64, rows: usize, columns: usize) -> Array2<f64> {
+    Array2::from_shape_fn((rows, columns), |(i, j)| {
+        uniform(seed, i * columns + j) - 0.5
+    })
+}
+
+/// The quantiles of a Laplace law of variance one: nothing is left to chance.
+fn laplace(count: usize) -> Array1<f64> {
+    let quantile = |i: usize| {
+        let u = (i as f64 + 0.5) / count as f64 - 0.5;
+        -u.signum() * (1.0 - 2.0 * u.abs()).ln() / SQRT_2
+    };
+    (0..count).map(quantile).collect()
+}
+
+/// Normal by Box and Muller over a grid of quantiles.
+fn gaussian(side: usize) -> Array1<f64> {
+    let quantile = |i: usize| (i as f64 + 0.5) / side as f64;
+    let value = |i: usize| {
+        let radius = (-2.0 * quantile(i / side).ln()).sqrt();
+        radius * (2.0 * PI * quantile(i % side)).cos()
+    };
+    (0..side * side).map(value).collect()
+}
+
+fn source(values: &Array1<f64>) -> EmpiricalSource {
+    EmpiricalSource::of(values.view()).unwrap()
+}
+
+/// The promise of the docs, with room.
+const BRACKET: f64 = 0.01;
+
+fn contains(bounds: Bounds, value: f64, tolerance: f64) {
+    assert!(
+        bounds.lower <= value + tolerance && value - tolerance <= bounds.upper,
+        "{value} is not in {bounds:?}"
+    );
+    assert!(bounds.lower <= bounds.upper, "{bounds:?}");
+}
+
+#[test]
+fn of_a_gaussian_the_rate_is_half_a_logarithm() {
+    let source = source(&gaussian(400));
+    for part in [0.7, 0.5, 0.125, 0.02, 0.005] {
+        let distortion = part * source.variance();
+        let bounds = source.rate(distortion).unwrap();
+        let expected = gaussian_rate(source.variance(), distortion).unwrap();
+        // The law of 160,000 quantiles lacks the tails beyond them: its rate is lower by about the square root of what is
+        // missing of the variance, which `variance` tells: 0.1 %.
+        contains(bounds, expected, 1e-3);
+        assert!(bounds.width() < BRACKET, "{bounds:?}");
+        // A rate of a Gaussian is the largest of all laws of this variance.
+        assert!(bounds.lower <= expected + 1e-9);
+    }
+    // ½ log₂(2πe σ²)
+    let entropy = 0.5 * (2.0 * PI * E * source.variance()).log2();
+    assert!((source.differential_entropy() - entropy).abs() < 5e-3);
+}
+
+#[test]
+fn of_a_laplace_law_the_figures_are_bergers() {
+    let source = source(&laplace(100_000));
+    // At D/σ² = 0.125: the Shannon bound is 1.397 bits and R(D) 1.398.
+    let distortion = 0.125 * source.variance();
+    let shannon = source.shannon_rate(distortion).unwrap();
+    assert!((shannon - 1.397).abs() < 3e-3, "{shannon}");
+    let bounds = source.rate(distortion).unwrap();
+    contains(bounds, 1.398, 1e-3);
+    assert!(bounds.width() < BRACKET, "{bounds:?}");
+    // Where bits are dear the bound is loose: a quarter of the weights' law is an atom at zero then.
+    let few = source.rate(0.5 * source.variance()).unwrap();
+    assert!(few.lower > source.shannon_rate(0.5 * source.variance()).unwrap() + 5e-3);
+    // log₂(e √2 σ)
+    assert!((source.differential_entropy() - (E * SQRT_2).log2()).abs() < 3e-3);
+}
+
+/// Of ±1 with equal chance, the posterior chance u of a code word has the error 4 u (1 − u) and leaves h(u) bits; h is a concave
+/// function of that error, so that equal posteriors are best: R(D) = 1 − h((1 − √(1 − D)) / 2).
+#[test]
+fn of_two_values_the_rate_is_a_binary_entropy() {
+    let source = source(&array![-1.0, 1.0]);
+    let h = |p: f64| -p * p.log2() - (1.0 - p) * (1.0 - p).log2();
+    for distortion in [0.9, 0.5, 0.2, 0.05, 0.001] {
+        let expected = 1.0 - h((1.0 - f64::sqrt(1.0 - distortion)) / 2.0);
+        let bounds = source.rate(distortion).unwrap();
+        contains(bounds, expected, 1e-9);
+        assert!(bounds.width() < BRACKET, "{bounds:?}");
+    }
+    assert_eq!(source.rate(1.0).unwrap(), Bounds::exactly(0.0));
+}
+
+#[test]
+fn distortion_is_the_inverse_of_rate() {
+    let source = source(&laplace(20_000));
+    for rate in [0.1, 1.0, 2.5, 4.0] {
+        let error = source.distortion(rate).unwrap();
+        assert!(error.width() < BRACKET * error.upper, "{error:?}");
+        let (least, most) = (
+            source.rate(error.upper).unwrap(),
+            source.rate(error.lower).unwrap(),
+        );
+        assert!(
+            least.lower <= rate && rate <= most.upper,
+            "{least:?} {most:?}"
+        );
+        assert!(source.shannon_distortion(rate).unwrap() <= error.upper * 1.01);
+        assert!(error.lower <= gaussian_distortion(source.variance(), rate).unwrap());
+    }
+    assert_eq!(
+        source.distortion(0.0).unwrap(),
+        Bounds::exactly(source.variance())
+    );
+}
+
+#[test]
+fn the_histogram_loses_no_moment() {
+    let values: Array1<f32> = (0..3_000_000)
+        .map(|i| ((i as f32) * 0.37).sin().powi(3) + 5.0)
+        .collect();
+    let law = EmpiricalSource::of(values.view()).unwrap();
+    let count = values.len() as f64;
+    let mean = values.iter().map(|&x| f64::from(x)).sum::<f64>() / count;
+    let squares = values.iter().map(|&x| (f64::from(x) - mean).powi(2));
+    let variance = squares.sum::<f64>() / count;
+    assert_eq!(law.count(), values.len());
+    // Sums of n terms of order one, each rounded: ε √n, with room for the bins.
+    let rounding = 16.0 * f64::EPSILON * count.sqrt();
+    assert!((law.mean() - mean).abs() <= rounding * mean);
+    assert!((law.variance() - variance).abs() <= rounding * mean * mean);
+    // Any strides, and any number of axes.
+    let square = values.view().into_shape_with_order((1500, 2000)).unwrap();
+    let turned = EmpiricalSource::of(square.slice(s![..;-1, ..;2])).unwrap();
+    let plain = square.slice(s![..;-1, ..;2]).to_owned();
+    assert_eq!(turned, EmpiricalSource::of(plain.view()).unwrap());
+}
+
+#[test]
+fn sources_refuse_what_is_none() {
+    let of = |values: Array1<f64>| EmpiricalSource::of(values.view());
+    assert!(matches!(of(array![]), Err(Error::EmptyAxis { .. })));
+    assert!(matches!(
+        of(array![1.0, f64::NAN]),
+        Err(Error::NonFinite { .. })
+    ));
+    assert!(matches!(
+        of(array![f64::MAX, f64::MIN]),
+        Err(Error::Overflow { .. })
+    ));
+    let same = of(array![3.0, 3.0]).unwrap();
+    assert_eq!((same.variance(), same.mean()), (0.0, 3.0));
+    assert_eq!(same.rate(1e-9).unwrap(), Bounds::exactly(0.0));
+    assert_eq!(same.distortion(1.0).unwrap(), Bounds::exactly(0.0));
+    assert_eq!(same.differential_entropy(), f64::NEG_INFINITY);
+    assert_eq!(same.levels_error(1).unwrap(), Bounds::exactly(0.0));
+    let two = of(array![0.0, 1.0]).unwrap();
+    for bad in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        assert!(two.rate(bad).is_err(), "{bad}");
+    }
+    for bad in [-1.0, f64::NAN, f64::INFINITY] {
+        assert!(two.distortion(bad).is_err(), "{bad}");
+        assert!(two.shannon_distortion(bad).is_err(), "{bad}");
+    }
+    assert!(two.levels_error(0).is_err());
+    // Finer than the histogram of a law with a density.
+    let fine = source(&laplace(10_000)).rate(1e-9);
+    assert!(matches!(
+        fine,
+        Err(Error::Parameter(ParamError::OutOfRange { .. }))
+    ));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// No code beats the limit: a scalar quantizer with codes of their entropy is one.
+    #[test]
+    fn scalar_quantizers_lie_above_the_limit(seed in any::<u64>(), step in 0.02_f64..0.6, power in 1_i32..4) {
+        let values: Array1<f64> = (0..4000).map(|i| (2.0 * uniform(seed, i) - 1.0).powi(power)).collect();
+        let law = source(&values);
+        let codes: Vec<i64> = values.iter().map(|x| (x / step).round() as i64).collect();
+        let mut sums = std::collections::BTreeMap::<i64, (f64, f64)>::new();
+        for (code, x) in codes.iter().zip(&values) {
+            let sum = sums.entry(*code).or_default();
+            *sum = (sum.0 + 1.0, sum.1 + x);
+        }
+        let count = values.len() as f64;
+        let entropy: f64 = sums.values().map(|(n, _)| -n / count * (n / count).log2()).sum();
+        let errors = codes.iter().zip(&values).map(|(code, x)| (x - sums[code].1 / sums[code].0).powi(2));
+        let error = errors.sum::<f64>() / count;
+        if error > 1e-6 * law.variance() {
+            let limit = law.rate(error).unwrap();
+            prop_assert!(limit.lower <= entropy + 1e-9, "{} bits for {:?}", entropy, limit);
+        }
+    }
+
+    #[test]
+    fn levels_are_bounded_by_the_histogram(seed in any::<u64>(), levels in 1_usize..9) {
+        let values: Array1<f64> = (0..900).map(|i| uniform(seed, i).powi(2)).collect();
+        let exact = levels_error(values.view(), levels).unwrap();
+        let bounds = source(&values).levels_error(levels).unwrap();
+        contains(bounds, exact, f64::EPSILON * 900.0);
+        prop_assert!(bounds.width() <= 0.01 * exact + 1e-9);
+        // Evenly spaced levels are levels.
+        let bits = levels.ilog2().max(1);
+        if 1 << bits <= levels {
+            let w = values.view().insert_axis(ndarray::Axis(0));
+            let fixed = FixedPointQuantizer::params(bits).range(Range::SquaredError).quantize(w).unwrap();
+            let gap = RateDistortionGap::of(&fixed, w.into_dyn()).unwrap();
+            prop_assert!(exact <= gap.mean_squared_error * (1.0 + 1e-6));
+        }
+    }
+
+    #[test]
+    fn signs_reach_their_limit(seed in any::<u64>(), rows in 1_usize..6, columns in 1_usize..30) {
+        let w = matrix(seed, rows, columns);
+        let binary = Binarizer::params().scaling(Scaling::PerTensor).precision(crate::Precision::F64);
+        let rebuilt = binary.quantize(w.view()).unwrap().decompress().unwrap();
+        let error = w.iter().zip(&rebuilt).map(|(w, r)| (w - r).powi(2)).sum::<f64>() / w.len() as f64;
+        let limit = sign_error(w.view()).unwrap();
+        prop_assert!((error - limit).abs() <= f64::EPSILON * w.len() as f64, "{} {}", error, limit);
+    }
+
+    #[test]
+    fn water_filling_inverts_itself(seed in any::<u64>(), count in 1_usize..20, rate in 0.0_f64..8.0) {
+        let variances: Array1<f64> = (0..count).map(|i| 16.0 * uniform(seed, i).powi(4)).collect();
+        let filling = WaterFilling::of(variances.view()).unwrap();
+        let error = filling.distortion(rate).unwrap();
+        let back = filling.rate(error).unwrap();
+        prop_assert!((back - rate).abs() <= 1e-9 * (1.0 + rate), "{} for {}", back, rate);
+        // No split of the bits among the components does better: all the same is one.
+        let even = variances.iter().map(|v| v * (-2.0 * rate).exp2()).sum::<f64>() / count as f64;
+        prop_assert!(error <= even * (1.0 + 1e-12));
+    }
+
+    #[test]
+    fn no_matrix_of_that_rank_is_nearer(seed in any::<u64>(), m in 2_usize..9, n in 2_usize..9, rank in 1_usize..4) {
+        let w = matrix(seed, m, n);
+        let rank = rank.min(m).min(n);
+        let limit = LowRankLimit::of(w.view()).unwrap();
+        let svd = TruncatedSvd::params(Rank::Fixed(rank)).factorize(w.view()).unwrap();
+        let rebuilt = svd.decompress().unwrap();
+        let error: f64 = w.iter().zip(&rebuilt).map(|(w, r)| (w - r).powi(2)).sum();
+        let norm = limit.squared_error(0);
+        // Factors are kept as f32: half an ulp of each, to first order √error of it, and the energies' own rounding.
+        let rounding = f64::from(f32::EPSILON) * norm;
+        prop_assert!(error >= limit.squared_error(rank) - 1e-12 * norm);
+        prop_assert!(error <= limit.squared_error(rank) + rounding);
+        prop_assert!(limit.squared_error(m.min(n)) <= 1e-12 * norm);
+        prop_assert_eq!(limit.largest_rank(), m.min(n));
+        prop_assert_eq!(limit.least_rank(limit.squared_error(rank)), rank);
+    }
+
+    #[test]
+    fn whitened_limits_hold_for_outputs(seed in any::<u64>(), m in 2_usize..8, n in 2_usize..8, rank in 1_usize..4) {
+        let w = matrix(seed, m, n);
+        let x = matrix(seed ^ 1, 3 * n, n).dot(&matrix(seed ^ 2, n, n));
+        let moment = linalg::gram(x.view()) / x.nrows() as f64;
+        let rank = rank.min(m).min(n);
+        let limit = LowRankLimit::whitened(w.view(), moment.view()).unwrap();
+        let output_error = |rebuilt: ArrayView2<'_, f64>| {
+            let outputs = x.dot(&(&w - &rebuilt).t());
+            outputs.iter().map(|y| y * y).sum::<f64>() / x.nrows() as f64
+        };
+        // The outputs' own leading directions are the best: project W on them.
+        let gram = linalg::gram(x.dot(&w.t()).view());
+        let (_, vectors) = linalg::symmetric_eigen(gram.view()).unwrap();
+        let leading = vectors.slice(s![.., m - rank..]);
+        let best = output_error(leading.dot(&leading.t()).dot(&w).view());
+        let total = limit.squared_error(0);
+        prop_assert!((best - limit.squared_error(rank)).abs() <= 1e-11 * total.max(1.0));
+        // The plain truncation is some matrix of that rank.
+        let svd = TruncatedSvd::params(Rank::Fixed(rank)).factorize(w.view()).unwrap();
+        let plain = svd.decompress().unwrap().into_dimensionality().unwrap();
+        prop_assert!(output_error(plain.view()) >= limit.squared_error(rank) - 1e-11 * total);
+    }
+
+    #[test]
+    fn no_tensor_of_that_rank_is_nearer(seed in any::<u64>(), rank in 1_usize..4) {
+        let tensor = Array3::from_shape_fn((4, 3, 5), |(i, j, k)| uniform(seed, (i * 3 + j) * 5 + k) - 0.5);
+        let limit = UnfoldingLimit::of(tensor.view()).unwrap();
+        let fit = CpAls::params(Rank::Fixed(rank)).factorize(tensor.view()).unwrap();
+        let error: f64 = tensor.iter().zip(&fit.decompress().unwrap()).map(|(w, r)| (w - r).powi(2)).sum();
+        let norm = limit.squared_norm();
+        prop_assert!(error >= limit.cp_squared_error(rank).unwrap() - 1e-12 * norm);
+        // Ranks that an axis is longer than cost more than those it is not.
+        let wide = limit.tucker_squared_error(&[9, 9, 9]).unwrap();
+        prop_assert!(wide <= 1e-12 * norm);
+        prop_assert!(limit.tucker_squared_error(&[rank, 3, 5]).unwrap() <= limit.tucker_squared_error(&[rank, 1, 5]).unwrap());
+    }
+}
+
+#[test]
+fn what_a_matricization_shows_of_four_axes() {
+    // (0, 1) against (2, 3): a matrix of rank four whose single axes have rank two.
+    let tensor = Array4::from_shape_fn(
+        (2, 2, 2, 2),
+        |(i, j, k, l)| {
+            if (i, j) == (k, l) { 1.0 } else { 0.0 }
+        },
+    );
+    let limit = UnfoldingLimit::of(tensor.view()).unwrap();
+    // By single axes a rank of two would lose nothing.
+    assert!((limit.cp_squared_error(2).unwrap() - 2.0).abs() < 1e-12);
+    assert!(limit.cp_squared_error(4).unwrap() < 1e-12);
+    assert!(limit.tucker_squared_error(&[2, 2, 2, 2]).unwrap() < 1e-12);
+    assert!(limit.cp_squared_error(0).is_err());
+    assert!(limit.tucker_squared_error(&[2, 2]).is_err());
+    assert!(limit.tucker_squared_error(&[0, 1, 1, 1]).is_err());
+    assert!(matches!(
+        UnfoldingLimit::of(array![1.0, 2.0].view()),
+        Err(Error::Dimensions { .. })
+    ));
+}
+
+#[test]
+fn a_layer_that_sees_few_directions_needs_few_bits() {
+    let w = matrix(4, 30, 8);
+    let square = w.iter().map(|w| w * w).sum::<f64>() / w.len() as f64;
+    // White inputs: the Gaussian's own rate.
+    let white = WaterFilling::linear_layer(w.view(), Array2::eye(8).view()).unwrap();
+    let rate = white.rate(0.1 * square).unwrap();
+    assert!((rate - gaussian_rate(square, 0.1 * square).unwrap()).abs() < 1e-12);
+    // One direction of eight: the others cost nothing.
+    let mut moment = Array2::zeros((8, 8));
+    moment[[0, 0]] = 8.0;
+    let narrow = WaterFilling::linear_layer(w.view(), moment.view()).unwrap();
+    let rate = narrow.rate(0.1 * square).unwrap();
+    assert!((rate - gaussian_rate(square, 0.1 * square).unwrap() / 8.0).abs() < 1e-12);
+    moment[[0, 1]] = 1.0;
+    assert!(WaterFilling::linear_layer(w.view(), moment.view()).is_err());
+    assert!(WaterFilling::linear_layer(w.view(), (-Array2::<f64>::eye(8)).view()).is_err());
+    assert!(WaterFilling::linear_layer(w.view(), Array2::eye(7).view()).is_err());
+    assert!(WaterFilling::of(array![1.0, -1.0].view()).is_err());
+    assert_eq!(
+        WaterFilling::of(array![0.0].view())
+            .unwrap()
+            .distortion(1.0),
+        Ok(0.0)
+    );
+}
+
+#[test]
+fn the_gap_of_a_scalar_quantizer_is_a_quarter_of_a_bit() {
+    // Uniform weights, all codes equally used: at high rates ½ log₂(2πe/12) = 0.2546 bits above the limit.
+    let w = Array2::from_shape_fn((100, 1000), |(i, j)| (1000 * i + j) as f64 / 1e5);
+    for bits in [3, 4, 8] {
+        let affine = FixedPointQuantizer::params(bits)
+            .symmetry(crate::quantize::fixed_point::Symmetry::Affine)
+            .range(Range::SquaredError)
+            .precision(crate::Precision::F64);
+        let fixed = affine.quantize(w.view()).unwrap();
+        let gap = RateDistortionGap::of(&fixed, w.view().into_dyn()).unwrap();
+        let shaping = 0.5 * (2.0 * PI * E / 12.0).log2();
+        let found = gap.bits().unwrap();
+        // The ends of the range let R(D) exceed the Shannon bound by 0.05 bits at three bits, and less with more.
+        assert!(
+            found < shaping + BRACKET && found > shaping - 0.06,
+            "{bits} bits: {gap:?}"
+        );
+        let decibels = gap.decibels().unwrap();
+        assert!(
+            (decibels - 20.0 * found * 2_f64.log10()).abs() < 0.4,
+            "{decibels}"
+        );
+        assert_eq!(gap.estimator == Estimator::Shannon, bits == 8);
+    }
+    // Wrong weights.
+    let fixed = FixedPointQuantizer::params(4).quantize(w.view()).unwrap();
+    let other = w.slice(s![..50, ..]).into_dyn();
+    assert!(RateDistortionGap::of(&fixed, other).is_err());
+    // Nothing lost: no rate to compare with.
+    let law = source(&array![0.0, 1.0]);
+    let gap = RateDistortionGap::at(1.0, 0.0, &law).unwrap();
+    assert_eq!((gap.bits(), gap.decibels()), (None, None));
+    assert!(RateDistortionGap::at(f64::NAN, 0.0, &law).is_err());
+    assert!(RateDistortionGap::at(1.0, -1.0, &law).is_err());
+}

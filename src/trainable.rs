@@ -1,0 +1,127 @@
+//! Fine-tuning: what an optimizer needs of an artifact.
+
+use ndarray::{Array1, ArrayView1, ArrayView2, ArrayViewD};
+
+use crate::{Compressed, Error, Float, Result, check};
+
+/// An artifact whose real numbers can be trained while its codes and positions stay.
+///
+/// A framework computes the gradient with respect to the *dense* weight as it always does; the artifact turns it into
+/// the gradient of what it stores: codebooks, factors, scales, kept weights. With $\hat W(\theta)$ the decompressed weight,
+///
+/// $$ \frac{\partial L}{\partial \theta\_k} = \sum\_{i} \frac{\partial L}{\partial \hat W\_i}
+/// \frac{\partial \hat W\_i}{\partial \theta\_k} $$
+///
+/// So any framework and any optimizer will do: decompress, forward, backward, [`gradient`](Self::gradient), and a
+/// [`step`](Self::step) or a better optimizer's update and [`set_parameters`](Self::set_parameters). The module
+/// [`fine_tune`](crate::fine_tune) has whole recipes.
+///
+/// The trait is object-safe: layers may be `Box<dyn Trainable<f32>>`.
+///
+/// ```
+/// use taper::ndarray::{Array2, array};
+/// use taper::quantize::product::{ProductQuantizer, SplitAxis};
+/// use taper::{Compressed, Quantizer, Trainable};
+///
+/// let w = array![[1.0_f64, 2.0], [1.2, 2.2], [5.0, 5.0]];
+/// let mut small = ProductQuantizer::params(1).centroids(2).axis(SplitAxis::In).quantize(w.view())?;
+/// // The gradient of a sum of all weights: each value of a centroid stands for as many as share it.
+/// let ones = Array2::ones((3, 2)).into_dyn();
+/// let mut shares = small.gradient(ones.view())?.to_vec();
+/// shares.sort_by(f64::total_cmp);
+/// assert_eq!(shares, [1.0, 1.0, 2.0, 2.0]);
+/// // Down the gradient of ½‖Ŵ − target‖².
+/// let target = array![[1.0, 1.0], [1.0, 1.0], [4.0, 4.0]].into_dyn();
+/// let distance = |small: &dyn Trainable<f64>| -> taper::Result<f64> {
+///     Ok((small.decompress()? - &target).iter().map(|x| x * x).sum())
+/// };
+/// let before = distance(&small)?;
+/// let gradient = small.decompress()? - &target;
+/// small.step(gradient.view(), 0.1)?;
+/// assert!(distance(&small)? < before);
+/// # Ok::<(), taper::Error>(())
+/// ```
+///
+/// What an implementation promises:
+/// - the gradient is that of [`decompress`](Compressed::decompress), exactly, with sums taken in double precision;
+/// - shape, codes, positions and [`storage`](Compressed::storage) do not change by a step;
+/// - an error changes nothing; nothing panics.
+pub trait Trainable<F: Float>: Compressed<F> {
+    /// The numbers that can be trained, in the order that the implementation names: none where there are none.
+    fn parameters(&self) -> Array1<F>;
+
+    /// Sets them, rounded to the precision in which they are stored, and moved to the nearest value where the artifact
+    /// allows only some (scales are not negative).
+    ///
+    /// An optimizer of small steps keeps the unrounded numbers itself: a step below the precision is lost otherwise.
+    /// What the artifact reported of its fit no longer holds and is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShapeMismatch`] for another number of them, [`Error::NonFinite`], [`Error::Overflow`] for a value beyond
+    /// the precision, and [`Error::Malformed`] where the weights would leave the range of the type.
+    fn set_parameters(&mut self, parameters: ArrayView1<'_, F>) -> Result<()>;
+
+    /// ∂L/∂θ in the order of [`parameters`](Self::parameters), from ∂L/∂Ŵ, which has the artifact's shape.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShapeMismatch`], [`Error::NonFinite`], [`Error::Overflow`] for a sum beyond the range of the type.
+    fn gradient(&self, dense: ArrayViewD<'_, F>) -> Result<Array1<F>>;
+
+    /// A step of gradient descent: θ ← θ − rate · ∂L/∂θ, from ∂L/∂Ŵ.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`gradient`](Self::gradient) and of [`set_parameters`](Self::set_parameters).
+    fn step(&mut self, dense: ArrayViewD<'_, F>, rate: F) -> Result<()> {
+        let mut parameters = self.parameters();
+        parameters.scaled_add(-rate, &self.gradient(dense)?);
+        self.set_parameters(parameters.view())
+    }
+}
+
+/// Checks the gradient of the dense weight.
+pub(crate) fn check_dense<F: Float>(shape: &[usize], dense: &ArrayViewD<'_, F>) -> Result<()> {
+    check::same_shape("the dense gradient", shape, dense.shape())?;
+    check::finite("the dense gradient", dense)
+}
+
+/// The checked gradient of a dense matrix.
+pub(crate) fn check_matrix<'a, F: Float>(
+    shape: &[usize],
+    dense: ArrayViewD<'a, F>,
+) -> Result<ArrayView2<'a, F>> {
+    check_dense(shape, &dense)?;
+    dense
+        .into_dimensionality()
+        .map_err(|_| Error::Dimensions {
+            what: "the dense gradient",
+            expected: "two axes",
+            shape: shape.to_vec(),
+        })
+}
+
+/// Checks new parameters, of which `count` are needed.
+pub(crate) fn check_parameters<F: Float>(
+    count: usize,
+    parameters: &ArrayView1<'_, F>,
+) -> Result<()> {
+    check::same_shape("the parameters", &[count], parameters.shape())?;
+    if count == 0 {
+        return Ok(());
+    }
+    check::finite("the parameters", parameters)
+}
+
+/// Sums as a gradient.
+pub(crate) fn gradient_of<F: Float>(sums: Vec<f64>) -> Result<Array1<F>> {
+    let gradient: Array1<F> = sums.into_iter().map(F::from_f64_lossy).collect();
+    if gradient.iter().all(|x| x.is_finite()) {
+        Ok(gradient)
+    } else {
+        Err(Error::Overflow {
+            what: "the gradient",
+        })
+    }
+}
