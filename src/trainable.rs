@@ -93,13 +93,11 @@ pub(crate) fn check_matrix<'a, F: Float>(
     dense: ArrayViewD<'a, F>,
 ) -> Result<ArrayView2<'a, F>> {
     check_dense(shape, &dense)?;
-    dense
-        .into_dimensionality()
-        .map_err(|_| Error::Dimensions {
-            what: "the dense gradient",
-            expected: "two axes",
-            shape: shape.to_vec(),
-        })
+    dense.into_dimensionality().map_err(|_| Error::Dimensions {
+        what: "the dense gradient",
+        expected: "two axes",
+        shape: shape.to_vec(),
+    })
 }
 
 /// Checks new parameters, of which `count` are needed.

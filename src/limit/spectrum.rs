@@ -37,7 +37,7 @@ impl LowRankLimit {
     }
 
     /// The limit for the error of the outputs, tr((W − Ŵ) M (W − Ŵ)ᵀ), where M (in_features, in_features) is the second
-    /// moment XᵀX/n of the layer's inputs: the mean squared norm of x (W − Ŵ)ᵀ over these inputs.
+    /// moment XᵀX/n of the layer's inputs ([`InputMoments::matrix`](crate::InputMoments::matrix)): the mean squared norm of x (W − Ŵ)ᵀ over these inputs.
     ///
     /// It is Eckart and Young's theorem for W M^(1/2). A singular M is no error: what no input excites costs nothing.
     ///
