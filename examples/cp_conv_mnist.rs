@@ -2,23 +2,28 @@
 //!
 //! A network of three 3×3 convolutions is trained; the second and the third are replaced by the chains that CP
 //! (by ALS and by ADMM) and Tucker-2 make of their kernels, at several ranks. Accuracy is taken right after, and after
-//! the whole network was trained on with the chains in place.
+//! the whole network was trained on with the chains in place. The test images are looked at once, at the end:
+//! parameters are chosen with `--held-out`.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use burn::module::Module;
 use burn::tensor::Device;
 use clap::Parser;
-use ndarray::{Array1, Array4, ArrayView4};
+use ndarray::{Array4, ArrayView4};
 use serde::Serialize;
 use support::args::Common;
-use support::data::{Splits, mnist};
+use support::data::{Dataset, Splits, mnist};
 use support::json;
-use support::network::conv::ConvNet;
+use support::network::checkpoint::Checkpoint;
+use support::network::conv::{ConvNet, convolution, tensor};
 use support::network::mlp::CrossEntropy;
 use support::network::train::Training;
+use support::plot::{Axis, Mark, Plot, Scale, Series};
 use support::random;
-use support::table::Table;
+use support::report::Report;
+use support::table::{Table, bytes};
 use taper::factorize::Rank;
 use taper::factorize::convolution::{CpConv2d, Geometry, Tucker2, TuckerConv2d, conv2d};
 use taper::factorize::cp::{Constraint, CpAdmm, CpAls};
@@ -34,20 +39,60 @@ struct Args {
     common: Common,
 
     /// Channels after each of the three convolutions.
-    #[arg(long, num_args = 3, default_values_t = [16, 32, 64], value_name = "N")]
+    #[arg(long, num_args = 3, default_values_t = [32, 64, 64], value_name = "N")]
     widths: Vec<usize>,
 
-    /// Size of the dense kernels over that of the chains.
-    #[arg(long, num_args = 1.., default_values_t = [4.5, 9.0], value_name = "RATIO")]
+    /// Size of the dense kernels over that of the chains; 4.5 unless set, with `--full` 4.5, 9 and 18.
+    #[arg(long, num_args = 1.., value_name = "RATIO")]
     ratios: Vec<f64>,
 
-    /// Epochs of fine-tuning with the chains in place.
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    tune_epochs: usize,
+    /// Passes over the training images with the chains in place.
+    #[arg(long, default_value_t = 2, value_name = "N")]
+    tuning_epochs: usize,
 
-    /// Training images of each epoch; all 50,000 unless set with the default widths.
+    /// The highest learning rate with the chains in place.
+    #[arg(long, default_value_t = 1e-3, value_name = "X")]
+    tuning_rate: f64,
+
+    /// Images that are trained on; 12,000 unless set, with `--full` 50,000.
     #[arg(long, value_name = "N")]
     images: Option<usize>,
+
+    /// All training images, more epochs and more ratios.
+    #[arg(long)]
+    full: bool,
+
+    /// Measures on the held-out training images instead of the test images: to choose parameters by.
+    #[arg(long)]
+    held_out: bool,
+
+    /// A folder where what was trained is kept, and taken from in the next run.
+    #[arg(long, value_name = "FOLDER")]
+    checkpoint: Option<PathBuf>,
+}
+
+impl Args {
+    fn epochs(&self) -> usize {
+        self.common.epochs_or(if self.full { 8 } else { 4 }, 1)
+    }
+
+    fn ratios(&self) -> &[f64] {
+        match (self.ratios.as_slice(), self.full) {
+            ([], true) => &[4.5, 9.0, 18.0],
+            ([], false) => &[4.5],
+            (ratios, _) => ratios,
+        }
+    }
+
+    /// Where the training called `name` is kept: its name and what a [`Training`] does not tell.
+    fn checkpoint(&self, name: &str) -> Option<Checkpoint> {
+        let widths: Vec<String> = self.widths.iter().map(usize::to_string).collect();
+        let (widths, seed, epochs) = (widths.join("-"), self.common.seed, self.epochs());
+        self.checkpoint.as_ref().map(|folder| Checkpoint {
+            folder: folder.join(format!("{name}-{widths}-after-{epochs}-seed-{seed}")),
+            every: 1,
+        })
+    }
 }
 
 /// The two stages that are decomposed.
@@ -56,15 +101,43 @@ const GEOMETRY: Geometry = Geometry {
     stride: [1, 1],
     padding: [1, 1],
 };
+const METHODS: [&str; 3] = ["cp-als", "cp-admm", "tucker2"];
+/// Images in a batch whose time is taken.
+const BATCH: usize = 64;
 
 #[derive(Debug, Serialize)]
 struct Figures {
     seed: u64,
     widths: Vec<usize>,
+    images: usize,
+    epochs: usize,
+    tuning_epochs: usize,
+    tuning_rate: f64,
+    /// Whether the accuracies are those on the held-out images.
+    held_out: bool,
     baseline: f64,
-    /// Milliseconds of each decomposed layer, dense, on a batch of 64 images.
-    dense_ms: Vec<f64>,
+    dense: Dense,
     rows: Vec<Row>,
+    seconds: f64,
+}
+
+/// The layers that are decomposed, as they were.
+#[derive(Debug, Serialize)]
+struct Dense {
+    parameters: usize,
+    bytes: u64,
+    multiply_adds: usize,
+    /// Milliseconds of each layer on a batch: of taper's convolution, and of burn's.
+    taper_ms: Vec<f64>,
+    burn_ms: Vec<f64>,
+}
+
+impl Dense {
+    /// Milliseconds of each layer by the faster of the two.
+    fn layer_ms(&self) -> Vec<f64> {
+        let pairs = self.taper_ms.iter().zip(&self.burn_ms);
+        pairs.map(|(a, b)| a.min(*b)).collect()
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -74,16 +147,17 @@ struct Row {
     rank: Vec<usize>,
     /// Relative error of each kernel.
     error: Vec<f64>,
-    /// In percent, on the test images.
+    /// In percent.
     accuracy: f64,
     accuracy_tuned: f64,
+    bytes: u64,
     /// Dense bytes over those of the chains, both layers together.
     ratio_bytes: f64,
     /// Values that the chains store.
     parameters: usize,
     /// Multiply-adds of the chains on one image.
     multiply_adds: usize,
-    /// Milliseconds of each layer on a batch of 64 images.
+    /// Milliseconds of each layer on a batch.
     layer_ms: Vec<f64>,
     /// Time of the dense layers over that of the chains.
     time_ratio: f64,
@@ -172,7 +246,7 @@ fn multiply_adds(links: &[Array4<f32>], pixels: usize) -> usize {
 }
 
 /// The least time of several runs, in milliseconds.
-fn milliseconds(mut f: impl FnMut() -> taper::Result<Array4<f32>>) -> anyhow::Result<f64> {
+fn milliseconds<T>(mut f: impl FnMut() -> taper::Result<T>) -> anyhow::Result<f64> {
     let mut least = f64::INFINITY;
     for _ in 0..15 {
         let start = Instant::now();
@@ -184,7 +258,7 @@ fn milliseconds(mut f: impl FnMut() -> taper::Result<Array4<f32>>) -> anyhow::Re
 
 fn input(kernel: &Array4<f32>, stage: usize, seed: Seed) -> Array4<f32> {
     let mut i = 0;
-    Array4::from_shape_simple_fn((64, kernel.shape()[1], side(stage), side(stage)), || {
+    Array4::from_shape_simple_fn((BATCH, kernel.shape()[1], side(stage), side(stage)), || {
         i += 1;
         random::uniform(seed, i) as f32
     })
@@ -202,173 +276,272 @@ fn relative_error(kernel: &Array4<f32>, chain: &Chain) -> anyhow::Result<f64> {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
+    let mut report = Report::new("cp_conv_mnist");
     let mut data = mnist::load()?;
+    let images = match args.images {
+        Some(images) => images,
+        None if args.full => data.train.len(),
+        None => 12_000,
+    };
+    data.train = data.train.first(images);
     if args.common.quick {
-        data = data.first(2_000, 500, 1_000);
-    } else if let Some(images) = args.images {
-        data = data.first(images, 10_000, 10_000);
+        data = data.first(2_000, 500, 500);
     }
+    let (measured, name) = if args.held_out {
+        (&data.held_out, "held-out")
+    } else {
+        (&data.test, "test")
+    };
     let &[a, b, c] = args.widths.as_slice() else {
         anyhow::bail!("three widths are needed");
     };
+    report.say(&format!(
+        "3×3 convolutions of {a}, {b} and {c} channels (BatchNorm and ReLU after each, pooling after the first two), the \
+         mean over the image and a linear layer, on {} images of MNIST: {} epochs of Adam, seed {}. The second and the \
+         third convolution become chains; the whole network is then trained for {} more epochs. Accuracies are those on \
+         {} {name} images; parameters were chosen with `--held-out`.",
+        data.train.len(),
+        args.epochs(),
+        args.common.seed,
+        args.tuning_epochs,
+        measured.len(),
+    ));
     let device = Device::flex();
     let training = Training {
-        epochs: args.common.epochs_or(2, 1),
+        epochs: args.epochs(),
         seed: args.common.seed("training"),
+        checkpoint: args.checkpoint("baseline"),
         ..Training::default()
     };
     let model = ConvNet::new([a, b, c], args.common.seed("weights"));
     let (model, _) = training.run(model, &CrossEntropy::default(), &data.train, |model| {
         Ok(Some(model.accuracy(&data.held_out.first(2_000), &device)?))
     })?;
-    let baseline = model.valid().accuracy(&data.test, &device)?;
+    let baseline = model.valid().accuracy(measured, &device)?;
 
-    let seed = args.common.seed("images");
     let kernels = STAGES.map(|stage| model.kernel(stage));
     let kernels = kernels.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
-    let dense_ms = STAGES
-        .iter()
-        .zip(&kernels)
-        .map(|(&stage, kernel)| {
-            let x = input(kernel, stage, seed);
-            milliseconds(|| conv2d(x.view(), kernel.view(), None, GEOMETRY))
-        })
-        .collect::<anyhow::Result<Vec<f64>>>()?;
-
+    let dense = dense(&kernels, args.common.seed("images"))?;
+    let experiment = Experiment {
+        args: &args,
+        data: &data,
+        measured,
+        model: &model,
+        kernels: &kernels,
+        dense_ms: dense.layer_ms(),
+    };
     let mut rows = Vec::new();
-    for &ratio in &args.ratios {
-        for method in ["cp-als", "cp-admm", "tucker2"] {
-            let row = experiment(method, ratio, &args, &data, &model, &kernels, &dense_ms)?;
-            rows.push(row);
+    for &ratio in args.ratios() {
+        for method in METHODS {
+            rows.push(experiment.row(method, ratio)?);
         }
     }
-    let figures = Figures {
+    let mut figures = Figures {
         seed: args.common.seed,
         widths: args.widths.clone(),
+        images: data.train.len(),
+        epochs: training.epochs,
+        tuning_epochs: args.tuning_epochs,
+        tuning_rate: args.tuning_rate,
+        held_out: args.held_out,
         baseline,
-        dense_ms,
+        dense,
         rows,
+        seconds: 0.0,
     };
-    report(&figures, &kernels);
+    report.table(&table(&figures));
+    report.say(&format!(
+        "Error: distance from each kernel over its norm. Before: the chains in place of the kernels and nothing else \
+         changed. Tuned: after the further epochs. Times are those of the two layers on a batch of {BATCH} images: for \
+         the chains that of taper's `apply`, for the dense layers the faster of taper's `conv2d` ({} ms) and \
+         burn's ({} ms).",
+        list(&figures.dense.taper_ms),
+        list(&figures.dense.burn_ms),
+    ));
+    if args.checkpoint.is_some() {
+        report.say("What was trained came from a checkpoint where one was found: the time below is without it.");
+    }
+    figures.seconds = report.finish(args.common.markdown.as_deref())?;
     if let Some(path) = &args.common.json {
         json::write(path, &figures)?;
+    }
+    if let Some(path) = &args.common.plot {
+        plot(&figures).save(path)?;
     }
     Ok(())
 }
 
-fn experiment(
-    method: &'static str,
-    ratio: f64,
-    args: &Args,
-    data: &Splits,
-    model: &ConvNet,
-    kernels: &[Array4<f32>],
-    dense_ms: &[f64],
-) -> anyhow::Result<Row> {
+fn dense(kernels: &[Array4<f32>], seed: Seed) -> anyhow::Result<Dense> {
     let device = Device::flex();
-    let seed = args.common.seed(method);
-    let mut chained = model.clone();
-    let mut chains = Vec::new();
-    let mut error = Vec::new();
+    let (mut taper_ms, mut burn_ms, mut work) = (Vec::new(), Vec::new(), 0);
     for (&stage, kernel) in STAGES.iter().zip(kernels) {
-        let chain = decompose(method, kernel, ratio, seed)?;
-        error.push(relative_error(kernel, &chain)?);
-        chained = chained.with_links(stage, &chain.links());
-        chains.push(chain);
-    }
-    let accuracy = chained.valid().accuracy(&data.test, &device)?;
-    let tuning = Training {
-        epochs: args.tune_epochs,
-        rate: 1e-3,
-        seed: args.common.seed("tuning"),
-        ..Training::default()
-    };
-    let (tuned, _) = tuning.run(chained, &CrossEntropy::default(), &data.train, |_| Ok(None))?;
-    let accuracy_tuned = tuned.valid().accuracy(&data.test, &device)?;
-
-    let mut layer_ms = Vec::new();
-    let (mut bytes, mut dense_bytes, mut parameters, mut work) = (0, 0, 0, 0);
-    for ((&stage, kernel), chain) in STAGES.iter().zip(kernels).zip(&chains) {
-        // What is measured and counted are the tuned weights.
-        let chain = chain.with_links(&tuned.links(stage)?)?;
         let x = input(kernel, stage, seed);
-        layer_ms.push(milliseconds(|| chain.apply(x.view()))?);
-        bytes += chain.compressed().storage().bytes();
-        dense_bytes += 4 * kernel.len();
-        parameters += chain.links().iter().map(Array4::len).sum::<usize>();
-        work += multiply_adds(&chain.links(), side(stage) * side(stage));
+        taper_ms.push(milliseconds(|| {
+            conv2d(x.view(), kernel.view(), None, GEOMETRY)
+        })?);
+        let layer = convolution(kernel, 1, &device);
+        let x = tensor(x.view(), &device);
+        burn_ms.push(milliseconds(|| Ok(layer.forward(x.clone())))?);
+        work += kernel.len() * side(stage) * side(stage);
     }
-    let total = |times: &[f64]| Array1::from(times.to_vec()).sum();
-    Ok(Row {
-        method,
-        rank: chains.iter().map(Chain::rank).collect(),
-        error,
-        accuracy,
-        accuracy_tuned,
-        ratio_bytes: dense_bytes as f64 / bytes as f64,
+    let parameters: usize = kernels.iter().map(Array4::len).sum();
+    Ok(Dense {
         parameters,
+        bytes: 4 * parameters as u64,
         multiply_adds: work,
-        time_ratio: total(dense_ms) / total(&layer_ms),
-        layer_ms,
+        taper_ms,
+        burn_ms,
     })
 }
 
-fn report(figures: &Figures, kernels: &[Array4<f32>]) {
-    let dense: usize = kernels.iter().map(Array4::len).sum();
-    let work: usize = STAGES
-        .iter()
-        .zip(kernels)
-        .map(|(&stage, kernel)| kernel.len() * side(stage) * side(stage))
-        .sum();
-    let list = |values: &[f64], digits: usize| {
-        let values: Vec<String> = values.iter().map(|x| format!("{x:.digits$}")).collect();
-        values.join(" + ")
-    };
+/// What the experiments have in common.
+struct Experiment<'a> {
+    args: &'a Args,
+    data: &'a Splits,
+    measured: &'a Dataset,
+    model: &'a ConvNet,
+    kernels: &'a [Array4<f32>],
+    dense_ms: Vec<f64>,
+}
+
+impl Experiment<'_> {
+    /// Decomposes, trains on; measures after each.
+    fn row(&self, method: &'static str, ratio: f64) -> anyhow::Result<Row> {
+        let device = Device::flex();
+        let common = &self.args.common;
+        let mut chained = self.model.clone();
+        let mut chains = Vec::new();
+        let mut error = Vec::new();
+        for (&stage, kernel) in STAGES.iter().zip(self.kernels) {
+            let chain = decompose(method, kernel, ratio, common.seed(method))?;
+            error.push(relative_error(kernel, &chain)?);
+            chained = chained.with_links(stage, &chain.links());
+            chains.push(chain);
+        }
+        let accuracy = chained.valid().accuracy(self.measured, &device)?;
+        let tuning = Training {
+            epochs: self.args.tuning_epochs,
+            rate: self.args.tuning_rate,
+            seed: common.seed("tuning"),
+            checkpoint: self.args.checkpoint(&format!("{method}-{ratio}")),
+            ..Training::default()
+        };
+        let images = &self.data.train;
+        let (tuned, _) = tuning.run(chained, &CrossEntropy::default(), images, |_| Ok(None))?;
+        let accuracy_tuned = tuned.valid().accuracy(self.measured, &device)?;
+
+        let mut layer_ms = Vec::new();
+        let (mut bytes, mut parameters, mut work) = (0, 0, 0);
+        for ((&stage, kernel), chain) in STAGES.iter().zip(self.kernels).zip(&chains) {
+            // What is measured and counted are the tuned weights.
+            let chain = chain.with_links(&tuned.links(stage)?)?;
+            let x = input(kernel, stage, common.seed("images"));
+            layer_ms.push(milliseconds(|| chain.apply(x.view()))?);
+            bytes += chain.compressed().storage().bytes();
+            parameters += chain.links().iter().map(Array4::len).sum::<usize>();
+            work += multiply_adds(&chain.links(), side(stage) * side(stage));
+        }
+        let dense: usize = self.kernels.iter().map(Array4::len).sum();
+        let total = |times: &[f64]| times.iter().sum::<f64>();
+        Ok(Row {
+            method,
+            rank: chains.iter().map(Chain::rank).collect(),
+            error,
+            accuracy,
+            accuracy_tuned,
+            bytes,
+            ratio_bytes: 4.0 * dense as f64 / bytes as f64,
+            parameters,
+            multiply_adds: work,
+            time_ratio: total(&self.dense_ms) / total(&layer_ms),
+            layer_ms,
+        })
+    }
+}
+
+fn list(milliseconds: &[f64]) -> String {
+    let values: Vec<String> = milliseconds.iter().map(|x| format!("{x:.2}")).collect();
+    values.join(" + ")
+}
+
+fn table(figures: &Figures) -> Table {
     let mut table = Table::new(
-        "Two 3×3 convolutions of a network for MNIST, as chains",
+        "Two 3×3 convolutions of a network for MNIST, as chains (accuracies in %)",
         [
             "method",
             "rank",
             "error",
-            "before %",
-            "tuned %",
+            "before",
+            "tuned",
             "parameters",
-            "÷ bytes",
+            "bytes",
+            "smaller",
             "M mult-adds",
-            "layers ms",
-            "÷ time",
+            "layers, ms",
+            "faster",
         ],
     );
+    let dense = &figures.dense;
     table.row([
         "dense".to_owned(),
         String::new(),
         String::new(),
         format!("{:.2}", figures.baseline),
         String::new(),
-        dense.to_string(),
-        "1.0".to_owned(),
-        format!("{:.2}", work as f64 / 1e6),
-        list(&figures.dense_ms, 2),
-        "1.0".to_owned(),
+        dense.parameters.to_string(),
+        bytes(dense.bytes),
+        "1.0 ×".to_owned(),
+        format!("{:.2}", dense.multiply_adds as f64 / 1e6),
+        list(&dense.layer_ms()),
+        "1.0 ×".to_owned(),
     ]);
     for row in &figures.rows {
         let ranks: Vec<String> = row.rank.iter().map(usize::to_string).collect();
+        let errors: Vec<String> = row.error.iter().map(|e| format!("{e:.2}")).collect();
         table.row([
             row.method.to_owned(),
             ranks.join(", "),
-            row.error
-                .iter()
-                .map(|e| format!("{e:.2}"))
-                .collect::<Vec<_>>()
-                .join(", "),
+            errors.join(", "),
             format!("{:.2}", row.accuracy),
             format!("{:.2}", row.accuracy_tuned),
             row.parameters.to_string(),
-            format!("{:.1}", row.ratio_bytes),
+            bytes(row.bytes),
+            format!("{:.1} ×", row.ratio_bytes),
             format!("{:.2}", row.multiply_adds as f64 / 1e6),
-            list(&row.layer_ms, 2),
-            format!("{:.1}", row.time_ratio),
+            list(&row.layer_ms),
+            format!("{:.1} ×", row.time_ratio),
         ]);
     }
-    println!("{table}");
+    table
+}
+
+/// Accuracy over the bytes of the two layers.
+fn plot(figures: &Figures) -> Plot {
+    let kilobytes = |bytes: u64| bytes as f64 / 1e3;
+    let mut ends = [f64::INFINITY, f64::NEG_INFINITY];
+    let sizes = figures.rows.iter().map(|row| row.bytes);
+    for size in sizes.chain([figures.dense.bytes]).map(kilobytes) {
+        ends = [ends[0].min(size), ends[1].max(size)];
+    }
+    let mut series = vec![
+        Series::new(
+            "not decomposed",
+            Mark::Dashed,
+            ends.map(|size| (size, figures.baseline)),
+        )
+        .color(0),
+    ];
+    for (i, method) in METHODS.into_iter().enumerate() {
+        let rows = || figures.rows.iter().filter(|row| row.method == method);
+        let tuned = rows().map(|row| (kilobytes(row.bytes), row.accuracy_tuned));
+        series.push(Series::new(format!("{method}, tuned"), Mark::Line, tuned).color(i + 1));
+        let before = rows().map(|row| (kilobytes(row.bytes), row.accuracy));
+        series.push(Series::new(format!("{method}, before"), Mark::Dashed, before).color(i + 1));
+    }
+    Plot {
+        title: "Two convolutions of a network for MNIST, as chains".into(),
+        x: Axis::new("size of the two layers, kB", Scale::Log),
+        y: Axis::new("accuracy, %", Scale::Linear),
+        series,
+    }
 }

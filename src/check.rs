@@ -77,6 +77,11 @@ pub(crate) fn in_range(
     Ok(())
 }
 
+/// Errs for a share of a loss, below whose fall a fit ends, that is none.
+pub(crate) fn tolerance(value: f64) -> Result<(), ParamError> {
+    in_range("tolerance", value, "in [0, 1)", (0.0..1.0).contains(&value))
+}
+
 /// The length of one of `parts` equal parts of an axis.
 pub(crate) fn divide(what: &'static str, length: usize, parts: usize) -> Result<usize> {
     if parts > 0 && length.is_multiple_of(parts) {

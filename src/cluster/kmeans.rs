@@ -95,13 +95,7 @@ impl ParamGuard for KMeansParams {
     fn check_ref(&self) -> Result<&KMeans, ParamError> {
         check::at_least_one("max_iterations", self.0.limits.0)?;
         check::at_least_one("restarts", self.0.restarts)?;
-        let tolerance = self.0.limits.1;
-        check::in_range(
-            "tolerance",
-            tolerance,
-            "in [0, 1)",
-            (0.0..1.0).contains(&tolerance),
-        )?;
+        check::tolerance(self.0.limits.1)?;
         Ok(&self.0)
     }
 

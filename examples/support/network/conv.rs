@@ -10,7 +10,7 @@ use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, PaddingConfig2d};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor, TensorData};
-use ndarray::Array4;
+use ndarray::{Array4, ArrayView4};
 use taper::Seed;
 
 use super::mlp::{CrossEntropy, uniform};
@@ -107,15 +107,10 @@ impl ConvNet {
         let device = training_device();
         let mut inputs = links.first().map_or(0, |link| link.shape()[1]);
         let links = links.iter().map(|weight| {
-            let &[outputs, given, height, width] = weight.shape() else {
-                unreachable!("a kernel has four axes")
-            };
+            let (outputs, given, ..) = weight.dim();
             let groups = inputs / given.max(1);
             inputs = outputs;
-            let values: Vec<f32> = weight.iter().copied().collect();
-            let shape = [outputs, given, height, width];
-            let weight = Tensor::from_data(TensorData::new(values, shape), &device);
-            link(weight, [height / 2, width / 2], groups)
+            convolution(weight, groups, &device)
         });
         let links = links.collect();
         if let Some(stage) = self.stages.get_mut(stage) {
@@ -140,6 +135,23 @@ impl ConvNet {
         }
         Ok(percent_equal(&predictions, &data.labels))
     }
+}
+
+/// A convolution of stride one with this kernel, padded so that images keep their size.
+pub fn convolution(kernel: &Array4<f32>, groups: usize, device: &Device) -> Conv2d {
+    let (_, _, height, width) = kernel.dim();
+    link(
+        tensor(kernel.view(), device),
+        [height / 2, width / 2],
+        groups,
+    )
+}
+
+/// An array as a tensor.
+pub fn tensor(values: ArrayView4<'_, f32>, device: &Device) -> Tensor<4> {
+    let (a, b, c, d) = values.dim();
+    let values: Vec<f32> = values.iter().copied().collect();
+    Tensor::from_data(TensorData::new(values, [a, b, c, d]), device)
 }
 
 fn link(weight: Tensor<4>, padding: [usize; 2], groups: usize) -> Conv2d {

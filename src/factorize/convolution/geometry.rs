@@ -1,6 +1,6 @@
 //! Stride and padding.
 
-use ndarray::{ArrayView1, ArrayView4};
+use ndarray::{Array1, ArrayView1, ArrayView4};
 
 use crate::{Error, Float, ParamError, Result, check};
 
@@ -110,6 +110,15 @@ pub(super) fn check_image<F: Float>(
         Some(bias) => check::same_shape("the bias", &[out_channels], bias.shape()),
         None => Ok(()),
     }
+}
+
+/// Checks the bias that a chain is to hold.
+pub(super) fn check_bias<F: Float>(bias: Option<&Array1<F>>, out_channels: usize) -> Result<()> {
+    let Some(bias) = bias else {
+        return Ok(());
+    };
+    check::same_shape("the bias", &[out_channels], bias.shape())?;
+    check::finite("the bias", &bias.view())
 }
 
 pub(super) fn dimensions((a, b, c, d): (usize, usize, usize, usize)) -> [usize; 4] {

@@ -500,13 +500,7 @@ impl ParamGuard for CpAdmmParams {
         admm.rank.check()?;
         check::at_least_one("starts", admm.starts)?;
         check::at_least_one("inner_iterations", admm.inner)?;
-        let tolerance = admm.tolerance;
-        check::in_range(
-            "tolerance",
-            tolerance,
-            "in [0, 1)",
-            (0.0..1.0).contains(&tolerance),
-        )?;
+        check::tolerance(admm.tolerance)?;
         admm.all.check()?;
         admm.modes
             .iter()

@@ -512,12 +512,7 @@ impl ParamGuard for CpAlsParams {
         let als = &self.0;
         als.rank.check()?;
         check::at_least_one("starts", als.starts)?;
-        check::in_range(
-            "tolerance",
-            als.tolerance,
-            "in [0, 1)",
-            (0.0..1.0).contains(&als.tolerance),
-        )?;
+        check::tolerance(als.tolerance)?;
         if let Some(bound) = als.norm_bound {
             let ratio = bound.ratio;
             check::in_range(

@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use ndarray::{Array2, ArrayView2, ArrayViewD, ArrayViewMut2};
 
-use super::problem::{squared_norm, standard};
+use super::problem::{check_order, squared_norm, standard};
 use crate::kernels::{Level, hadamard};
 use crate::{Error, Float, Result, check, linalg, parallel};
 
@@ -48,13 +48,7 @@ pub fn mttkrp<F: Float>(
     mode: usize,
 ) -> Result<Array2<F>> {
     let shape = tensor.shape().to_vec();
-    if shape.len() < 2 {
-        return Err(Error::Dimensions {
-            what: "the tensor",
-            expected: "at least two axes",
-            shape,
-        });
-    }
+    check_order(&shape)?;
     if mode >= shape.len() {
         return Err(Error::ExceedsInput {
             what: "mode",
@@ -107,23 +101,23 @@ impl Walk {
     ) -> Result<()> {
         let modes = 0..self.shape.len();
         let middle = self.split(&modes);
-        let left = self.contract_tensor_left(tensor, factors, middle);
-        self.descend(left, 0..middle, factors, update)?;
-        let right = self.contract_tensor_right(tensor, factors, middle);
-        self.descend(right, middle..modes.end, factors, update)
+        for kept in [0..middle, middle..modes.end] {
+            let node = self.contract_tensor(tensor, factors, kept.clone());
+            self.descend(node, kept, factors, update)?;
+        }
+        Ok(())
     }
 
     /// M of one mode.
     fn single<F: Float>(&self, tensor: &[F], factors: &[Vec<F>], mode: usize) -> Vec<F> {
         let mut modes = 0..self.shape.len();
         let middle = self.split(&modes);
-        let mut node = if mode < middle {
+        if mode < middle {
             modes.end = middle;
-            self.contract_tensor_left(tensor, factors, middle)
         } else {
             modes.start = middle;
-            self.contract_tensor_right(tensor, factors, middle)
-        };
+        }
+        let mut node = self.contract_tensor(tensor, factors, modes.clone());
         while modes.len() > 1 {
             let middle = self.split(&modes);
             if mode < middle {
@@ -168,57 +162,35 @@ impl Walk {
         self.shape[modes.clone()].iter().product()
     }
 
-    /// (modes before `middle`, terms): the tensor against the factors from `middle` on.
-    fn contract_tensor_left<F: Float>(
+    /// (modes `kept`, terms), which are the first or the last ones: the tensor against the factors of all others.
+    fn contract_tensor<F: Float>(
         &self,
         tensor: &[F],
         factors: &[Vec<F>],
-        middle: usize,
+        kept: Range<usize>,
     ) -> Vec<F> {
-        let (rows, columns) = self.matrix(middle);
-        let matrix = view(tensor, rows, columns);
+        let all = self.shape.len();
+        let (matrix, others) = if kept.start == 0 {
+            (self.matrix(tensor, kept.end), kept.end..all)
+        } else {
+            let matrix = self.matrix(tensor, kept.start);
+            (matrix.reversed_axes(), 0..kept.start)
+        };
+        let rows = matrix.nrows();
         let mut out = vec![F::zero(); rows * self.terms];
-        self.khatri_rao_blocks(factors, middle..self.shape.len(), |block, at| {
+        self.khatri_rao_blocks(factors, others, |block, at| {
             let columns = matrix.slice(ndarray::s![.., at.clone()]);
             let block = view(block, at.len(), self.terms);
-            linalg::product_add(
-                F::one(),
-                columns,
-                block,
-                view_mut(&mut out, rows, self.terms),
-            );
+            let out = view_mut(&mut out, rows, self.terms);
+            linalg::product_add(F::one(), columns, block, out);
         });
         out
     }
 
-    /// (modes from `middle` on, terms): the tensor against the factors before `middle`.
-    fn contract_tensor_right<F: Float>(
-        &self,
-        tensor: &[F],
-        factors: &[Vec<F>],
-        middle: usize,
-    ) -> Vec<F> {
-        let (rows, columns) = self.matrix(middle);
-        let matrix = view(tensor, rows, columns);
-        let mut out = vec![F::zero(); columns * self.terms];
-        self.khatri_rao_blocks(factors, 0..middle, |block, at| {
-            let rows = matrix.slice(ndarray::s![at.clone(), ..]);
-            let block = view(block, at.len(), self.terms);
-            linalg::product_add(
-                F::one(),
-                rows.t(),
-                block,
-                view_mut(&mut out, columns, self.terms),
-            );
-        });
-        out
-    }
-
-    fn matrix(&self, middle: usize) -> (usize, usize) {
-        (
-            self.length(&(0..middle)),
-            self.length(&(middle..self.shape.len())),
-        )
+    /// The tensor as a matrix whose rows are the modes before `middle`.
+    fn matrix<'a, F>(&self, tensor: &'a [F], middle: usize) -> ArrayView2<'a, F> {
+        let rows = self.length(&(0..middle));
+        view(tensor, rows, tensor.len() / rows)
     }
 
     /// The node of the modes before `middle`, from that of all `modes`.
@@ -324,7 +296,7 @@ impl Walk {
         weights: &[f64],
     ) -> f64 {
         let middle = self.split(&(0..self.shape.len()));
-        let (_, columns) = self.matrix(middle);
+        let columns = self.length(&(middle..self.shape.len()));
         let (left, right) = self.halves(factors, weights, middle);
         let rows = (BLOCK / columns).max(1);
         let count = (left.len() / self.terms).div_ceil(rows);
@@ -341,7 +313,7 @@ impl Walk {
     pub(super) fn rebuild<F: Float>(&self, factors: &[Vec<F>], weights: &[f64]) -> Vec<F> {
         let middle = self.split(&(0..self.shape.len()));
         let (left, right) = self.halves(factors, weights, middle);
-        self.rebuild_rows(&left, &right, self.matrix(middle).1)
+        self.rebuild_rows(&left, &right, right.len() / self.terms)
     }
 
     fn halves<F: Float>(

@@ -24,13 +24,7 @@ impl<F: Float> Problem<F> {
     /// [`Error::Dimensions`], [`Error::EmptyAxis`], [`Error::NonFinite`].
     pub(super) fn new(tensor: &ArrayViewD<'_, F>) -> Result<Self> {
         let shape = tensor.shape().to_vec();
-        if shape.len() < 2 {
-            return Err(Error::Dimensions {
-                what: "the tensor",
-                expected: "at least two axes",
-                shape,
-            });
-        }
+        check_order(&shape)?;
         check::finite("the tensor", tensor)?;
         let mut values = standard(tensor).into_owned();
         let largest = values
@@ -65,6 +59,18 @@ impl<F: Float> Problem<F> {
     pub(super) fn largest_rank(&self) -> usize {
         largest_rank(&self.shape)
     }
+}
+
+/// Errs below two axes.
+pub(super) fn check_order(shape: &[usize]) -> Result<()> {
+    if shape.len() < 2 {
+        return Err(Error::Dimensions {
+            what: "the tensor",
+            expected: "at least two axes",
+            shape: shape.to_vec(),
+        });
+    }
+    Ok(())
 }
 
 /// The product of all axes but the longest: each fibre along the longest axis is a term of its own.

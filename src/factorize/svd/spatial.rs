@@ -1,8 +1,9 @@
 //! A convolution as a column convolution and a row convolution.
 
-use ndarray::{Array4, ArrayView4, ArrayViewMutD};
+use ndarray::{Array4, ArrayView1, ArrayView4, ArrayViewMutD};
 
 use super::{LowRankMatrix, TruncatedSvd};
+use crate::factorize::convolution::{Geometry, conv2d};
 use crate::{Compressed, Error, Factorizer, Float, Part, Result, StorageBits, check};
 
 /// A kernel (out, in, h, w) as a convolution by (r, in, h, 1) that is followed by one by (out, r, 1, w).
@@ -13,8 +14,9 @@ use crate::{Compressed, Error, Factorizer, Float, Part, Result, StorageBits, che
 /// the kernels is the smallest that this rank allows.
 ///
 /// In a framework, the first convolution has the vertical stride and padding of the original and no bias,
-/// the second the horizontal ones and the original's bias; dilations go the same ways. Each output position then
-/// costs r (in · h + out · w) multiply-adds in place of out · in · h · w (at stride one).
+/// the second the horizontal ones ([`Geometry::separate`] gives both) and the original's bias; dilations go the same
+/// ways. Each output position then costs r (in · h + out · w) multiply-adds in place of out · in · h · w (at
+/// stride one). [`apply`](Self::apply) runs the two.
 ///
 /// ```
 /// use taper::factorize::Rank;
@@ -104,6 +106,23 @@ impl<F: Float> SpatialConv2d<F> {
         Array4::from_shape_fn((out, self.rank(), 1, width), |(o, r, _, w)| {
             right[[r, o * width + w]]
         })
+    }
+
+    /// The convolution of images (batch, in, height, width), by the one kernel and then by the other; `bias`
+    /// has one value for each of the out channels.
+    ///
+    /// # Errors
+    ///
+    /// As [`conv2d`].
+    pub fn apply(
+        &self,
+        x: ArrayView4<'_, F>,
+        bias: Option<ArrayView1<'_, F>>,
+        geometry: Geometry,
+    ) -> Result<Array4<F>> {
+        let [down, across] = geometry.separate();
+        let between = conv2d(x, self.vertical().view(), None, down)?;
+        conv2d(between.view(), self.horizontal().view(), bias, across)
     }
 }
 

@@ -5,6 +5,7 @@ use ndarray_rand::rand::Rng;
 
 use super::*;
 use crate::factorize::Rank;
+use crate::factorize::convolution::{Geometry, conv2d};
 use crate::{
     Compressed, Error, Factorizer, Float, InputMoments, LinearOp, ParamGuard, Precision, Seed,
 };
@@ -471,6 +472,23 @@ fn a_separable_convolution_is_the_convolution_with_what_it_rebuilds() {
         );
         let difference = chained - convolve(&x, &rebuilt);
         assert!(difference.iter().all(|d| d.abs() < 1e-12));
+        let images = x.view().insert_axis(Axis(0));
+        let bias = Array1::linspace(-1.0, 1.0, 6);
+        let geometry = Geometry {
+            stride: [2, 1],
+            padding: [1, 2],
+        };
+        let expected = conv2d(images, rebuilt.view(), Some(bias.view()), geometry).unwrap();
+        let y = separable
+            .apply(images, Some(bias.view()), geometry)
+            .unwrap();
+        assert_eq!(y.shape(), expected.shape());
+        assert!((y - expected).iter().all(|d| d.abs() < 1e-12));
+        assert!(
+            separable
+                .apply(images.slice(s![.., ..4, .., ..]), None, geometry)
+                .is_err()
+        );
         let bytes: usize = separable.parts().iter().map(|part| part.bytes.len()).sum();
         assert_eq!(separable.storage().bytes(), bytes as u64);
         let again = SpatialConv2d::from_parts([6, 5, 3, 2], separable.matrix().clone());
