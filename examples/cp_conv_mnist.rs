@@ -47,14 +47,14 @@ struct Args {
     ratios: Vec<f64>,
 
     /// Passes over the training images with the chains in place.
-    #[arg(long, default_value_t = 2, value_name = "N")]
+    #[arg(long, default_value_t = 1, value_name = "N")]
     tuning_epochs: usize,
 
     /// The highest learning rate with the chains in place.
     #[arg(long, default_value_t = 1e-3, value_name = "X")]
     tuning_rate: f64,
 
-    /// Images that are trained on; 12,000 unless set, with `--full` 50,000.
+    /// Images that are trained on; 6,000 unless set, with `--full` 50,000.
     #[arg(long, value_name = "N")]
     images: Option<usize>,
 
@@ -73,7 +73,7 @@ struct Args {
 
 impl Args {
     fn epochs(&self) -> usize {
-        self.common.epochs_or(if self.full { 8 } else { 4 }, 1)
+        self.common.epochs_or(if self.full { 8 } else { 5 }, 1)
     }
 
     fn ratios(&self) -> &[f64] {
@@ -281,7 +281,7 @@ fn main() -> anyhow::Result<()> {
     let images = match args.images {
         Some(images) => images,
         None if args.full => data.train.len(),
-        None => 12_000,
+        None => 6_000,
     };
     data.train = data.train.first(images);
     if args.common.quick {
