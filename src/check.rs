@@ -157,4 +157,18 @@ mod tests {
         };
         assert_eq!(nearest, [12]);
     }
+
+    #[test]
+    fn tolerances_are_fractions() {
+        assert!([0.0, 1e-300, 0.999].iter().all(|&t| tolerance(t).is_ok()));
+        for outside in [1.0, -1e-300, f64::NAN, f64::INFINITY] {
+            assert!(matches!(
+                tolerance(outside),
+                Err(ParamError::OutOfRange {
+                    name: "tolerance",
+                    ..
+                })
+            ));
+        }
+    }
 }

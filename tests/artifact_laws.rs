@@ -6,7 +6,8 @@
 use proptest::prelude::*;
 use taper::ndarray::{Array1, Array2, Array3, ArrayD, ArrayView2, Ix2};
 use taper::quantize::product::{
-    Codebook, PqMatrix, ProductQuantizer, ResidualPqMatrix, ResidualQuantizer, SplitAxis,
+    Codebook, OptimizedPqMatrix, OptimizedProductQuantizer, PqMatrix, ProductQuantizer,
+    ResidualPqMatrix, ResidualQuantizer, RotationStart, SplitAxis,
 };
 use taper::{Compressed, DType, LinearOp, Part, Precision, Quantizer, Result};
 
@@ -201,6 +202,51 @@ proptest! {
             },
         };
         // Fitting again what was fitted may find other, better or worse, stages: no law says which.
+        laws.hold_for_one_fit(w.view());
+    }
+
+    #[test]
+    fn rotated_product_quantized_matrices_keep_the_laws(
+        groups in 1_usize..5,
+        blocks in 1_usize..3,
+        points in 1_usize..30,
+        centroids in 1_usize..9,
+        split_inputs in any::<bool>(),
+        eigenvalues in any::<bool>(),
+        precision in prop_oneof![Just(Precision::F16), Just(Precision::F32), Just(Precision::F64)],
+        seed in any::<u64>(),
+    ) {
+        let length = blocks * groups * 3;
+        let (axis, w) = if split_inputs {
+            (SplitAxis::In, numbers(points, length, seed))
+        } else {
+            (SplitAxis::Out, numbers(length, points, seed))
+        };
+        let plain = ProductQuantizer::params_with_width(3).centroids(centroids).axis(axis).seed(seed);
+        let start = if eigenvalues { RotationStart::Eigenvalues } else { RotationStart::Identity };
+        let quantizer = OptimizedProductQuantizer::params(plain)
+            .block(groups * 3)
+            .start(start)
+            .iterations(3)
+            .rotation_precision(precision);
+        let artifact = quantizer.quantize(w.view()).unwrap();
+        let losses = &artifact.report().unwrap().losses;
+        prop_assert!(losses.windows(2).all(|pair| pair[1] <= pair[0]), "{losses:?}");
+        let laws = Laws {
+            compress: &|w| quantizer.quantize(w),
+            rebuild: &|matrix: &OptimizedPqMatrix<f64>, parts| {
+                let [codes, books, rotation] = parts else { panic!("codes, codebooks, rotation") };
+                let three = |part: &Part<'_>| {
+                    let shape = (part.shape[0], part.shape[1], part.shape[2]);
+                    Array3::from_shape_vec(shape, values(part)).unwrap()
+                };
+                let shape = [matrix.shape()[0], matrix.shape()[1]];
+                let (books, codes) = (three(books), codes.bytes.to_vec());
+                let codes = PqMatrix::from_parts(shape, axis, Precision::F32, books.view(), codes)?;
+                OptimizedPqMatrix::from_parts(codes, precision, three(rotation).view())
+            },
+        };
+        // Fitting again what was fitted may end at another, better or worse, rotation: no law says which.
         laws.hold_for_one_fit(w.view());
     }
 }

@@ -118,4 +118,16 @@ where
             .map_err(Error::from)?
             .cluster(points, weights, clusters, seed)
     }
+
+    fn cluster_groups(
+        &self,
+        groups: &[ArrayView2<'_, F>],
+        weights: Option<&[ArrayView1<'_, F>]>,
+        clusters: usize,
+        seed: Seed,
+    ) -> Result<Vec<Clustering<F>>> {
+        self.check_ref()
+            .map_err(Error::from)?
+            .cluster_groups(groups, weights, clusters, seed)
+    }
 }

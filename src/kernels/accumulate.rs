@@ -173,3 +173,65 @@ impl<F: Float> Work<'_, F> {
         out.squares = squares;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Seed;
+    use ndarray::{Array2, s};
+
+    /// The kernel against a loop that says what it computes, bit for bit, at every level.
+    fn every_level_equals_the_loop<F: Float>() {
+        const CLUSTERS: usize = 3;
+        for axes in (1..=18).chain([31, 32, 40]) {
+            let number = |i: usize| {
+                let bits = Seed::from(axes as u64).derive(i as u64).value();
+                F::from_f64_lossy((bits >> 11) as f64 / (1_u64 << 52) as f64 - 1.0)
+            };
+            // Rows with a gap between them, and a run that neither begins nor ends with them.
+            let all = Array2::from_shape_fn((30, axes + 2), |(i, j)| number(i * 50 + j));
+            let points = all.slice(s![.., 1..=axes]);
+            let (first, count) = (4, 21);
+            let clusters: Vec<u32> = (0..count).map(|i| (i * 7 % CLUSTERS) as u32).collect();
+            let weights: Vec<F> = (0..30).map(|i| number(5000 + i).abs()).collect();
+            let centroids: Vec<F> = (0..CLUSTERS * axes).map(|i| number(9000 + i)).collect();
+            for weights in [None, Some(weights.as_slice())] {
+                // What was there before stays in the sums.
+                let start = || {
+                    let mut sums = Sums::new(CLUSTERS, axes);
+                    sums.sums.fill(0.25);
+                    sums.mass.fill(2.0);
+                    sums
+                };
+                let mut expected = start();
+                for (i, &cluster) in clusters.iter().enumerate() {
+                    let (point, cluster) = (first + i, cluster as usize);
+                    let weight = weights.map(|weights| weights[point].as_f64());
+                    expected.mass[cluster] += weight.unwrap_or(1.0);
+                    for j in 0..axes {
+                        let x = points[[point, j]].as_f64();
+                        let d = x - centroids[cluster * axes + j].as_f64();
+                        expected.sums[cluster * axes + j] += weight.map_or(x, |w| w * x);
+                        expected.squares[j % 8] += weight.map_or(d * d, |w| w * (d * d));
+                    }
+                }
+                for level in Level::available() {
+                    let mut sums = start();
+                    accumulate(
+                        level, points, first, &clusters, weights, &centroids, &mut sums,
+                    );
+                    let context = format!("{level:?}, {axes} axes");
+                    assert_eq!(sums.sums, expected.sums, "{context}");
+                    assert_eq!(sums.mass, expected.mass, "{context}");
+                    assert_eq!(sums.squares, expected.squares, "{context}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_level_equals_the_loop_in_both_precisions() {
+        every_level_equals_the_loop::<f32>();
+        every_level_equals_the_loop::<f64>();
+    }
+}

@@ -2,14 +2,15 @@
 //!
 //! Codes come group by group. Where the split axis is the one that is summed over (in_features), each group
 //! of an input has a table of its products with the centroids, and an output is a sum of table entries:
-//! [`SumEntries`]. Where it is the other one (out_features), the inputs that share a code are summed first,
+//! [`RowEntries`], [`Entries`]. Where it is the other one (out_features), the inputs that share a code are summed first,
 //! and each sum meets its centroid once: [`SumInputs`]; or, for short sub-vectors and a single input row,
 //! the centroids themselves are summed: [`SumCentroids`].
 //!
-//! A code of 8 bits cannot leave a table of 256 entries, so that no look-up has to be checked: tables are
-//! [padded](Code::table_length) to that length.
+//! A code of 8 bits cannot leave a table of 256 entries, so that no look-up has to be checked: there is
+//! [room](Code::room) for that many behind the start of every table.
 
-use super::vectorize::{Kernel, add, add_scaled, multiply_add};
+use super::Level;
+use super::vectorize::{Kernel, add, add_scaled, multiply_add, run};
 use crate::Float;
 
 /// An unpacked code: `u8` up to 256 centroids, `u32` above.
@@ -19,14 +20,13 @@ pub(crate) trait Code: Copy + Default + Send + Sync + 'static {
     /// A table that is written to by code.
     type TableMut<'a, T: 'a>;
 
-    /// The length that a table for `centroids` entries must have.
-    fn table_length(centroids: usize) -> usize;
+    /// The length of a buffer for `tables` tables of `centroids` entries each, one after the other.
+    ///
+    /// What lies behind the last is never meant, but may be looked at.
+    fn room(tables: usize, centroids: usize) -> usize;
 
-    /// The tables that lie one after the other in `buffer`.
-    fn tables<'a, T>(
-        buffer: &'a [T],
-        centroids: usize,
-    ) -> impl Iterator<Item = Self::Table<'a, T>> + Clone;
+    /// The table with the number `index` in `buffer`, where there is one.
+    fn table<T>(buffer: &[T], centroids: usize, index: usize) -> Option<Self::Table<'_, T>>;
 
     /// The first table of `buffer`, to be written to.
     fn table_mut<T>(buffer: &mut [T]) -> Option<Self::TableMut<'_, T>>;
@@ -36,19 +36,23 @@ pub(crate) trait Code: Copy + Default + Send + Sync + 'static {
 
     /// The entry of this code, to be written to.
     fn entry_mut<'a, T: 'a>(self, table: &'a mut Self::TableMut<'_, T>) -> &'a mut T;
+
+    /// These codes as bytes, where they are.
+    fn bytes(codes: &[Self]) -> Option<&[u8]>;
 }
 
 impl Code for u8 {
     type Table<'a, T: 'a> = &'a [T; 256];
     type TableMut<'a, T: 'a> = &'a mut [T; 256];
 
-    fn table_length(_centroids: usize) -> usize {
-        256
+    /// Each table reaches into those that follow.
+    fn room(tables: usize, centroids: usize) -> usize {
+        tables.saturating_sub(1) * centroids + 256
     }
 
     #[inline(always)]
-    fn tables<T>(buffer: &[T], _centroids: usize) -> impl Iterator<Item = &[T; 256]> + Clone {
-        buffer.as_chunks().0.iter()
+    fn table<T>(buffer: &[T], centroids: usize, index: usize) -> Option<&[T; 256]> {
+        buffer.get(index * centroids..)?.first_chunk()
     }
 
     #[inline(always)]
@@ -65,19 +69,23 @@ impl Code for u8 {
     fn entry_mut<'a, T: 'a>(self, table: &'a mut &mut [T; 256]) -> &'a mut T {
         &mut table[usize::from(self)]
     }
+
+    fn bytes(codes: &[u8]) -> Option<&[u8]> {
+        Some(codes)
+    }
 }
 
 impl Code for u32 {
     type Table<'a, T: 'a> = &'a [T];
     type TableMut<'a, T: 'a> = &'a mut [T];
 
-    fn table_length(centroids: usize) -> usize {
-        centroids
+    fn room(tables: usize, centroids: usize) -> usize {
+        tables * centroids
     }
 
     #[inline(always)]
-    fn tables<T>(buffer: &[T], centroids: usize) -> impl Iterator<Item = &[T]> + Clone {
-        buffer.chunks_exact(centroids)
+    fn table<T>(buffer: &[T], centroids: usize, index: usize) -> Option<&[T]> {
+        buffer.get(index * centroids..(index + 1) * centroids)
     }
 
     #[inline(always)]
@@ -93,6 +101,10 @@ impl Code for u32 {
     #[inline(always)]
     fn entry_mut<'a, T: 'a>(self, table: &'a mut &mut [T]) -> &'a mut T {
         &mut table[self as usize]
+    }
+
+    fn bytes(_codes: &[u32]) -> Option<&[u8]> {
+        None
     }
 }
 
@@ -135,84 +147,150 @@ impl<F: Float> Kernel for RowTable<'_, F> {
     }
 }
 
-/// Adds one table entry a group to each output of one input row.
+/// Adds the table entry of its code to each output of one input row, or puts it there.
 ///
-/// `y[o] += Σ_g tables[g][codes[g][o]]`.
+/// `y[o] += table[codes[o]]`, or `y[o] = table[codes[o]]`.
 pub(crate) struct RowEntries<'a, F, C> {
-    /// A table for each group.
-    pub tables: &'a [F],
-    /// How many centroids a table is made of.
+    /// With [room](Code::room) for a table.
+    pub table: &'a [F],
+    /// How many centroids the table is made of.
     pub centroids: usize,
-    /// The codes of the first group for these outputs; those of the next group lie `stride` further on.
+    /// A code for each output.
     pub codes: &'a [C],
-    /// From the codes of one group to those of the next.
-    pub stride: usize,
     /// The outputs.
     pub y: &'a mut [F],
+    /// Whether entries are added to what `y` holds.
+    pub add: bool,
+}
+
+impl<F: Float, C: Code> RowEntries<'_, F, C> {
+    /// Does the work, by [permutations](super::permute) of registers where the level has them.
+    pub(crate) fn run_at(self, level: Level) {
+        let table = self.table.get(..self.centroids).unwrap_or(self.table);
+        match C::bytes(self.codes) {
+            Some(codes) if F::permutes(level) => F::permute(table, codes, self.y, self.add),
+            // The scalar form: of wider ones the compiler makes gathers, which are slower than loads one by one.
+            _ => run(Level::Scalar, self),
+        }
+    }
 }
 
 impl<F: Float, C: Code> Kernel for RowEntries<'_, F, C> {
     #[inline(always)]
     fn run<const FUSED: bool>(self) {
-        // As many sums at a time as keep the adders busy without leaving the registers.
-        const BLOCK: usize = 8;
-        let tables = C::tables(self.tables, self.centroids);
-        let (blocks, rest) = self.y.as_chunks_mut::<BLOCK>();
-        let done = blocks.len() * BLOCK;
-        for (b, block) in blocks.iter_mut().enumerate() {
-            let mut sum = *block;
-            let codes = self.codes.get(b * BLOCK..).unwrap_or_default();
-            for (table, codes) in tables.clone().zip(codes.chunks(self.stride)) {
-                if let Some(codes) = codes.first_chunk::<BLOCK>() {
-                    for (s, code) in sum.iter_mut().zip(codes) {
-                        *s += *code.entry(table);
-                    }
-                }
-            }
-            *block = sum;
-        }
-        for (o, sum) in rest.iter_mut().enumerate() {
-            let codes = self.codes.iter().skip(done + o).step_by(self.stride);
-            for (table, code) in tables.clone().zip(codes) {
-                *sum += *code.entry(table);
-            }
+        let Some(table) = C::table(self.table, self.centroids, 0) else {
+            return;
+        };
+        let outputs = self.y.iter_mut().zip(self.codes);
+        if self.add {
+            outputs.for_each(|(y, code)| *y += *code.entry(table));
+        } else {
+            outputs.for_each(|(y, code)| *y = *code.entry(table));
         }
     }
 }
 
-/// [`RowTable`] and [`RowEntries`] for `N` input rows side by side, one group.
+/// [`RowTable`] for `N` input rows side by side.
 ///
-/// `table[c][n] = Σ_j codebook[j][c] · x[j][n]`, then `y[o][n] += table[codes[o]][n]`.
-pub(crate) struct SumEntries<'a, F, C, const N: usize> {
+/// `table[c][n] = Σ_j codebook[j][c] · x[j][n]`.
+pub(crate) struct Table<'a, F, const N: usize> {
     /// One codebook, (width, centroids).
     pub codebook: &'a [F],
     /// One sub-vector of each input row, (width).
     pub x: &'a [[F; N]],
-    /// Room for a table.
+    /// At least as many entries as there are centroids.
     pub table: &'a mut [[F; N]],
-    /// A code for each output.
-    pub codes: &'a [C],
-    /// The outputs.
-    pub y: &'a mut [[F; N]],
 }
 
-impl<F: Float, C: Code, const N: usize> Kernel for SumEntries<'_, F, C, N> {
+impl<F: Float, const N: usize> Kernel for Table<'_, F, N> {
     #[inline(always)]
     fn run<const FUSED: bool>(self) {
+        // Sums that run side by side, for each waits for the one before it.
+        const BLOCK: usize = 4;
         let centroids = self.codebook.len() / self.x.len().max(1);
-        for (c, entry) in self.table.iter_mut().take(centroids).enumerate() {
+        let table = self.table.get_mut(..centroids).unwrap_or_default();
+        let (blocks, rest) = table.as_chunks_mut::<BLOCK>();
+        let done = blocks.len() * BLOCK;
+        for (b, block) in blocks.iter_mut().enumerate() {
+            let mut sums = [[F::zero(); N]; BLOCK];
+            for (row, x) in self.codebook.chunks_exact(centroids).zip(self.x) {
+                if let Some(values) = row.get(b * BLOCK..).and_then(|r| r.first_chunk::<BLOCK>()) {
+                    for (sum, &value) in sums.iter_mut().zip(values) {
+                        add_scaled::<F, N, FUSED>(sum, value, x);
+                    }
+                }
+            }
+            *block = sums;
+        }
+        for (c, entry) in rest.iter_mut().enumerate() {
             let mut sum = [F::zero(); N];
-            let column = self.codebook.iter().skip(c).step_by(centroids);
+            let column = self.codebook.iter().skip(done + c).step_by(centroids);
             for (x, &value) in self.x.iter().zip(column) {
                 add_scaled::<F, N, FUSED>(&mut sum, value, x);
             }
             *entry = sum;
         }
-        let Some(table) = C::tables(self.table, centroids).next() else {
-            return;
+    }
+}
+
+/// [`RowEntries`] for `N` input rows side by side and several groups.
+///
+/// `y[o][n] += Σ_g tables[g][codes[g][o]][n]`.
+pub(crate) struct Entries<'a, F, C, const N: usize> {
+    /// Tables one after the other, with [room](Code::room) for `groups` of them.
+    pub tables: &'a [[F; N]],
+    /// How many centroids a table is made of.
+    pub centroids: usize,
+    /// How many groups.
+    pub groups: usize,
+    /// The codes of the first group; those of the next group lie as many further on as there are outputs.
+    pub codes: &'a [C],
+    /// The outputs.
+    pub y: &'a mut [[F; N]],
+}
+
+impl<F: Float, C: Code, const N: usize> Kernel for Entries<'_, F, C, N> {
+    #[inline(always)]
+    fn run<const FUSED: bool>(self) {
+        // Four groups at a time, so that sums are written once for all of them.
+        let table = |group| C::table(self.tables, self.centroids, group);
+        let outputs = self.y.len().max(1);
+        let codes = |group| {
+            let codes: Option<&[C]> = self.codes.get(group * outputs..(group + 1) * outputs);
+            codes.unwrap_or_default()
         };
-        for (y, code) in self.y.iter_mut().zip(self.codes) {
-            add(y, code.entry(table));
+        let mut group = 0;
+        while group + 4 <= self.groups {
+            let (Some(t0), Some(t1), Some(t2), Some(t3)) = (
+                table(group),
+                table(group + 1),
+                table(group + 2),
+                table(group + 3),
+            ) else {
+                return;
+            };
+            let codes = codes(group)
+                .iter()
+                .zip(codes(group + 1))
+                .zip(codes(group + 2))
+                .zip(codes(group + 3));
+            for (y, (((c0, c1), c2), c3)) in self.y.iter_mut().zip(codes) {
+                let mut sum = *y;
+                add(&mut sum, c0.entry(t0));
+                add(&mut sum, c1.entry(t1));
+                add(&mut sum, c2.entry(t2));
+                add(&mut sum, c3.entry(t3));
+                *y = sum;
+            }
+            group += 4;
+        }
+        while group < self.groups {
+            if let Some(table) = table(group) {
+                for (y, code) in self.y.iter_mut().zip(codes(group)) {
+                    add(y, code.entry(table));
+                }
+            }
+            group += 1;
         }
     }
 }
@@ -221,7 +299,7 @@ impl<F: Float, C: Code, const N: usize> Kernel for SumEntries<'_, F, C, N> {
 ///
 /// `y[j] += Σ_i x[i] · codebook[codes[i]][j]`.
 pub(crate) struct SumCentroids<'a, F, C, const D: usize> {
-    /// One codebook, padded to the length of a table.
+    /// One codebook, with [room](Code::room) for a table.
     pub codebook: &'a [[F; D]],
     /// How many centroids the codebook has.
     pub centroids: usize,
@@ -238,7 +316,7 @@ impl<F: Float, C: Code, const D: usize> Kernel for SumCentroids<'_, F, C, D> {
     fn run<const FUSED: bool>(self) {
         // An addition waits for the one before it: several sums run side by side.
         const SUMS: usize = 8;
-        let Some(table) = C::tables(self.codebook, self.centroids).next() else {
+        let Some(table) = C::table(self.codebook, self.centroids, 0) else {
             return;
         };
         let mut sums = [[F::zero(); D]; SUMS];

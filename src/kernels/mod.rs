@@ -16,6 +16,7 @@ pub(crate) mod lookup;
 #[cfg(feature = "model")]
 pub(crate) mod map;
 pub(crate) mod masked_sum;
+mod permute;
 mod softmax;
 mod sparse;
 pub(crate) mod unpack;
@@ -106,6 +107,7 @@ pub trait KernelFloat:
     + Sync
     + distance::DistanceKernels
     + SparseKernels
+    + permute::PermuteKernels
     + masked_sum::MaskedSum<Sum = Self>
 {
 }

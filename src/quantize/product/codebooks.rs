@@ -147,10 +147,16 @@ impl<F: Float> ProductCodebooks<F> {
     /// The values of a codebook in the order in memory: (d, k) for [`SplitAxis::In`], (k, d) for the other.
     pub(super) fn slice(&self, group: usize) -> &[F] {
         let length = self.centroids() * self.group_width();
+        self.slice_from(group).get(..length).unwrap_or_default()
+    }
+
+    /// The values of the codebook of `group` and of all that follow, in the order in memory.
+    pub(super) fn slice_from(&self, group: usize) -> &[F] {
+        let length = self.centroids() * self.group_width();
         let book = group.min(self.values.len_of(Axis(0)) - 1);
         self.values
             .as_slice_memory_order()
-            .and_then(|values| values.get(book * length..(book + 1) * length))
+            .and_then(|values| values.get(book * length..))
             .unwrap_or_default()
     }
 

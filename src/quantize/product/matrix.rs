@@ -1,7 +1,6 @@
 //! The artifact: codes and codebooks.
 
 use std::borrow::Cow;
-use std::ops::Range;
 
 use ndarray::{Array2, ArrayView2, ArrayView3, ArrayViewMutD, Axis, Ix2};
 
@@ -9,7 +8,6 @@ use super::{ProductCodebooks, SplitAxis};
 use crate::packing::PackedCodes;
 use crate::{
     Compressed, Error, FitReport, Float, Part, Precision, Result, Role, StorageBits, check,
-    parallel,
 };
 
 /// A weight matrix (out_features, in_features) of which each sub-vector is a code into a codebook.
@@ -148,52 +146,6 @@ impl<F: Float> PqMatrix<F> {
     pub(super) fn points(&self) -> usize {
         self.codebooks.axis().points_and_length(self.shape).0
     }
-
-    /// How many rows of W decompress together.
-    pub(super) fn row_step(&self) -> usize {
-        match self.codebooks.axis() {
-            SplitAxis::In => 1,
-            SplitAxis::Out => self.codebooks.group_width(),
-        }
-    }
-
-    /// Writes rows of W, in row-major order, to `out`; `rows` begins and ends at multiples of [`row_step`](Self::row_step).
-    pub(super) fn decompress_rows(&self, rows: Range<usize>, out: &mut [F]) {
-        let books = &self.codebooks;
-        let (width, k, points) = (books.group_width(), books.centroids(), self.points());
-        match books.axis() {
-            SplitAxis::In => {
-                let mut codes = vec![0; rows.len()];
-                for group in 0..books.groups() {
-                    self.codes
-                        .unpack_into(group * points + rows.start, &mut codes);
-                    let book = books.slice(group);
-                    for (row, &code) in out.chunks_exact_mut(self.shape[1]).zip(&codes) {
-                        let column = book.iter().skip(code as usize).step_by(k);
-                        let part = row.iter_mut().skip(group * width).take(width);
-                        part.zip(column).for_each(|(w, &value)| *w = value);
-                    }
-                }
-            }
-            SplitAxis::Out => {
-                let mut codes = vec![0; points];
-                let first = rows.start / width;
-                for (i, part) in out.chunks_exact_mut(width * points).enumerate() {
-                    let group = first + i;
-                    self.codes.unpack_into(group * points, &mut codes);
-                    let book = books.slice(group);
-                    for (j, row) in part.chunks_exact_mut(points).enumerate() {
-                        for (w, &code) in row.iter_mut().zip(&codes) {
-                            *w = book
-                                .get(code as usize * width + j)
-                                .copied()
-                                .unwrap_or_default();
-                        }
-                    }
-                }
-            }
-        }
-    }
 }
 
 impl<F: Float> Compressed<F> for PqMatrix<F> {
@@ -237,20 +189,12 @@ impl<F: Float> Compressed<F> for PqMatrix<F> {
         let Ok(mut out) = out.into_dimensionality::<Ix2>() else {
             return Ok(());
         };
-        // Rows enough for a piece of work to be worth a thread's while.
-        let rows = (1 << 14) / self.shape[1].max(1);
-        let rows = rows.max(1).next_multiple_of(self.row_step());
-        let fill = |values: &mut [F]| {
-            parallel::for_each_chunk_mut(values, rows * self.shape[1], |i, part| {
-                let end = i * rows + part.len() / self.shape[1];
-                self.decompress_rows(i * rows..end, part);
-            });
-        };
+        let all = 0..self.shape[0];
         match out.as_slice_mut() {
-            Some(values) => fill(values),
+            Some(values) => self.decompress_rows(all, values),
             None => {
                 let mut dense = vec![F::zero(); self.shape[0] * self.shape[1]];
-                fill(&mut dense);
+                self.decompress_rows(all, &mut dense);
                 out.iter_mut().zip(dense).for_each(|(w, value)| *w = value);
             }
         }

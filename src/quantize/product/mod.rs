@@ -7,7 +7,8 @@
 //! networks using vector quantization", 2014, arXiv:1412.6115).
 //!
 //! [`ProductQuantizer`] trains and encodes, [`ProductCodebooks`] is what training results in, and [`PqMatrix`] is the
-//! artifact. [`ResidualQuantizer`] puts several in sequence. `trainable` has the gradient of the codebooks.
+//! artifact. [`ResidualQuantizer`] puts several in sequence; [`OptimizedProductQuantizer`] rotates the vectors first, by a
+//! matrix that it learns. `trainable` has the gradient of the codebooks.
 //!
 //! # The two axes
 //!
@@ -32,17 +33,31 @@
 
 mod apply;
 mod codebooks;
+mod decompress;
+#[cfg(feature = "linfa")]
+mod linfa;
+mod look_up;
 mod matrix;
+mod optimized;
+#[cfg(test)]
+mod optimized_tests;
 mod params;
 mod residual;
+mod rotation;
 #[cfg(test)]
 mod tests;
 mod trainable;
 
-use ndarray::ArrayView2;
+use ndarray::{Array2, ArrayView2, Ix2};
 
+use crate::{Compressed, Error, Float, Result};
+
+pub use apply::ProductMethod;
 pub use codebooks::ProductCodebooks;
 pub use matrix::PqMatrix;
+pub use optimized::{
+    OptimizedPqMatrix, OptimizedProductQuantizer, OptimizedProductQuantizerParams, RotationStart,
+};
 pub use params::{ProductQuantizer, ProductQuantizerParams};
 pub use residual::{ResidualPqMatrix, ResidualQuantizer, ResidualQuantizerParams};
 
@@ -87,4 +102,17 @@ pub enum Codebook {
     PerGroup,
     /// All groups share one of k·d values, which leaves room for more centroids at the same size.
     Shared,
+}
+
+/// W, decompressed.
+fn two_axes<F: Float>(matrix: &PqMatrix<F>) -> Result<Array2<F>> {
+    let dense = matrix.decompress()?;
+    let shape = dense.shape().to_vec();
+    dense
+        .into_dimensionality::<Ix2>()
+        .map_err(|_| Error::Dimensions {
+            what: "a decompressed matrix",
+            expected: "two axes",
+            shape,
+        })
 }

@@ -202,10 +202,10 @@ impl<C> ParamGuard for ProductQuantizerParams<C> {
 }
 
 /// Codebooks, the codes of what they were trained on (group after group), and how the training went.
-struct Fit<F> {
-    codebooks: ProductCodebooks<F>,
-    codes: Vec<u32>,
-    report: FitReport,
+pub(super) struct Fit<F> {
+    pub(super) codebooks: ProductCodebooks<F>,
+    pub(super) codes: Vec<u32>,
+    pub(super) report: FitReport,
 }
 
 impl<C> ProductQuantizer<C> {
@@ -220,20 +220,34 @@ impl<C> ProductQuantizer<C> {
     where
         C: Clusterer<F>,
     {
-        Ok(self.fit(weights)?.codebooks)
+        Ok(self.fit_codes(weights)?.codebooks)
     }
 
-    fn fit<F: Float>(&self, weights: ArrayView2<'_, F>) -> Result<Fit<F>>
+    pub(super) fn axis(&self) -> SplitAxis {
+        self.axis
+    }
+
+    pub(super) fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// The width of the groups that an axis of this length is split into.
+    pub(super) fn width(&self, length: usize) -> Result<usize> {
+        match self.split {
+            Split::Groups(groups) => check::divide("groups", length, groups),
+            Split::Width(width) => check::divide("values of a group", length, width).map(|_| width),
+        }
+    }
+
+    pub(super) fn fit_codes<F: Float>(&self, weights: ArrayView2<'_, F>) -> Result<Fit<F>>
     where
         C: Clusterer<F>,
     {
         check::finite("weights", &weights)?;
         let vectors = self.axis.vectors(weights);
         let (points, length) = vectors.dim();
-        let (groups, width) = match self.split {
-            Split::Groups(groups) => (groups, check::divide("groups", length, groups)?),
-            Split::Width(width) => (check::divide("values of a group", length, width)?, width),
-        };
+        let width = self.width(length)?;
+        let groups = length / width;
         let (clusterings, codes) = match self.codebook {
             Codebook::PerGroup => {
                 let parts: Vec<_> = (0..groups)
@@ -303,7 +317,7 @@ impl<F: Float, C: Clusterer<F>> Quantizer<F> for ProductQuantizer<C> {
         inputs: Option<&InputMoments>,
     ) -> Result<PqMatrix<F>> {
         moments::unused("ProductQuantizer", inputs)?;
-        let fit = self.fit(weights)?;
+        let fit = self.fit_codes(weights)?;
         let rounded = u64::from(F::BITS) > self.precision.bits();
         let matrix = if rounded {
             fit.codebooks.encode(weights)?

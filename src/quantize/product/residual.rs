@@ -1,10 +1,10 @@
 //! Several product quantizers in sequence, each on what the ones before it left.
 
 use ndarray::{
-    Array1, Array2, ArrayView1, ArrayView2, ArrayViewD, ArrayViewMut2, ArrayViewMutD, Axis, Ix2,
+    Array1, Array2, ArrayView1, ArrayView2, ArrayViewD, ArrayViewMut2, ArrayViewMutD, Axis,
 };
 
-use super::{PqMatrix, ProductQuantizerParams};
+use super::{PqMatrix, ProductQuantizerParams, two_axes};
 use crate::artifact::check_apply;
 use crate::cluster::{Clusterer, KMeansParams};
 use crate::trainable::check_parameters;
@@ -211,16 +211,4 @@ impl<F: Float> LinearOp<F> for ResidualPqMatrix<F> {
         }
         Ok(())
     }
-}
-
-fn two_axes<F: Float>(matrix: &PqMatrix<F>) -> Result<Array2<F>> {
-    let dense = matrix.decompress()?;
-    let shape = dense.shape().to_vec();
-    dense
-        .into_dimensionality::<Ix2>()
-        .map_err(|_| Error::Dimensions {
-            what: "a decompressed matrix",
-            expected: "two axes",
-            shape,
-        })
 }

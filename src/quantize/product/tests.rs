@@ -1,24 +1,23 @@
 use ndarray::{Array2, ArrayView2, Axis, s};
 use proptest::prelude::*;
 
-use super::apply::Method;
 use super::*;
 use crate::kernels::Level;
 use crate::{Compressed, Error, LinearOp, Precision, Quantizer, Seed};
 
 /// Numbers that look random, the same ones every time.
-fn numbers(rows: usize, columns: usize, seed: u64) -> Array2<f64> {
+pub(super) fn numbers(rows: usize, columns: usize, seed: u64) -> Array2<f64> {
     Array2::from_shape_fn((rows, columns), |(i, j)| {
         let bits = Seed::from(seed).derive((i * columns + j) as u64).value();
         (bits >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
     })
 }
 
-fn squared_error(a: ArrayView2<'_, f64>, b: ArrayView2<'_, f64>) -> f64 {
+pub(super) fn squared_error(a: ArrayView2<'_, f64>, b: ArrayView2<'_, f64>) -> f64 {
     a.iter().zip(&b).map(|(a, b)| (a - b) * (a - b)).sum()
 }
 
-fn dense(matrix: &PqMatrix<f64>) -> Array2<f64> {
+pub(super) fn dense(matrix: &PqMatrix<f64>) -> Array2<f64> {
     matrix.decompress().unwrap().into_dimensionality().unwrap()
 }
 
@@ -51,7 +50,7 @@ fn every_method_is_the_product_with_the_decompressed_matrix() {
                 let rebuilt = dense(&matrix);
                 for batch in [0, 1, 2, 8, 9, 40] {
                     let x = numbers(batch, w.ncols(), 3);
-                    for method in [Method::LookUp, Method::Decompress] {
+                    for method in [ProductMethod::LookUp, ProductMethod::Decompress] {
                         for level in Level::available() {
                             let mut y = Array2::from_elem((batch, w.nrows()), f64::NAN);
                             matrix.product(x.view(), y.view_mut(), level, method);
@@ -364,7 +363,7 @@ fn what_does_not_fit_is_refused() {
         .centroids(5)
         .quantize(w.view())
         .unwrap();
-    let shape = |result: crate::Result<_>| matches!(result, Err(Error::ShapeMismatch { .. }));
+    let shape = |result: Result<_>| matches!(result, Err(Error::ShapeMismatch { .. }));
     assert!(shape(matrix.apply(w.t()).map(drop)));
     assert!(shape(matrix.encode(w.t()).map(drop)));
     assert!(shape(matrix.codebooks().encode(w.t()).map(drop)));
@@ -384,6 +383,91 @@ fn what_does_not_fit_is_refused() {
     assert!(matrix.codebooks().encode(w.slice(s![.., ..3])).is_ok());
 }
 
+/// A matrix of random codes; training one of this size would take its time.
+fn random_matrix<F: Float>(
+    shape: [usize; 2],
+    axis: SplitAxis,
+    width: usize,
+    k: usize,
+) -> PqMatrix<F> {
+    let (points, length) = axis.points_and_length(shape);
+    let groups = length / width;
+    let books = numbers(groups * k, width, 71).mapv(F::from_f64_lossy);
+    let books = books.into_shape_with_order((groups, k, width)).unwrap();
+    let codebooks =
+        ProductCodebooks::from_parts(groups, axis, Precision::F32, books.view()).unwrap();
+    let codes =
+        (0..groups * points).map(|i| (Seed::from(73).derive(i as u64).value() % k as u64) as u32);
+    PqMatrix::from_codes(codebooks, shape, &codes.collect::<Vec<_>>()).unwrap()
+}
+
+#[test]
+fn decompressing_is_decoding_the_codes() {
+    fn hold<F: Float>() {
+        // Several pieces, tiles that are not full, codes of half a byte, of a byte and of more.
+        for (shape, width, k) in [
+            ([300, 120], 4, 16),
+            ([517, 96], 8, 256),
+            ([70, 66], 22, 21),
+            ([280, 40], 1, 300),
+        ] {
+            for axis in [SplitAxis::In, SplitAxis::Out] {
+                let [points, length] = shape;
+                let shape = if axis == SplitAxis::In {
+                    shape
+                } else {
+                    [length, points]
+                };
+                let matrix = random_matrix::<F>(shape, axis, width, k);
+                let decoded = matrix.codebooks().decode(matrix.codes().view()).unwrap();
+                assert_eq!(
+                    matrix.decompress().unwrap(),
+                    decoded.clone().into_dyn(),
+                    "{shape:?} {axis:?}"
+                );
+                let mut columns = Array2::from_elem((shape[1], shape[0]), F::zero());
+                matrix
+                    .decompress_into(columns.view_mut().reversed_axes().into_dyn())
+                    .unwrap();
+                assert_eq!(columns.reversed_axes(), decoded);
+            }
+        }
+    }
+    hold::<f32>();
+    hold::<f64>();
+}
+
+#[test]
+fn work_that_is_shared_out_is_the_product_too() {
+    for axis in [SplitAxis::In, SplitAxis::Out] {
+        let matrix = random_matrix::<f64>([512, 512], axis, 2, 50);
+        let rebuilt = dense(&matrix);
+        for batch in [1, 4, 20] {
+            let x = numbers(batch, 512, 79);
+            for method in [ProductMethod::LookUp, ProductMethod::Decompress] {
+                let mut y = Array2::zeros((batch, 512));
+                matrix.apply_by(method, x.view(), y.view_mut()).unwrap();
+                assert_is_product(&y, &x, &rebuilt, &format!("{axis:?} {batch} {method:?}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn long_sub_vectors_are_looked_up_and_short_ones_of_large_batches_decompressed() {
+    for axis in [SplitAxis::In, SplitAxis::Out] {
+        let long = random_matrix::<f32>([64, 64], axis, 8, 16);
+        assert!(
+            [1, 16, 1000]
+                .iter()
+                .all(|&batch| long.method(batch) == ProductMethod::LookUp)
+        );
+        let short = random_matrix::<f32>([64, 64], axis, 1, 16);
+        assert_eq!(short.method(1), ProductMethod::LookUp);
+        assert_eq!(short.method(1000), ProductMethod::Decompress);
+    }
+}
+
 #[cfg(feature = "rayon")]
 #[test]
 fn any_number_of_threads_gives_the_same() {
@@ -401,7 +485,20 @@ fn any_number_of_threads_gives_the_same() {
                 .quantize(w.view())
                 .unwrap();
             let rows = [1, 5, 70].map(|batch| matrix.apply(x.slice(s![..batch, ..])).unwrap());
-            (dense(&matrix), matrix, rows)
+            // Enough codes that the work is shared out.
+            let large = random_matrix::<f32>([512, 512], axis, 2, 16);
+            let x = x.mapv(|x| x as f32);
+            let x = ndarray::concatenate![Axis(1), x, x];
+            let large = [1, 5, 20, 70].map(|batch| {
+                [ProductMethod::LookUp, ProductMethod::Decompress].map(|method| {
+                    let mut y = Array2::zeros((batch, 512));
+                    large
+                        .apply_by(method, x.slice(s![..batch, ..]), y.view_mut())
+                        .unwrap();
+                    y
+                })
+            });
+            (dense(&matrix), matrix, rows, large)
         })
     };
     for axis in [SplitAxis::In, SplitAxis::Out] {

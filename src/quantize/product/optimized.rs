@@ -1,0 +1,397 @@
+//! Optimized product quantization: a rotation learned together with the codes.
+
+use ndarray::{Array2, ArrayView1, ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMutD, Ix2};
+
+use super::rotation::Rotation;
+use super::{PqMatrix, ProductCodebooks, ProductQuantizerParams, SplitAxis};
+use crate::artifact::check_apply;
+use crate::cluster::{Clusterer, Clustering, KMeans, KMeansParams, Seeding};
+use crate::{
+    Compressed, Error, FitReport, Float, InputMoments, LinearOp, ParamError, ParamGuard, Part,
+    Precision, Quantizer, Result, Role, Seed, StorageBits, check, moments, parallel,
+};
+
+/// Optimized product quantization with checked parameters.
+///
+/// The sub-vectors of product quantization are cut from vectors v (the rows of W, or its columns) as they are; an
+/// orthogonal matrix R that turns them first can make the parts more alike in variance and less dependent on each
+/// other, and leaves all distances as they are (Ge, He, Ke and Sun, "Optimized product quantization", 2013,
+/// doi:10.1109/CVPR.2013.379). Two steps alternate, neither of which can raise the error
+/// $\\sum \\lVert v R - q(v R) \\rVert^2$: codes and codebooks for the given R, by iterations of k-means from those there
+/// are; and R for the given codes, by the singular value decomposition of $V^T Q$.
+///
+/// From [`RotationStart::Identity`], the default, the first step is product quantization itself, so that the result is
+/// never worse. R is stored beside the codes: n² values for a split axis of length n, more than it saves unless
+/// many sub-vectors share it. With [`block`](OptimizedProductQuantizerParams::block) R consists of blocks of b × b
+/// along its diagonal, b·n values in all, and turns only neighbouring values among each other.
+///
+/// ```
+/// use taper::ndarray::Array2;
+/// use taper::quantize::product::{OptimizedProductQuantizer, ProductQuantizer, SplitAxis};
+/// use taper::{Compressed, Quantizer};
+///
+/// // The second half of each row repeats the first: groups of two neighbours cannot tell.
+/// let w = Array2::from_shape_fn((300, 8), |(o, i)| ((o * (2 * (i % 4) + 1)) as f32).sin());
+/// let plain = ProductQuantizer::params(4).centroids(16).axis(SplitAxis::In);
+/// let optimized = OptimizedProductQuantizer::params(plain.clone()).quantize(w.view())?;
+/// let error = |matrix: &dyn Compressed<f32>| matrix.report().and_then(|report| report.loss());
+/// assert!(error(&optimized) < error(&plain.quantize(w.view())?));
+/// // Codes, codebooks, and the rotation of 8 × 8 values.
+/// assert_eq!(optimized.storage().bytes(), 4 * 300 / 2 + 4 * 16 * 2 * 4 + 8 * 8 * 4);
+/// # Ok::<(), taper::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct OptimizedProductQuantizer<C = KMeansParams> {
+    quantizer: ProductQuantizerParams<C>,
+    iterations: usize,
+    tolerance: f64,
+    start: RotationStart,
+    block: Option<usize>,
+    precision: Precision,
+}
+
+/// Where the rotation of [`OptimizedProductQuantizer`] starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum RotationStart {
+    /// With no rotation.
+    #[default]
+    Identity,
+    /// With the principal directions, dealt out to the groups so that the product of variances is the same in each:
+    /// optimal for vectors that are normally distributed.
+    Eigenvalues,
+}
+
+/// Parameters of optimized product quantization, to be checked.
+///
+/// | parameter | default |
+/// |---|---|
+/// | [`iterations`](Self::iterations) | 20 |
+/// | [`tolerance`](Self::tolerance) | 10⁻⁴ |
+/// | [`start`](Self::start) | [`RotationStart::Identity`] |
+/// | [`block`](Self::block) | the whole axis |
+/// | [`rotation_precision`](Self::rotation_precision) | [`Precision::F32`] |
+#[derive(Debug, Clone, PartialEq)]
+pub struct OptimizedProductQuantizerParams<C = KMeansParams>(OptimizedProductQuantizer<C>);
+
+impl<C> OptimizedProductQuantizer<C> {
+    /// `quantizer`, with a rotation before it.
+    #[must_use]
+    pub fn params(quantizer: ProductQuantizerParams<C>) -> OptimizedProductQuantizerParams<C> {
+        OptimizedProductQuantizerParams(Self {
+            quantizer,
+            iterations: 20,
+            tolerance: 1e-4,
+            start: RotationStart::default(),
+            block: None,
+            precision: Precision::F32,
+        })
+    }
+}
+
+impl<C> OptimizedProductQuantizerParams<C> {
+    /// How often, at most, a new rotation is found.
+    ///
+    /// Each takes the singular value decomposition of b × b matrices, one a block.
+    #[must_use]
+    pub fn iterations(mut self, iterations: usize) -> Self {
+        self.0.iterations = iterations;
+        self
+    }
+
+    /// Ends where a new rotation and its codes lower the error by no more than this fraction of it, in [0, 1).
+    #[must_use]
+    pub fn tolerance(mut self, tolerance: f64) -> Self {
+        self.0.tolerance = tolerance;
+        self
+    }
+
+    /// Where the rotation starts.
+    #[must_use]
+    pub fn start(mut self, start: RotationStart) -> Self {
+        self.0.start = start;
+        self
+    }
+
+    /// The size b of the blocks of which the rotation consists. It must divide the split axis and hold whole groups;
+    /// blocks of a single group gain nothing.
+    #[must_use]
+    pub fn block(mut self, size: usize) -> Self {
+        self.0.block = Some(size);
+        self
+    }
+
+    /// The precision in which the rotation is stored. It is rounded before the codes are chosen.
+    #[must_use]
+    pub fn rotation_precision(mut self, precision: Precision) -> Self {
+        self.0.precision = precision;
+        self
+    }
+}
+
+impl<C> ParamGuard for OptimizedProductQuantizerParams<C> {
+    type Checked = OptimizedProductQuantizer<C>;
+
+    fn check_ref(&self) -> Result<&OptimizedProductQuantizer<C>, ParamError> {
+        self.0.quantizer.check_ref()?;
+        check::tolerance(self.0.tolerance)?;
+        check::at_least_one("block", self.0.block.unwrap_or(1))?;
+        Ok(&self.0)
+    }
+
+    fn check(self) -> Result<OptimizedProductQuantizer<C>, ParamError> {
+        self.check_ref()?;
+        Ok(self.0)
+    }
+}
+
+/// A rotation with what was found for it.
+struct Step<F> {
+    rotation: Rotation<F>,
+    codebooks: ProductCodebooks<F>,
+    codes: Vec<u32>,
+    loss: f64,
+}
+
+impl<F: Float, C: Clusterer<F> + Clone> Quantizer<F> for OptimizedProductQuantizer<C> {
+    type Output = OptimizedPqMatrix<F>;
+
+    /// The report's losses are mean squared errors of a weight: for the rotation of the start, and for each further
+    /// one; before codebooks and rotation are rounded to their stored precisions.
+    ///
+    /// # Errors
+    ///
+    /// Those of the product quantizer, [`Error::Indivisible`] for a block that does not divide the split axis or
+    /// does not hold whole groups, [`Error::NoConvergence`] of a decomposition.
+    fn quantize_with(
+        &self,
+        weights: ArrayView2<'_, F>,
+        inputs: Option<&InputMoments>,
+    ) -> Result<OptimizedPqMatrix<F>> {
+        moments::unused("OptimizedProductQuantizer", inputs)?;
+        check::finite("weights", &weights)?;
+        let quantizer = self.quantizer.check_ref()?;
+        let axis = quantizer.axis();
+        let vectors = axis.vectors(weights);
+        let length = vectors.ncols();
+        let width = quantizer.width(length)?;
+        let size = self.block.unwrap_or(length);
+        check::divide("values of a block", length, size)?;
+        check::divide("values of a group", size, width)?;
+
+        // Centroids are rounded once, at the end.
+        let unrounded = self.quantizer.clone().precision(Precision::F64);
+        let step = |rotation: Rotation<F>, before: Option<&Step<F>>| -> Result<Step<F>> {
+            let rotated = rotation.rotate(vectors);
+            let rotated = axis.vectors(rotated.view());
+            let fit = match before {
+                None => unrounded.check_ref()?.fit_codes(rotated)?,
+                Some(before) => {
+                    let warm = unrounded.clone().clusterer(Warm(&before.codebooks));
+                    warm.check_ref()?.fit_codes(rotated)?
+                }
+            };
+            let loss = fit.report.loss().unwrap_or(f64::NAN);
+            Ok(Step {
+                rotation,
+                codebooks: fit.codebooks,
+                codes: fit.codes,
+                loss,
+            })
+        };
+        let start = match self.start {
+            RotationStart::Identity => Rotation::identity(length, size),
+            RotationStart::Eigenvalues => Rotation::of_eigenvalues(vectors, size, width)?,
+        };
+        let mut best = step(start, None)?;
+        let mut report = FitReport {
+            losses: vec![best.loss],
+            ..FitReport::default()
+        };
+        let codes = |codes: Vec<u32>| {
+            let shape = (length / width, vectors.nrows());
+            Array2::from_shape_vec(shape, codes).map_err(|_| Error::Overflow {
+                what: "the number of sub-vectors",
+            })
+        };
+        while report.iterations < self.iterations {
+            let targets = best.codebooks.decode(codes(best.codes.clone())?.view())?;
+            let rotation = Rotation::procrustes(vectors, axis.vectors(targets.view()), size)?;
+            let next = step(rotation, Some(&best))?;
+            report.iterations += 1;
+            // Only rounding can raise it: there is nothing left to gain.
+            let gain = best.loss - next.loss;
+            if gain >= 0.0 {
+                report.losses.push(next.loss);
+                let enough = gain <= self.tolerance * best.loss;
+                best = next;
+                report.converged = enough;
+            } else {
+                report.converged = true;
+            }
+            if report.converged {
+                break;
+            }
+        }
+
+        let rotation = best.rotation.stored(self.precision)?;
+        let codebooks = ProductCodebooks::from_parts(
+            length / width,
+            axis,
+            quantizer.precision(),
+            best.codebooks.values(),
+        )?;
+        let matrix = codebooks.encode(axis.vectors(rotation.rotate(vectors).view()))?;
+        Ok(OptimizedPqMatrix {
+            matrix,
+            rotation,
+            report: Some(report),
+        })
+    }
+}
+
+/// k-means from the codebooks that are there.
+#[derive(Debug)]
+struct Warm<'a, F>(&'a ProductCodebooks<F>);
+
+/// Iterations of k-means for each rotation: the next one changes what they are good for.
+const ITERATIONS: usize = 3;
+
+impl<F: Float> Warm<'_, F> {
+    fn starting_at(&self, group: usize) -> KMeansParams {
+        let centroids = self.0.codebook(group).mapv(Float::as_f64);
+        KMeans::params()
+            .seeding(Seeding::Given(centroids))
+            .max_iterations(ITERATIONS)
+    }
+}
+
+impl<F: Float> Clusterer<F> for Warm<'_, F> {
+    fn cluster(
+        &self,
+        points: ArrayView2<'_, F>,
+        weights: Option<ArrayView1<'_, F>>,
+        clusters: usize,
+        seed: Seed,
+    ) -> Result<Clustering<F>> {
+        self.starting_at(0).cluster(points, weights, clusters, seed)
+    }
+
+    fn cluster_groups(
+        &self,
+        groups: &[ArrayView2<'_, F>],
+        weights: Option<&[ArrayView1<'_, F>]>,
+        clusters: usize,
+        seed: Seed,
+    ) -> Result<Vec<Clustering<F>>> {
+        let weights = |group: usize| Some(weights?.get(group)?.view());
+        parallel::map(groups.len(), |group| {
+            let points = groups[group].view();
+            self.starting_at(group)
+                .cluster(points, weights(group), clusters, seed)
+        })
+        .into_iter()
+        .collect()
+    }
+}
+
+/// A product-quantized matrix whose vectors were rotated first.
+///
+/// Made by an [`OptimizedProductQuantizer`]. With Q the matrix of the codes and R the rotation,
+///
+/// $$W = Q R^T \\ \\text{(inputs split)}, \\qquad W = R Q \\ \\text{(outputs split)}$$
+///
+/// so that a product takes the look-ups of Q and one with R, of the inputs or of the outputs: b multiply-adds for each,
+/// b being the size of R's blocks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OptimizedPqMatrix<F> {
+    matrix: PqMatrix<F>,
+    rotation: Rotation<F>,
+    report: Option<FitReport>,
+}
+
+impl<F: Float> OptimizedPqMatrix<F> {
+    /// The matrix of the codes `matrix` and a `rotation` of shape (blocks, b, b), whose values are rounded to
+    /// `precision`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShapeMismatch`] for blocks that are not square or do not make up the split axis, [`Error::NonFinite`],
+    /// [`Error::EmptyAxis`], [`Error::Malformed`] for a block that is not orthogonal up to the rounding of its values.
+    pub fn from_parts(
+        matrix: PqMatrix<F>,
+        precision: Precision,
+        rotation: ArrayView3<'_, F>,
+    ) -> Result<Self> {
+        let rotation = Rotation::from_parts(precision, rotation)?;
+        let length = matrix.codebooks().split_length();
+        check::same_shape("the rotation's vectors", &[length], &[rotation.length()])?;
+        Ok(Self {
+            matrix,
+            rotation,
+            report: None,
+        })
+    }
+
+    /// The codes and codebooks of the rotated vectors.
+    #[must_use]
+    pub fn matrix(&self) -> &PqMatrix<F> {
+        &self.matrix
+    }
+
+    /// The blocks along the rotation's diagonal, (blocks, b, b): a vector v of the split axis becomes v R.
+    #[must_use]
+    pub fn rotation(&self) -> ArrayView3<'_, F> {
+        self.rotation.blocks()
+    }
+}
+
+impl<F: Float> Compressed<F> for OptimizedPqMatrix<F> {
+    fn shape(&self) -> &[usize] {
+        self.matrix.shape()
+    }
+
+    /// Those of the matrix of codes, and the rotation.
+    fn parts(&self) -> Vec<Part<'_>> {
+        let mut parts = self.matrix.parts();
+        parts.push(self.rotation.part());
+        parts
+    }
+
+    fn storage(&self) -> StorageBits {
+        let codes = self.matrix.storage();
+        codes.with("rotation", Role::SideInformation, self.rotation.bits())
+    }
+
+    fn decompress_into(&self, out: ArrayViewMutD<'_, F>) -> Result<()> {
+        check::same_shape("the output", self.shape(), out.shape())?;
+        let dense = super::two_axes(&self.matrix)?;
+        if let Ok(out) = out.into_dimensionality::<Ix2>() {
+            match self.matrix.codebooks().axis() {
+                SplitAxis::In => self.rotation.rotate_back_into(dense.view(), out),
+                SplitAxis::Out => {
+                    let (vectors, out) = (dense.t(), out.reversed_axes());
+                    self.rotation.rotate_back_into(vectors, out);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn report(&self) -> Option<&FitReport> {
+        self.report.as_ref()
+    }
+}
+
+impl<F: Float> LinearOp<F> for OptimizedPqMatrix<F> {
+    fn apply_into(&self, x: ArrayView2<'_, F>, y: ArrayViewMut2<'_, F>) -> Result<()> {
+        check_apply(self.matrix.shape, &x, &y)?;
+        match self.matrix.codebooks().axis() {
+            SplitAxis::In => self.matrix.apply_into(self.rotation.rotate(x).view(), y)?,
+            SplitAxis::Out => {
+                let rotated = self.matrix.apply(x)?;
+                self.rotation.rotate_back_into(rotated.view(), y);
+            }
+        }
+        Ok(())
+    }
+}
