@@ -11,12 +11,15 @@ mod grid;
 mod scheme;
 mod search;
 
+use std::path::PathBuf;
+
 use anyhow::Context;
 use clap::Parser;
 use serde::Serialize;
 use support::args::Common;
 use support::data::{Splits, mnist};
 use support::json;
+use support::network::checkpoint::Checkpoint;
 use support::network::inference::Network;
 use support::network::mlp::{CrossEntropy, Mlp};
 use support::network::train::Training;
@@ -41,6 +44,10 @@ struct Args {
     /// Training images that BatchNorm's statistics are estimated from again.
     #[arg(long, default_value_t = 10_000, value_name = "N")]
     statistics_images: usize,
+
+    /// A folder where the trained network is kept, and taken from in the next run.
+    #[arg(long, value_name = "FOLDER")]
+    checkpoint: Option<PathBuf>,
 }
 
 #[derive(Debug, Serialize)]
@@ -75,7 +82,7 @@ fn main() -> anyhow::Result<()> {
         data.held_out.len(),
         data.test.len()
     ));
-    let network = train(&args.common, epochs, &data)?;
+    let network = train(&args, epochs, &data)?;
     let statistics = data.train.first(args.statistics_images);
     let baseline_held_out = network.accuracy(&data.held_out)?;
 
@@ -151,10 +158,15 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn train(common: &Common, epochs: usize, data: &Splits) -> anyhow::Result<Network> {
+fn train(args: &Args, epochs: usize, data: &Splits) -> anyhow::Result<Network> {
+    let common = &args.common;
     let training = Training {
         epochs,
         seed: common.seed("training"),
+        checkpoint: args
+            .checkpoint
+            .clone()
+            .map(|folder| Checkpoint { folder, every: 1 }),
         ..Training::default()
     };
     let model = Mlp::new(&WIDTHS, common.seed("weights"))?;

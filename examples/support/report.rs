@@ -58,10 +58,11 @@ impl Report {
 
 /// The flags that have a say in the figures, after ` -- `: not those that name files and folders.
 fn flags(args: impl Iterator<Item = String>) -> String {
-    const FILES: [&str; 5] = [
+    const FILES: [&str; 6] = [
         "--json",
         "--plot",
         "--markdown",
+        "--checkpoint",
         "--checkpoints",
         "--packed",
     ];
