@@ -82,6 +82,12 @@ pub(crate) fn tolerance(value: f64) -> Result<(), ParamError> {
     in_range("tolerance", value, "in [0, 1)", (0.0..1.0).contains(&value))
 }
 
+/// Errs where moments cannot be damped by `damping`.
+pub(crate) fn damping(damping: f64) -> Result<(), ParamError> {
+    let inside = damping >= 0.0 && damping.is_finite();
+    in_range("damping", damping, "at least 0 and finite", inside)
+}
+
 /// The length of one of `parts` equal parts of an axis.
 pub(crate) fn divide(what: &'static str, length: usize, parts: usize) -> Result<usize> {
     if parts > 0 && length.is_multiple_of(parts) {

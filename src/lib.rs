@@ -50,6 +50,7 @@ pub mod cluster;
 pub mod distill;
 mod error;
 pub mod factorize;
+mod feedback;
 pub mod fine_tune;
 mod float;
 #[allow(unsafe_code)]

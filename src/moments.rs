@@ -306,8 +306,7 @@ impl InputMoments {
     ///
     /// As [`matrix`](Self::matrix); [`Error::Parameter`] where λ is negative or not finite.
     pub fn damped(&self, damping: f64) -> Result<Array2<f64>> {
-        let inside = damping >= 0.0 && damping.is_finite();
-        check::in_range("damping", damping, "at least 0 and finite", inside)?;
+        check::damping(damping)?;
         let mut matrix = self.matrix()?;
         let mean = matrix.diag().sum() / self.features() as f64;
         let mean = if mean > 0.0 { mean } else { 1.0 };
@@ -366,18 +365,35 @@ impl InputMoments {
         Ok(sum.max(0.0))
     }
 
-    /// M, damped by at least `damping` and by ten times as much until it has a Cholesky factor.
-    pub(crate) fn cholesky(&self, damping: f64) -> Result<Cholesky<f64>> {
+    /// M, damped by at least `damping` and by ten times as much until it has a Cholesky factor, with this factor.
+    ///
+    /// Rows and columns are those of M in `order`, where one is given.
+    pub(crate) fn factored(
+        &self,
+        damping: f64,
+        order: Option<&[usize]>,
+    ) -> Result<(Array2<f64>, Cholesky<f64>)> {
         let mut damping = damping;
         for _ in 0..20 {
-            if let Some(cholesky) = Cholesky::new(self.damped(damping)?.view()) {
-                return Ok(cholesky);
+            let mut matrix = self.damped(damping)?;
+            if let Some(order) = order {
+                matrix = Array2::from_shape_fn((order.len(), order.len()), |(i, j)| {
+                    matrix[[order[i], order[j]]]
+                });
+            }
+            if let Some(cholesky) = Cholesky::new(matrix.view()) {
+                return Ok((matrix, cholesky));
             }
             damping = (10.0 * damping).max(1e-14);
         }
         Err(Error::NoConvergence {
             what: "the Cholesky factor of the inputs' second moment",
         })
+    }
+
+    /// The Cholesky factor alone, in the order of the features.
+    pub(crate) fn cholesky(&self, damping: f64) -> Result<Cholesky<f64>> {
+        Ok(self.factored(damping, None)?.1)
     }
 
     /// Errs where the layer of `weights`, of shape (out_features, in_features), has other inputs.

@@ -13,7 +13,7 @@ use crate::scheme::{Scheme, Trial};
 
 /// Centroids and groups of the published grid.
 pub(crate) const CENTROIDS: [usize; 3] = [10, 20, 50];
-const GROUPS: [usize; 4] = [1, 4, 16, 64];
+pub(crate) const GROUPS: [usize; 4] = [1, 4, 16, 64];
 /// Published accuracies, in percent, for [`CENTROIDS`] × [`GROUPS`]; that of their network was 98.3.
 const PUBLISHED: [[f64; 4]; 3] = [
     [17.9, 23.1, 34.2, 64.5],
@@ -83,8 +83,8 @@ pub(crate) fn fit(
                 k,
                 m,
                 published,
-                trial: Trial::new(network, seed, images, |_| Ok(scheme))?,
-                shared: Trial::new(network, seed, images, shared)?,
+                trial: Trial::new(network, seed, images, false, |_| Ok(scheme))?,
+                shared: Trial::new(network, seed, images, false, shared)?,
             });
             bar.inc(1);
         }

@@ -2,10 +2,10 @@
 
 use anyhow::ensure;
 use support::network::inference::{Layer, Network, Weight};
-use support::network::statistics::reestimate;
+use support::network::statistics::reestimate_with;
 use taper::ndarray::{ArrayView2, Ix2};
 use taper::quantize::product::{Codebook, PqMatrix, ProductQuantizer, SplitAxis};
-use taper::{Compressed, Precision, Quantizer, Seed};
+use taper::{Compressed, InputMoments, Precision, Quantizer, Seed};
 
 /// A weight matrix with so many outputs is quantized.
 pub(crate) const QUANTIZED_OUTPUTS: usize = 512;
@@ -90,6 +90,7 @@ impl Scheme {
     pub(crate) fn quantize(
         &self,
         weight: ArrayView2<'_, f32>,
+        inputs: Option<&InputMoments>,
         seed: Seed,
     ) -> taper::Result<PqMatrix<f32>> {
         match self.split {
@@ -101,7 +102,7 @@ impl Scheme {
         .codebook(self.codebook)
         .precision(self.precision)
         .seed(seed)
-        .quantize(weight)
+        .quantize_with(weight, inputs)
     }
 }
 
@@ -119,21 +120,30 @@ pub(crate) struct Trial {
 }
 
 impl Trial {
-    /// Quantizes with the scheme that `scheme` names for a weight of shape (out, in).
+    /// Quantizes with the scheme that `scheme` names for a weight of shape (out, in): for the least error of the
+    /// weights, or of the layers' outputs on `images` where `aware` is set.
     pub(crate) fn new(
         network: &Network,
         seed: Seed,
         images: ArrayView2<'_, f32>,
+        aware: bool,
         scheme: impl Fn((usize, usize)) -> anyhow::Result<Scheme>,
     ) -> anyhow::Result<Self> {
         let mut matrices = Vec::new();
         let (mut bytes, mut dense_bytes, mut formula_bytes) = (0, 0, 0.0);
-        let plain = network.with_weights(|i, layer| {
+        let mut adjusted = network.clone();
+        // From the first layer to the last: each has the inputs that the quantized layers before it give.
+        reestimate_with(&mut adjusted, images, |i, layer, inputs| {
             let Some(weight) = quantized(layer) else {
-                return Ok(None);
+                return anyhow::Ok(());
             };
             let scheme = scheme(weight.dim())?;
-            let matrix = scheme.quantize(weight, seed.derive_name(&layer.name))?;
+            let mut moments = InputMoments::new(weight.ncols())?;
+            if aware {
+                moments.add(inputs)?;
+            }
+            let seed = seed.derive_name(&layer.name);
+            let matrix = scheme.quantize(weight, aware.then_some(&moments), seed)?;
             let stored: usize = matrix.parts().iter().map(|part| part.bytes.len()).sum();
             ensure!(
                 stored as u64 == scheme.bytes(weight.dim()),
@@ -145,10 +155,14 @@ impl Trial {
             formula_bytes += 4.0 * weight.len() as f64 / matrix.formula_ratio();
             let dense = matrix.decompress()?.into_dimensionality::<Ix2>()?;
             matrices.push((i, matrix));
-            Ok(Some(Weight::Dense(dense)))
+            layer.weight = Weight::Dense(dense);
+            Ok(())
         })?;
-        let mut adjusted = plain.clone();
-        reestimate(&mut adjusted, images)?;
+        let weights = |i: usize, _: &Layer| {
+            let layer = adjusted.layers.get(i);
+            anyhow::Ok(layer.map(|layer| layer.weight.clone()))
+        };
+        let plain = network.with_weights(weights)?;
         Ok(Self {
             matrices,
             plain,

@@ -68,7 +68,7 @@ pub(crate) fn search(
                 continue;
             }
             let images = statistics.images.view();
-            let trial = Trial::new(network, seed, images, |shape| {
+            let trial = Trial::new(network, seed, images, false, |shape| {
                 scheme(shape).context("there is room for a centroid")
             })?;
             let held_out_accuracy = trial.adjusted.accuracy(held_out)?;

@@ -2,9 +2,12 @@
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 
+use super::compensate::{compensate, scores};
 use super::keep::choose;
 use super::{Keep, PrunePlan, Scope, SparseMatrix};
-use crate::{Error, Float, ParamError, ParamGuard, Precision, Pruner, Result, check};
+use crate::{
+    Error, Float, InputMoments, ParamError, ParamGuard, Precision, Pruner, Result, check, parallel,
+};
 
 /// Which patterns of weights may be left.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -49,6 +52,8 @@ pub struct MagnitudePruner {
     sparsity: Sparsity,
     scope: Scope,
     precision: Precision,
+    damping: f64,
+    refinements: usize,
 }
 
 /// Parameters of [`MagnitudePruner`], yet to be checked.
@@ -63,6 +68,8 @@ impl MagnitudePruner {
             sparsity,
             scope: Scope::Global,
             precision: Precision::F32,
+            damping: 0.01,
+            refinements: 10,
         })
     }
 
@@ -72,26 +79,81 @@ impl MagnitudePruner {
     ///
     /// As [`plan`](Pruner::plan), and what [`SparseMatrix::from_dense`] says.
     pub fn prune<F: Float>(&self, weights: &[ArrayView2<'_, F>]) -> Result<Vec<SparseMatrix<F>>> {
+        self.prune_with(weights, None)
+    }
+
+    /// Some weights of each matrix, of shape (out_features, in_features), chosen and changed so that with the moments of
+    /// the layers' `inputs` their outputs change little.
+    ///
+    /// With moments, the score of a weight is $|w| / \sqrt{[H^{-1}]\_{ii}}$ in place of |w|, the square root of twice its
+    /// saliency in B. Hassibi and D. Stork's optimal brain surgeon (1993), H being the damped moments; a
+    /// [threshold](Keep::Threshold) is one of such scores. The weights that are kept then make good what is lost
+    /// with the others: column by column, as in E. Frantar and D. Alistarh, "SparseGPT", 2023,
+    /// [arXiv:2301.00774](https://arxiv.org/abs/2301.00774), and by
+    /// [refinements](MagnitudePrunerParams::refinements).
+    ///
+    /// ```
+    /// use ndarray::{Array2, arr2};
+    /// use taper::prune::{Keep, MagnitudePruner, Sparsity};
+    /// use taper::{Compressed, InputMoments, ParamGuard};
+    ///
+    /// // Two inputs that are almost the same: the one that is kept stands for both.
+    /// let mut inputs = InputMoments::new(2)?;
+    /// inputs.add(arr2(&[[1.0_f64, 1.0], [-2.0, -2.0], [0.5, 0.51]]).view())?;
+    /// let weights = arr2(&[[1.0_f64, 0.9]]);
+    /// let pruner = MagnitudePruner::params(Sparsity::Unstructured(Keep::Count(1))).damping(1e-9).check()?;
+    /// let sparse = &pruner.prune_with(&[weights.view()], Some(&[&inputs]))?[0];
+    /// let kept = sparse.decompress()?.sum();
+    /// assert!((kept - 1.9).abs() < 0.01);
+    /// # Ok::<(), taper::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`prune`](Self::prune); [`Error::ShapeMismatch`] for another number of inputs than of weights and for moments that
+    /// are not of this layer, [`Error::NoInputs`].
+    pub fn prune_with<F: Float>(
+        &self,
+        weights: &[ArrayView2<'_, F>],
+        inputs: Option<&[&InputMoments]>,
+    ) -> Result<Vec<SparseMatrix<F>>> {
+        if let Some(inputs) = inputs {
+            check::same_shape("the list of inputs", &[weights.len()], &[inputs.len()])?;
+        }
+        let inputs = |layer: usize| inputs.and_then(|inputs| inputs.get(layer).copied());
         if let Sparsity::NOfM { m, .. } = self.sparsity {
             for weights in weights {
                 groups_of(m, weights.ncols())?;
             }
         }
-        let flat: Vec<Array1<F>> = weights
-            .iter()
-            .map(|weights| weights.iter().copied().collect())
-            .collect();
+        let flat = parallel::map(weights.len(), |layer| match inputs(layer) {
+            None => Ok(weights[layer].iter().copied().collect()),
+            Some(inputs) => {
+                check::finite("weights", &weights[layer])?;
+                inputs.fits(weights[layer].ncols())?;
+                scores(weights[layer], inputs, self.damping)
+            }
+        });
+        let flat = flat.into_iter().collect::<Result<Vec<Array1<F>>>>()?;
         let views: Vec<ArrayView1<'_, F>> = flat.iter().map(Array1::view).collect();
         let plan = self.plan(&views)?;
-        let layers = weights.iter().zip(&flat).enumerate();
+        let layers = weights.iter().enumerate();
         layers
-            .map(|(layer, (weights, flat))| {
+            .map(|(layer, weights)| {
                 let mask = plan.mask(layer).unwrap_or_default();
-                let mut kept = Array2::zeros(weights.dim());
-                let places = kept.iter_mut().zip(flat).zip(mask);
-                for ((place, &weight), _) in places.filter(|(_, kept)| *kept) {
-                    *place = weight;
-                }
+                let kept = match inputs(layer) {
+                    Some(inputs) => {
+                        compensate(*weights, &mask, inputs, self.damping, self.refinements)?
+                    }
+                    None => {
+                        let mut kept = Array2::zeros(weights.dim());
+                        let places = kept.iter_mut().zip(weights).zip(mask);
+                        for ((place, &weight), _) in places.filter(|(_, kept)| *kept) {
+                            *place = weight;
+                        }
+                        kept
+                    }
+                };
                 SparseMatrix::from_dense(kept.view(), self.precision)
             })
             .collect()
@@ -103,7 +165,21 @@ impl MagnitudePruner {
     ///
     /// As [`prune`](Self::prune).
     pub fn prune_matrix<F: Float>(&self, weights: ArrayView2<'_, F>) -> Result<SparseMatrix<F>> {
-        let mut pruned = self.prune(&[weights])?;
+        self.prune_matrix_with(weights, None)
+    }
+
+    /// Some weights of one matrix, of shape (out_features, in_features), for the inputs that its layer has.
+    ///
+    /// # Errors
+    ///
+    /// As [`prune_with`](Self::prune_with).
+    pub fn prune_matrix_with<F: Float>(
+        &self,
+        weights: ArrayView2<'_, F>,
+        inputs: Option<&InputMoments>,
+    ) -> Result<SparseMatrix<F>> {
+        let inputs = inputs.map(|inputs| [inputs]);
+        let mut pruned = self.prune_with(&[weights], inputs.as_ref().map(|inputs| &inputs[..]))?;
         pruned.pop().ok_or(Error::EmptyAxis {
             what: "the list of weights",
             shape: vec![0],
@@ -121,6 +197,23 @@ impl MagnitudePrunerParams {
         self
     }
 
+    /// How much the moments of inputs are damped, as [`InputMoments::damped`] says; 0.01 unless set. Without moments it
+    /// has no effect.
+    #[must_use]
+    pub fn damping(mut self, damping: f64) -> Self {
+        self.0.damping = damping;
+        self
+    }
+
+    /// How many steps of conjugate gradients the kept weights take, where there are moments of inputs, after they made
+    /// good column by column what was lost; 10 unless set. Each takes a product of the weights' matrix with
+    /// that of the moments.
+    #[must_use]
+    pub fn refinements(mut self, refinements: usize) -> Self {
+        self.0.refinements = refinements;
+        self
+    }
+
     /// The precision in which kept weights are stored; single unless told otherwise.
     #[must_use]
     pub fn precision(mut self, precision: Precision) -> Self {
@@ -133,6 +226,7 @@ impl ParamGuard for MagnitudePrunerParams {
     type Checked = MagnitudePruner;
 
     fn check_ref(&self) -> Result<&MagnitudePruner, ParamError> {
+        check::damping(self.0.damping)?;
         match self.0.sparsity {
             Sparsity::Unstructured(keep) => keep.check()?,
             Sparsity::NOfM { n, m } => {

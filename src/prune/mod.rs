@@ -19,6 +19,7 @@
 //! it, `fold` carries constants over, `report` counts; `schedule` spreads pruning over rounds; `trainable`
 //! is the gradient of the weights that were kept.
 
+mod compensate;
 mod coupled;
 mod coupling;
 mod fold;

@@ -7,7 +7,7 @@
 use ndarray::{Array1, Array2, ArrayView2, Axis};
 use rayon::prelude::*;
 
-use super::inference::{Network, for_each_block};
+use super::inference::{Layer, Network, for_each_block};
 
 /// Rows whose sums are formed together; the sums are then added in order, whatever the number of threads.
 const CHUNK: usize = 1000;
@@ -19,6 +19,19 @@ const CHUNK: usize = 1000;
 ///
 /// As [`Network::logits`].
 pub fn reestimate(network: &mut Network, images: ArrayView2<'_, f32>) -> taper::Result<()> {
+    reestimate_with(network, images, |_, _, _| Ok(()))
+}
+
+/// As [`reestimate`], where `change` may first change each layer (by its number), given the inputs that it has now.
+///
+/// # Errors
+///
+/// As [`reestimate`], and those of `change`.
+pub fn reestimate_with<E: From<taper::Error>>(
+    network: &mut Network,
+    images: ArrayView2<'_, f32>,
+    mut change: impl FnMut(usize, &mut Layer, ArrayView2<'_, f32>) -> Result<(), E>,
+) -> Result<(), E> {
     let last = network
         .layers
         .iter()
@@ -27,7 +40,8 @@ pub fn reestimate(network: &mut Network, images: ArrayView2<'_, f32>) -> taper::
         return Ok(());
     };
     let mut x = images.to_owned();
-    for layer in network.layers.iter_mut().take(last + 1) {
+    for (i, layer) in network.layers.iter_mut().enumerate().take(last + 1) {
+        change(i, layer, x.view())?;
         let mut y = Array2::zeros((x.nrows(), layer.weight.shape().0));
         for_each_block(x.view(), &mut y, |block, mut out| {
             out.assign(&layer.linear(block)?);
@@ -73,7 +87,7 @@ pub fn mean_and_variance(values: ArrayView2<'_, f32>) -> (Array1<f32>, Array1<f3
 
 #[cfg(test)]
 mod tests {
-    use super::super::inference::{Layer, Norm, Weight};
+    use super::super::inference::{Norm, Weight};
     use super::*;
     use ndarray::array;
 

@@ -161,9 +161,7 @@ impl ParamGuard for TruncatedSvdParams {
 
     fn check_ref(&self) -> Result<&Self::Checked, ParamError> {
         self.0.rank.check()?;
-        let damping = self.0.damping;
-        let inside = damping >= 0.0 && damping.is_finite();
-        check::in_range("damping", damping, "at least 0 and finite", inside)?;
+        check::damping(self.0.damping)?;
         let random = matches!(
             self.0.method,
             SvdMethod::Randomized | SvdMethod::BlockKrylov

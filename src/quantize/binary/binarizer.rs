@@ -3,11 +3,12 @@
 use ndarray::ArrayView2;
 use ndarray_rand::rand::RngCore;
 
+use super::aware;
 use super::matrix::BinaryMatrix;
 use super::signs::{Signs, pack};
 use crate::{
-    Float, InputMoments, ParamError, ParamGuard, Precision, Quantizer, Result, Seed, check,
-    moments, parallel,
+    Error, Float, InputMoments, ParamError, ParamGuard, Precision, Quantizer, Result, Seed, check,
+    parallel,
 };
 
 /// What the signs of a binary matrix are multiplied with.
@@ -43,7 +44,12 @@ impl Scaling {
 ///
 /// $$ \frac1n \sum\_i (w\_i - \alpha \operatorname{sign} w\_i)^2 = \overline{w^2} - \overline{|w|}^2. $$
 ///
-/// [Stochastic](BinarizerParams::stochastic) binarization draws the sign instead: +1 with the probability
+/// With the moments of a layer's inputs ([`quantize_with`](Quantizer::quantize_with)) the signs are chosen column by column
+/// with error feedback, as GPTQ rounds (E. Frantar et al., 2022, arXiv:2210.17323), and scales are fitted to the
+/// signs and signs to them in turn. Of all rounds, the plain signs and scales among them, each scale keeps
+/// the one of least output error: no output error is above that of binarizing without moments.
+///
+/// [Stochastic](BinarizerParams::stochastic) binarization has no use for moments and draws the sign instead: +1 with the probability
 /// $\sigma(w) = \max(0, \min(1, (w + 1) / 2))$, so that its expectation is w wherever |w| ≤ 1.
 ///
 /// ```
@@ -59,9 +65,10 @@ impl Scaling {
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Binarizer {
-    scaling: Scaling,
+    pub(super) scaling: Scaling,
     precision: Precision,
     stochastic: Option<Seed>,
+    pub(super) damping: f64,
 }
 
 impl Binarizer {
@@ -72,6 +79,7 @@ impl Binarizer {
             scaling: Scaling::None,
             precision: Precision::F32,
             stochastic: None,
+            damping: 0.01,
         })
     }
 }
@@ -95,6 +103,14 @@ impl BinarizerParams {
         self
     }
 
+    /// How much the moments of inputs are damped, as [`InputMoments::damped`] says; 0.01 by default. Without moments
+    /// it has no effect.
+    #[must_use]
+    pub fn damping(mut self, damping: f64) -> Self {
+        self.0.damping = damping;
+        self
+    }
+
     /// Draws the signs at random: +1 with the probability max(0, min(1, (w + 1) / 2)).
     #[must_use]
     pub fn stochastic(mut self, seed: impl Into<Seed>) -> Self {
@@ -107,10 +123,12 @@ impl ParamGuard for BinarizerParams {
     type Checked = Binarizer;
 
     fn check_ref(&self) -> Result<&Binarizer, ParamError> {
+        check::damping(self.0.damping)?;
         Ok(&self.0)
     }
 
     fn check(self) -> Result<Binarizer, ParamError> {
+        self.check_ref()?;
         Ok(self.0)
     }
 }
@@ -123,8 +141,15 @@ impl<F: Float> Quantizer<F> for Binarizer {
         weights: ArrayView2<'_, F>,
         inputs: Option<&InputMoments>,
     ) -> Result<BinaryMatrix<F>> {
-        moments::unused("Binarizer", inputs)?;
         check::finite("weights", &weights)?;
+        if let Some(inputs) = inputs {
+            inputs.fits(weights.ncols())?;
+            if self.stochastic.is_some() {
+                return Err(Error::MomentsUnused {
+                    compressor: "stochastic binarization",
+                });
+            }
+        }
         let signs = match self.stochastic {
             None => Signs::of(weights),
             Some(seed) => Signs::from_fn(weights.dim(), |i, row| {
@@ -146,14 +171,32 @@ impl<F: Float> Quantizer<F> for Binarizer {
         };
         let scales = means
             .into_iter()
-            .map(|mean| self.precision.round("a scale", F::from_f64_lossy(mean)))
+            .map(|mean| self.rounded(mean))
             .collect::<Result<_>>()?;
+        let (signs, scales) = match inputs {
+            None => (signs, scales),
+            Some(inputs) => {
+                let fit = aware::fit(self, weights, inputs, scales)?;
+                (Signs::of(fit.signs.view()), fit.scales)
+            }
+        };
         Ok(BinaryMatrix::new(
             signs,
             self.scaling,
             self.precision,
             scales,
         ))
+    }
+}
+
+impl Binarizer {
+    /// A scale as it will be stored.
+    pub(super) fn rounded<F: Float>(&self, scale: f64) -> Result<F> {
+        let scale = F::from_f64_lossy(scale);
+        if !scale.is_finite() {
+            return Err(Error::Overflow { what: "a scale" });
+        }
+        self.precision.round("a scale", scale)
     }
 }
 
@@ -165,7 +208,7 @@ fn mean_magnitude<'a, F: Float>(values: impl Iterator<Item = &'a F>, count: usiz
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Compressed, Error};
+    use crate::Compressed;
     use ndarray::{Array2, array, s};
     use proptest::prelude::*;
 

@@ -8,6 +8,7 @@
 //! - `trainable`: the gradient of scales.
 
 mod activations;
+mod aware;
 mod batch_norm;
 mod binarizer;
 mod matrix;

@@ -4,11 +4,12 @@ use ndarray::{Array2, ArrayView2};
 
 use super::grid::{Codes, Granularity, Grid, Range, Symmetry};
 use super::matrix::FixedPointMatrix;
+use crate::feedback::Feedback;
 use crate::kernels::Level;
 use crate::kernels::evenly;
 use crate::{
     Error, Float, InputMoments, ParamError, ParamGuard, Precision, Quantizer, Result, check,
-    moments, parallel,
+    parallel,
 };
 
 /// Replaces weights by integers of 1 to 16 bits with a scale: w ≈ offset + scale·q.
@@ -16,6 +17,12 @@ use crate::{
 /// Evenly spaced values, as Jacob et al. ("Quantization and Training of Neural Networks for Efficient
 /// Integer-Arithmetic-Only Inference", 2018, arXiv:1712.05877) use them; an affine grid here begins exactly at
 /// its lower end, so that both ends of the range are values.
+///
+/// With the moments of a layer's inputs ([`quantize_with`](Quantizer::quantize_with)) the grids are the same, but columns
+/// are rounded one after the other, those of the largest inputs first, and what one loses is made good by
+/// those that follow: the method of E. Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative
+/// Pre-trained Transformers", 2022, [arXiv:2210.17323](https://arxiv.org/abs/2210.17323). The columns' own rounding
+/// errors are then all that is left of the output error; no term couples them.
 ///
 /// ```
 /// use ndarray::array;
@@ -38,6 +45,7 @@ pub struct FixedPointQuantizer {
     granularity: Granularity,
     range: Range,
     precision: Precision,
+    damping: f64,
 }
 
 impl FixedPointQuantizer {
@@ -50,6 +58,7 @@ impl FixedPointQuantizer {
             granularity: Granularity::PerTensor,
             range: Range::MinMax,
             precision: Precision::F32,
+            damping: 0.01,
         })
     }
 
@@ -190,6 +199,14 @@ impl FixedPointQuantizerParams {
         self.0.precision = precision;
         self
     }
+
+    /// How much the moments of inputs are damped, as [`InputMoments::damped`] says; 0.01 by default. Without moments
+    /// it has no effect.
+    #[must_use]
+    pub fn damping(mut self, damping: f64) -> Self {
+        self.0.damping = damping;
+        self
+    }
 }
 
 impl ParamGuard for FixedPointQuantizerParams {
@@ -203,6 +220,7 @@ impl ParamGuard for FixedPointQuantizerParams {
             "in 1..=16",
             (1..=16).contains(&bits),
         )?;
+        check::damping(self.0.damping)?;
         match self.0.range {
             Range::Percentile(p) => {
                 check::in_range("percentile", p, "in (0, 100]", p > 0.0 && p <= 100.0)?;
@@ -230,13 +248,24 @@ impl<F: Float> Quantizer<F> for FixedPointQuantizer {
         weights: ArrayView2<'_, F>,
         inputs: Option<&InputMoments>,
     ) -> Result<FixedPointMatrix<F>> {
-        moments::unused("FixedPointQuantizer", inputs)?;
         check::finite("weights", &weights)?;
         let grids = self.grids(weights)?;
         let (level, codes) = (Level::current(), self.codes());
-        let weights = weights.as_standard_layout();
-        let (rows, columns) = weights.dim();
-        let values = weights.as_slice().unwrap_or_default();
+        let targets = match inputs {
+            None => weights.as_standard_layout(),
+            Some(inputs) => {
+                inputs.fits(weights.ncols())?;
+                let feedback = Feedback::new(inputs, self.damping)?;
+                let round = |i, _, target| {
+                    let mut rounded = [target];
+                    evenly::snap(level, codes.spacing::<F>(grid_of(&grids, i)), &mut rounded);
+                    rounded[0]
+                };
+                feedback.run(weights, round).into()
+            }
+        };
+        let (rows, columns) = targets.dim();
+        let values = targets.as_slice().unwrap_or_default();
         let mut stored = vec![0; values.len()];
         let together = rows_together(columns);
         parallel::for_each_chunk_mut(&mut stored, together * columns, |chunk, stored| {

@@ -32,6 +32,7 @@
 //! Both take one addition where a dense product takes d multiply-adds, and read the codes instead of the weights.
 
 mod apply;
+mod aware;
 mod codebooks;
 mod decompress;
 #[cfg(feature = "linfa")]

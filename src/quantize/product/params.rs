@@ -1,12 +1,13 @@
 //! The quantizer and its parameters.
 
-use ndarray::{Array3, ArrayView2, s};
+use ndarray::{Array2, Array3, ArrayView2, s};
 
+use super::aware;
 use super::{Codebook, PqMatrix, ProductCodebooks, SplitAxis};
 use crate::cluster::{Clusterer, Clustering, KMeans, KMeansParams};
 use crate::{
     Error, FitReport, Float, InputMoments, ParamError, ParamGuard, Precision, Quantizer, Result,
-    Seed, check, moments,
+    Seed, check,
 };
 
 /// How the split axis is cut.
@@ -35,12 +36,14 @@ enum Split {
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProductQuantizer<C = KMeansParams> {
     split: Split,
-    centroids: usize,
-    axis: SplitAxis,
-    codebook: Codebook,
-    precision: Precision,
-    seed: Seed,
-    clusterer: C,
+    pub(super) centroids: usize,
+    pub(super) axis: SplitAxis,
+    pub(super) codebook: Codebook,
+    pub(super) precision: Precision,
+    pub(super) seed: Seed,
+    pub(super) damping: f64,
+    pub(super) sweeps: usize,
+    pub(super) clusterer: C,
 }
 
 /// Parameters of product quantization, to be checked.
@@ -52,6 +55,8 @@ pub struct ProductQuantizer<C = KMeansParams> {
 /// | [`codebook`](Self::codebook) | [`Codebook::PerGroup`] |
 /// | [`precision`](Self::precision) | [`Precision::F32`] |
 /// | [`seed`](Self::seed) | 0 |
+/// | [`damping`](Self::damping) | 0.01 |
+/// | [`sweeps`](Self::sweeps) | 8 |
 /// | [`clusterer`](Self::clusterer) | [`KMeans`] with its own defaults |
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProductQuantizerParams<C = KMeansParams>(ProductQuantizer<C>);
@@ -77,6 +82,8 @@ impl ProductQuantizer {
             codebook: Codebook::default(),
             precision: Precision::default(),
             seed: Seed::default(),
+            damping: 0.01,
+            sweeps: 8,
             clusterer: KMeans::params(),
         })
     }
@@ -133,6 +140,21 @@ impl<C> ProductQuantizerParams<C> {
         self
     }
 
+    /// How much the moments of inputs are damped, as [`InputMoments::damped`] says. Without moments it has no effect.
+    #[must_use]
+    pub fn damping(mut self, damping: f64) -> Self {
+        self.0.damping = damping;
+        self
+    }
+
+    /// How often, with moments of inputs, codes and centroids are chosen anew after the first choice; fewer where a sweep
+    /// gains nothing. Without moments it has no effect.
+    #[must_use]
+    pub fn sweeps(mut self, sweeps: usize) -> Self {
+        self.0.sweeps = sweeps;
+        self
+    }
+
     /// The engine that finds the centroids.
     ///
     /// ```
@@ -156,6 +178,8 @@ impl<C> ProductQuantizerParams<C> {
             codebook,
             precision,
             seed,
+            damping,
+            sweeps,
             clusterer,
         } = self.0;
         ProductQuantizerParams(ProductQuantizer {
@@ -165,6 +189,8 @@ impl<C> ProductQuantizerParams<C> {
             codebook,
             precision,
             seed,
+            damping,
+            sweeps,
             clusterer: f(clusterer),
         })
     }
@@ -192,6 +218,7 @@ impl<C> ParamGuard for ProductQuantizerParams<C> {
         };
         check::at_least_one(name, parts)?;
         check::at_least_one("centroids", self.0.centroids)?;
+        check::damping(self.0.damping)?;
         Ok(&self.0)
     }
 
@@ -263,30 +290,14 @@ impl<C> ProductQuantizer<C> {
                 (clusterings, codes)
             }
             Codebook::Shared => {
-                let vectors = vectors.as_standard_layout();
-                let points_of_all =
-                    vectors
-                        .to_shape((points * groups, width))
-                        .map_err(|_| Error::Overflow {
-                            what: "the number of sub-vectors",
-                        })?;
+                let points_of_all = sub_vectors(vectors, groups, width)?;
                 let clustering = self.clusterer.cluster(
                     points_of_all.view(),
                     None,
                     self.centroids,
                     self.seed.derive(0),
                 )?;
-                // Points lie side by side by vector; codes group by group.
-                let codes = (0..groups)
-                    .flat_map(|g| {
-                        clustering
-                            .assignments
-                            .iter()
-                            .skip(g)
-                            .step_by(groups)
-                            .copied()
-                    })
-                    .collect();
+                let codes = by_group(&clustering.assignments, groups).concat();
                 (vec![clustering], codes)
             }
         };
@@ -311,14 +322,26 @@ impl<F: Float, C: Clusterer<F>> Quantizer<F> for ProductQuantizer<C> {
 
     /// The report's losses are mean squared errors of a weight, before centroids are rounded to their stored
     /// precision.
+    ///
+    /// With moments of the inputs they are mean squared errors of an output, under the damped moments. k-means is
+    /// weighted by the inputs then (P. Stock et al., "And the Bit Goes Down: Revisiting the Quantization of Neural
+    /// Networks", 2019, arXiv:1907.05686), what one sub-vector loses is made good by those that follow (M. van Baalen et al.,
+    /// "GPTVQ", 2024, arXiv:2402.15319), and then codes and centroids are chosen anew in turn, each given all
+    /// others, so that no sweep raises the error. One codebook that all groups of *inputs* share is not
+    /// moved by the sweeps, only the codes are.
     fn quantize_with(
         &self,
         weights: ArrayView2<'_, F>,
         inputs: Option<&InputMoments>,
     ) -> Result<PqMatrix<F>> {
-        moments::unused("ProductQuantizer", inputs)?;
-        let fit = self.fit_codes(weights)?;
-        let rounded = u64::from(F::BITS) > self.precision.bits();
+        let fit = match inputs {
+            None => self.fit_codes(weights)?,
+            Some(inputs) => {
+                check::finite("weights", &weights)?;
+                aware::fit(self, weights, inputs)?
+            }
+        };
+        let rounded = inputs.is_none() && u64::from(F::BITS) > self.precision.bits();
         let matrix = if rounded {
             fit.codebooks.encode(weights)?
         } else {
@@ -327,6 +350,35 @@ impl<F: Float, C: Clusterer<F>> Quantizer<F> for ProductQuantizer<C> {
         };
         Ok(matrix.with_report(fit.report))
     }
+}
+
+/// The sub-vectors of all groups, those of a vector side by side.
+pub(super) fn sub_vectors<F: Float>(
+    vectors: ArrayView2<'_, F>,
+    groups: usize,
+    width: usize,
+) -> Result<Array2<F>> {
+    let count = vectors.nrows() * groups;
+    vectors
+        .as_standard_layout()
+        .into_owned()
+        .into_shape_with_order((count, width))
+        .map_err(|_| Error::Overflow {
+            what: "the number of sub-vectors",
+        })
+}
+
+/// The assignments of [`sub_vectors`], group by group.
+pub(super) fn by_group(assignments: &[u32], groups: usize) -> Vec<Vec<u32>> {
+    let of_group = |g: usize| {
+        assignments
+            .iter()
+            .skip(g)
+            .step_by(groups)
+            .copied()
+            .collect()
+    };
+    (0..groups).map(of_group).collect()
 }
 
 /// The report of a fit of which each clustering is a part, its losses told as the mean squared error of a weight.

@@ -10,7 +10,7 @@ use crate::cluster::{Clusterer, KMeansParams};
 use crate::trainable::check_parameters;
 use crate::{
     Compressed, Error, FitReport, Float, InputMoments, LinearOp, ParamError, ParamGuard, Part,
-    Quantizer, Result, StorageBits, Trainable, check, moments,
+    Quantizer, Result, StorageBits, Trainable, check,
 };
 
 /// Residual product quantization with checked parameters.
@@ -67,30 +67,38 @@ impl<C> ParamGuard for ResidualQuantizerParams<C> {
 impl<F: Float, C: Clusterer<F>> Quantizer<F> for ResidualQuantizer<C> {
     type Output = ResidualPqMatrix<F>;
 
-    /// The report's losses are mean squared errors of a weight: without a stage, and after each.
+    /// The report's losses are mean squared errors of a weight: without a stage, and after each. With moments of the
+    /// inputs, each stage makes the output error of what is left small, and the losses are mean squared
+    /// errors of an output.
     fn quantize_with(
         &self,
         weights: ArrayView2<'_, F>,
         inputs: Option<&InputMoments>,
     ) -> Result<ResidualPqMatrix<F>> {
-        moments::unused("ResidualQuantizer", inputs)?;
         check::finite("weights", &weights)?;
         let quantizer = self.stage.check_ref()?;
-        let mean_square =
-            |a: &Array2<F>| a.iter().map(|x| x.as_f64() * x.as_f64()).sum::<f64>() / a.len() as f64;
+        let mean_square = |a: &Array2<F>| match inputs {
+            Some(inputs) => {
+                let none = Array2::zeros(a.dim());
+                Ok(inputs.output_error(a.view(), none.view())? / a.nrows() as f64)
+            }
+            None => {
+                Ok::<_, Error>(a.iter().map(|x| x.as_f64().powi(2)).sum::<f64>() / a.len() as f64)
+            }
+        };
         let mut rest = weights.to_owned();
         let mut report = FitReport {
             iterations: self.stages,
             converged: true,
-            losses: vec![mean_square(&rest)],
+            losses: vec![mean_square(&rest)?],
         };
         let mut stages: Vec<PqMatrix<F>> = Vec::new();
         for _ in 0..self.stages {
-            let stage = quantizer.quantize(rest.view())?;
+            let stage = quantizer.quantize_with(rest.view(), inputs)?;
             rest = &rest - &two_axes(&stage)?;
             check::finite("what a stage leaves", &rest.view())?;
             report.converged &= stage.report().is_none_or(|report| report.converged);
-            report.losses.push(mean_square(&rest));
+            report.losses.push(mean_square(&rest)?);
             stages.push(stage);
         }
         let mut matrix = ResidualPqMatrix::from_parts(stages)?;

@@ -1,0 +1,145 @@
+//! Signs and scales for the least error of the outputs.
+
+use ndarray::{Array2, ArrayView2};
+
+use super::straight_through::sign;
+use super::{Binarizer, Scaling};
+use crate::feedback::Feedback;
+use crate::{Float, InputMoments, Result, linalg};
+
+/// Rounds of signs and scales, each fitted to the other.
+const ROUNDS: usize = 4;
+
+/// Signs and scales.
+#[derive(Debug, Clone)]
+pub(super) struct Fit<F> {
+    /// ±1, (out_features, in_features).
+    pub(super) signs: Array2<F>,
+    pub(super) scales: Vec<F>,
+}
+
+/// The best of the signs of `weights` with the scales `plain`, and of the rounds that follow from it.
+pub(super) fn fit<F: Float>(
+    binarizer: &Binarizer,
+    weights: ArrayView2<'_, F>,
+    inputs: &InputMoments,
+    plain: Vec<F>,
+) -> Result<Fit<F>> {
+    let moments = inputs.matrix()?;
+    // Products round by the order in memory, which is to have no say.
+    let weights = weights.as_standard_layout();
+    let weights = weights.view();
+    let exact = weights.mapv(Float::as_f64);
+    let images = linalg::product(exact.view(), moments.view());
+    let squares = row_products(&exact, &images);
+    let feedback = Feedback::new(inputs, binarizer.damping)?;
+    let mut best = Fit {
+        signs: weights.mapv(sign),
+        scales: plain,
+    };
+    let rows = Rows {
+        scaling: binarizer.scaling,
+        images,
+        squares,
+        moments,
+    };
+    let mut least = rows.errors(&best).0;
+    let mut scales = best.scales.clone();
+    for _ in 0..ROUNDS {
+        let rounded = feedback.run(weights, |i, _, target| {
+            // Where a scale is zero the signs do not matter.
+            sign(target)
+                * scales
+                    .get(i)
+                    .or(scales.first())
+                    .copied()
+                    .unwrap_or(F::one())
+        });
+        let mut next = Fit {
+            signs: rounded.mapv(sign),
+            scales: scales.clone(),
+        };
+        let fitted = rows.errors(&next).1;
+        next.scales = fitted
+            .into_iter()
+            .map(|scale| binarizer.rounded(scale.max(0.0)))
+            .collect::<Result<_>>()?;
+        let errors = rows.errors(&next).0;
+        rows.keep_better(&mut best, &mut least, &next, &errors);
+        if next.scales == scales {
+            break;
+        }
+        scales = next.scales;
+    }
+    Ok(best)
+}
+
+/// What errors of rows are computed from.
+struct Rows {
+    scaling: Scaling,
+    /// W M.
+    images: Array2<f64>,
+    /// The diagonal of W M Wᵀ.
+    squares: Vec<f64>,
+    moments: Array2<f64>,
+}
+
+impl Rows {
+    /// The output error of each row, and the scales of least error for these signs.
+    fn errors<F: Float>(&self, fit: &Fit<F>) -> (Vec<f64>, Vec<f64>) {
+        let signs = fit.signs.mapv(Float::as_f64);
+        let products = linalg::product(signs.view(), self.moments.view());
+        let own = row_products(&signs, &products);
+        let with_weights = row_products(&signs, &self.images);
+        let errors = (0..own.len())
+            .map(|i| {
+                let scale = fit.scales.get(i).or(fit.scales.first());
+                let scale = scale.map_or(1.0, |scale| scale.as_f64());
+                (self.squares[i] - 2.0 * scale * with_weights[i]) + scale * scale * own[i]
+            })
+            .collect();
+        let ratio = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
+        let scales = match self.scaling {
+            Scaling::None => Vec::new(),
+            Scaling::PerTensor => vec![ratio(with_weights.iter().sum(), own.iter().sum())],
+            Scaling::PerRow => with_weights
+                .iter()
+                .zip(&own)
+                .map(|(&a, &b)| ratio(a, b))
+                .collect(),
+        };
+        (errors, scales)
+    }
+
+    /// Takes rows of `next` whose error is smaller: one by one, unless all share a scale.
+    fn keep_better<F: Float>(
+        &self,
+        best: &mut Fit<F>,
+        least: &mut Vec<f64>,
+        next: &Fit<F>,
+        errors: &[f64],
+    ) {
+        if self.scaling == Scaling::PerTensor {
+            if errors.iter().sum::<f64>() < least.iter().sum() {
+                *best = next.clone();
+                *least = errors.to_vec();
+            }
+            return;
+        }
+        for i in 0..errors.len() {
+            if errors[i] < least[i] {
+                least[i] = errors[i];
+                best.signs.row_mut(i).assign(&next.signs.row(i));
+                if let (Some(to), Some(&from)) = (best.scales.get_mut(i), next.scales.get(i)) {
+                    *to = from;
+                }
+            }
+        }
+    }
+}
+
+/// The diagonal of A Bᵀ.
+fn row_products(a: &Array2<f64>, b: &Array2<f64>) -> Vec<f64> {
+    let rows = a.rows().into_iter().zip(b.rows());
+    rows.map(|(a, b)| a.dot(&b)).collect()
+}
