@@ -64,9 +64,12 @@ fn laws_hold_for(artifact: &mut (impl Trainable<f64> + Clone), seed: u64) {
         );
     }
 
-    // The gradient does not depend on how the array lies in memory.
+    // How the array lies in memory may change the order of a sum, and no more.
     let turned = dense.t().as_standard_layout().into_owned();
-    assert_eq!(artifact.gradient(turned.t()).unwrap(), gradient);
+    let again = artifact.gradient(turned.t()).unwrap();
+    for (again, gradient) in again.iter().zip(&gradient) {
+        assert!((again - gradient).abs() <= rounding, "{again} {gradient}");
+    }
 
     // A step down a slope goes down: by the squared length of the gradient, to first order.
     let before = inner(&weights);
