@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
 
-use ndarray::{Array1, Array2, ArrayD, IxDyn};
+use ndarray::{Array, Array1, Array2, ArrayD, Dimension, IxDyn};
 
 use crate::{Compressed, DType, Error, LinearOp, Precision, Result};
 
@@ -239,11 +239,7 @@ impl Stored {
     ///
     /// As [`array`](Self::array), and for another number of axes.
     pub fn vector(&mut self, name: &str) -> Result<(Array1<f32>, Precision)> {
-        let (array, precision) = self.array(name)?;
-        let shape = array.shape().to_vec();
-        let array = array.into_dimensionality();
-        let array = array.map_err(|_| malformed(format!("{name} has shape {shape:?}")))?;
-        Ok((array, precision))
+        self.with_axes(name)
     }
 
     /// Takes a matrix of real numbers out.
@@ -252,6 +248,15 @@ impl Stored {
     ///
     /// As [`array`](Self::array), and for another number of axes.
     pub fn matrix(&mut self, name: &str) -> Result<(Array2<f32>, Precision)> {
+        self.with_axes(name)
+    }
+
+    /// Takes an array of real numbers out that has the axes of `D`.
+    ///
+    /// # Errors
+    ///
+    /// As [`array`](Self::array), and for another number of axes.
+    pub fn with_axes<D: Dimension>(&mut self, name: &str) -> Result<(Array<f32, D>, Precision)> {
         let (array, precision) = self.array(name)?;
         let shape = array.shape().to_vec();
         let array = array.into_dimensionality();

@@ -166,6 +166,31 @@ impl Recipe {
         Ok((Some(made), row))
     }
 
+    /// Compresses the tensors of a part one after the other, and hands each to `add`, which tells its bytes.
+    fn each(
+        &self,
+        input: &NamedTensors,
+        options: &CompressOptions<'_>,
+        mut add: impl FnMut(&str, &TensorData<'_>, Option<CompressedTensor>) -> Result<u64>,
+        mut progress: impl FnMut(&ReportRow),
+    ) -> Result<Report> {
+        let mut report = Report {
+            bytes_before: input.file_bytes(),
+            ..Report::default()
+        };
+        for name in options.shard.names(input)? {
+            let data = input.data(&name)?;
+            let (made, mut row) = within(&name, self.tensor(&name, &data, options))?;
+            row.bytes_after = add(&name, &data, made.map(|made| made.tensor))?;
+            progress(&row);
+            report.rows.push(row);
+        }
+        if options.shard.count() > 1 {
+            report.bytes_before = report.rows.iter().map(|row| row.bytes_before).sum();
+        }
+        Ok(report)
+    }
+
     /// Compresses a model into the container `output`, one tensor at a time; `progress` is called after each.
     ///
     /// In memory are at most one tensor of the model, what it rebuilds to, and what its compressor needs. The file is
@@ -191,20 +216,11 @@ impl Recipe {
             let shard = options.shard.to_string();
             writer.raw_metadata(SHARD_KEY, &shard);
         }
-        let mut report = Report {
-            bytes_before: input.file_bytes(),
-            ..Report::default()
+        let add = |name: &str, data: &TensorData<'_>, made: Option<CompressedTensor>| match made {
+            Some(tensor) => writer.add(name, &Entry::Compressed(tensor)),
+            None => writer.add_plain(name, data),
         };
-        for name in options.shard.names(input)? {
-            let data = input.data(&name)?;
-            let (made, mut row) = within(&name, self.tensor(&name, &data, options))?;
-            row.bytes_after = match made {
-                Some(made) => writer.add(&name, &Entry::Compressed(made.tensor))?,
-                None => writer.add_plain(&name, &data)?,
-            };
-            progress(&row);
-            report.rows.push(row);
-        }
+        let mut report = self.each(input, options, add, &mut progress)?;
         report.bytes_after = writer.finish()?;
         Ok(report)
     }
@@ -241,21 +257,16 @@ impl Recipe {
         for (key, value) in own_metadata(input) {
             model.set_metadata(key, value)?;
         }
-        let mut report = Report {
-            bytes_before: input.file_bytes(),
-            ..Report::default()
-        };
-        for name in options.shard.names(input)? {
-            let data = input.data(&name)?;
-            let (made, mut row) = within(&name, self.tensor(&name, &data, options))?;
+        let add = |name: &str, data: &TensorData<'_>, made: Option<CompressedTensor>| {
             let entry = match made {
-                Some(made) => Entry::Compressed(made.tensor),
-                None => Entry::Plain(data.into_owned()),
+                Some(tensor) => Entry::Compressed(tensor),
+                None => Entry::Plain(data.clone().into_owned()),
             };
-            row.bytes_after = Assembler::new(std::io::sink()).entry(&name, &entry)?;
-            model.insert_entry(&name, entry)?;
-            report.rows.push(row);
-        }
+            let bytes = Assembler::new(std::io::sink()).entry(name, &entry)?;
+            model.insert_entry(name, entry)?;
+            Ok(bytes)
+        };
+        let mut report = self.each(input, options, add, |_| {})?;
         report.bytes_after = model.file_bytes()?;
         Ok((model, report))
     }

@@ -45,7 +45,7 @@ impl ReportRow {
 pub struct Report {
     /// Every tensor, in rising order of names.
     pub rows: Vec<ReportRow>,
-    /// The length of the file it came from.
+    /// The length of the file it came from; of a part of a model, that of its arrays.
     pub bytes_before: u64,
     /// The length of the container.
     pub bytes_after: u64,

@@ -43,13 +43,11 @@ fn links(stored: &mut Stored, names: &[&str]) -> Result<(Vec<Array4<f32>>, Preci
     let mut links = Vec::new();
     let mut precision = None;
     for name in names {
-        let (link, found) = stored.array(name)?;
+        let (link, found) = stored.with_axes::<Ix4>(name)?;
         if *precision.get_or_insert(found) != found {
             return Err(malformed("links of different precisions".to_owned()));
         }
-        let shape = link.shape().to_vec();
-        let link = link.into_dimensionality::<Ix4>();
-        links.push(link.map_err(|_| malformed(format!("{name} has shape {shape:?}")))?);
+        links.push(link);
     }
     Ok((links, precision.unwrap_or_default()))
 }

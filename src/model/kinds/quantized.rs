@@ -7,7 +7,7 @@ use crate::model::artifact::{Attributes, CodeLayout, Stored, downcast, malformed
 use crate::quantize::binary::{BinaryMatrix, Scaling};
 use crate::quantize::fixed_point::{FixedPointMatrix, Granularity, Symmetry};
 use crate::quantize::product::{PqMatrix, ResidualPqMatrix, SplitAxis};
-use crate::{Compressed, LinearOp, Precision, Result};
+use crate::{LinearOp, Precision, Result};
 
 pub(super) const BINARY: &str = "binary";
 pub(super) const FIXED_POINT: &str = "fixed_point";
@@ -22,8 +22,19 @@ fn name<T: PartialEq>(choices: &[(&'static str, T)], value: &T) -> &'static str 
         .map_or("", |choice| choice.0)
 }
 
-fn weights(shape: &[usize]) -> usize {
-    shape.iter().product()
+/// The layout of `part` where it is the one called `codes`: a code of `bits` bits for every `width` of the weights.
+fn layout(
+    part: &str,
+    codes: &str,
+    bits: u32,
+    artifact: &dyn Artifact,
+    [width, runs]: [usize; 2],
+) -> Option<CodeLayout> {
+    (part == codes).then(|| CodeLayout {
+        bits,
+        count: artifact.shape().iter().product::<usize>() / width.max(1),
+        runs,
+    })
 }
 
 const SCALINGS: [(&str, Scaling); 3] = [
@@ -42,11 +53,7 @@ impl Artifact for BinaryMatrix<f32> {
     }
 
     fn code_layout(&self, part: &str) -> Option<CodeLayout> {
-        (part == "signs").then(|| CodeLayout {
-            bits: 1,
-            count: weights(self.shape()),
-            runs: 1,
-        })
+        layout(part, "signs", 1, self, [1, 1])
     }
 
     fn as_linear(&self) -> Option<&dyn LinearOp<f32>> {
@@ -91,11 +98,7 @@ impl Artifact for FixedPointMatrix<f32> {
     }
 
     fn code_layout(&self, part: &str) -> Option<CodeLayout> {
-        (part == "codes").then(|| CodeLayout {
-            bits: self.bits(),
-            count: weights(self.shape()),
-            runs: 1,
-        })
+        layout(part, "codes", self.bits(), self, [1, 1])
     }
 
     fn as_linear(&self) -> Option<&dyn LinearOp<f32>> {
@@ -149,12 +152,8 @@ impl Artifact for PqMatrix<f32> {
 
     fn code_layout(&self, part: &str) -> Option<CodeLayout> {
         let books = self.codebooks();
-        let groups = books.groups();
-        (part == "codes").then(|| CodeLayout {
-            bits: books.code_bits(),
-            count: weights(self.shape()) / books.group_width().max(1),
-            runs: groups,
-        })
+        let (width, groups) = (books.group_width(), books.groups());
+        layout(part, "codes", books.code_bits(), self, [width, groups])
     }
 
     fn as_linear(&self) -> Option<&dyn LinearOp<f32>> {
@@ -165,12 +164,8 @@ impl Artifact for PqMatrix<f32> {
         let shape = stored.axes()?;
         let axis = stored.attributes.choice("axis", &AXES)?;
         let codes = stored.bytes("codes")?;
-        let (books, precision) = stored.array("codebooks")?;
+        let (books, precision) = stored.with_axes::<Ix3>("codebooks")?;
         stored.finish()?;
-        let found = books.shape().to_vec();
-        let books = books
-            .into_dimensionality::<Ix3>()
-            .map_err(|_| malformed(format!("codebooks of shape {found:?}")))?;
         Self::from_parts(shape, axis, precision, books.view(), codes)
     }
 }
