@@ -4,8 +4,8 @@
 //! and more, chooses, compresses from file to file one tensor at a time, reads the result back and compares every
 //! tensor with the model. With `--shard i/n` n processes do a part each, `--merge OUT PART...` joins them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
@@ -13,7 +13,8 @@ use ndarray::{ArrayD, IxDyn};
 use serde::Serialize;
 use support::json;
 use support::progress::bar;
-use support::table;
+use support::report::Report as Page;
+use support::table::{self, Table};
 use taper::Seed;
 use taper::model::{
     Budget, CompressOptions, Container, Entry, NamedTensors, Recipe, Report, Shard,
@@ -44,6 +45,10 @@ struct Args {
     #[arg(long, value_name = "FILE")]
     calibration: Option<PathBuf>,
 
+    /// How much the error of a tensor counts in a budget, in JSON by name: `{"pooler.weight": 4}`; 1 for all others.
+    #[arg(long, value_name = "FILE.json")]
+    sensitivity: Option<PathBuf>,
+
     /// The part of the model that this process compresses, as i/n.
     #[arg(long, default_value = "1/1", value_name = "I/N")]
     shard: Shard,
@@ -60,9 +65,17 @@ struct Args {
     #[arg(long)]
     quick: bool,
 
+    /// Does without the limits, which take a second or so for each tensor.
+    #[arg(long)]
+    no_limits: bool,
+
     /// Writes the report to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+
+    /// Writes what is shown on the terminal to this file, as a page of the documentation.
+    #[arg(long, value_name = "FILE.md")]
+    markdown: Option<PathBuf>,
 }
 
 /// What is written with `--json`.
@@ -117,19 +130,26 @@ fn compress(args: &Args, input: &Path, output: &Path, shard: Shard) -> anyhow::R
         .as_ref()
         .map(NamedTensors::open)
         .transpose()?;
-    let options = CompressOptions::default().shard(shard);
+    let mut page = Page::new("compress_safetensors");
+    let options = CompressOptions::default()
+        .shard(shard)
+        .limits(!args.no_limits);
     let options = match &calibration {
         Some(calibration) => options.calibration(calibration),
         None => options,
     };
-    let started = Instant::now();
     let recipe = match (&args.recipe, &args.budget) {
         (Some(recipe), _) => Recipe::load(recipe)?,
         (None, Some(text)) => {
             let budget = budget(text, model.file_bytes())?;
             let progress = bar("measure", model.len());
             let candidates = default_candidates();
-            let weight = |_: &str| 1.0;
+            let sensitivity: BTreeMap<String, f64> = match &args.sensitivity {
+                Some(path) => serde_json::from_str(&std::fs::read_to_string(path)?)
+                    .with_context(|| format!("{} does not parse", path.display()))?,
+                None => BTreeMap::new(),
+            };
+            let weight = |name: &str| sensitivity.get(name).copied().unwrap_or(1.0);
             let recipe = Recipe::for_budget(
                 &model,
                 &candidates,
@@ -158,11 +178,8 @@ fn compress(args: &Args, input: &Path, output: &Path, shard: Shard) -> anyhow::R
     })?;
     progress.finish_and_clear();
     let weight_error = verify(&model, output, &report)?;
-    println!("{report}");
-    println!(
-        "read back and compared: a relative squared error of {weight_error:.3e} over all compressed tensors ({:.0} s)",
-        started.elapsed().as_secs_f64()
-    );
+    tell(&mut page, &report, weight_error);
+    page.finish(args.markdown.as_deref())?;
     if let Some(path) = &args.json {
         let figures = Figures {
             dense_bytes: report.bytes_before,
@@ -175,6 +192,56 @@ fn compress(args: &Args, input: &Path, output: &Path, shard: Shard) -> anyhow::R
         json::write(path, &figures)?;
     }
     Ok(())
+}
+
+/// The table of all compressed tensors, and what became of the whole.
+fn tell(page: &mut Page, report: &Report, weight_error: f64) {
+    page.say(
+        "Bytes are those of a tensor's arrays in the file, codes entropy-coded; bits are those for a weight. The error is that \
+         of the weights, ‖W − Ŵ‖² / ‖W‖², or where inputs were given that of the output. The limit is the least \
+         number of bits a weight at that error of the weights, for any code, were they independent draws from their \
+         own histogram, known for free: a scale and no promise.",
+    );
+    let mut table = Table::new(
+        "Compressed tensors",
+        [
+            "tensor", "method", "shape", "before", "after", "ratio", "error", "bits", "limit",
+            "distance",
+        ],
+    );
+    let compressed = report.rows.iter().filter(|row| row.method != "keep");
+    for row in compressed.clone() {
+        let shape: Vec<String> = row.shape.iter().map(usize::to_string).collect();
+        let bits = |bits: Option<f64>| bits.map_or("-".to_owned(), |bits| format!("{bits:.2}"));
+        table.row([
+            row.name.clone(),
+            row.method.clone(),
+            shape.join("×"),
+            table::bytes(row.bytes_before),
+            table::bytes(row.bytes_after),
+            format!("{:.1}×", row.ratio()),
+            match row.output_error {
+                Some(error) => format!("{error:.2e} (output)"),
+                None => format!("{:.2e}", row.weight_error),
+            },
+            bits(Some(row.bits_per_weight())),
+            bits(row.limit_bits),
+            bits(row.distance()),
+        ]);
+    }
+    page.table(&table);
+    let kept = report.rows.iter().filter(|row| row.method == "keep");
+    let kept_bytes: u64 = kept.clone().map(|row| row.bytes_after).sum();
+    page.say(&format!(
+        "{} tensors ({}) are kept as they were. {} bytes became {}, {} of them header: {:.2} times smaller. Read back and \
+         compared with the model, all compressed tensors together have a relative squared error of {weight_error:.3e}.",
+        kept.count(),
+        table::bytes(kept_bytes),
+        report.bytes_before,
+        report.bytes_after,
+        table::bytes(report.header_bytes()),
+        report.ratio(),
+    ));
 }
 
 /// Reads the container and compares each of its tensors with the model's; the error of all that are compressed.
@@ -269,11 +336,14 @@ fn quick_in(args: &Args, folder: &Path) -> anyhow::Result<()> {
         recipe: None,
         save_recipe: Some(path("recipe.toml")),
         calibration: None,
+        sensitivity: None,
         shard: Shard::default(),
         merge: false,
         seed: args.seed,
         quick: true,
+        no_limits: false,
         json: args.json.clone(),
+        markdown: None,
     };
     compress(&args, &path("model"), &path("whole"), args.shard)?;
     let args = Args {

@@ -12,6 +12,7 @@ use super::report::{Report, ReportRow};
 use super::shard::{SHARD_KEY, Shard};
 use super::step::{self, Step, chain_text};
 use super::{Dtype, NamedTensors, TensorData};
+use crate::limit::{EmpiricalSource, RateDistortionGap};
 use crate::{Error, InputMoments, Result, Seed};
 
 /// What a compression is told beside the recipe.
@@ -24,6 +25,8 @@ pub struct CompressOptions<'a> {
     pub calibration: Option<&'a NamedTensors>,
     /// Which part of the model is compressed.
     pub shard: Shard,
+    /// Whether the report tells the limit of each tensor, which takes a second or so for each.
+    pub limits: bool,
 }
 
 impl<'a> CompressOptions<'a> {
@@ -40,6 +43,12 @@ impl<'a> CompressOptions<'a> {
     #[must_use]
     pub fn shard(self, shard: Shard) -> Self {
         Self { shard, ..self }
+    }
+
+    /// The same with limits in the report, or without.
+    #[must_use]
+    pub fn limits(self, limits: bool) -> Self {
+        Self { limits, ..self }
     }
 
     fn moments(&self, name: &str) -> Result<Option<InputMoments>> {
@@ -127,6 +136,16 @@ fn make(
     })
 }
 
+/// The least bits a weight at the error of a tensor, where there is an error and a limit.
+fn limit(weights: &ArrayD<f32>, made: &Made) -> Option<f64> {
+    let source = EmpiricalSource::of(weights.view()).ok()?;
+    let squares: f64 = weights.iter().map(|&w| f64::from(w).powi(2)).sum();
+    let values = weights.len() as f64;
+    let bits = made.tensor.artifact().storage().total() as f64 / values;
+    let gap = RateDistortionGap::at(bits, made.weight_error * squares / values, &source);
+    Some(gap.ok()?.limit_bits?.lower)
+}
+
 impl Recipe {
     fn seed_of(&self, name: &str) -> Seed {
         Seed::from(self.seed).derive_name(name)
@@ -148,6 +167,7 @@ impl Recipe {
             bytes_after: data.bytes.len() as u64,
             weight_error: 0.0,
             output_error: None,
+            limit_bits: None,
         };
         if step::keeps(chain) {
             return Ok((None, row));
@@ -163,6 +183,9 @@ impl Recipe {
         )?;
         row.weight_error = made.weight_error;
         row.output_error = made.output_error;
+        if options.limits {
+            row.limit_bits = limit(&weights, &made);
+        }
         Ok((Some(made), row))
     }
 

@@ -22,6 +22,10 @@ pub struct ReportRow {
     pub weight_error: f64,
     /// The same of the layer's output, over the inputs that were given for it.
     pub output_error: Option<f64>,
+    /// The least bits a weight at the same error of the weights, for any code, were the weights independent draws from
+    /// their own histogram: a scale and no promise, see [`RateDistortionGap`](crate::limit::RateDistortionGap). Where
+    /// [`CompressOptions::limits`](super::CompressOptions::limits) asked for it.
+    pub limit_bits: Option<f64>,
 }
 
 impl ReportRow {
@@ -36,6 +40,12 @@ impl ReportRow {
     pub fn bits_per_weight(&self) -> f64 {
         let values: f64 = self.shape.iter().map(|&n| n as f64).product();
         self.bytes_after as f64 * 8.0 / values
+    }
+
+    /// The bits a weight above the limit.
+    #[must_use]
+    pub fn distance(&self) -> Option<f64> {
+        Some(self.bits_per_weight() - self.limit_bits?)
     }
 }
 
@@ -77,17 +87,28 @@ impl fmt::Display for Report {
         );
         writeln!(
             f,
-            "{:<name$}  {:<method$}  {:>16}  {:>11}  {:>11}  {:>7}  {:>7}  {:>9}  {:>9}",
-            "tensor", "method", "shape", "before", "after", "ratio", "bits", "error", "output"
+            "{:<name$}  {:<method$}  {:>16}  {:>11}  {:>11}  {:>7}  {:>7}  {:>9}  {:>9}  {:>7}  {:>8}",
+            "tensor",
+            "method",
+            "shape",
+            "before",
+            "after",
+            "ratio",
+            "bits",
+            "error",
+            "output",
+            "limit",
+            "distance"
         )?;
         for row in &self.rows {
             let shape: Vec<String> = row.shape.iter().map(usize::to_string).collect();
+            let bits = |bits: Option<f64>| bits.map_or("-".to_owned(), |bits| format!("{bits:.3}"));
             let output = row
                 .output_error
                 .map_or("-".to_owned(), |error| format!("{error:.2e}"));
             writeln!(
                 f,
-                "{:<name$}  {:<method$}  {:>16}  {:>11}  {:>11}  {:>7.2}  {:>7.3}  {:>9.2e}  {:>9}",
+                "{:<name$}  {:<method$}  {:>16}  {:>11}  {:>11}  {:>7.2}  {:>7.3}  {:>9.2e}  {:>9}  {:>7}  {:>8}",
                 row.name,
                 row.method,
                 shape.join("x"),
@@ -96,7 +117,9 @@ impl fmt::Display for Report {
                 row.ratio(),
                 row.bits_per_weight(),
                 row.weight_error,
-                output
+                output,
+                bits(row.limit_bits),
+                bits(row.distance())
             )?;
         }
         write!(
