@@ -415,6 +415,7 @@ pub fn default_candidates() -> Vec<Vec<Step>> {
         codebook: crate::quantize::product::Codebook::Shared,
         precision: crate::Precision::F16,
         stages: 1,
+        rotate: false,
     };
     let prune = |keep| Step::Prune {
         keep: crate::prune::Keep::Fraction(keep),

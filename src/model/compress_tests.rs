@@ -41,6 +41,7 @@ fn product(width: usize, centroids: usize) -> Step {
         codebook: Codebook::Shared,
         precision: Precision::F16,
         stages: 1,
+        rotate: false,
     }
 }
 
@@ -57,6 +58,10 @@ fn fixed(bits: u32) -> Step {
 fn chains() -> Vec<Vec<Step>> {
     let precision = Precision::F16;
     let rank = Rank::Fixed(2);
+    let mut rotated = product(2, 8);
+    if let Step::Product { rotate, .. } = &mut rotated {
+        *rotate = true;
+    }
     vec![
         vec![Step::Dense { precision }],
         vec![fixed(4)],
@@ -65,6 +70,7 @@ fn chains() -> Vec<Vec<Step>> {
             precision,
         }],
         vec![product(2, 8)],
+        vec![rotated],
         vec![Step::Svd { rank, precision }],
         vec![Step::Svd { rank, precision }, fixed(6)],
         vec![Step::Svd { rank, precision }, product(1, 4)],

@@ -17,7 +17,9 @@ use crate::factorize::svd::TruncatedSvd;
 use crate::prune::{Keep, MagnitudePruner, Scope, Sparsity};
 use crate::quantize::binary::{Binarizer, Scaling};
 use crate::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range, Symmetry};
-use crate::quantize::product::{Codebook, ProductQuantizer, ResidualQuantizer, SplitAxis};
+use crate::quantize::product::{
+    Codebook, OptimizedProductQuantizer, ProductQuantizer, ResidualQuantizer, SplitAxis,
+};
 use crate::{Compressed, Error, Factorizer, InputMoments, Precision, Quantizer, Result, Seed};
 
 /// One compressor of a chain.
@@ -90,6 +92,9 @@ pub enum Step {
         /// How many times what is left is quantized again.
         #[serde(default = "one")]
         stages: usize,
+        /// Whether sub-vectors are rotated first ([`OptimizedProductQuantizer`]); with one stage only.
+        #[serde(default)]
+        rotate: bool,
     },
     /// [`TruncatedSvd`].
     Svd {
@@ -148,9 +153,13 @@ impl fmt::Display for Step {
                 width,
                 centroids,
                 stages,
+                rotate,
                 ..
             } => {
                 write!(f, "product {width}x{centroids}")?;
+                if *rotate {
+                    f.write_str(" rotated")?;
+                }
                 if *stages > 1 {
                     write!(f, "x{stages}")?;
                 }
@@ -201,12 +210,23 @@ impl Step {
 
 /// Errs for chains that mean nothing.
 pub(super) fn check_chain(chain: &[Step]) -> Result<()> {
+    let both = |step: &Step| {
+        matches!(
+            step,
+            Step::Product {
+                stages: 2..,
+                rotate: true,
+                ..
+            }
+        )
+    };
     let sound = match chain {
+        chain if chain.iter().any(both) => false,
         [] | [_] => true,
         [Step::Svd { .. } | Step::Cp { .. }, second] => second.is_quantizer(),
         // The weights that are left are a list: no part of it has a row or a sub-vector of its own.
         [Step::Prune { .. }, second] => match second {
-            Step::Product { width, .. } => *width == 1,
+            Step::Product { width, rotate, .. } => *width == 1 && !rotate,
             Step::FixedPoint { granularity, .. } => *granularity == Granularity::PerTensor,
             Step::Binary { scaling, .. } => *scaling != Scaling::PerRow,
             other => other.is_quantizer(),
@@ -280,6 +300,7 @@ fn quantize(
             codebook,
             precision,
             stages,
+            rotate,
         } => {
             let quantizer = ProductQuantizer::params_with_width(width)
                 .centroids(centroids)
@@ -287,7 +308,12 @@ fn quantize(
                 .codebook(codebook)
                 .precision(precision)
                 .seed(seed);
-            if stages == 1 {
+            if rotate {
+                let quantizer = OptimizedProductQuantizer::params(quantizer);
+                Arc::new(guided(inputs, |inputs| {
+                    quantizer.quantize_with(matrix, inputs)
+                })?)
+            } else if stages == 1 {
                 Arc::new(guided(inputs, |inputs| {
                     quantizer.quantize_with(matrix, inputs)
                 })?)
@@ -441,6 +467,7 @@ pub(super) fn compress(
                     codebook: Codebook::Shared,
                     precision,
                     stages,
+                    rotate: false,
                 },
                 other => other,
             };

@@ -14,7 +14,9 @@ use crate::factorize::svd::{SingularValues, TruncatedSvd};
 use crate::prune::SparseMatrix;
 use crate::quantize::binary::{Binarizer, Scaling};
 use crate::quantize::fixed_point::{FixedPointQuantizer, Granularity, Symmetry};
-use crate::quantize::product::{ProductQuantizer, ResidualQuantizer, SplitAxis};
+use crate::quantize::product::{
+    OptimizedProductQuantizer, ProductQuantizer, ResidualQuantizer, SplitAxis,
+};
 use crate::{Error, Factorizer, Precision, Quantizer, Result, Seed};
 
 fn numbers(shape: &[usize], seed: u64) -> ArrayD<f32> {
@@ -47,7 +49,7 @@ fn precision(seed: u64) -> Precision {
     [Precision::F16, Precision::F32][seed as usize % 2]
 }
 
-const KINDS: usize = 16;
+const KINDS: usize = 17;
 
 /// A tensor of the `kind`-th kind.
 fn tensor(kind: usize, [rows, columns]: [usize; 2], seed: u64) -> Result<CompressedTensor> {
@@ -130,6 +132,7 @@ fn tensor(kind: usize, [rows, columns]: [usize; 2], seed: u64) -> Result<Compres
             let factors = factors.iter().map(|factor| fixed.quantize(factor.view()));
             CompressedTensor::new(FactoredTensor::new(factors.collect::<Result<Vec<_>>>()?)?)
         }
+        15 => CompressedTensor::new(OptimizedProductQuantizer::params(pq).quantize(view)?),
         _ => CompressedTensor::new(Dense::new(weights.into_dyn().view(), precision)?)
             .with_shape(&[1, rows, columns])?
             .with_dtype(Dtype::BF16),

@@ -22,7 +22,7 @@ use crate::factorize::svd::{LowRankMatrix, SpatialConv2d};
 use crate::prune::SparseMatrix;
 use crate::quantize::binary::BinaryMatrix;
 use crate::quantize::fixed_point::FixedPointMatrix;
-use crate::quantize::product::{PqMatrix, ResidualPqMatrix};
+use crate::quantize::product::{OptimizedPqMatrix, PqMatrix, ResidualPqMatrix};
 
 /// All kinds of this crate.
 pub(super) fn registry() -> Registry {
@@ -35,6 +35,7 @@ pub(super) fn registry() -> Registry {
         .with::<FactoredTensor>(factored::TENSOR)
         .with::<FixedPointMatrix<f32>>(quantized::FIXED_POINT)
         .with::<LowRankMatrix<f32>>(factorized::LOW_RANK)
+        .with::<OptimizedPqMatrix<f32>>(quantized::OPTIMIZED_PQ)
         .with::<PqMatrix<f32>>(quantized::PQ)
         .with::<ResidualPqMatrix<f32>>(quantized::RESIDUAL_PQ)
         .with::<SparseMatrix<f32>>(sparse::SPARSE)

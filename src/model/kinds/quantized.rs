@@ -6,11 +6,12 @@ use crate::model::Artifact;
 use crate::model::artifact::{Attributes, CodeLayout, Stored, downcast, malformed};
 use crate::quantize::binary::{BinaryMatrix, Scaling};
 use crate::quantize::fixed_point::{FixedPointMatrix, Granularity, Symmetry};
-use crate::quantize::product::{PqMatrix, ResidualPqMatrix, SplitAxis};
+use crate::quantize::product::{OptimizedPqMatrix, PqMatrix, ResidualPqMatrix, SplitAxis};
 use crate::{LinearOp, Precision, Result};
 
 pub(super) const BINARY: &str = "binary";
 pub(super) const FIXED_POINT: &str = "fixed_point";
+pub(super) const OPTIMIZED_PQ: &str = "optimized_pq";
 pub(super) const PQ: &str = "pq";
 pub(super) const RESIDUAL_PQ: &str = "residual_pq";
 
@@ -161,12 +162,42 @@ impl Artifact for PqMatrix<f32> {
     }
 
     fn restore(mut stored: Stored) -> Result<Self> {
-        let shape = stored.axes()?;
-        let axis = stored.attributes.choice("axis", &AXES)?;
-        let codes = stored.bytes("codes")?;
-        let (books, precision) = stored.with_axes::<Ix3>("codebooks")?;
+        let matrix = codes_and_codebooks(&mut stored)?;
         stored.finish()?;
-        Self::from_parts(shape, axis, precision, books.view(), codes)
+        Ok(matrix)
+    }
+}
+
+fn codes_and_codebooks(stored: &mut Stored) -> Result<PqMatrix<f32>> {
+    let shape = stored.axes()?;
+    let axis = stored.attributes.choice("axis", &AXES)?;
+    let codes = stored.bytes("codes")?;
+    let (books, precision) = stored.with_axes::<Ix3>("codebooks")?;
+    PqMatrix::from_parts(shape, axis, precision, books.view(), codes)
+}
+
+impl Artifact for OptimizedPqMatrix<f32> {
+    fn kind(&self) -> &'static str {
+        OPTIMIZED_PQ
+    }
+
+    fn attributes(&self) -> Result<Attributes> {
+        self.matrix().attributes()
+    }
+
+    fn code_layout(&self, part: &str) -> Option<CodeLayout> {
+        self.matrix().code_layout(part)
+    }
+
+    fn as_linear(&self) -> Option<&dyn LinearOp<f32>> {
+        Some(self)
+    }
+
+    fn restore(mut stored: Stored) -> Result<Self> {
+        let matrix = codes_and_codebooks(&mut stored)?;
+        let (rotation, precision) = stored.with_axes::<Ix3>("rotation")?;
+        stored.finish()?;
+        Self::from_parts(matrix, precision, rotation.view())
     }
 }
 
