@@ -16,8 +16,10 @@ use support::bars::Bars;
 use support::data::{Dataset, Splits, cifar10, mnist};
 use support::network::augment::{Layout, Shift};
 use support::network::checkpoint::Checkpoint;
-use support::network::train::Training;
+use support::network::inference::percent_equal;
+use support::network::train::{EpochReport, Training};
 use support::network::vgg::{self, Slimming, Vgg};
+use support::plot::{Axis, Mark, Plot, Scale, Series};
 use support::report::Report;
 use support::table::{Table, bytes};
 use taper::Pruner;
@@ -78,6 +80,18 @@ struct Args {
     #[arg(long, value_delimiter = ',', default_value = "0.9,0.7,0.5,0.35")]
     keep: Vec<f64>,
 
+    /// Epochs of the same architectures from scratch [default: as many as the pruned network has had in all]
+    #[arg(long, value_name = "N")]
+    scratch_epochs: Option<usize>,
+
+    /// For which of the parts to keep they are trained from scratch, 0 for none [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "PART,…")]
+    scratch_for: Option<Vec<f64>>,
+
+    /// Draws the accuracy on held-out images after each epoch into this SVG file.
+    #[arg(long, value_name = "FILE.svg")]
+    curves: Option<PathBuf>,
+
     /// Saves every training below this folder after each epoch, and takes up what is there.
     #[arg(long, value_name = "FOLDER")]
     checkpoints: Option<PathBuf>,
@@ -92,6 +106,16 @@ struct Experiment {
     width: f64,
     epochs: usize,
     tune_epochs: usize,
+    scratch_epochs: usize,
+}
+
+/// How a training went.
+#[derive(Debug, Serialize)]
+struct Curve {
+    name: String,
+    /// Epochs that the network had behind it.
+    before: usize,
+    epochs: Vec<EpochReport>,
 }
 
 #[derive(Debug, Serialize)]
@@ -102,10 +126,11 @@ struct Figures {
     penalty: f64,
     epochs: usize,
     tune_epochs: usize,
+    scratch_epochs: usize,
     training_images: usize,
     baseline: f64,
-    baseline_held_out: f64,
     rows: Vec<Row>,
+    curves: Vec<Curve>,
 }
 
 #[derive(Debug, Serialize)]
@@ -116,7 +141,7 @@ struct Row {
     /// Dropped channels taken for the constants that they still give out, folded into the next layer.
     folded: f64,
     tuned: f64,
-    scratch: f64,
+    scratch: Option<f64>,
     ratio_parameters: f64,
     ratio_multiply_adds: f64,
     ratio_bytes: f64,
@@ -142,10 +167,13 @@ impl Experiment {
         };
         let most = if quick { 500 } else { usize::MAX };
         data = data.first(images, most, most);
+        let epochs = args.common.epochs_or(epochs, 2);
+        let tune_epochs = args.tune_epochs.unwrap_or(if quick { 1 } else { tune });
         Ok(Self {
             width: args.width.unwrap_or(if quick { 1.0 / 16.0 } else { width }),
-            epochs: args.common.epochs_or(epochs, 2),
-            tune_epochs: args.tune_epochs.unwrap_or(if quick { 1 } else { tune }),
+            epochs,
+            tune_epochs,
+            scratch_epochs: args.scratch_epochs.unwrap_or(epochs + tune_epochs),
             args,
             data,
             colours,
@@ -160,7 +188,7 @@ impl Experiment {
         tensors: &Tensors<f32>,
         epochs: usize,
         penalty: Option<SlimmingPenalty>,
-    ) -> anyhow::Result<Vgg> {
+    ) -> anyhow::Result<(Vgg, Vec<EpochReport>)> {
         let cifar = self.args.data == Data::Cifar10;
         let checkpoint = self.args.checkpoints.as_ref().map(|folder| Checkpoint {
             folder: folder.join(format!(
@@ -189,10 +217,11 @@ impl Experiment {
             ..Training::default()
         };
         let model = Vgg::from_tensors(tensors)?;
-        let (model, _) = training.run(model, &Slimming { penalty }, &self.data.train, |model| {
+        let objective = Slimming { penalty };
+        let (model, epochs) = training.run(model, &objective, &self.data.train, |model| {
             Ok(Some(model.accuracy(&self.data.held_out)?))
         })?;
-        Ok(model.valid())
+        Ok((model.valid(), epochs))
     }
 
     fn data_name(&self) -> &'static str {
@@ -207,6 +236,7 @@ impl Experiment {
         keep: f64,
         net: &Coupling,
         trained: &Tensors<f32>,
+        curves: &mut Vec<Curve>,
         report: &mut Option<PruneReport>,
     ) -> anyhow::Result<Row> {
         let scores = net.scores(trained, ChannelScore::NormScale)?;
@@ -227,33 +257,46 @@ impl Experiment {
         let pruned = valid(&zero.prune_all(trained)?)?;
         let masked = valid(&zero.mask_all(trained)?)?;
         let test = &self.data.test;
-        let equal_to_masked = pruned.predict(test)? == masked.predict(test)?;
+        let of_pruned = pruned.predict(test)?;
 
         let folded = coupled.prune_all(trained)?;
         let name = format!("keep-{keep}");
-        let tuned = self.train(&format!("{name}-tuned"), &folded, self.tune_epochs, None)?;
-        let widths: Vec<usize> = (0..plan.layers())
-            .filter_map(|layer| plan.kept(layer).map(<[usize]>::len))
-            .collect();
-        let seed = self.args.common.seed(&format!("{name}-weights"));
-        let fresh = vgg::untrained(self.colours, &widths, CLASSES, seed);
-        // As many epochs as the pruned network has had, before and after.
-        let epochs = self.epochs + self.tune_epochs;
-        let scratch = self.train(&format!("{name}-scratch"), &fresh, epochs, None)?;
+        let mut train = |kind: &str, before: usize, tensors: &Tensors<f32>, epochs: usize| {
+            let name = format!("{name}-{kind}");
+            let (network, epochs) = self.train(&name, tensors, epochs, None)?;
+            curves.push(Curve {
+                name,
+                before,
+                epochs,
+            });
+            network.accuracy(test)
+        };
+        let tuned = train("tuned", self.epochs, &folded, self.tune_epochs)?;
+        let wanted = |parts: &Vec<f64>| parts.contains(&keep);
+        let scratch = if self.args.scratch_for.as_ref().is_none_or(wanted) {
+            let widths: Vec<usize> = (0..plan.layers())
+                .filter_map(|layer| plan.kept(layer).map(<[usize]>::len))
+                .collect();
+            let seed = self.args.common.seed(&format!("{name}-weights"));
+            let fresh = vgg::untrained(self.colours, &widths, CLASSES, seed);
+            Some(train("scratch", 0, &fresh, self.scratch_epochs)?)
+        } else {
+            None
+        };
 
         let total = counted.total();
         let row = Row {
             kept: plan.kept_fraction(),
-            pruned: pruned.accuracy(test)?,
+            pruned: percent_equal(&of_pruned, &test.labels),
             folded: valid(&folded)?.accuracy(test)?,
-            tuned: tuned.accuracy(test)?,
-            scratch: scratch.accuracy(test)?,
+            tuned,
+            scratch,
             ratio_parameters: total.parameters.ratio(),
             ratio_multiply_adds: total.multiply_adds.ratio(),
             ratio_bytes: total.bytes.ratio(),
             bytes: total.bytes.after,
             time_ratio: forward_time(&masked, test)? / forward_time(&pruned, test)?,
-            equal_to_masked,
+            equal_to_masked: of_pruned == masked.predict(test)?,
             layers: counted
                 .layers()
                 .iter()
@@ -297,13 +340,19 @@ fn main() -> anyhow::Result<()> {
         args.common.seed("weights"),
     );
     let penalty = SlimmingPenalty::new(args.penalty)?;
-    let baseline = experiment.train("baseline", &untrained, experiment.epochs, Some(penalty))?;
+    let (baseline, epochs) =
+        experiment.train("baseline", &untrained, experiment.epochs, Some(penalty))?;
     let trained = baseline.tensors()?;
+    let mut curves = vec![Curve {
+        name: "baseline".to_owned(),
+        before: 0,
+        epochs,
+    }];
 
     let mut rows = Vec::new();
     let mut report = None;
     for &keep in &args.keep {
-        rows.push(experiment.row(keep, &net, &trained, &mut report)?);
+        rows.push(experiment.row(keep, &net, &trained, &mut curves, &mut report)?);
     }
     let figures = Figures {
         data: experiment.data_name(),
@@ -312,10 +361,11 @@ fn main() -> anyhow::Result<()> {
         penalty: args.penalty,
         epochs: experiment.epochs,
         tune_epochs: experiment.tune_epochs,
+        scratch_epochs: experiment.scratch_epochs,
         training_images: data.train.len(),
         baseline: baseline.accuracy(&data.test)?,
-        baseline_held_out: baseline.accuracy(&data.held_out)?,
         rows,
+        curves,
     };
     show(&figures, &mut page);
     if let Some(report) = report {
@@ -326,6 +376,12 @@ fn main() -> anyhow::Result<()> {
     }
     if let Some(path) = &args.common.plot {
         bars(&figures).save(path)?;
+    }
+    if let Some(path) = &args.curves {
+        accuracy_over_epochs(&figures).save(path)?;
+    }
+    if args.checkpoints.is_some() {
+        page.say("What was saved of a training was taken up: the time is that of the rest.");
     }
     page.finish(args.common.markdown.as_deref())?;
     Ok(())
@@ -360,7 +416,8 @@ fn show(figures: &Figures, page: &mut Report) {
             format!("{:.2}", row.pruned),
             format!("{:.2}", row.folded),
             format!("{:.2}", row.tuned),
-            format!("{:.2}", row.scratch),
+            row.scratch
+                .map_or_else(String::new, |scratch| format!("{scratch:.2}")),
             published.map_or_else(String::new, |(_, pruned, tuned)| {
                 format!("{pruned:.2}/{tuned:.2}")
             }),
@@ -376,7 +433,7 @@ fn show(figures: &Figures, page: &mut Report) {
         "pruned: dropped channels are zero; folded: the constants they gave out live on in the next layer; tuned: folded, \
          then {} epochs; scratch: the same architecture, {} epochs from random weights; published: pruned/tuned",
         figures.tune_epochs,
-        figures.epochs + figures.tune_epochs
+        figures.scratch_epochs
     ));
     let mut lost = Table::new("Channels lost by depth, %", {
         let kept = figures
@@ -400,6 +457,23 @@ fn show(figures: &Figures, page: &mut Report) {
         );
     }
     page.table(&lost);
+}
+
+/// Held-out accuracy over the epochs that a network has had.
+fn accuracy_over_epochs(figures: &Figures) -> Plot {
+    let series = figures.curves.iter().map(|curve| {
+        let points = curve.epochs.iter().filter_map(|report| {
+            let accuracy = report.accuracy?;
+            Some(((curve.before + report.epoch) as f64, accuracy))
+        });
+        Series::new(&curve.name, Mark::Line, points)
+    });
+    Plot {
+        title: format!("VGG-11 of width {} on {}", figures.width, figures.data),
+        x: Axis::new("epochs", Scale::Linear),
+        y: Axis::new("held-out accuracy in percent", Scale::Linear),
+        series: series.collect(),
+    }
 }
 
 /// Which depth loses the most.

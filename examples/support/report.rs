@@ -58,9 +58,10 @@ impl Report {
 
 /// The flags that have a say in the figures, after ` -- `: not those that name files and folders.
 fn flags(args: impl Iterator<Item = String>) -> String {
-    const FILES: [&str; 6] = [
+    const FILES: [&str; 7] = [
         "--json",
         "--plot",
+        "--curves",
         "--markdown",
         "--checkpoint",
         "--checkpoints",
@@ -92,7 +93,7 @@ mod tests {
     fn the_command_leaves_out_the_files_that_a_run_writes() {
         let of = |text: &str| flags(text.split_whitespace().map(str::to_owned));
         assert_eq!(
-            of("--json a.json --seed 3 --plot=b.svg --quick"),
+            of("--json a.json --seed 3 --plot=b.svg --quick --checkpoints c"),
             " -- --seed 3 --quick"
         );
         assert_eq!(of("--markdown a.md"), "");

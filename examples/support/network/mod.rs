@@ -5,6 +5,7 @@
 //! - [`distill`]: training a student with one of taper's distillers;
 //! - [`mlp`]: the fully connected network that several experiments share; [`conv`]: a convolutional one, whose
 //!   layers may be chains;
+//! - [`convolution`]: the 3×3 convolution as an operation of burn;
 //! - [`vgg`]: VGG-11 with batch normalization, whole or pruned;
 //! - [`inference`]: a trained network without a framework, each of whose weights may be a dense matrix or
 //!   any [`taper::LinearOp`];
@@ -14,6 +15,7 @@
 pub mod augment;
 pub mod checkpoint;
 pub mod conv;
+pub mod convolution;
 pub mod distill;
 pub mod inference;
 pub mod mlp;

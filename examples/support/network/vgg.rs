@@ -16,6 +16,7 @@ use ndarray::{Array1, ArrayD, IxDyn};
 use taper::Seed;
 use taper::prune::{Coupling, SlimmingPenalty, Tensors};
 
+use super::convolution::convolution;
 use super::inference::{largest, percent_equal};
 use super::mlp::vector;
 use super::train::{Batch, Objective, training_device};
@@ -226,7 +227,7 @@ impl Vgg {
         let halve = MaxPool2dConfig::new([2, 2]).with_strides([2, 2]).init();
         let mut x = images.reshape([batch, colours, side, side]);
         for (i, block) in self.blocks.iter().enumerate() {
-            x = relu(block.norm.forward(block.conv.forward(x)));
+            x = relu(block.norm.forward(convolution(x, block.conv.weight.val())));
             if HALVED_AFTER.contains(&i) {
                 x = halve.forward(x);
             }
