@@ -18,7 +18,7 @@ pub(crate) mod map;
 pub(crate) mod masked_sum;
 mod permute;
 mod softmax;
-mod sparse;
+pub(crate) mod sparse;
 pub(crate) mod unpack;
 pub(crate) mod vectorize;
 pub(crate) mod xnor;

@@ -1,0 +1,319 @@
+//! A matrix of which few weights are left.
+//!
+//! Rooms: here the artifact and its parts; `positions` says where its weights stand, `apply` multiplies.
+
+mod apply;
+mod positions;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+
+use ndarray::{ArrayView2, ArrayViewMutD};
+
+use self::positions::Positions;
+use crate::kernels::Level;
+use crate::kernels::sparse::bitmap_columns;
+use crate::packing::PackedCodes;
+use crate::{Compressed, DType, Error, Float, Part, Precision, Result, Role, StorageBits, check};
+
+pub use self::positions::SparsePositions;
+
+/// A matrix of shape (out_features, in_features) that stores only the weights that are not zero.
+///
+/// Their positions are kept as a bitmap (one bit a weight of the matrix) or as gaps (a few bits a stored weight),
+/// whichever is smaller; gaps are as wide as the largest needs. The size is exact: a tenth of the weights is not a
+/// tenth of the bytes.
+///
+/// It multiplies as it is: a single input runs over the bitmap, many inputs share the unpacking of each row. The
+/// order of the sums does not depend on the number of threads.
+///
+/// ```
+/// use ndarray::arr2;
+/// use taper::prune::SparseMatrix;
+/// use taper::{Compressed, LinearOp, Precision};
+///
+/// let weights = arr2(&[[0.0_f32, 2.0, 0.0, 0.0], [1.0, 0.0, 0.0, -3.0]]);
+/// let sparse = SparseMatrix::from_dense(weights.view(), Precision::F32)?;
+/// assert_eq!(sparse.nonzeros(), 3);
+/// // One byte says where the three values of four bytes stand.
+/// assert_eq!(sparse.storage().bytes(), 1 + 3 * 4);
+/// assert_eq!(sparse.decompress()?, weights.clone().into_dyn());
+/// let x = arr2(&[[1.0, 2.0, 3.0, 4.0]]);
+/// assert_eq!(sparse.apply(x.view())?, x.dot(&weights.t()));
+/// # Ok::<(), taper::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct SparseMatrix<F: Float> {
+    shape: [usize; 2],
+    precision: Precision,
+    positions: Positions,
+    values: Vec<F>,
+    /// For each row, and the end: the stored values before it, and where the first gap of the row is counted from.
+    rows: Vec<(usize, usize)>,
+}
+
+fn malformed(problem: String) -> Error {
+    Error::Malformed {
+        artifact: "SparseMatrix",
+        problem,
+    }
+}
+
+/// Bytes that are read as they are; the width of the gaps is one.
+const GAP_BITS: &str = "gap_bits";
+
+impl<F: Float> SparseMatrix<F> {
+    /// The weights that are not zero, in the given precision.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::EmptyAxis`], [`Error::NonFinite`], [`Error::ExceedsInput`] for more than 2³² columns, and
+    /// [`Error::Overflow`] for a weight that the precision does not reach.
+    pub fn from_dense(weights: ArrayView2<'_, F>, precision: Precision) -> Result<Self> {
+        check::finite("weights", &weights)?;
+        let shape = [weights.nrows(), weights.ncols()];
+        let mut positions = Vec::new();
+        let mut values = Vec::new();
+        for (position, &weight) in weights.iter().enumerate() {
+            if weight != F::zero() {
+                positions.push(position);
+                values.push(precision.round("a weight", weight)?);
+            }
+        }
+        let packed = Positions::pack(&positions, weights.len());
+        Self::build(shape, precision, packed, positions, values)
+    }
+
+    /// A matrix from what [`parts`](Compressed::parts) hold.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`] where the bytes have not the length of `shape` and `values`, mark other numbers of
+    /// weights than there are values, or lead beyond the matrix; [`Error::NonFinite`] and [`Error::EmptyAxis`].
+    pub fn from_parts(
+        shape: [usize; 2],
+        precision: Precision,
+        positions: SparsePositions,
+        values: Vec<F>,
+    ) -> Result<Self> {
+        check::not_empty("SparseMatrix", &shape)?;
+        let [rows, columns] = shape;
+        let total = rows
+            .checked_mul(columns)
+            .ok_or_else(|| malformed(format!("{rows} × {columns} weights")))?;
+        for (index, &value) in values.iter().enumerate() {
+            if !value.is_finite() {
+                return Err(Error::NonFinite {
+                    what: "values",
+                    index: vec![index],
+                    value: value.as_f64(),
+                });
+            }
+            if precision.round("a weight", value)? != value {
+                return Err(malformed(format!(
+                    "value {index} is {value}, which {precision:?} does not hold"
+                )));
+            }
+        }
+        let packed = match positions {
+            SparsePositions::Bitmap(bytes) => {
+                Positions::Bitmap(PackedCodes::from_bytes("SparseMatrix", bytes, total, 1)?)
+            }
+            SparsePositions::Gaps { bits, bytes } => Positions::Gaps(PackedCodes::from_bytes(
+                "SparseMatrix",
+                bytes,
+                values.len(),
+                bits,
+            )?),
+        };
+        let found = packed.unpack();
+        if found.len() != values.len() {
+            return Err(malformed(format!(
+                "{} positions for {} values",
+                found.len(),
+                values.len()
+            )));
+        }
+        if let Some(&position) = found.last().filter(|&&position| position >= total) {
+            return Err(malformed(format!(
+                "position {position} in a matrix of {total} weights"
+            )));
+        }
+        Self::build(shape, precision, packed, found, values)
+    }
+
+    fn build(
+        shape: [usize; 2],
+        precision: Precision,
+        packed: Positions,
+        positions: Vec<usize>,
+        values: Vec<F>,
+    ) -> Result<Self> {
+        let [count, columns] = shape;
+        if columns > u32::MAX as usize {
+            return Err(Error::ExceedsInput {
+                what: "the number of columns",
+                value: columns,
+                limit: u32::MAX as usize,
+            });
+        }
+        let rows = (0..=count)
+            .map(|row| {
+                let before = positions.partition_point(|&position| position < row * columns);
+                let last = before.checked_sub(1).and_then(|i| positions.get(i));
+                (before, last.map_or(0, |last| last + 1))
+            })
+            .collect();
+        Ok(Self {
+            shape,
+            precision,
+            positions: packed,
+            values,
+            rows,
+        })
+    }
+
+    /// How many weights are stored.
+    #[must_use]
+    pub fn nonzeros(&self) -> usize {
+        self.values.len()
+    }
+
+    /// The part of all weights that is stored.
+    #[must_use]
+    pub fn density(&self) -> f64 {
+        let [rows, columns] = self.shape;
+        self.values.len() as f64 / (rows as f64 * columns as f64)
+    }
+
+    /// The precision in which weights are stored.
+    #[must_use]
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Whether positions are kept as a bitmap (else as gaps).
+    #[must_use]
+    pub fn is_bitmap(&self) -> bool {
+        matches!(self.positions, Positions::Bitmap(_))
+    }
+
+    /// The stored weights, row by row.
+    #[must_use]
+    pub fn values(&self) -> &[F] {
+        &self.values
+    }
+
+    /// `values` are as many, and rounded to the precision.
+    pub(super) fn replace_values(&mut self, values: Vec<F>) {
+        debug_assert_eq!(values.len(), self.values.len());
+        self.values = values;
+    }
+
+    /// The stored weights of a row; their columns go into `columns`.
+    pub(super) fn row(&self, row: usize, columns: &mut Vec<u32>) -> &[F] {
+        columns.clear();
+        self.append_columns(Level::current(), row, columns);
+        self.values_of(row, row + 1)
+    }
+
+    /// The stored weights of the rows from `start` up to `end`, which is not among them.
+    fn values_of(&self, start: usize, end: usize) -> &[F] {
+        let before = |row: usize| self.rows.get(row).map_or(0, |row| row.0);
+        let range = before(start)..before(end);
+        self.values.get(range).unwrap_or_default()
+    }
+
+    /// Appends the columns of the stored weights of `row`.
+    fn append_columns(&self, level: Level, row: usize, columns: &mut Vec<u32>) {
+        let width = self.shape[1];
+        let (before, next) = self.rows.get(row).copied().unwrap_or_default();
+        let count = self.values_of(row, row + 1).len();
+        let first = row * width;
+        match &self.positions {
+            Positions::Bitmap(bits) => {
+                bitmap_columns(level, bits.bytes(), first, width, columns);
+            }
+            Positions::Gaps(gaps) => {
+                positions::gap_columns(gaps, before, count, next, first, columns)
+            }
+        }
+    }
+}
+
+impl<F: Float> Compressed<F> for SparseMatrix<F> {
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn parts(&self) -> Vec<Part<'_>> {
+        let part = |name, dtype, shape, role, bytes| Part {
+            name,
+            dtype,
+            shape,
+            role,
+            bytes,
+        };
+        let mut parts = Vec::new();
+        let (name, packed) = match &self.positions {
+            Positions::Bitmap(bits) => ("bitmap", bits),
+            Positions::Gaps(gaps) => {
+                let bits = Cow::Owned(vec![gaps.bits() as u8]);
+                parts.push(part(
+                    GAP_BITS,
+                    DType::U8,
+                    vec![1],
+                    Role::SideInformation,
+                    bits,
+                ));
+                ("gaps", gaps)
+            }
+        };
+        let bytes = packed.bytes();
+        parts.push(part(
+            name,
+            DType::U8,
+            vec![bytes.len()],
+            Role::Payload,
+            Cow::Borrowed(bytes),
+        ));
+        let values = self.precision.encode(self.values.iter().copied());
+        parts.push(part(
+            "values",
+            self.precision.dtype(),
+            vec![self.values.len()],
+            Role::Payload,
+            Cow::Owned(values),
+        ));
+        parts
+    }
+
+    fn storage(&self) -> StorageBits {
+        let size = match &self.positions {
+            Positions::Bitmap(bits) => {
+                StorageBits::new().with("bitmap", Role::Payload, bits.total_bits())
+            }
+            Positions::Gaps(gaps) => StorageBits::new()
+                .with(GAP_BITS, Role::SideInformation, 8)
+                .with("gaps", Role::Payload, gaps.total_bits()),
+        };
+        let values = self.values.len() as u64 * self.precision.bits();
+        size.with("values", Role::Payload, values)
+    }
+
+    fn decompress_into(&self, mut out: ArrayViewMutD<'_, F>) -> Result<()> {
+        check::same_shape("out", &self.shape, out.shape())?;
+        out.fill(F::zero());
+        let mut columns = Vec::new();
+        for (row, mut out) in out.outer_iter_mut().enumerate() {
+            let values = self.row(row, &mut columns);
+            for (&column, &value) in columns.iter().zip(values) {
+                if let Some(weight) = out.get_mut([column as usize].as_slice()) {
+                    *weight = value;
+                }
+            }
+        }
+        Ok(())
+    }
+}
