@@ -2,6 +2,7 @@
 //!
 //! The throughput counts a multiplication for each stored weight and input; the dense matrix stores every weight.
 
+use std::cell::LazyCell;
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -22,8 +23,7 @@ fn numbers(rows: usize, columns: usize, seed: u64) -> Array2<f32> {
 
 /// y = x Wᵀ for dense W.
 fn dense(x: &Array2<f32>, w: &Array2<f32>, y: &mut Array2<f32>) {
-    let view = |a: &Array2<f32>| a.dim();
-    let ((batch, inner), (outputs, _)) = (view(x), view(w));
+    let ((batch, inner), (outputs, _)) = (x.dim(), w.dim());
     matmul(
         MatMut::from_row_major_slice_mut(y.as_slice_mut().unwrap(), batch, outputs),
         Accum::Replace,
@@ -39,29 +39,39 @@ fn apply(c: &mut Criterion) {
     group.sample_size(20);
     group.warm_up_time(std::time::Duration::from_millis(100));
     group.measurement_time(std::time::Duration::from_millis(300));
+    let zeros = |percent: f64| Sparsity::Unstructured(Keep::Fraction(1.0 - percent / 100.0));
+    let patterns = [
+        ("50 %", 0.5, zeros(50.0)),
+        ("80 %", 0.2, zeros(80.0)),
+        ("90 %", 0.1, zeros(90.0)),
+        ("95 %", 0.05, zeros(95.0)),
+        ("2:4", 0.5, Sparsity::NOfM { n: 2, m: 4 }),
+    ];
     for n in [512, 4096] {
-        let w = numbers(n, n, 1);
-        let zeros = |percent: f64| Sparsity::Unstructured(Keep::Fraction(1.0 - percent / 100.0));
-        let patterns = [
-            ("50 %", zeros(50.0)),
-            ("80 %", zeros(80.0)),
-            ("90 %", zeros(90.0)),
-            ("95 %", zeros(95.0)),
-            ("2:4", Sparsity::NOfM { n: 2, m: 4 }),
-        ];
+        // Made when they are first needed, for runs of one bench.
+        let w = LazyCell::new(|| numbers(n, n, 1));
+        let pruned = patterns.map(|(pattern, kept, sparsity)| {
+            let w = &w;
+            let sparse = LazyCell::new(move || {
+                let pruner = MagnitudePruner::params(sparsity).check().unwrap();
+                pruner.prune_matrix(w.view()).unwrap()
+            });
+            (pattern, kept, sparse)
+        });
         for batch in [1, 64] {
             let x = numbers(batch, n, 2);
             let mut y = Array2::zeros((batch, n));
             let name = |name: &str| BenchmarkId::new(format!("{n}x{n} {name}"), batch);
             group.throughput(Throughput::Elements((n * n * batch) as u64));
             group.bench_function(name("dense"), |b| {
+                LazyCell::force(&w);
                 b.iter(|| dense(black_box(&x), &w, &mut y));
             });
-            for (pattern, sparsity) in patterns {
-                let pruner = MagnitudePruner::params(sparsity).check().unwrap();
-                let sparse = pruner.prune_matrix(w.view()).unwrap();
-                group.throughput(Throughput::Elements((sparse.nonzeros() * batch) as u64));
+            for (pattern, kept, sparse) in &pruned {
+                let stored = (kept * (n * n * batch) as f64).round() as u64;
+                group.throughput(Throughput::Elements(stored));
                 group.bench_function(name(pattern), |b| {
+                    LazyCell::force(sparse);
                     b.iter(|| {
                         sparse
                             .apply_into(black_box(x.view()), y.view_mut())

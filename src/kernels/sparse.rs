@@ -36,19 +36,16 @@ const LANES: usize = 64;
 #[inline(always)]
 fn bits_at(bits: &[u8], start: usize) -> u64 {
     let (byte, offset) = (start / 8, start % 8);
-    let word = match bits.get(byte..byte + 16) {
-        Some(word) => {
-            let mut array = [0; 16];
-            array.copy_from_slice(word);
-            u128::from_le_bytes(array)
-        }
-        None => {
-            let rest = bits.get(byte..).unwrap_or_default();
-            let rest = rest.iter().take(16).rev();
-            rest.fold(0, |word, &byte| word << 8 | u128::from(byte))
-        }
-    };
-    (word >> offset) as u64
+    let rest = bits.get(byte..).unwrap_or_default();
+    if let Some((word, rest)) = rest.split_first_chunk::<8>() {
+        let word = u64::from_le_bytes(*word);
+        return match (offset, rest.first()) {
+            (0, _) => word,
+            (_, next) => word >> offset | u64::from(next.copied().unwrap_or(0)) << (LANES - offset),
+        };
+    }
+    let word = rest.iter().rev();
+    word.fold(0, |word, &byte| word << 8 | u64::from(byte)) >> offset
 }
 
 /// `length` bits set, from the lowest on.
@@ -236,42 +233,58 @@ macro_rules! sparse_kernels {
 sparse_kernels!(f32, single);
 sparse_kernels!(f64, double);
 
-/// A dot product in which the values of a vector's columns are spread to their lanes by one instruction.
+/// A dot product in which the values of a vector's columns are spread to their lanes by one instruction: in a
+/// register, as some processors take long to do so from memory.
 ///
 /// `$vectors` vectors of `$count` lanes make up the [`LANES`].
 #[cfg(target_arch = "x86_64")]
 macro_rules! bitmap_dot_avx512 {
     ($name:ident, $float:ident, $module:ident, $mask:ident, $count:literal, $vectors:literal,
-     $zero:ident, $expand:ident, $load:ident, $mul:ident, $add:ident, $store:ident) => {
+     $zero:ident, $expand:ident, $load:ident, $load_some:ident, $mul:ident, $add:ident, $store:ident) => {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,popcnt")]
         fn $name(bits: &[u8], start: usize, values: &[$float], x: &[$float]) -> $float {
-            use std::arch::x86_64::{$add, $expand, $load, $mul, $store, $zero};
+            use std::arch::x86_64::{$add, $expand, $load, $load_some, $mul, $store, $zero};
             let mut sums = [$zero(); $vectors];
             let mut values = values;
             for (i, chunk) in x.chunks(LANES).enumerate() {
                 let inside = ones(chunk.len());
                 let mask = bits_at(bits, start + i * LANES) & inside;
+                // So many values may be read, whether they are needed or not.
+                let near = values.len().min(LANES);
                 let Some((run, rest)) = values.split_at_checked(mask.count_ones() as usize) else {
                     break;
                 };
-                values = rest;
+                let whole = chunk.len() == LANES && near == LANES;
                 let mut used = 0;
                 for (v, sum) in sums.iter_mut().enumerate() {
                     let part = (mask >> (v * $count)) as $mask;
-                    let present = (inside >> (v * $count)) as $mask;
-                    // SAFETY: the expansion reads as many values as `part` has bits; all parts together have as many
-                    // as `run` has values. The load reads the lanes of `present`, which has a bit for each value of
-                    // `chunk` that is left; where none is, the pointer may lie beyond and is not read.
-                    let (weights, inputs) = unsafe {
-                        (
-                            $expand(part, run.as_ptr().add(used)),
-                            $load(present, chunk.as_ptr().wrapping_add(v * $count)),
-                        )
+                    let count = part.count_ones() as usize;
+                    let (weights, inputs) = if whole {
+                        // SAFETY: `values` and `chunk` have 64 values each; no part before this one has more than
+                        // `$count`, so that at most v times as many are `used`.
+                        unsafe {
+                            (
+                                $load(values.as_ptr().add(used)),
+                                $load(chunk.as_ptr().add(v * $count)),
+                            )
+                        }
+                    } else {
+                        let present = (inside >> (v * $count)) as $mask;
+                        // SAFETY: as many values are read as `part` has bits; all parts together have as many as
+                        // `run` has values. The second load reads the lanes of `present`, which has a bit for each
+                        // value of `chunk` that is left; where none is, the pointer may lie beyond and is not read.
+                        unsafe {
+                            (
+                                $load_some(ones(count) as $mask, run.as_ptr().add(used)),
+                                $load_some(present, chunk.as_ptr().wrapping_add(v * $count)),
+                            )
+                        }
                     };
                     // In lanes without a weight a zero is added.
-                    *sum = $add(*sum, $mul(weights, inputs));
-                    used += part.count_ones() as usize;
+                    *sum = $add(*sum, $mul($expand(part, weights), inputs));
+                    used += count;
                 }
+                values = rest;
             }
             let mut lanes = [0.0; LANES];
             for (v, &sum) in sums.iter().enumerate() {
@@ -292,7 +305,8 @@ bitmap_dot_avx512!(
     16,
     4,
     _mm512_setzero_ps,
-    _mm512_maskz_expandloadu_ps,
+    _mm512_maskz_expand_ps,
+    _mm512_loadu_ps,
     _mm512_maskz_loadu_ps,
     _mm512_mul_ps,
     _mm512_add_ps,
@@ -307,7 +321,8 @@ bitmap_dot_avx512!(
     8,
     8,
     _mm512_setzero_pd,
-    _mm512_maskz_expandloadu_pd,
+    _mm512_maskz_expand_pd,
+    _mm512_loadu_pd,
     _mm512_maskz_loadu_pd,
     _mm512_mul_pd,
     _mm512_add_pd,

@@ -1,6 +1,6 @@
 //! Products with a sparse matrix.
 
-use ndarray::{ArrayView2, ArrayViewMut2, Axis, s};
+use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 
 use super::SparseMatrix;
 use super::positions::Positions;
@@ -93,7 +93,7 @@ impl<F: Float> SparseMatrix<F> {
         let near = NEAR / width;
         let dense = self.density() * near as f64 >= LEAST as f64;
         let together = if dense { near } else { self.shape[1].max(1) };
-        for (block, x) in x.values.chunks(together * width).enumerate() {
+        for (block, x) in x.values().chunks(together * width).enumerate() {
             for (sums, (next, end)) in sums.chunks_exact_mut(width).zip(&mut rest) {
                 let range = *next..*end;
                 let (Some(columns), Some(values)) = (columns.get(range.clone()), values.get(range))
@@ -104,9 +104,21 @@ impl<F: Float> SparseMatrix<F> {
             }
         }
         for (b, mut y) in y.rows_mut().into_iter().enumerate() {
-            for (y, sums) in y.iter_mut().zip(sums.chunks_exact(width)) {
-                *y = sums.get(b).copied().unwrap_or(F::nan());
+            let sums = sums.get(b..).unwrap_or_default().iter().step_by(width);
+            match y.as_slice_mut() {
+                Some(y) => y.iter_mut().zip(sums).for_each(|(y, &sum)| *y = sum),
+                None => y.iter_mut().zip(sums).for_each(|(y, &sum)| *y = sum),
             }
+        }
+    }
+}
+
+/// Writes `row` to `values` from place `b` on, at every `width`-th place.
+#[inline(always)]
+fn scatter<F: Float>(row: &[F], values: &mut [F], b: usize, width: usize) {
+    for (j, &x) in row.iter().enumerate() {
+        if let Some(value) = values.get_mut(j * width + b) {
+            *value = x;
         }
     }
 }
@@ -114,31 +126,52 @@ impl<F: Float> SparseMatrix<F> {
 /// Some inputs, of shape (columns, width): those beyond the last are zeros.
 struct Turned<F> {
     width: usize,
+    start: usize,
     values: Vec<F>,
 }
 
 impl<F: Float> Turned<F> {
+    /// `x` is of shape (inputs, columns), in standard layout.
     fn new(x: ArrayView2<'_, F>) -> Self {
-        /// Columns that are turned at a time, so that their lines stay near.
-        const COLUMNS: usize = 16;
         /// Columns of a task.
-        const TASK: usize = 32 * COLUMNS;
+        const TASK: usize = 512;
+        /// The length of a cache line in bytes: vectors that span two are read at half the speed.
+        const LINE: usize = 64;
         let width = x.nrows().next_multiple_of(VECTOR);
-        let mut values = vec![F::zero(); x.ncols() * width];
-        parallel::for_each_chunk_mut(&mut values, TASK * width, |task, values| {
-            for (i, values) in values.chunks_mut(COLUMNS * width).enumerate() {
-                let start = task * TASK + i * COLUMNS;
-                let end = x.ncols().min(start + COLUMNS);
-                for (b, x) in x.slice(s![.., start..end]).rows().into_iter().enumerate() {
-                    for (values, &x) in values.chunks_exact_mut(width).zip(x) {
-                        if let Some(value) = values.get_mut(b) {
-                            *value = x;
-                        }
+        let mut values = vec![F::zero(); x.ncols() * width + LINE];
+        // No more than a matter of speed: any start will do.
+        let start = values.as_ptr().align_offset(LINE).min(LINE);
+        let rows: Vec<&[F]> = x
+            .rows()
+            .into_iter()
+            .map(|row| row.to_slice().unwrap_or_default())
+            .collect();
+        let aligned = values.get_mut(start..).unwrap_or_default();
+        let aligned = aligned.get_mut(..x.ncols() * width).unwrap_or_default();
+        parallel::for_each_chunk_mut(aligned, TASK * width, |task, values| {
+            for (i, values) in values.chunks_mut(VECTOR * width).enumerate() {
+                let first = task * TASK + i * VECTOR;
+                for (b, row) in rows.iter().enumerate() {
+                    // A piece of a row at a time: rows whose length is a power of two share few places in a cache.
+                    let row = row.get(first..).unwrap_or_default();
+                    if let Some(row) = row.first_chunk::<VECTOR>() {
+                        scatter(row, values, b, width);
+                    } else {
+                        scatter(row, values, b, width);
                     }
                 }
             }
         });
-        Self { width, values }
+        Self {
+            width,
+            start,
+            values,
+        }
+    }
+
+    /// The values, each column `width` after the one before.
+    fn values(&self) -> &[F] {
+        self.values.get(self.start..).unwrap_or_default()
     }
 }
 
