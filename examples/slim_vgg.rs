@@ -80,6 +80,10 @@ struct Args {
     #[arg(long, value_delimiter = ',', default_value = "0.9,0.7,0.5,0.35")]
     keep: Vec<f64>,
 
+    /// Channels that every layer keeps at least: a layer with almost none passes nothing on, and cannot be tuned.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    minimum: usize,
+
     /// Epochs of the same architectures from scratch [default: as many as the pruned network has had in all]
     #[arg(long, value_name = "N")]
     scratch_epochs: Option<usize>,
@@ -124,6 +128,7 @@ struct Figures {
     width: f64,
     seed: u64,
     penalty: f64,
+    minimum: usize,
     epochs: usize,
     tune_epochs: usize,
     scratch_epochs: usize,
@@ -241,7 +246,9 @@ impl Experiment {
     ) -> anyhow::Result<Row> {
         let scores = net.scores(trained, ChannelScore::NormScale)?;
         let views: Vec<ArrayView1<'_, f32>> = scores.iter().map(|layer| layer.view()).collect();
-        let plan = ChannelSlimming::params(Keep::Fraction(keep)).plan(&views)?;
+        let plan = ChannelSlimming::params(Keep::Fraction(keep))
+            .minimum(self.args.minimum)
+            .plan(&views)?;
         let coupled = CoupledPlan::new(net, &plan)?;
         let places = vgg::positions(self.side);
         let counted = coupled.report(trained, |name| {
@@ -359,6 +366,7 @@ fn main() -> anyhow::Result<()> {
         width: experiment.width,
         seed: args.common.seed,
         penalty: args.penalty,
+        minimum: args.minimum,
         epochs: experiment.epochs,
         tune_epochs: experiment.tune_epochs,
         scratch_epochs: experiment.scratch_epochs,
