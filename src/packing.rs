@@ -126,20 +126,6 @@ impl PackedCodes {
             _ => {
                 let mask = (1_u64 << bits) - 1;
                 let mut position = start * bits;
-                let mut out = out;
-                if bits <= 14 {
-                    // Four codes and an offset of up to 7 bits fit into 64 bits.
-                    let (fours, rest) = out.as_chunks_mut::<4>();
-                    for codes in fours {
-                        let mut word = self.word_at(position / 8) >> (position % 8);
-                        for code in codes {
-                            *code = (word & mask) as u32;
-                            word >>= bits;
-                        }
-                        position += 4 * bits;
-                    }
-                    out = rest;
-                }
                 for code in out {
                     *code = (word_at(&self.bytes, position / 8) >> (position % 8) & mask) as u32;
                     position += bits;
