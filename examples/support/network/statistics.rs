@@ -1,4 +1,5 @@
-//! BatchNorm's statistics, estimated again.
+//! What images without labels tell of a network: BatchNorm's statistics, estimated again, and the second moments of
+//! the inputs of its layers.
 //!
 //! A replaced weight changes the mean and the variance of each feature; with the old ones the network
 //! normalizes by the wrong numbers. Running a few thousand training images (no labels, no gradients) gives
@@ -6,6 +7,7 @@
 
 use ndarray::{Array1, Array2, ArrayView2, Axis};
 use rayon::prelude::*;
+use taper::InputMoments;
 
 use super::inference::{Layer, Network, for_each_block};
 
@@ -42,21 +44,52 @@ pub fn reestimate_with<E: From<taper::Error>>(
     let mut x = images.to_owned();
     for (i, layer) in network.layers.iter_mut().enumerate().take(last + 1) {
         change(i, layer, x.view())?;
-        let mut y = Array2::zeros((x.nrows(), layer.weight.shape().0));
-        for_each_block(x.view(), &mut y, |block, mut out| {
-            out.assign(&layer.linear(block)?);
-            Ok(())
-        })?;
+        let mut y = linear(layer, x.view())?;
         if let Some(norm) = &mut layer.norm {
             (norm.mean, norm.variance) = mean_and_variance(y.view());
         }
-        let blocks: Vec<_> = y.axis_chunks_iter_mut(Axis(0), CHUNK).collect();
-        blocks
-            .into_par_iter()
-            .for_each(|block| layer.activate(block));
+        activate(layer, &mut y);
         x = y;
     }
     Ok(())
+}
+
+/// The second moments of the inputs of each layer when `images` go through the network.
+///
+/// # Errors
+///
+/// As [`Network::logits`].
+pub fn input_moments(
+    network: &Network,
+    images: ArrayView2<'_, f32>,
+) -> taper::Result<Vec<InputMoments>> {
+    let mut x = images.to_owned();
+    let mut all = Vec::with_capacity(network.layers.len());
+    for layer in &network.layers {
+        let mut moments = InputMoments::new(x.ncols())?;
+        moments.add(x.view())?;
+        all.push(moments);
+        let mut y = linear(layer, x.view())?;
+        activate(layer, &mut y);
+        x = y;
+    }
+    Ok(all)
+}
+
+fn linear(layer: &Layer, x: ArrayView2<'_, f32>) -> taper::Result<Array2<f32>> {
+    let mut y = Array2::zeros((x.nrows(), layer.weight.shape().0));
+    for_each_block(x, &mut y, |block, mut out| {
+        out.assign(&layer.linear(block)?);
+        Ok(())
+    })?;
+    Ok(y)
+}
+
+fn activate(layer: &Layer, y: &mut Array2<f32>) {
+    let blocks: Vec<_> = y.axis_chunks_iter_mut(Axis(0), CHUNK).collect();
+    blocks
+        .into_par_iter()
+        .for_each(|block| layer.activate(block));
 }
 
 /// Mean and (biased) variance of each column.
@@ -121,6 +154,9 @@ mod tests {
             layers: vec![layer(5, 7, true), layer(4, 5, false)],
         };
         let images = Array2::from_shape_fn((2345, 7), |(i, j)| ((i * (j + 3)) % 23) as f32 - 11.0);
+        let moments = input_moments(&network, images.view()).unwrap();
+        let seen: Vec<_> = moments.iter().map(|m| (m.features(), m.count())).collect();
+        assert_eq!(seen, [(7, 2345), (5, 2345)]);
         reestimate(&mut network, images.view()).unwrap();
         let (mean, variance) = mean_and_variance(network.logits(images.view()).unwrap().view());
         // A few roundings of values of magnitude one and of statistics in single precision.
