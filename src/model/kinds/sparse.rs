@@ -94,18 +94,18 @@ impl Artifact for SparseMatrix<f32> {
 /// A matrix (out_features, in_features) of few weights whose values are compressed themselves: the pruning and
 /// quantization of Han et al., "Deep Compression" (arXiv:1510.00149).
 ///
-/// The values, one below the other, are an artifact of shape (nonzeros, 1): say product-quantized with a
-/// single group, which is k-means over the weights that are left.
+/// The values, one below the other, are an artifact of shape (nonzeros, 1): say product-quantized along
+/// that column, which is k-means over the weights that are left.
 ///
 /// ```
 /// use taper::model::SparseQuantized;
 /// use taper::ndarray::array;
-/// use taper::quantize::product::ProductQuantizer;
+/// use taper::quantize::product::{ProductQuantizer, SplitAxis};
 /// use taper::{Compressed, Quantizer};
 ///
 /// let pruned = array![[0.0_f32, 2.0, 0.0, 0.0], [1.0, 0.0, 0.0, 2.0]];
 /// let quantized = SparseQuantized::new(pruned.view(), |values| {
-///     ProductQuantizer::params(1).centroids(2).seed(1).quantize(values)
+///     ProductQuantizer::params(1).centroids(2).axis(SplitAxis::In).seed(1).quantize(values)
 /// })?;
 /// assert_eq!(quantized.decompress()?, pruned.into_dyn());
 /// // A bit for each weight, one for each that is left, two values.
