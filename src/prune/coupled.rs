@@ -9,10 +9,48 @@ use super::{Coupling, PrunePlan, fold};
 use crate::{Error, Float, Result, check};
 
 /// The tensors of a network by name.
+///
+/// ```
+/// use ndarray::{Array1, Array4};
+/// use taper::prune::Tensors;
+///
+/// let mut tensors: Tensors<f32> = Tensors::new();
+/// tensors.insert("conv1.weight".into(), Array4::zeros((16, 3, 3, 3)).into_dyn());
+/// tensors.insert("conv1.bias".into(), Array1::zeros(16).into_dyn());
+/// assert_eq!(tensors["conv1.weight"].shape(), [16, 3, 3, 3]);
+/// ```
 pub type Tensors<F> = BTreeMap<String, ArrayD<F>>;
 
 /// What dropped channels are taken for: what the pruned network computes is what the original would, did its
 /// dropped channels give out this.
+///
+/// ```
+/// use ndarray::{arr1, arr2};
+/// use taper::prune::{CoupledPlan, Coupling, Dropped, PrunePlan, Tensors};
+///
+/// let mut net = Coupling::new();
+/// let x = net.input(1)?;
+/// let x = net.layer("fc1", x, 2)?;
+/// let x = net.layer("fc2", x, 1)?;
+/// net.output(x)?;
+/// let tensors: Tensors<f64> = [
+///     ("fc1.weight", arr2(&[[1.0], [1e-3]]).into_dyn()),
+///     ("fc1.bias", arr1(&[0.0, 2.0]).into_dyn()),
+///     ("fc2.weight", arr2(&[[5.0, 3.0]]).into_dyn()),
+///     ("fc2.bias", arr1(&[1.0]).into_dyn()),
+/// ]
+/// .map(|(name, tensor)| (name.to_owned(), tensor))
+/// .into();
+/// // Channel 1 of "fc1" goes; it gives out 2, nearly whatever comes in.
+/// let plan = PrunePlan::new(vec![(2, vec![0])])?;
+/// let bias = |dropped| {
+///     let pruned = CoupledPlan::new(&net, &plan)?.dropped(dropped).prune_all(&tensors)?;
+///     Ok::<_, taper::Error>(pruned["fc2.bias"][0])
+/// };
+/// assert_eq!(bias(Dropped::Zero)?, 1.0);
+/// assert_eq!(bias(Dropped::Constant)?, 1.0 + 3.0 * 2.0);
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Dropped {
     /// Zero, everywhere: scale, shift, filter and bias are zero in the masked network.

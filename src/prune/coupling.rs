@@ -6,6 +6,19 @@ use crate::{Error, Result};
 /// The channels of an array that flows through a network, as a [`Coupling`] knows them.
 ///
 /// Only good for the coupling that made it.
+///
+/// ```
+/// use taper::prune::{Channels, Coupling};
+///
+/// let mut net = Coupling::new();
+/// let image: Channels = net.input(3)?;
+/// let x = net.layer("conv1", image, 8)?;
+/// // It is a handle, to be used as often as the network reads the array.
+/// let left = net.layer("left", x, 4)?;
+/// let right = net.layer("right", x, 4)?;
+/// assert_ne!(left, right);
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Channels(pub(super) usize);
 
@@ -113,6 +126,24 @@ impl Default for TensorNames {
 }
 
 /// Channels that are kept or dropped together, in all tensors that carry them.
+///
+/// ```
+/// use taper::prune::Coupling;
+///
+/// let mut net = Coupling::new();
+/// let x = net.input(3)?;
+/// let x = net.layer("conv1", x, 8)?;
+/// let y = net.layer("conv2", x, 8)?;
+/// let x = net.add(&[x, y])?;
+/// let classes = net.layer("classifier", x, 10)?;
+/// net.output(classes)?;
+/// let groups = net.groups()?;
+/// assert_eq!(groups.len(), 1);
+/// assert_eq!(groups[0].name(), "conv1");
+/// assert_eq!(groups[0].channels(), 8);
+/// assert_eq!(groups[0].members(), ["conv1", "conv2"]);
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChannelGroup {
     name: String,
@@ -184,6 +215,19 @@ impl Coupling {
     ///
     /// Heads of attention are such blocks, and so are the inputs of a [grouped](Self::grouped) convolution.
     ///
+    /// ```
+    /// use taper::prune::Coupling;
+    ///
+    /// let mut net = Coupling::new();
+    /// let x = net.input(3)?;
+    /// // Four heads of sixteen values each: a head is kept or dropped as one.
+    /// let x = net.layer_of_blocks("attention.value", x, 4, 16)?;
+    /// let x = net.layer("attention.out", x, 10)?;
+    /// net.output(x)?;
+    /// assert_eq!(net.groups()?[0].channels(), 4);
+    /// # Ok::<(), taper::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`layer`](Self::layer).
@@ -223,6 +267,20 @@ impl Coupling {
     ///
     /// Its weight has the shape (entries of `x`, 1, …).
     ///
+    /// ```
+    /// use taper::prune::Coupling;
+    ///
+    /// let mut net = Coupling::new();
+    /// let x = net.input(3)?;
+    /// let x = net.layer("expand", x, 24)?;
+    /// let x = net.depthwise("depthwise", x)?;
+    /// let x = net.layer("project", x, 10)?;
+    /// net.output(x)?;
+    /// // The filters of "depthwise" go with the channels that they read.
+    /// assert_eq!(net.groups()?[0].members(), ["expand"]);
+    /// # Ok::<(), taper::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`grouped`](Self::grouped).
@@ -244,6 +302,20 @@ impl Coupling {
     ///
     /// A run is kept or dropped as one, so that what it reads must come in blocks of its length (see
     /// [`layer_of_blocks`](Self::layer_of_blocks)). The weight has the shape (channels, entries of `x` / groups, …).
+    ///
+    /// ```
+    /// use taper::prune::Coupling;
+    ///
+    /// let mut net = Coupling::new();
+    /// let x = net.input(3)?;
+    /// // Two groups that read eight channels each.
+    /// let x = net.layer_of_blocks("conv1", x, 2, 8)?;
+    /// let x = net.grouped("conv2", x, 2, 12)?;
+    /// let x = net.layer("classifier", x, 10)?;
+    /// net.output(x)?;
+    /// assert_eq!(net.groups()?[0].channels(), 2);
+    /// # Ok::<(), taper::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -350,6 +422,22 @@ impl Coupling {
 
     /// A product of arrays, value by value, as with gates: all of them keep the same channels.
     ///
+    /// ```
+    /// use taper::prune::Coupling;
+    ///
+    /// let mut net = Coupling::new();
+    /// let x = net.input(3)?;
+    /// let x = net.layer("conv1", x, 8)?;
+    /// // Squeeze and excitation: a gate for each channel.
+    /// let gate = net.layer("squeeze", x, 2)?;
+    /// let gate = net.layer("excite", gate, 8)?;
+    /// let x = net.multiply(&[x, gate])?;
+    /// let x = net.layer("classifier", x, 10)?;
+    /// net.output(x)?;
+    /// assert_eq!(net.groups()?[0].members(), ["conv1", "excite"]);
+    /// # Ok::<(), taper::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`tie`](Self::tie), and where there is nothing to multiply.
@@ -358,6 +446,22 @@ impl Coupling {
     }
 
     /// Arrays one after the other along the channel axis.
+    ///
+    /// ```
+    /// use taper::prune::Coupling;
+    ///
+    /// let mut net = Coupling::new();
+    /// let x = net.input(3)?;
+    /// let left = net.layer("left", x, 8)?;
+    /// let right = net.layer("right", x, 16)?;
+    /// let x = net.concat(&[left, right])?;
+    /// let x = net.layer("classifier", x, 10)?;
+    /// net.output(x)?;
+    /// // Both are groups of their own; the classifier loses the columns of each at the right offset.
+    /// let channels: Vec<usize> = net.groups()?.iter().map(|group| group.channels()).collect();
+    /// assert_eq!(channels, [8, 16]);
+    /// # Ok::<(), taper::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -378,6 +482,20 @@ impl Coupling {
 
     /// Channels and positions as one axis, channels first: each channel becomes a block of `positions` entries
     /// (height × width).
+    ///
+    /// ```
+    /// use taper::prune::Coupling;
+    ///
+    /// let mut net = Coupling::new();
+    /// let x = net.input(3)?;
+    /// let x = net.layer("conv1", x, 8)?;
+    /// // Of each channel the next layer reads a block of 4 × 4 columns.
+    /// let x = net.flatten(x, 4 * 4)?;
+    /// let x = net.layer("classifier", x, 10)?;
+    /// net.output(x)?;
+    /// assert_eq!(net.groups()?[0].channels(), 8);
+    /// # Ok::<(), taper::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -404,6 +522,21 @@ impl Coupling {
 
     /// Makes two arrays keep the same channels, for a reason that no other call states.
     ///
+    /// ```
+    /// use taper::prune::Coupling;
+    ///
+    /// let mut net = Coupling::new();
+    /// let x = net.input(3)?;
+    /// let query = net.layer("query", x, 8)?;
+    /// let key = net.layer("key", x, 8)?;
+    /// // Their products are summed, channel by channel.
+    /// net.tie(query, key)?;
+    /// let x = net.layer("classifier", key, 10)?;
+    /// net.output(x)?;
+    /// assert_eq!(net.groups()?[0].members(), ["query", "key"]);
+    /// # Ok::<(), taper::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::Coupling`] where they have not the same channels in the same blocks.
@@ -415,6 +548,20 @@ impl Coupling {
 
     /// Declares that axis `axis` of the tensor `tensor` runs along the channels of `x`: a learned slope for each
     /// channel, say.
+    ///
+    /// ```
+    /// use taper::prune::Coupling;
+    ///
+    /// let mut net = Coupling::new();
+    /// let x = net.input(3)?;
+    /// let x = net.layer("conv1", x, 8)?;
+    /// // The slope of a PReLU, one for each channel.
+    /// net.bind("prelu.weight", 0, x)?;
+    /// let x = net.layer("classifier", x, 10)?;
+    /// net.output(x)?;
+    /// assert_eq!(net.groups()?.len(), 1);
+    /// # Ok::<(), taper::Error>(())
+    /// ```
     ///
     /// # Errors
     ///

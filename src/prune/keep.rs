@@ -8,6 +8,19 @@ use super::PrunePlan;
 use crate::{Error, Float, ParamError, Result, check};
 
 /// How much is kept.
+///
+/// ```
+/// use ndarray::arr1;
+/// use taper::Pruner;
+/// use taper::prune::{ChannelSlimming, Keep};
+///
+/// let scales = arr1(&[0.9_f32, 0.1, 0.5, 0.4]);
+/// for keep in [Keep::Fraction(0.5), Keep::Count(2), Keep::Threshold(0.45)] {
+///     let plan = ChannelSlimming::params(keep).plan(&[scales.view()])?;
+///     assert_eq!(plan.kept(0), Some(&[0, 2][..]));
+/// }
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -42,6 +55,23 @@ impl Keep {
 }
 
 /// What a [`Keep`] counts over, and where magnitudes are compared.
+///
+/// ```
+/// use ndarray::arr1;
+/// use taper::Pruner;
+/// use taper::prune::{ChannelSlimming, Keep, Scope};
+///
+/// let (large, small) = (arr1(&[0.9_f32, 0.8]), arr1(&[0.2_f32, 0.1]));
+/// let kept = |scope| {
+///     let pruner = ChannelSlimming::params(Keep::Fraction(0.75)).scope(scope);
+///     let plan = pruner.plan(&[large.view(), small.view()])?;
+///     Ok::<_, taper::Error>([0, 1].map(|layer| plan.kept(layer).map_or(0, <[usize]>::len)))
+/// };
+/// assert_eq!(kept(Scope::Global)?, [2, 1]);
+/// // Each layer keeps 75 % of its two channels, rounded.
+/// assert_eq!(kept(Scope::Layer)?, [2, 2]);
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Scope {
     /// All layers together: one threshold, and layers that matter less lose more.

@@ -10,6 +10,24 @@ use crate::{
 };
 
 /// Which patterns of weights may be left.
+///
+/// ```
+/// use ndarray::arr2;
+/// use taper::ParamGuard;
+/// use taper::prune::{Keep, MagnitudePruner, Sparsity};
+///
+/// let weights = arr2(&[[4.0_f32, 3.0, 2.0, 1.0], [0.4, 0.3, 0.2, 0.1]]);
+/// for (sparsity, first_row) in [
+///     (Sparsity::Unstructured(Keep::Count(4)), [4.0, 3.0, 2.0, 1.0]),
+///     (Sparsity::NOfM { n: 2, m: 4 }, [4.0, 3.0, 0.0, 0.0]),
+/// ] {
+///     let sparse = MagnitudePruner::params(sparsity).check()?.prune_matrix(weights.view())?;
+///     assert_eq!(sparse.nonzeros(), 4);
+///     let dense = taper::Compressed::decompress(&sparse)?;
+///     assert_eq!(dense.iter().take(4).copied().collect::<Vec<_>>(), first_row);
+/// }
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Sparsity {

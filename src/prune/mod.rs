@@ -14,6 +14,9 @@
 //! Single weights go another way: [`MagnitudePruner`] leaves the largest in a [`SparseMatrix`], which is smaller and
 //! multiplies as it is; the layers around it stay as they are.
 //!
+//! `tests/pruned_networks.rs` prunes a plain network, a residual one through its additions, and one with branches,
+//! and holds what each then computes against the masked network of the original size.
+//!
 //! Rooms: `plan` holds the choice, `keep` makes it by rank; `slimming`, `layer` and `magnitude`
 //! are the pruners, `sparse` is what the last leaves; `score` has what channels are ranked by; `coupling` is the declaration, kept in `graph`; `coupled` applies a plan by
 //! it, `fold` carries constants over, `report` counts; `schedule` spreads pruning over rounds; `trainable`

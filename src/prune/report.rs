@@ -8,6 +8,13 @@ use super::graph::Origin;
 use crate::{Float, Result};
 
 /// A quantity before and after pruning.
+///
+/// ```
+/// use taper::prune::Change;
+///
+/// let channels = Change { before: 64, after: 16 };
+/// assert_eq!((channels.ratio(), channels.left()), (4.0, 0.25));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Change {
     /// In the original network.
@@ -42,6 +49,27 @@ impl Change {
 }
 
 /// What one layer loses.
+///
+/// ```
+/// use ndarray::{Array1, Array2};
+/// use taper::prune::{CoupledPlan, Coupling, PrunePlan, Tensors};
+///
+/// let mut net = Coupling::new();
+/// let x = net.input(8)?;
+/// let x = net.layer("fc1", x, 4)?;
+/// let x = net.layer("fc2", x, 2)?;
+/// net.output(x)?;
+/// let mut tensors: Tensors<f32> = Tensors::new();
+/// tensors.insert("fc1.weight".into(), Array2::ones((4, 8)).into_dyn());
+/// tensors.insert("fc2.weight".into(), Array2::ones((2, 4)).into_dyn());
+/// let plan = PrunePlan::new(vec![(4, vec![1])])?;
+/// // Each layer is applied once for an input.
+/// let report = CoupledPlan::new(&net, &plan)?.report(&tensors, |_| 1)?;
+/// let layer = &report.layers()[0];
+/// assert_eq!((layer.name.as_str(), layer.channels.after), ("fc1", 1));
+/// assert_eq!((layer.parameters.before, layer.parameters.after), (32, 8));
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct LayerReport {
@@ -62,6 +90,27 @@ pub struct LayerReport {
 ///
 /// A tenth of the channels is not a tenth of the parameters: a layer that keeps half of its inputs and half of
 /// its outputs keeps a quarter of its weights.
+///
+/// ```
+/// use ndarray::{Array1, Array2};
+/// use taper::prune::{CoupledPlan, Coupling, PrunePlan, Tensors};
+///
+/// let mut net = Coupling::new();
+/// let x = net.input(8)?;
+/// let x = net.layer("fc1", x, 4)?;
+/// let x = net.layer("fc2", x, 2)?;
+/// net.output(x)?;
+/// let mut tensors: Tensors<f32> = Tensors::new();
+/// tensors.insert("fc1.weight".into(), Array2::ones((4, 8)).into_dyn());
+/// tensors.insert("fc2.weight".into(), Array2::ones((2, 4)).into_dyn());
+/// let plan = PrunePlan::new(vec![(4, vec![1])])?;
+/// // Each layer is applied once for an input.
+/// let report = CoupledPlan::new(&net, &plan)?.report(&tensors, |_| 1)?;
+/// assert_eq!(report.layers().len(), 2);
+/// assert_eq!(report.total().parameters.ratio(), 4.0);
+/// println!("{report}");
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PruneReport {
     layers: Vec<LayerReport>,

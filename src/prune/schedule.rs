@@ -4,6 +4,20 @@ use super::Keep;
 use crate::{ParamError, ParamGuard, Result, check};
 
 /// How the kept fraction falls from round to round.
+///
+/// ```
+/// use taper::ParamGuard;
+/// use taper::prune::{Decay, IterativeSchedule};
+///
+/// let after_first = |decay| {
+///     let schedule = IterativeSchedule::params(0.25).rounds(2).decay(decay).check()?;
+///     Ok::<_, taper::ParamError>(schedule.fractions().next().unwrap_or(1.0))
+/// };
+/// assert_eq!(after_first(Decay::Geometric)?, 0.5);
+/// assert_eq!(after_first(Decay::Linear)?, 0.625);
+/// assert_eq!(after_first(Decay::Cubic)?, 0.34375);
+/// # Ok::<(), taper::ParamError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Decay {

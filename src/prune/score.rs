@@ -8,6 +8,15 @@ use super::graph::{Origin, Segment};
 use crate::{Error, Float, Result, check};
 
 /// A norm of a filter.
+///
+/// ```
+/// use ndarray::arr2;
+/// use taper::prune::{Norm, filter_norms};
+///
+/// let norms = filter_norms(arr2(&[[3.0_f64, -4.0]]).view(), Norm::L2)?;
+/// assert_eq!(norms[0], 5.0);
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Norm {
     /// The sum of magnitudes.
@@ -17,6 +26,31 @@ pub enum Norm {
 }
 
 /// What a channel's score is made of.
+///
+/// ```
+/// use ndarray::{arr1, arr2};
+/// use taper::prune::{ChannelScore, Coupling, Norm, Tensors};
+///
+/// let mut net = Coupling::new();
+/// let x = net.input(2)?;
+/// let x = net.layer("fc1", x, 2)?;
+/// let x = net.batch_norm("bn", x)?;
+/// let x = net.layer("fc2", x, 1)?;
+/// net.output(x)?;
+/// let tensors: Tensors<f64> = [
+///     ("fc1.weight", arr2(&[[1.0, 2.0], [3.0, 4.0]]).into_dyn()),
+///     ("bn.weight", arr1(&[0.7, -0.2]).into_dyn()),
+///     ("bn.bias", arr1(&[0.0, 0.0]).into_dyn()),
+///     ("bn.running_mean", arr1(&[0.0, 0.0]).into_dyn()),
+///     ("bn.running_var", arr1(&[1.0, 1.0]).into_dyn()),
+///     ("fc2.weight", arr2(&[[1.0, 1.0]]).into_dyn()),
+/// ]
+/// .map(|(name, tensor)| (name.to_owned(), tensor))
+/// .into();
+/// assert_eq!(net.scores(&tensors, ChannelScore::NormScale)?[0], arr1(&[0.7, 0.2]));
+/// assert_eq!(net.scores(&tensors, ChannelScore::Filter(Norm::L1))?[0], arr1(&[3.0, 7.0]));
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ChannelScore {

@@ -66,6 +66,20 @@ impl ChannelSlimmingParams {
     /// The number of channels that every layer keeps whatever their scores, or all where it has fewer.
     ///
     /// With 0 a layer may lose all its channels, which leaves arrays with an empty axis.
+    ///
+    /// ```
+    /// use ndarray::arr1;
+    /// use taper::Pruner;
+    /// use taper::prune::{ChannelSlimming, Keep};
+    ///
+    /// // One threshold for all layers would leave nothing of the second.
+    /// let (large, small) = (arr1(&[0.9_f32, 0.8, 0.7, 0.6]), arr1(&[0.03_f32, 0.02, 0.01, 0.04]));
+    /// let pruner = ChannelSlimming::params(Keep::Count(4)).minimum(2);
+    /// let plan = pruner.plan(&[large.view(), small.view()])?;
+    /// assert_eq!(plan.kept(0), Some(&[0, 1][..]));
+    /// assert_eq!(plan.kept(1), Some(&[0, 3][..]));
+    /// # Ok::<(), taper::Error>(())
+    /// ```
     #[must_use]
     pub fn minimum(mut self, channels: usize) -> Self {
         self.0.minimum = channels;
