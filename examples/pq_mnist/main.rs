@@ -9,6 +9,7 @@
 
 mod apply;
 mod aware;
+mod bits;
 mod grid;
 mod scheme;
 mod search;
@@ -63,6 +64,7 @@ struct Figures {
     best_at_25x: Best,
     curve: Vec<Best>,
     aware: aware::Measured,
+    bits: Vec<bits::Bits>,
     apply: Apply,
     apply_best_at_25x: Apply,
     seconds: f64,
@@ -112,6 +114,8 @@ fn main() -> anyhow::Result<()> {
         args.common.quick,
     )?;
 
+    let bits = bits::fit(&network, &statistics)?;
+
     let baseline = network.accuracy(&data.test)?;
     let cells = fitted
         .iter()
@@ -139,6 +143,9 @@ fn main() -> anyhow::Result<()> {
     for table in aware.tables(baseline) {
         report.table(&table);
     }
+    let bits = bits::measure(&bits, &data.test)?;
+    report.say(bits::EXPLANATION);
+    report.table(&bits::table(&bits, baseline));
     let (best_trial, best) = chosen
         .iter()
         .zip(&curve)
@@ -164,6 +171,7 @@ fn main() -> anyhow::Result<()> {
         cells,
         curve,
         aware,
+        bits,
         seconds: report.finish(args.common.markdown.as_deref())?,
     };
     if let Some(path) = &args.common.json {
