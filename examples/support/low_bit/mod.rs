@@ -3,7 +3,7 @@
 //! - `sign`: the sign as an operation of burn, its gradient that of taper's straight-through estimator;
 //! - `parameter`: Adam on real latent weights beside the ones that the network computes with;
 //! - `mlp`: the network, its checkpoints, and its export to packed bits;
-//! - [`file`]: that network in a file;
+//! - [`mod@file`]: that network in a file;
 //! - `train`: the epochs.
 
 pub mod file;

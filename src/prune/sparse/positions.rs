@@ -4,7 +4,7 @@ use crate::kernels::Level;
 use crate::kernels::sparse::bitmap_columns;
 use crate::packing::PackedCodes;
 
-/// Where the stored weights of a [`SparseMatrix`] stand, in row-major order.
+/// Where the stored weights of a [`SparseMatrix`](super::SparseMatrix) stand, in row-major order.
 ///
 /// ```
 /// use taper::prune::{SparseMatrix, SparsePositions};
