@@ -6,7 +6,6 @@
 //! parameters are chosen with `--held-out`.
 
 use std::path::PathBuf;
-use std::time::Instant;
 
 use burn::module::Module;
 use burn::tensor::Device;
@@ -24,6 +23,7 @@ use support::plot::{Axis, Mark, Plot, Scale, Series};
 use support::random;
 use support::report::Report;
 use support::table::{Table, bytes};
+use support::timing::least_seconds;
 use taper::factorize::Rank;
 use taper::factorize::convolution::{CpConv2d, Geometry, Tucker2, TuckerConv2d, conv2d};
 use taper::factorize::cp::{Constraint, CpAdmm, CpAls};
@@ -246,14 +246,8 @@ fn multiply_adds(links: &[Array4<f32>], pixels: usize) -> usize {
 }
 
 /// The least time of several runs, in milliseconds.
-fn milliseconds<T>(mut f: impl FnMut() -> taper::Result<T>) -> anyhow::Result<f64> {
-    let mut least = f64::INFINITY;
-    for _ in 0..15 {
-        let start = Instant::now();
-        std::hint::black_box(f()?);
-        least = least.min(start.elapsed().as_secs_f64() * 1e3);
-    }
-    Ok(least)
+fn milliseconds<T>(f: impl FnMut() -> taper::Result<T>) -> anyhow::Result<f64> {
+    Ok(1e3 * least_seconds(15, f)?)
 }
 
 fn input(kernel: &Array4<f32>, stage: usize, seed: Seed) -> Array4<f32> {

@@ -5,7 +5,6 @@
 //! et al., "Rethinking the Value of Network Pruning", 2019, arXiv:1810.05270).
 
 use std::path::PathBuf;
-use std::time::Instant;
 
 use burn::module::Module;
 use clap::{Parser, ValueEnum};
@@ -22,6 +21,7 @@ use support::network::vgg::{self, Slimming, Vgg};
 use support::plot::{Axis, Mark, Plot, Scale, Series};
 use support::report::Report;
 use support::table::{Table, bytes};
+use support::timing::least_seconds;
 use taper::Pruner;
 use taper::prune::{
     ChannelScore, ChannelSlimming, CoupledPlan, Coupling, Dropped, Keep, PruneReport,
@@ -324,13 +324,7 @@ fn valid(tensors: &Tensors<f32>) -> anyhow::Result<Vgg> {
 /// The least of five forward passes over 500 images, in seconds.
 fn forward_time(network: &Vgg, data: &Dataset) -> anyhow::Result<f64> {
     let images = data.first(500);
-    let mut least = f64::INFINITY;
-    for _ in 0..5 {
-        let start = Instant::now();
-        network.predict(&images)?;
-        least = least.min(start.elapsed().as_secs_f64());
-    }
-    Ok(least)
+    least_seconds(5, || network.predict(&images))
 }
 
 fn main() -> anyhow::Result<()> {

@@ -16,7 +16,6 @@ use clap::Parser;
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 use serde::Serialize;
 use std::path::PathBuf;
-use std::time::Instant;
 use support::args::Common;
 use support::data::{Dataset, Splits, mnist};
 use support::json;
@@ -28,6 +27,7 @@ use support::network::train::{Batch, Objective, Training, training_device};
 use support::plot::{Axis, Mark, Plot, Scale, Series};
 use support::report::Report;
 use support::table::Table;
+use support::timing::least_seconds;
 use taper::factorize::Rank;
 use taper::factorize::svd::{LowRankMatrix, TruncatedSvd};
 use taper::{Compressed, Factorizer, Precision};
@@ -294,13 +294,7 @@ fn truncated(
 
 /// The shortest time of some forward passes over all images.
 fn seconds(network: &Network, data: &Dataset) -> anyhow::Result<f64> {
-    let mut best = f64::INFINITY;
-    for _ in 0..7 {
-        let start = Instant::now();
-        std::hint::black_box(network.logits(data.images.view())?);
-        best = best.min(start.elapsed().as_secs_f64());
-    }
-    Ok(best)
+    Ok(least_seconds(7, || network.logits(data.images.view()))?)
 }
 
 fn table(figures: &Figures) -> Table {

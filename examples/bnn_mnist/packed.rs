@@ -2,12 +2,13 @@
 
 use std::hint::black_box;
 use std::path::Path;
-use std::time::Instant;
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use ndarray::{Array2, ArrayView2, s};
 use support::low_bit::{LowBitMlp, file};
+use support::network::inference::largest;
+use support::timing::median_seconds;
 use taper::Compressed;
 
 use crate::Images;
@@ -26,11 +27,7 @@ pub fn pack(network: &LowBitMlp, measured: &Images, path: Option<&Path>) -> anyh
         None => file::from_bytes(&file::to_bytes(&made, inputs)?)?,
     };
     let logits = packed.forward_bytes(measured.levels.view(), LowBitMlp::UNIT)?;
-    let predictions: Vec<usize> = logits
-        .rows()
-        .into_iter()
-        .map(|row| largest(row.to_slice()))
-        .collect();
+    let predictions: Vec<usize> = logits.rows().into_iter().map(largest).collect();
     let simulated = network.predict(measured.levels.view())?;
 
     // The matrices between hidden layers: both sides are binary there.
@@ -52,17 +49,14 @@ pub fn pack(network: &LowBitMlp, measured: &Images, path: Option<&Path>) -> anyh
         .levels
         .slice(s![..100.min(measured.labels.len()), ..]);
     let real = batch.mapv(|level| f32::from(level) * LowBitMlp::UNIT);
-    let packed_seconds = seconds(|| {
-        let y = packed.forward_bytes(black_box(batch), LowBitMlp::UNIT);
-        black_box(y).map(|_| ()).map_err(Into::into)
+    let packed_seconds = median_seconds(9, || {
+        packed.forward_bytes(black_box(batch), LowBitMlp::UNIT)
     })?;
-    let faer_seconds = seconds(|| {
-        black_box(dense_forward(&dense, real.view(), faer_product));
-        Ok(())
+    let faer_seconds = median_seconds(9, || {
+        anyhow::Ok(dense_forward(&dense, real.view(), faer_product))
     })?;
-    let ndarray_seconds = seconds(|| {
-        black_box(dense_forward(&dense, real.view(), |x, w| x.dot(&w.t())));
-        Ok(())
+    let ndarray_seconds = median_seconds(9, || {
+        anyhow::Ok(dense_forward(&dense, real.view(), |x, w| x.dot(&w.t())))
     })?;
     Ok(Packed {
         predictions_equal: predictions == simulated,
@@ -77,28 +71,6 @@ pub fn pack(network: &LowBitMlp, measured: &Images, path: Option<&Path>) -> anyh
         ndarray_seconds,
         time_ratio: faer_seconds / packed_seconds,
     })
-}
-
-fn largest(values: Option<&[f32]>) -> usize {
-    let values = values.unwrap_or_default().iter().enumerate();
-    values
-        .fold((0, f32::NEG_INFINITY), |best, (i, &x)| {
-            if x > best.1 { (i, x) } else { best }
-        })
-        .0
-}
-
-/// The median time of a call, over nine.
-fn seconds(mut call: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
-    call()?;
-    let mut times = Vec::new();
-    for _ in 0..9 {
-        let start = Instant::now();
-        call()?;
-        times.push(start.elapsed().as_secs_f64());
-    }
-    times.sort_by(f64::total_cmp);
-    Ok(times[times.len() / 2])
 }
 
 /// The products and hard tanhs of a float network of the same shape: BatchNorm is folded into its weights.

@@ -1,11 +1,10 @@
 //! y = x Wᵀ from the codes, beside the decompressed matrices.
 
-use std::time::Instant;
-
 use serde::Serialize;
 use support::data::Dataset;
 use support::network::inference::Network;
 use support::table::{Table, bytes};
+use support::timing::median_seconds;
 use taper::ndarray::{ArrayView2, Axis, s};
 
 use crate::scheme::Trial;
@@ -57,22 +56,6 @@ pub(crate) fn measure(trial: &Trial, test: &Dataset) -> anyhow::Result<Apply> {
         single_time_us: 1e6 * single,
         single_dense_time_us: 1e6 * single_dense,
     })
-}
-
-/// The median time of `repeats` runs, after one that is not counted.
-pub(crate) fn median_seconds(
-    repeats: usize,
-    run: impl Fn() -> taper::Result<()>,
-) -> taper::Result<f64> {
-    run()?;
-    let mut times = Vec::with_capacity(repeats);
-    for _ in 0..repeats {
-        let start = Instant::now();
-        run()?;
-        times.push(start.elapsed().as_secs_f64());
-    }
-    times.sort_by(f64::total_cmp);
-    Ok(times.get(times.len() / 2).copied().unwrap_or(f64::NAN))
 }
 
 pub(crate) fn table(runs: &[(&str, &Apply)]) -> Table {

@@ -5,7 +5,8 @@
 //!   replaced by compressed ones;
 //! - [`low_bit`]: training with weights and activations of one bit and more;
 //! - [`args`], [`table`], [`plot`], [`bars`], [`json`], [`report`], [`progress`]: the flags that all experiments know,
-//!   and the forms in which they report.
+//!   and the forms in which they report;
+//! - [`timing`]: how long a call takes.
 //!
 //! Nothing here is part of the library: it shows how a program around the library may look.
 
@@ -20,6 +21,7 @@ pub mod progress;
 pub mod random;
 pub mod report;
 pub mod table;
+pub mod timing;
 
 /// Makes mimalloc the allocator of the program.
 ///

@@ -218,7 +218,7 @@ impl Network {
 }
 
 /// The index of the largest value, the first of equals.
-pub(super) fn largest(values: ArrayView1<'_, f32>) -> usize {
+pub fn largest(values: ArrayView1<'_, f32>) -> usize {
     let mut best = (0, f32::NEG_INFINITY);
     for (i, &value) in values.iter().enumerate() {
         if value > best.1 {

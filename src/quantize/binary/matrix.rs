@@ -167,7 +167,8 @@ impl<F: Float> BinaryMatrix<F> {
                 what: "a sum of 8-bit inputs",
             });
         }
-        let sums: Vec<u32> = self.positive_sums(x);
+        let padded = padded_rows(x, 64 * self.signs.width());
+        let sums: Vec<u32> = self.positive_sums(&padded, x.nrows());
         let totals = x
             .rows()
             .into_iter()
@@ -181,13 +182,9 @@ impl<F: Float> BinaryMatrix<F> {
         shaped(x.nrows(), outputs, values)
     }
 
-    /// For each row of `x` and each output the sum of the values whose weight is +1.
-    fn positive_sums<T: MaskedSum + Default + Send + Sync>(
-        &self,
-        x: ArrayView2<'_, T>,
-    ) -> Vec<T::Sum> {
-        let (batch, width) = (x.nrows(), self.signs.width());
-        let padded = padded_rows(x, 64 * width);
+    /// For each of `batch` rows, [padded](padded_rows), and each output the sum of the values whose weight is +1.
+    fn positive_sums<T: MaskedSum + Send + Sync>(&self, padded: &[T], batch: usize) -> Vec<T::Sum> {
+        let width = self.signs.width();
         let (level, weights) = (Level::current(), self.signs.words());
         // A word of weights is worth 64 additions here, some sixteen times the work of a population count.
         in_blocks(batch, self.shape[0], 16 * width, |rows, columns, out| {
@@ -207,6 +204,16 @@ pub(super) fn padded_rows<T: Copy + Default>(x: ArrayView2<'_, T>, length: usize
         }
     }
     padded
+}
+
+/// The sum of each of `rows` rows, [padded](padded_rows) to `width` words.
+///
+/// By the kernel of the sums over positive weights, so that a row of +1 gives exactly 2·total − total.
+pub(super) fn row_totals<F: Float>(padded: &[F], width: usize, rows: usize) -> Vec<F> {
+    let mut totals = vec![F::zero(); rows];
+    let all = vec![u64::MAX; width];
+    F::masked_sums(Level::current(), padded, &all, width, &mut totals);
+    totals
 }
 
 fn shaped<T>(rows: usize, columns: usize, values: Vec<T>) -> Result<Array2<T>> {
@@ -284,18 +291,10 @@ impl<F: Float> LinearOp<F> for BinaryMatrix<F> {
         if x.nrows() == 0 {
             return Ok(());
         }
-        let sums: Vec<F> = self.positive_sums(x);
         let width = self.signs.width();
         let padded = padded_rows(x, 64 * width);
-        // The same kernel sums them all, so that a row of +1 gives exactly 2·total − total.
-        let mut totals = vec![F::zero(); x.nrows()];
-        F::masked_sums(
-            Level::current(),
-            &padded,
-            &vec![u64::MAX; width],
-            width,
-            &mut totals,
-        );
+        let sums: Vec<F> = self.positive_sums(&padded, x.nrows());
+        let totals = row_totals(&padded, width, x.nrows());
         for ((mut y, sums), total) in y
             .rows_mut()
             .into_iter()

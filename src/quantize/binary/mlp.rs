@@ -2,6 +2,7 @@
 
 use ndarray::{Array1, Array2, ArrayView2};
 
+use super::matrix::{padded_rows, row_totals};
 use super::signs::{Signs, pack};
 use super::{BatchNorm, BinaryActivations, BinaryMatrix};
 use crate::kernels::Level;
@@ -243,15 +244,8 @@ impl<F: Float> BinaryMlpBuilder<F> {
         self.fits("the output weights", weights.shape())?;
         check::same_shape("bias", &[weights.nrows()], bias.shape())?;
         let width = weights.ncols().div_ceil(64);
-        let padded = super::matrix::padded_rows(weights.view(), 64 * width);
-        let mut totals = vec![F::zero(); weights.nrows()];
-        F::masked_sums(
-            Level::current(),
-            &padded,
-            &vec![u64::MAX; width],
-            width,
-            &mut totals,
-        );
+        let padded = padded_rows(weights.view(), 64 * width);
+        let totals = row_totals(&padded, width, weights.nrows());
         Ok(BinaryMlp {
             layers: self,
             output: weights,
