@@ -56,6 +56,16 @@ pub(crate) fn same_shape(what: &'static str, expected: &[usize], found: &[usize]
     Ok(())
 }
 
+/// Errs where an array of this shape, of elements of so many bytes, has no address.
+pub(crate) fn has_address(what: &'static str, shape: &[usize], bytes: usize) -> Result<()> {
+    shape
+        .iter()
+        .try_fold(bytes, |size, &length| size.checked_mul(length))
+        .filter(|&size| isize::try_from(size).is_ok())
+        .ok_or(Error::Overflow { what })?;
+    Ok(())
+}
+
 /// Errs where the count `value` is zero.
 pub(crate) fn at_least_one(name: &'static str, value: usize) -> Result<(), ParamError> {
     if value == 0 {
@@ -149,6 +159,16 @@ mod tests {
             finite("a", &a.view()),
             Err(Error::EmptyAxis { .. })
         ));
+    }
+
+    #[test]
+    fn sizes_beyond_the_address_space_are_refused() {
+        let limit = isize::MAX as usize;
+        assert_eq!(has_address("a", &[limit / 8, 2], 4), Ok(()));
+        for shape in [[limit, 2], [limit / 4, 2], [usize::MAX, usize::MAX]] {
+            let refused = has_address("a", &shape, 4);
+            assert_eq!(refused, Err(Error::Overflow { what: "a" }));
+        }
     }
 
     #[test]

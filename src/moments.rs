@@ -110,13 +110,8 @@ impl InputMoments {
     /// [`Error::Parameter`] for zero, [`Error::Overflow`] where a square matrix of that size has no address.
     pub fn new(features: usize) -> Result<Self> {
         check::at_least_one("features", features)?;
-        features
-            .checked_mul(features)
-            .and_then(|values| values.checked_mul(size_of::<f64>()))
-            .filter(|&bytes| isize::try_from(bytes).is_ok())
-            .ok_or(Error::Overflow {
-                what: "the size of the second moment",
-            })?;
+        let size = "the size of the second moment";
+        check::has_address(size, &[features, features], size_of::<f64>())?;
         Ok(Self {
             count: 0,
             sum: Array2::zeros((features, features)),

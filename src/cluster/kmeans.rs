@@ -1,5 +1,7 @@
 //! The parameters of k-means, and what is done around its iterations.
 
+use std::sync::Arc;
+
 use ndarray::{Array2, ArrayView1, ArrayView2};
 
 use super::assignment::check_clusters;
@@ -8,7 +10,10 @@ use super::distinct::cluster_distinct;
 use super::lloyd::{Fit, Limits, Problem};
 use super::seeding::{Seeding, choose};
 use super::{Clusterer, Clustering};
-use crate::{Error, FitReport, Float, ParamError, ParamGuard, Result, Seed, check};
+use crate::observer::Observed;
+use crate::{
+    Error, FitReport, Float, Observer, ParamError, ParamGuard, Result, Seed, Stage, check,
+};
 
 /// k-means by Lloyd's algorithm (Lloyd, "Least squares quantization in PCM", 1982, doi:10.1109/TIT.1982.1056489).
 ///
@@ -37,6 +42,7 @@ pub struct KMeans {
     limits: (usize, f64),
     restarts: usize,
     seeding: Seeding,
+    observed: Observed,
 }
 
 impl KMeans {
@@ -47,6 +53,7 @@ impl KMeans {
             limits: (25, 0.0),
             restarts: 1,
             seeding: Seeding::PlusPlus,
+            observed: Observed::default(),
         })
     }
 }
@@ -87,6 +94,13 @@ impl KMeansParams {
         self.0.restarts = restarts;
         self
     }
+
+    /// Who watches the iterations and may stop them: no restart is made after that.
+    #[must_use]
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.0.observed = Observed::by(observer);
+        self
+    }
 }
 
 impl ParamGuard for KMeansParams {
@@ -115,6 +129,32 @@ impl<F: Float> Clusterer<F> for KMeans {
         clusters: usize,
         seed: Seed,
     ) -> Result<Clustering<F>> {
+        self.cluster_part(0, points, weights, clusters, seed)
+    }
+
+    fn cluster_groups(
+        &self,
+        groups: &[ArrayView2<'_, F>],
+        weights: Option<&[ArrayView1<'_, F>]>,
+        clusters: usize,
+        seed: Seed,
+    ) -> Result<Vec<Clustering<F>>> {
+        super::by_group(groups, weights, seed, |group, points, weights, seed| {
+            self.cluster_part(group, points, weights, clusters, seed)
+        })
+    }
+}
+
+impl KMeans {
+    /// Divides the points of group `part` of several.
+    fn cluster_part<F: Float>(
+        &self,
+        part: usize,
+        points: ArrayView2<'_, F>,
+        weights: Option<ArrayView1<'_, F>>,
+        clusters: usize,
+        seed: Seed,
+    ) -> Result<Clustering<F>> {
         // Columns of a wide matrix lie a power of two apart, where they push each other out of the cache: a copy
         // without gaps pays for itself many times over.
         check::not_empty("points", points.shape())?;
@@ -122,6 +162,8 @@ impl<F: Float> Clusterer<F> for KMeans {
         let points = points.view();
         check::finite("points", &points)?;
         check_clusters(clusters)?;
+        let size = [clusters, points.ncols()];
+        check::has_address("the size of the centroids", &size, size_of::<f64>())?;
         let mut magnitude = magnitude("a squared distance of points", &points)?;
         let weights = weights
             .map(|weights| checked_weights(points.nrows(), weights))
@@ -143,6 +185,7 @@ impl<F: Float> Clusterer<F> for KMeans {
                 iterations: 0,
                 converged: true,
                 losses: vec![0.0],
+                ..FitReport::default()
             };
             return Ok(Clustering {
                 centroids,
@@ -158,6 +201,7 @@ impl<F: Float> Clusterer<F> for KMeans {
         let limits = Limits {
             iterations: self.limits.0,
             tolerance: self.limits.1,
+            observed: self.observed.fit(Stage::KMeans, part, self.limits.0),
         };
         let mut best: Option<Fit<F>> = None;
         for restart in 0..self.restarts {
@@ -174,8 +218,13 @@ impl<F: Float> Clusterer<F> for KMeans {
                 }
             };
             let fit = problem.fit(start, limits);
+            let stopped = fit.report.stopped;
             if best.as_ref().is_none_or(|best| fit.loss() < best.loss()) {
                 best = Some(fit);
+            }
+            if stopped {
+                best.iter_mut().for_each(|best| best.report.stopped = true);
+                break;
             }
         }
         let fit = best.ok_or(ParamError::Zero { name: "restarts" })?;

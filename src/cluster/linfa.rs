@@ -124,6 +124,7 @@ impl<F: Float + linfa::Float> Clusterer<F> for LinfaKMeans {
                 iterations: 0,
                 converged: true,
                 losses: vec![0.0],
+                ..FitReport::default()
             };
             return Ok(Clustering {
                 centroids,
@@ -155,6 +156,7 @@ impl<F: Float + linfa::Float> Clusterer<F> for LinfaKMeans {
                 iterations: 0,
                 converged: true,
                 losses: vec![loss],
+                ..FitReport::default()
             },
         })
     }

@@ -3,11 +3,11 @@
 use ndarray::{ArrayView2, Axis};
 
 use super::blocks::Frame;
-use super::search::{Known, Search};
 use super::seeding::{Potential, padded_weights};
 use crate::kernels::Level;
 use crate::kernels::accumulate::{Sums, accumulate};
-use crate::kernels::distance::BLOCK;
+use crate::kernels::distance::{BLOCK, half_squared_norms, nearest};
+use crate::observer::ObservedFit;
 use crate::{FitReport, Float, parallel};
 
 /// What all restarts share: points that have been checked, with rows that are contiguous.
@@ -21,10 +21,11 @@ pub(super) struct Problem<'a, F> {
 }
 
 /// When the iterations end.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+#[derive(Clone, Copy)]
+pub(super) struct Limits<'a> {
     pub(super) iterations: usize,
     pub(super) tolerance: f64,
+    pub(super) observed: ObservedFit<'a>,
 }
 
 /// The result of one start.
@@ -46,9 +47,6 @@ impl<F> Fit<F> {
 struct State<F> {
     centroids: Vec<F>,
     assignments: Vec<u32>,
-    /// Of the assignments, and the frame that they were found in.
-    scores: Vec<F>,
-    frame: Frame<F>,
     sums: Sums,
     /// Whether any assignment differs from that of the state before.
     changed: bool,
@@ -73,19 +71,26 @@ struct Packed<F> {
 
 impl<F: Float> Problem<'_, F> {
     /// Iterates from the centroids `start`.
-    pub(super) fn fit(&self, start: Vec<F>, limits: Limits) -> Fit<F> {
+    pub(super) fn fit(&self, start: Vec<F>, limits: Limits<'_>) -> Fit<F> {
         let total = self.weights.map_or(self.points.nrows() as f64, |weights| {
             weights.iter().map(|w| w.as_f64()).sum()
         });
         let frame = self.frame(&start);
         let blocks = frame.pack(&self.points);
         let mut packed = Packed { frame, blocks };
-        let mut state = self.assign(&mut packed, start, None);
+        let mut state = self.assign(&mut packed, start, &[]);
         let mut report = FitReport {
             losses: vec![state.sums.loss() / total],
             ..FitReport::default()
         };
         while report.iterations < limits.iterations {
+            if limits
+                .observed
+                .stops(report.iterations, state.sums.loss() / total)
+            {
+                report.stopped = true;
+                break;
+            }
             let empty = state.empty();
             if empty.is_empty() && report.iterations > 0 && !state.changed {
                 report.converged = true;
@@ -95,7 +100,7 @@ impl<F: Float> Problem<'_, F> {
             if !empty.is_empty() {
                 self.relocate(&packed, &mut centroids, &state.assignments, &empty);
             }
-            let next = self.assign(&mut packed, centroids, Some(&state));
+            let next = self.assign(&mut packed, centroids, &state.assignments);
             report.iterations += 1;
             let (old, new) = (state.sums.loss(), next.sums.loss());
             // Only the rounding of means and distances can raise it: there is nothing left to gain.
@@ -137,68 +142,47 @@ impl<F: Float> Problem<'_, F> {
             .next_multiple_of(BLOCK)
     }
 
-    /// The nearest centroids; what is known from `before` spares work and changes nothing.
-    fn assign(
-        &self,
-        packed: &mut Packed<F>,
-        centroids: Vec<F>,
-        before: Option<&State<F>>,
-    ) -> State<F> {
+    fn assign(&self, packed: &mut Packed<F>, centroids: Vec<F>, before: &[u32]) -> State<F> {
         let frame = self.frame(&centroids);
         if frame != packed.frame {
             packed.blocks = frame.pack(&self.points);
-            packed.frame = frame.clone();
+            packed.frame = frame;
         }
         let axes = self.points.ncols();
-        let mut rows = Vec::new();
-        frame.rows_into(&centroids, axes, &mut rows);
-        let mut rows_before = Vec::new();
-        let before_here = before.filter(|before| before.frame == frame);
-        if let Some(before) = before_here {
-            frame.rows_into(&before.centroids, axes, &mut rows_before);
-        }
-        let search = Search::new(rows, axes, before_here.map(|_| rows_before.as_slice()));
-        let clusters = centroids.len() / axes;
+        let (mut rows, mut half_norms) = (Vec::new(), Vec::new());
+        packed.frame.rows_into(&centroids, axes, &mut rows);
+        half_squared_norms(&rows, axes, &mut half_norms);
+        let clusters = half_norms.len();
         let level = Level::current();
         let chunk = self.chunk(clusters);
         let mut assignments = vec![0; self.points.nrows()];
         let parts = parallel::map_chunks_mut(&mut assignments, chunk, |i, assignments| {
-            let all = i * chunk..i * chunk + assignments.len();
-            let blocks = &packed.blocks[all.start * axes..];
-            let known = before_here.map(|before| Known {
-                numbers: &before.assignments[all.clone()],
-                scores: &before.scores[all.clone()],
-            });
-            let mut scores = vec![F::zero(); assignments.len()];
-            search.run(blocks, known, assignments, &mut scores);
             let mut sums = Sums::new(clusters, axes);
-            accumulate(
-                level,
-                self.points,
-                all.start,
-                assignments,
-                self.weights,
-                &centroids,
-                &mut sums,
-            );
-            (sums, scores)
-        });
-        let mut scores = Vec::with_capacity(assignments.len());
-        let mut sums: Option<Sums> = None;
-        for (part, part_scores) in parts {
-            scores.extend(part_scores);
-            match &mut sums {
-                Some(sums) => sums.add(&part),
-                None => sums = Some(part),
+            let mut indices = [0; BLOCK];
+            let blocks = packed.blocks[i * chunk * axes..].chunks_exact(axes * BLOCK);
+            for (b, (out, block)) in assignments.chunks_mut(BLOCK).zip(blocks).enumerate() {
+                nearest(level, block, axes, &rows, &half_norms, &mut indices);
+                out.copy_from_slice(&indices[..out.len()]);
+                accumulate(
+                    level,
+                    self.points,
+                    i * chunk + b * BLOCK,
+                    out,
+                    self.weights,
+                    &centroids,
+                    &mut sums,
+                );
             }
-        }
+            sums
+        });
+        let mut parts = parts.into_iter();
+        let mut sums = parts.next().unwrap_or_else(|| Sums::new(clusters, axes));
+        parts.for_each(|part| sums.add(&part));
         State {
-            changed: before.is_none_or(|before| before.assignments != assignments),
+            changed: assignments != before,
             centroids,
             assignments,
-            scores,
-            frame,
-            sums: sums.unwrap_or_else(|| Sums::new(clusters, axes)),
+            sums,
         }
     }
 
@@ -279,7 +263,7 @@ impl<F: Float> Problem<'_, F> {
             }
             let mut centroids = state.centroids.clone();
             self.relocate(packed, &mut centroids, &state.assignments, &empty);
-            let next = self.assign(packed, centroids, Some(state));
+            let next = self.assign(packed, centroids, &state.assignments);
             if next.sums.loss() > state.sums.loss() {
                 break;
             }

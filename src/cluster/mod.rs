@@ -4,8 +4,7 @@
 //! very many short vectors. [`assign`] finds the nearest centroid of each point. [`Clusterer`] is the seam
 //! behind which another engine may stand.
 //!
-//! Inside: `kmeans` holds the parameters and the restarts, `seeding` the starts, `lloyd` the iterations, `search` the
-//! nearest centroids, `distinct`
+//! Inside: `kmeans` holds the parameters and the restarts, `seeding` the starts, `lloyd` the iterations, `distinct`
 //! the case of no more distinct points than clusters, `optimal` the exact solution on the line, `blocks` the layout that the kernels read.
 
 mod assignment;
@@ -16,7 +15,6 @@ mod kmeans;
 mod linfa;
 mod lloyd;
 mod optimal;
-mod search;
 mod seeding;
 #[cfg(test)]
 mod tests;
@@ -88,21 +86,31 @@ pub trait Clusterer<F: Float>: Debug + Send + Sync {
         clusters: usize,
         seed: Seed,
     ) -> Result<Vec<Clustering<F>>> {
-        if let Some(weights) = weights {
-            crate::check::same_shape("the weights of groups", &[groups.len()], &[weights.len()])?;
-        }
-        parallel::map(groups.len(), |g| {
-            let weights = weights.and_then(|weights| weights.get(g));
-            self.cluster(
-                groups[g].view(),
-                weights.map(|weights| weights.view()),
-                clusters,
-                seed.derive(g as u64),
-            )
+        by_group(groups, weights, seed, |_, points, weights, seed| {
+            self.cluster(points, weights, clusters, seed)
         })
-        .into_iter()
-        .collect()
     }
+}
+
+/// What `cluster` makes of each group, given its number, points, weights and seed.
+fn by_group<F: Float>(
+    groups: &[ArrayView2<'_, F>],
+    weights: Option<&[ArrayView1<'_, F>]>,
+    seed: Seed,
+    cluster: impl Fn(usize, ArrayView2<'_, F>, Option<ArrayView1<'_, F>>, Seed) -> Result<Clustering<F>>
+    + Sync
+    + Send,
+) -> Result<Vec<Clustering<F>>> {
+    if let Some(weights) = weights {
+        crate::check::same_shape("the weights of groups", &[groups.len()], &[weights.len()])?;
+    }
+    parallel::map(groups.len(), |g| {
+        let weights = weights.and_then(|weights| weights.get(g));
+        let weights = weights.map(|weights| weights.view());
+        cluster(g, groups[g].view(), weights, seed.derive(g as u64))
+    })
+    .into_iter()
+    .collect()
 }
 
 impl<F: Float, P: ParamGuard + Debug + Send + Sync> Clusterer<F> for P

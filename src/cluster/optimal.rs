@@ -110,6 +110,7 @@ pub fn cluster_scalars<F: Float>(
         iterations: 0,
         converged: true,
         losses: vec![squares.sum::<f64>() / total],
+        ..FitReport::default()
     };
     let centroids =
         Array2::from_shape_vec((clusters, 1), centroids).map_err(|_| Error::Overflow {

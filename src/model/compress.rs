@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ndarray::{ArrayD, ArrayViewD};
+use ndarray::ArrayD;
 
 use super::allocate::{Budget, RatePoint, allocate};
 use super::compressed::{CompressedModel, CompressedTensor, Entry};
@@ -121,10 +121,10 @@ fn make(
     let tensor = step::compress(chain, weights.view(), moments, seed)?.with_dtype(dtype);
     let rebuilt = tensor.decompress()?;
     let weight_error = relative_error(weights, &rebuilt);
-    let as_matrix = |array: ArrayViewD<'_, f32>| step::as_matrix(array);
     let output_error = match moments {
         Some(moments) if weights.ndim() >= 2 => {
-            let (w, r) = (as_matrix(weights.view())?, as_matrix(rebuilt.view())?);
+            let w = step::as_matrix(weights.view())?;
+            let r = step::as_matrix(rebuilt.view())?;
             Some(moments.relative_output_error(w.view(), r.view())?)
         }
         _ => None,

@@ -3,13 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use ndarray::{Array2, ArrayD, ArrayView2, ArrayViewD, Ix4};
+use ndarray::{ArrayView2, ArrayViewD, CowArray, Ix2, Ix4};
 use serde::{Deserialize, Serialize};
 
 use super::artifact::Artifact;
 use super::compressed::CompressedTensor;
 use super::kinds::{Dense, FactoredMatrix, FactoredTensor, SparseQuantized};
-use super::tensors::reshaped;
 use crate::factorize::Rank;
 use crate::factorize::convolution::Tucker2;
 use crate::factorize::cp::CpAls;
@@ -333,8 +332,8 @@ fn quantize(
     })
 }
 
-/// A tensor as a matrix (first axis, all others).
-pub(super) fn as_matrix(weights: ArrayViewD<'_, f32>) -> Result<Array2<f32>> {
+/// A tensor as a matrix (first axis, all others), copied only where its order in memory is another one.
+pub(super) fn as_matrix(weights: ArrayViewD<'_, f32>) -> Result<CowArray<'_, f32, Ix2>> {
     let shape = weights.shape().to_vec();
     let dimensions = || Error::Dimensions {
         what: "a tensor that is to be compressed as a matrix",
@@ -349,13 +348,18 @@ pub(super) fn as_matrix(weights: ArrayViewD<'_, f32>) -> Result<Array2<f32>> {
         return Err(dimensions());
     }
     let columns: usize = rest.iter().product();
-    let matrix: ArrayD<f32> = reshaped(weights.to_owned(), &[*rows, columns])?;
-    matrix.into_dimensionality().map_err(|_| dimensions())
+    if let Ok(matrix) = weights.clone().into_shape_with_order((*rows, columns)) {
+        return Ok(matrix.into());
+    }
+    let copy = weights.as_standard_layout().into_owned();
+    let matrix = copy.into_shape_with_order((*rows, columns));
+    Ok(matrix.map_err(|_| dimensions())?.into())
 }
 
 /// The moments of what a factor's product gives to the next one, R M Rᵀ.
 fn passed_on(inputs: &InputMoments, right: &dyn Artifact) -> Result<InputMoments> {
-    let right = as_matrix(right.decompress()?.view())?.mapv(f64::from);
+    let right = right.decompress()?;
+    let right = as_matrix(right.view())?.mapv(f64::from);
     let product = right.dot(&inputs.matrix()?).dot(&right.t());
     // Exactly symmetric, whatever rounding did.
     let symmetric = (&product + &product.t()) * 0.5;
@@ -451,7 +455,8 @@ pub(super) fn compress(
         [Step::Prune { keep, .. }, quantizer] => {
             let pruner = MagnitudePruner::params(Sparsity::Unstructured(*keep)).scope(Scope::Layer);
             let pruner = crate::ParamGuard::check(pruner)?;
-            let left = as_matrix(pruner.prune_matrix(matrix()?.view())?.decompress()?.view())?;
+            let left = pruner.prune_matrix(matrix()?.view())?.decompress()?;
+            let left = as_matrix(left.view())?;
             // The list of weights has one column, which is the axis of sub-vectors of length one.
             let quantizer = match quantizer.clone() {
                 Step::Product {

@@ -65,6 +65,10 @@ pub(super) fn for_each_image<F: Float>(
 ) -> Result<Array4<F>> {
     let [batch, channels, height, width] = dimensions(x.dim());
     let output = geometry.output([height, width], kernel)?;
+    let taps = [channels, kernel[0], kernel[1], output[0], output[1]];
+    check::has_address("the patches of an image", &taps, size_of::<F>())?;
+    let all = [batch, out_channels, output[0], output[1]];
+    check::has_address("the output of a convolution", &all, size_of::<F>())?;
     let mut y = Array4::zeros((batch, out_channels, output[0], output[1]));
     let values = standard(&x);
     let area = output[0] * output[1];

@@ -1,8 +1,10 @@
 //! Alternating optimization with ADMM: CP under constraints.
 
+use std::sync::Arc;
+
 use ndarray::{ArrayView, ArrayViewD, Dimension};
 
-use super::als::CpAls;
+use super::als::{Beginning, CpAls, End};
 use super::constraint::Constraint;
 use super::model::{Model, factor_with_ridge, gram, gram_without, inner_product, relative_loss};
 use super::mttkrp::{Walk, view};
@@ -10,9 +12,10 @@ use super::problem::Problem;
 use super::start::Start;
 use super::tensor::{CpReport, CpTensor, Freedom};
 use crate::factorize::Rank;
+use crate::observer::{Observed, ObservedFit};
 use crate::{
-    Error, Factorizer, Float, InputMoments, ParamError, ParamGuard, Precision, Result, Seed, check,
-    linalg, moments,
+    Error, Factorizer, FitReport, Float, InputMoments, Observer, ParamError, ParamGuard, Precision,
+    Result, Seed, Stage, check, linalg, moments,
 };
 
 /// CP decomposition with a [`Constraint`] a factor, by AO-ADMM.
@@ -52,6 +55,7 @@ pub struct CpAdmm {
     starts: usize,
     precision: Precision,
     seed: Seed,
+    observed: Observed,
 }
 
 /// Parameters of [`CpAdmm`].
@@ -76,6 +80,7 @@ impl CpAdmm {
             starts: 3,
             precision: Precision::F32,
             seed: Seed::default(),
+            observed: Observed::default(),
         })
     }
 
@@ -93,15 +98,24 @@ impl CpAdmm {
         for &(mode, constraint) in &self.modes {
             constraints[mode] = constraint;
         }
-        let als = CpAls::params(self.rank)
+        let mut als = CpAls::params(self.rank)
             .start(self.start)
             .starts(self.starts, 50)
             .norm_bound(None)
             .seed(self.seed)
             .check()?;
+        als.observed = self.observed.clone();
         let terms = als.resolve_rank(&problem)?;
-        let (model, start) = if problem.is_zero() {
-            (super::als::unit_columns(&problem, terms), 0)
+        let Beginning {
+            model,
+            start,
+            stopped,
+        } = if problem.is_zero() {
+            Beginning {
+                model: super::als::unit_columns(&problem, terms),
+                start: 0,
+                stopped: false,
+            }
         } else {
             als.begin(&problem, terms)?
         };
@@ -110,13 +124,20 @@ impl CpAdmm {
             start,
             ..CpReport::default()
         };
-        if problem.is_zero() && fit.loss == 0.0 {
-            report.fit.converged = true;
+        let end = if problem.is_zero() && fit.loss == 0.0 {
+            End::Converged
+        } else if stopped {
+            End::Stopped
         } else {
-            report.fit.converged = fit.run(self.max_sweeps, self.tolerance)?;
-        }
-        report.fit.iterations = fit.losses.len() - 1;
-        report.fit.losses = fit.losses;
+            let observed = self.observed.fit(Stage::CpAdmm, 0, self.max_sweeps);
+            fit.run(self.max_sweeps, self.tolerance, observed)?
+        };
+        report.fit = FitReport {
+            iterations: fit.losses.len() - 1,
+            converged: end == End::Converged,
+            stopped: end == End::Stopped,
+            losses: fit.losses,
+        };
         report.relative_error = fit.error.max(0.0).sqrt();
         (report.primal_residual, report.dual_residual) = (fit.primal, fit.dual);
         let free: Vec<Freedom> = constraints
@@ -218,18 +239,21 @@ impl<'a, F: Float> Fit<'a, F> {
         2.0 * penalties.sum::<f64>() / self.problem.squared_norm
     }
 
-    fn run(&mut self, max_sweeps: usize, tolerance: f64) -> Result<bool> {
+    fn run(&mut self, max_sweeps: usize, tolerance: f64, observed: ObservedFit<'_>) -> Result<End> {
         let rounding = (8.0 * F::epsilon().as_f64()).powi(2);
-        for _ in 0..max_sweeps {
+        for sweep in 0..max_sweeps {
             if self.loss <= rounding {
-                return Ok(true);
+                return Ok(End::Converged);
+            }
+            if observed.stops(sweep, self.loss) {
+                return Ok(End::Stopped);
             }
             let before = self.loss;
             if !self.sweep()? || before - self.loss <= tolerance * before {
-                return Ok(true);
+                return Ok(End::Converged);
             }
         }
-        Ok(false)
+        Ok(End::Limit)
     }
 
     /// One sweep; taken back, and `false`, where the objective rose (by rounding).
@@ -488,6 +512,13 @@ impl CpAdmmParams {
     #[must_use]
     pub fn seed(mut self, seed: impl Into<Seed>) -> Self {
         self.0.seed = seed.into();
+        self
+    }
+
+    /// Who watches the sweeps, those in search of a start among them, and may stop them.
+    #[must_use]
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.0.observed = Observed::by(observer);
         self
     }
 }

@@ -1,5 +1,7 @@
 //! Alternating least squares.
 
+use std::sync::Arc;
+
 use ndarray::{ArrayView, ArrayViewD, Dimension};
 
 use super::correction::{self, NormBound, norm_ratio};
@@ -12,9 +14,10 @@ use super::problem::Problem;
 use super::start::{Compression, Start, unfolding_spectrum};
 use super::tensor::{CpReport, CpTensor, Freedom};
 use crate::factorize::Rank;
+use crate::observer::{Observed, ObservedFit};
 use crate::{
-    Factorizer, Float, InputMoments, ParamError, ParamGuard, Precision, Result, Seed, check,
-    moments,
+    Factorizer, FitReport, Float, InputMoments, Observer, ParamError, ParamGuard, Precision,
+    Result, Seed, Stage, check, moments,
 };
 
 /// CP decomposition by alternating least squares, of tensors of any order from two on.
@@ -57,6 +60,7 @@ pub struct CpAls {
     norm_bound: Option<NormBound>,
     precision: Precision,
     seed: Seed,
+    pub(super) observed: Observed,
 }
 
 /// Parameters of [`CpAls`].
@@ -83,6 +87,7 @@ impl CpAls {
             norm_bound: Some(NormBound::default()),
             precision: Precision::F32,
             seed: Seed::default(),
+            observed: Observed::default(),
         })
     }
 
@@ -103,13 +108,21 @@ impl CpAls {
             report.fit.losses.push(0.0);
             return CpTensor::finish(&problem, model, &free, self.precision, report);
         }
-        let (model, start) = self.begin(&problem, terms)?;
-        report.start = start;
-        let mut state = Alternation::new(&problem, model, self.extrapolate);
-        report.fit.converged = state.run(self.max_sweeps, self.tolerance, self.norm_bound)?;
+        let beginning = self.begin(&problem, terms)?;
+        report.start = beginning.start;
+        let mut state = Alternation::new(&problem, beginning.model, self.extrapolate);
+        let observed = self.observed.fit(Stage::CpAls, 0, self.max_sweeps);
+        let end = match beginning.stopped {
+            true => End::Stopped,
+            false => state.run(self.max_sweeps, self.tolerance, self.norm_bound, observed)?,
+        };
         report.corrections = state.corrections;
-        report.fit.iterations = state.sweeps;
-        report.fit.losses = state.losses;
+        report.fit = FitReport {
+            iterations: state.sweeps,
+            converged: end == End::Converged,
+            stopped: end == End::Stopped,
+            losses: state.losses,
+        };
         report.relative_error = state.loss.max(0.0).sqrt();
         CpTensor::finish(&problem, state.model, &free, self.precision, report)
     }
@@ -135,32 +148,39 @@ impl CpAls {
         Ok(terms.min(largest))
     }
 
-    /// The model to start with, and which start gave it.
+    /// The model to start with.
     pub(super) fn begin<F: Float>(
         &self,
         problem: &Problem<F>,
         terms: usize,
-    ) -> Result<(Model<F>, usize)> {
+    ) -> Result<Beginning<F>> {
+        let of = |model, start| Beginning {
+            model,
+            start,
+            stopped: false,
+        };
         if self.start == Start::Random && self.starts == 1 {
             let mut factors = random_factors(&problem.shape, terms, self.seed);
             for factor in &mut factors {
                 normalize_columns(factor, terms);
             }
-            return Ok((Model::new(terms, factors, vec![1.0; terms]), 0));
+            return Ok(of(Model::new(terms, factors, vec![1.0; terms]), 0));
         }
         let compression = Compression::new(problem, terms)?;
         if compression.core.is_zero() {
-            return Ok((unit_columns(problem, terms), 0));
+            return Ok(of(unit_columns(problem, terms), 0));
         }
         if self.starts == 1 {
             let model = compression.start(self.start, 0, terms, self.seed);
-            return Ok((compression.expand(&model), 0));
+            return Ok(of(compression.expand(&model), 0));
         }
         let mut best: Option<(f64, Model<F>, usize)> = None;
+        let mut stopped = false;
         for start in 0..self.starts {
             let model = compression.start(self.start, start, terms, self.seed);
             let mut state = Alternation::new(&compression.core, model, self.extrapolate);
-            state.run(self.start_sweeps, self.tolerance, None)?;
+            let observed = self.observed.fit(Stage::CpStart, start, self.start_sweeps);
+            let end = state.run(self.start_sweeps, self.tolerance, None, observed)?;
             // A start whose terms cancel each other is worth less than its loss says.
             let degenerate = self
                 .norm_bound
@@ -169,12 +189,38 @@ impl CpAls {
             if best.as_ref().is_none_or(|(least, ..)| score < *least) {
                 best = Some((score, state.model, start));
             }
+            stopped = end == End::Stopped;
+            if stopped {
+                break;
+            }
         }
-        match best {
-            Some((_, model, start)) => Ok((compression.expand(&model), start)),
-            None => Ok((unit_columns(problem, terms), 0)),
-        }
+        let (model, start) = match best {
+            Some((_, model, start)) => (compression.expand(&model), start),
+            None => (unit_columns(problem, terms), 0),
+        };
+        Ok(Beginning {
+            model,
+            start,
+            stopped,
+        })
     }
+}
+
+/// The model to start with.
+pub(super) struct Beginning<F: Float> {
+    pub(super) model: Model<F>,
+    /// Which start gave it.
+    pub(super) start: usize,
+    /// Whether an observer wants no more of it.
+    pub(super) stopped: bool,
+}
+
+/// Why a run ended.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum End {
+    Converged,
+    Limit,
+    Stopped,
 }
 
 /// A model of zero: unit vectors with zero weights.
@@ -255,13 +301,22 @@ impl<'a, F: Float> Alternation<'a, F> {
         }
     }
 
-    /// Sweeps until the loss falls by less than `tolerance` of itself; whether it did.
-    fn run(&mut self, max_sweeps: usize, tolerance: f64, bound: Option<NormBound>) -> Result<bool> {
+    /// Sweeps until the loss falls by less than `tolerance` of itself.
+    fn run(
+        &mut self,
+        max_sweeps: usize,
+        tolerance: f64,
+        bound: Option<NormBound>,
+        observed: ObservedFit<'_>,
+    ) -> Result<End> {
         let mut lowest = self.loss;
         let rounding = (8.0 * F::epsilon().as_f64()).powi(2);
-        for _ in 0..max_sweeps {
+        for sweep in 0..max_sweeps {
             if self.loss <= rounding {
-                return Ok(true);
+                return Ok(End::Converged);
+            }
+            if observed.stops(sweep, self.loss) {
+                return Ok(End::Stopped);
             }
             let before = self.loss;
             let step = if self.sweeps < 2 { 0.0 } else { self.step };
@@ -288,10 +343,10 @@ impl<'a, F: Float> Alternation<'a, F> {
             }
             // A plain sweep can raise the loss by rounding only.
             if !improved || before - self.loss <= tolerance * before {
-                return Ok(true);
+                return Ok(End::Converged);
             }
         }
-        Ok(false)
+        Ok(End::Limit)
     }
 
     /// One sweep with extrapolation by `step`; taken back, and `false`, where the loss rose.
@@ -501,6 +556,13 @@ impl CpAlsParams {
     #[must_use]
     pub fn seed(mut self, seed: impl Into<Seed>) -> Self {
         self.0.seed = seed.into();
+        self
+    }
+
+    /// Who watches the sweeps, those in search of a start among them, and may stop them.
+    #[must_use]
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.0.observed = Observed::by(observer);
         self
     }
 }

@@ -70,6 +70,11 @@ impl<F: Float> LowRankMatrix<F> {
                 rounded.collect::<Result<Array1<F>>>()
             })
             .transpose()?;
+        if !product_is_finite(&left, singular_values.as_ref(), &right) {
+            return Err(Error::Overflow {
+                what: "the product of the factors",
+            });
+        }
         Ok(Self {
             shape: [left.nrows(), right.ncols()],
             left,
@@ -125,27 +130,24 @@ impl<F: Float> LowRankMatrix<F> {
             )));
         }
         let check_values = |what, values: &mut dyn Iterator<Item = F>| {
-            let mut largest = F::zero();
             for value in values {
                 if !value.is_finite() || precision.round(what, value) != Ok(value) {
                     return Err(malformed(format!(
                         "{what} holds {value}, stored as {precision:?}"
                     )));
                 }
-                largest = largest.max(value.abs());
             }
-            Ok(largest)
+            Ok(())
         };
-        let mut bound = F::from_usize(rank).unwrap_or_else(F::infinity)
-            * check_values("the left factor", &mut left.iter().copied())?
-            * check_values("the right factor", &mut right.iter().copied())?;
+        check_values("the left factor", &mut left.iter().copied())?;
+        check_values("the right factor", &mut right.iter().copied())?;
         if let Some(s) = &singular_values {
-            bound *= check_values("the singular values", &mut s.iter().copied())?;
+            check_values("the singular values", &mut s.iter().copied())?;
             if let Some(negative) = s.iter().find(|&&s| s < F::zero()) {
                 return Err(malformed(format!("a singular value of {negative}")));
             }
         }
-        if !bound.is_finite() {
+        if !product_is_finite(&left, singular_values.as_ref(), &right) {
             return Err(malformed(
                 "the product leaves the range of the type".to_owned(),
             ));
@@ -227,6 +229,21 @@ impl<F: Float> LowRankMatrix<F> {
             None => Cow::Borrowed(&self.left),
         }
     }
+}
+
+/// Whether no sum of products of the factors can leave the range of the type.
+fn product_is_finite<F: Float>(
+    left: &Array2<F>,
+    singular_values: Option<&Array1<F>>,
+    right: &Array2<F>,
+) -> bool {
+    let largest = |values: &mut dyn Iterator<Item = &F>| {
+        values.fold(F::zero(), |largest, x| largest.max(x.abs()))
+    };
+    let rank = F::from_usize(left.ncols()).unwrap_or_else(F::infinity);
+    let bound = rank * largest(&mut left.iter()) * largest(&mut right.iter());
+    let apart = singular_values.map_or(F::one(), |s| largest(&mut s.iter()));
+    (bound * apart).is_finite()
 }
 
 impl<F: Float> Compressed<F> for LowRankMatrix<F> {

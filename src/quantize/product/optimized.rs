@@ -8,7 +8,7 @@ use crate::artifact::check_apply;
 use crate::cluster::{Clusterer, Clustering, KMeans, KMeansParams, Seeding};
 use crate::{
     Compressed, Error, FitReport, Float, InputMoments, LinearOp, ParamError, ParamGuard, Part,
-    Precision, Quantizer, Result, Role, Seed, StorageBits, check, moments, parallel,
+    Precision, Quantizer, Result, Role, Seed, Stage, StorageBits, check, moments, parallel,
 };
 
 /// Optimized product quantization with checked parameters.
@@ -150,6 +150,8 @@ struct Step<F> {
     codebooks: ProductCodebooks<F>,
     codes: Vec<u32>,
     loss: f64,
+    /// Whether an observer ended the clustering.
+    stopped: bool,
 }
 
 impl<F: Float, C: Clusterer<F> + Clone> Quantizer<F> for OptimizedProductQuantizer<C> {
@@ -171,7 +173,10 @@ impl<F: Float, C: Clusterer<F> + Clone> Quantizer<F> for OptimizedProductQuantiz
         check::finite("weights", &weights)?;
         let quantizer = self.quantizer.check_ref()?;
         let axis = quantizer.axis();
+        // The order in memory has a say in the rounding of a product of matrices: it is always the same here.
         let vectors = axis.vectors(weights);
+        let vectors = vectors.as_standard_layout();
+        let vectors = vectors.view();
         let length = vectors.ncols();
         let width = quantizer.width(length)?;
         let size = self.block.unwrap_or(length);
@@ -196,6 +201,7 @@ impl<F: Float, C: Clusterer<F> + Clone> Quantizer<F> for OptimizedProductQuantiz
                 codebooks: fit.codebooks,
                 codes: fit.codes,
                 loss,
+                stopped: fit.report.stopped,
             })
         };
         let start = match self.start {
@@ -205,6 +211,7 @@ impl<F: Float, C: Clusterer<F> + Clone> Quantizer<F> for OptimizedProductQuantiz
         let mut best = step(start, None)?;
         let mut report = FitReport {
             losses: vec![best.loss],
+            stopped: best.stopped,
             ..FitReport::default()
         };
         let codes = |codes: Vec<u32>| {
@@ -213,7 +220,12 @@ impl<F: Float, C: Clusterer<F> + Clone> Quantizer<F> for OptimizedProductQuantiz
                 what: "the number of sub-vectors",
             })
         };
-        while report.iterations < self.iterations {
+        let observed = quantizer.observed.fit(Stage::Rotation, 0, self.iterations);
+        while report.iterations < self.iterations && !report.stopped {
+            if observed.stops(report.iterations, best.loss) {
+                report.stopped = true;
+                break;
+            }
             let targets = best.codebooks.decode(codes(best.codes.clone())?.view())?;
             let rotation = Rotation::procrustes(vectors, axis.vectors(targets.view()), size)?;
             let next = step(rotation, Some(&best))?;
@@ -364,7 +376,7 @@ impl<F: Float> Compressed<F> for OptimizedPqMatrix<F> {
 
     fn decompress_into(&self, out: ArrayViewMutD<'_, F>) -> Result<()> {
         check::same_shape("the output", self.shape(), out.shape())?;
-        let dense = self.matrix.decompress_matrix()?;
+        let dense = super::two_axes(&self.matrix)?;
         if let Ok(out) = out.into_dimensionality::<Ix2>() {
             match self.matrix.codebooks().axis() {
                 SplitAxis::In => self.rotation.rotate_back_into(dense.view(), out),

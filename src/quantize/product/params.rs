@@ -1,10 +1,13 @@
 //! The quantizer and its parameters.
 
-use ndarray::{Array2, Array3, ArrayView2, s};
+use std::sync::Arc;
+
+use ndarray::{Array3, ArrayView2, CowArray, Ix2, s};
 
 use super::aware;
 use super::{Codebook, PqMatrix, ProductCodebooks, SplitAxis};
 use crate::cluster::{Clusterer, Clustering, KMeans, KMeansParams};
+use crate::observer::{Observed, Observer};
 use crate::{
     Error, FitReport, Float, InputMoments, ParamError, ParamGuard, Precision, Quantizer, Result,
     Seed, check,
@@ -43,6 +46,7 @@ pub struct ProductQuantizer<C = KMeansParams> {
     pub(super) seed: Seed,
     pub(super) damping: f64,
     pub(super) sweeps: usize,
+    pub(super) observed: Observed,
     pub(super) clusterer: C,
 }
 
@@ -84,6 +88,7 @@ impl ProductQuantizer {
             seed: Seed::default(),
             damping: 0.01,
             sweeps: 8,
+            observed: Observed::default(),
             clusterer: KMeans::params(),
         })
     }
@@ -100,6 +105,14 @@ impl ProductQuantizerParams {
     #[must_use]
     pub fn restarts(self, restarts: usize) -> Self {
         self.map_clusterer(|kmeans| kmeans.restarts(restarts))
+    }
+
+    /// Who watches the fit and may stop it: the iterations of k-means in each group, and the
+    /// [sweeps](Self::sweeps).
+    #[must_use]
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.0.observed = Observed::by(Arc::clone(&observer));
+        self.map_clusterer(|kmeans| kmeans.observer(observer))
     }
 }
 
@@ -180,6 +193,7 @@ impl<C> ProductQuantizerParams<C> {
             seed,
             damping,
             sweeps,
+            observed,
             clusterer,
         } = self.0;
         ProductQuantizerParams(ProductQuantizer {
@@ -191,6 +205,7 @@ impl<C> ProductQuantizerParams<C> {
             seed,
             damping,
             sweeps,
+            observed,
             clusterer: f(clusterer),
         })
     }
@@ -266,6 +281,16 @@ impl<C> ProductQuantizer<C> {
         }
     }
 
+    /// Errs where the codebooks would have no address.
+    pub(super) fn check_size<F: Float>(&self, groups: usize, width: usize) -> Result<()> {
+        let books = match self.codebook {
+            Codebook::PerGroup => groups,
+            Codebook::Shared => 1,
+        };
+        let shape = [books, self.centroids, width];
+        check::has_address("the size of the codebooks", &shape, size_of::<F>())
+    }
+
     pub(super) fn fit_codes<F: Float>(&self, weights: ArrayView2<'_, F>) -> Result<Fit<F>>
     where
         C: Clusterer<F>,
@@ -275,6 +300,7 @@ impl<C> ProductQuantizer<C> {
         let (points, length) = vectors.dim();
         let width = self.width(length)?;
         let groups = length / width;
+        self.check_size::<F>(groups, width)?;
         let (clusterings, codes) = match self.codebook {
             Codebook::PerGroup => {
                 let parts: Vec<_> = (0..groups)
@@ -353,19 +379,26 @@ impl<F: Float, C: Clusterer<F>> Quantizer<F> for ProductQuantizer<C> {
 }
 
 /// The sub-vectors of all groups, those of a vector side by side.
+///
+/// A view where the order in memory allows it.
 pub(super) fn sub_vectors<F: Float>(
     vectors: ArrayView2<'_, F>,
     groups: usize,
     width: usize,
-) -> Result<Array2<F>> {
-    let count = vectors.nrows() * groups;
-    vectors
-        .as_standard_layout()
-        .into_owned()
-        .into_shape_with_order((count, width))
+) -> Result<CowArray<'_, F, Ix2>> {
+    let shape = (vectors.nrows() * groups, width);
+    if let Some(values) = vectors.to_slice() {
+        if let Ok(view) = ArrayView2::from_shape(shape, values) {
+            return Ok(view.into());
+        }
+    }
+    let copy = vectors.as_standard_layout().into_owned();
+    let sub_vectors = copy.into_shape_with_order(shape);
+    Ok(sub_vectors
         .map_err(|_| Error::Overflow {
             what: "the number of sub-vectors",
-        })
+        })?
+        .into())
 }
 
 /// The assignments of [`sub_vectors`], group by group.
@@ -399,6 +432,7 @@ fn sum_of_reports<F>(clusterings: &[Clustering<F>], weights: usize) -> FitReport
     FitReport {
         iterations: reports().map(|report| report.iterations).max().unwrap_or(0),
         converged: reports().all(|report| report.converged),
+        stopped: reports().any(|report| report.stopped),
         losses: (0..length).map(loss_at).collect(),
     }
 }

@@ -4,7 +4,7 @@ use ndarray::{
     Array1, Array2, ArrayView1, ArrayView2, ArrayViewD, ArrayViewMut2, ArrayViewMutD, Axis,
 };
 
-use super::{PqMatrix, ProductQuantizerParams};
+use super::{PqMatrix, ProductQuantizerParams, two_axes};
 use crate::artifact::check_apply;
 use crate::cluster::{Clusterer, KMeansParams};
 use crate::trainable::check_parameters;
@@ -67,6 +67,8 @@ impl<C> ParamGuard for ResidualQuantizerParams<C> {
 impl<F: Float, C: Clusterer<F>> Quantizer<F> for ResidualQuantizer<C> {
     type Output = ResidualPqMatrix<F>;
 
+    /// No stage follows one that an observer stopped.
+    ///
     /// The report's losses are mean squared errors of a weight: without a stage, and after each. With moments of the
     /// inputs, each stage makes the output error of what is left small, and the losses are mean squared
     /// errors of an output.
@@ -88,18 +90,23 @@ impl<F: Float, C: Clusterer<F>> Quantizer<F> for ResidualQuantizer<C> {
         };
         let mut rest = weights.to_owned();
         let mut report = FitReport {
-            iterations: self.stages,
             converged: true,
             losses: vec![mean_square(&rest)?],
+            ..FitReport::default()
         };
         let mut stages: Vec<PqMatrix<F>> = Vec::new();
         for _ in 0..self.stages {
             let stage = quantizer.quantize_with(rest.view(), inputs)?;
-            rest = &rest - &stage.decompress_matrix()?;
+            rest = &rest - &two_axes(&stage)?;
             check::finite("what a stage leaves", &rest.view())?;
+            report.iterations += 1;
             report.converged &= stage.report().is_none_or(|report| report.converged);
+            report.stopped = stage.report().is_some_and(|report| report.stopped);
             report.losses.push(mean_square(&rest)?);
             stages.push(stage);
+            if report.stopped {
+                break;
+            }
         }
         let mut matrix = ResidualPqMatrix::from_parts(stages)?;
         matrix.report = Some(report);

@@ -2,13 +2,13 @@
 
 use ndarray::{Array1, Array2, Array3, ArrayView2, Axis, s};
 
-use super::{Progress, relative, rounded};
+use super::{Descent, relative, rounded};
 use crate::cluster::{self, Clusterer};
 use crate::feedback::{GroupFeedback, inverse_upper};
 use crate::linalg::{self, Cholesky};
 use crate::quantize::product::params::{Fit, ProductQuantizer, sub_vectors};
 use crate::quantize::product::{Codebook, ProductCodebooks};
-use crate::{Error, Float, InputMoments, Result, parallel};
+use crate::{Error, Float, InputMoments, Result, Stage, parallel};
 
 /// Columns whose couplings with all others are computed by one matrix product.
 const BLOCK: usize = 128;
@@ -36,6 +36,7 @@ pub(super) fn fit<F: Float, C: Clusterer<F>>(
     let (points, length) = weights.dim();
     let width = quantizer.width(length)?;
     let groups = length / width;
+    quantizer.check_size::<F>(groups, width)?;
     let feedback = GroupFeedback::<F>::new(moments, quantizer.damping, width)?;
     let metrics = (0..groups)
         .map(|g| metric(feedback.matrix.view(), g, width))
@@ -56,10 +57,16 @@ pub(super) fn fit<F: Float, C: Clusterer<F>>(
     for g in 0..groups {
         error += state.quantize_group(quantizer, &feedback, g)?;
     }
-    let mut progress = Progress::new(points, error);
+    let observed = quantizer
+        .observed
+        .fit(Stage::OutputError, 0, quantizer.sweeps);
+    let mut descent = Descent::new(points, error, observed);
     for _ in 0..quantizer.sweeps {
+        if descent.stops() {
+            break;
+        }
         error += state.sweep(quantizer.codebook == Codebook::PerGroup)?;
-        if progress.sweep(error) {
+        if descent.sweep(error) {
             break;
         }
     }
@@ -81,7 +88,7 @@ pub(super) fn fit<F: Float, C: Clusterer<F>>(
     Ok(Fit {
         codebooks,
         codes: state.codes.concat(),
-        report: progress.report,
+        report: descent.report,
     })
 }
 

@@ -16,6 +16,7 @@ use ndarray::{Array1, Array2, ArrayView2};
 use super::SplitAxis;
 use super::params::{Fit, ProductQuantizer};
 use crate::cluster::Clusterer;
+use crate::observer::ObservedFit;
 use crate::{FitReport, Float, InputMoments, Precision, Result};
 
 /// Codebooks and codes for weights that have been checked.
@@ -52,21 +53,32 @@ fn rounded<F: Float>(precision: Precision, centroids: &Array2<F>) -> Result<Arra
 }
 
 /// How the descent went: its losses are output errors, as a mean over the outputs.
-#[derive(Debug)]
-struct Progress {
+struct Descent<'a> {
     scale: f64,
+    observed: ObservedFit<'a>,
     report: FitReport,
 }
 
-impl Progress {
+impl<'a> Descent<'a> {
     /// Begins with the output error of the start.
-    fn new(outputs: usize, error: f64) -> Self {
+    fn new(outputs: usize, error: f64, observed: ObservedFit<'a>) -> Self {
         let scale = 1.0 / outputs as f64;
         let report = FitReport {
             losses: vec![error.max(0.0) * scale],
             ..FitReport::default()
         };
-        Self { scale, report }
+        Self {
+            scale,
+            observed,
+            report,
+        }
+    }
+
+    /// Before a sweep: whether an observer asks for none.
+    fn stops(&mut self) -> bool {
+        let loss = self.report.loss().unwrap_or(f64::INFINITY);
+        self.report.stopped = self.observed.stops(self.report.iterations, loss);
+        self.report.stopped
     }
 
     /// After a sweep, which never raises the error by more than rounding. Whether there is nothing left to gain.

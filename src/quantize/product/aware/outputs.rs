@@ -2,13 +2,13 @@
 
 use ndarray::{Array1, Array2, Array3, ArrayView1, ArrayView2, s};
 
-use super::{Progress, relative, rounded};
+use super::{Descent, relative, rounded};
 use crate::cluster::Clusterer;
 use crate::feedback::Feedback;
 use crate::linalg::{self, Cholesky};
 use crate::quantize::product::params::{Fit, ProductQuantizer, by_group, sub_vectors};
 use crate::quantize::product::{Codebook, ProductCodebooks};
-use crate::{Float, InputMoments, Result, parallel};
+use crate::{Float, InputMoments, Result, Stage, parallel};
 
 /// What the old centroids weigh against the normal equations of the new ones: it keeps those in place
 /// that no point has.
@@ -43,6 +43,7 @@ pub(super) fn fit<F: Float, C: Clusterer<F>>(
 ) -> Result<Fit<F>> {
     let width = quantizer.width(weights.nrows())?;
     let groups = weights.nrows() / width;
+    quantizer.check_size::<F>(groups, width)?;
     let problem = Problem {
         weights,
         width,
@@ -64,8 +65,14 @@ pub(super) fn fit<F: Float, C: Clusterer<F>>(
         }
     });
     let total = |state: &[Group<F>]| state.iter().map(|group| group.error).sum::<f64>();
-    let mut progress = Progress::new(weights.nrows(), total(&state));
+    let observed = quantizer
+        .observed
+        .fit(Stage::OutputError, 0, quantizer.sweeps);
+    let mut descent = Descent::new(weights.nrows(), total(&state), observed);
     for _ in 0..quantizer.sweeps {
+        if descent.stops() {
+            break;
+        }
         let equations = parallel::map(groups, |g| {
             problem.equations(g, &state[g], quantizer.centroids)
         });
@@ -99,7 +106,7 @@ pub(super) fn fit<F: Float, C: Clusterer<F>>(
             }
         }
         problem.descend(&mut state, &books);
-        if progress.sweep(total(&state)) {
+        if descent.sweep(total(&state)) {
             break;
         }
     }
@@ -124,7 +131,7 @@ pub(super) fn fit<F: Float, C: Clusterer<F>>(
     Ok(Fit {
         codebooks,
         codes,
-        report: progress.report,
+        report: descent.report,
     })
 }
 

@@ -1,0 +1,157 @@
+//! Long fits, watched and stopped by who asked for them.
+
+use std::fmt;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+/// Watches a fit, and may stop it.
+///
+/// A fit calls [`observe`](Self::observe) before its first iteration and after each one. [`ControlFlow::Break`] ends the
+/// fit there: it returns the best result so far, which is that of a limit of so many iterations, and its
+/// [`FitReport`](crate::FitReport) says that it was [stopped](crate::FitReport::stopped). What is observed has no
+/// influence otherwise: a fit that is never stopped gives the same bits with an observer as without.
+///
+/// Fits that go on at the same time (the groups of product quantization) call one observer from several threads, in an
+/// order that nothing can be concluded from, and each is stopped by the answer that it gets itself. An observer
+/// that wants all to end goes on saying so. It is called from rayon's threads and should not block.
+///
+/// Closures are observers:
+///
+/// ```
+/// use std::ops::ControlFlow;
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicBool, Ordering};
+/// use taper::ndarray::Array2;
+/// use taper::quantize::product::ProductQuantizer;
+/// use taper::{Compressed, Progress, Quantizer};
+///
+/// let weights = Array2::from_shape_fn((64, 300), |(i, j)| ((i * 37 + j * 11) as f32).sin());
+/// // Another thread, a signal handler or a button would set it.
+/// let stop = Arc::new(AtomicBool::new(false));
+/// let button = Arc::clone(&stop);
+/// let observer = move |progress: &Progress| {
+///     if progress.iteration == 3 {
+///         stop.store(true, Ordering::Relaxed);
+///     }
+///     match stop.load(Ordering::Relaxed) {
+///         true => ControlFlow::Break(()),
+///         false => ControlFlow::Continue(()),
+///     }
+/// };
+/// let quantizer = ProductQuantizer::params(8).centroids(32).observer(Arc::new(observer));
+/// let matrix = quantizer.quantize(weights.view())?;
+/// assert!(button.load(Ordering::Relaxed));
+/// assert!(matrix.report().is_some_and(|report| report.stopped && report.iterations <= 3));
+/// # Ok::<(), taper::Error>(())
+/// ```
+pub trait Observer: Send + Sync {
+    /// Takes note of how far a fit is; [`ControlFlow::Break`] ends it.
+    fn observe(&self, progress: &Progress) -> ControlFlow<()>;
+}
+
+impl<T: Fn(&Progress) -> ControlFlow<()> + Send + Sync> Observer for T {
+    fn observe(&self, progress: &Progress) -> ControlFlow<()> {
+        self(progress)
+    }
+}
+
+/// How far a fit is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// What is iterated.
+    pub stage: Stage,
+    /// Which of the fits that make up the whole: the group of a matrix, or the start of several.
+    pub part: usize,
+    /// Iterations made; zero before the first.
+    pub iteration: usize,
+    /// The limit of iterations.
+    pub max_iterations: usize,
+    /// The loss of the best result so far, as the fit's [`FitReport`](crate::FitReport) has it.
+    pub loss: f64,
+}
+
+/// What is iterated while an [`Observer`] watches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Stage {
+    /// Iterations of k-means; the part is the group.
+    KMeans,
+    /// Sweeps over codes and centroids for the inputs that a layer sees.
+    OutputError,
+    /// Rotations before product quantization.
+    Rotation,
+    /// Sweeps of alternating least squares on a compressed tensor, in search of a good start; the part is the start.
+    CpStart,
+    /// Sweeps of alternating least squares.
+    CpAls,
+    /// Sweeps of alternating optimization under constraints.
+    CpAdmm,
+}
+
+/// The observer of a fit, if there is one.
+#[derive(Clone, Default)]
+pub(crate) struct Observed(Option<Arc<dyn Observer>>);
+
+impl Observed {
+    pub(crate) fn by(observer: Arc<dyn Observer>) -> Self {
+        Self(Some(observer))
+    }
+
+    /// A fit that is told of from now on.
+    pub(crate) fn fit(&self, stage: Stage, part: usize, max_iterations: usize) -> ObservedFit<'_> {
+        ObservedFit {
+            observer: self.0.as_deref(),
+            stage,
+            part,
+            max_iterations,
+        }
+    }
+}
+
+impl fmt::Debug for Observed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() {
+            "observed"
+        } else {
+            "not observed"
+        })
+    }
+}
+
+/// Two observers are equal where they are the same.
+impl PartialEq for Observed {
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (None, None) => true,
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+}
+
+/// One fit, and who watches it.
+#[derive(Clone, Copy)]
+pub(crate) struct ObservedFit<'a> {
+    observer: Option<&'a dyn Observer>,
+    stage: Stage,
+    part: usize,
+    max_iterations: usize,
+}
+
+impl ObservedFit<'_> {
+    /// Tells the observer how far the fit is; whether it is to stop.
+    pub(crate) fn stops(&self, iteration: usize, loss: f64) -> bool {
+        let Some(observer) = self.observer else {
+            return false;
+        };
+        let progress = Progress {
+            stage: self.stage,
+            part: self.part,
+            iteration,
+            max_iterations: self.max_iterations,
+            loss,
+        };
+        observer.observe(&progress).is_break()
+    }
+}

@@ -1,0 +1,292 @@
+//! Every kind of artifact, and the ways in which it is made: one line each.
+
+use taper::factorize::Rank;
+use taper::factorize::convolution::{CpConv2d, Geometry, Tucker2};
+use taper::factorize::cp::{Constraint, CpAdmm, CpAls, CpTensor};
+use taper::factorize::svd::{SingularValues, SvdMethod, TruncatedSvd};
+use taper::model::{Artifact, Dense, FactoredMatrix, FactoredTensor, SparseQuantized};
+use taper::ndarray::{Array2, ArrayView, ArrayView2, ArrayViewD, Dimension, Ix2, Ix4, IxDyn};
+use taper::prune::SparseMatrix;
+use taper::quantize::binary::{Binarizer, Scaling};
+use taper::quantize::fixed_point::{
+    FixedPointQuantizer, FixedPointQuantizerParams, Granularity, Range, Symmetry,
+};
+use taper::quantize::product::{
+    Codebook, OptimizedProductQuantizer, ProductQuantizer, ProductQuantizerParams,
+    ResidualQuantizer, RotationStart, SplitAxis,
+};
+use taper::{Compressed, Error, Factorizer, Float, Precision, Quantizer, Result};
+
+use crate::draw::Draw;
+
+/// What becomes of a tensor that is compressed, rebuilt, and compressed again with the same parameters.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[allow(dead_code, reason = "the fuzz targets ask for no law of this kind")]
+pub enum Again {
+    /// The same tensor: what was rebuilt is exactly what these parameters can express. It is compared up to the
+    /// rounding of the stored precision, in which a scale (a mean, a quotient) is found again.
+    Same,
+    /// The error of the second against the original is no larger than that of the first, up to rounding.
+    NoWorse,
+    /// Nothing follows: for the reason given.
+    NoLaw(&'static str),
+}
+
+/// One way to make an artifact, of weights in single precision and, where that exists, in double.
+pub struct Kind {
+    pub name: &'static str,
+    /// How many axes the weights have.
+    pub axes: usize,
+    pub again: Again,
+    pub single: fn(ArrayViewD<'_, f32>, &mut Draw<'_>) -> Result<Box<dyn Artifact>>,
+    #[allow(dead_code, reason = "the fuzz targets compress in single precision")]
+    pub double: Option<fn(ArrayViewD<'_, f64>, &mut Draw<'_>) -> Result<Box<dyn Compressed<f64>>>>,
+}
+
+/// `name, axes, again, |weights, draw| artifact`, the weights having `D`'s axes.
+macro_rules! kind {
+    ($name:literal, $axes:ty, $again:expr, |$w:ident, $draw:ident| $make:expr) => {
+        Kind {
+            double: Some(|weights, $draw| {
+                let $w = with_axes::<f64, $axes>(weights)?;
+                Ok(Box::new($make?))
+            }),
+            ..kind!($name, $axes, single, $again, |$w, $draw| $make)
+        }
+    };
+    ($name:literal, $axes:ty, single, $again:expr, |$w:ident, $draw:ident| $make:expr) => {
+        Kind {
+            name: $name,
+            axes: <$axes>::NDIM.unwrap_or(3),
+            again: $again,
+            single: |weights, $draw| {
+                let $w = with_axes::<f32, $axes>(weights)?;
+                Ok(Box::new($make?))
+            },
+            double: None,
+        }
+    };
+}
+
+/// A least-squares fit of several factors ends at a local optimum, which may be another one the second time.
+const LOCAL: Again = Again::NoLaw("ends at a local optimum that depends on the start");
+
+pub fn kinds() -> Vec<Kind> {
+    use Again::{NoLaw, NoWorse, Same};
+    vec![
+        kind!("dense", IxDyn, single, Same, |w, d| Dense::new(
+            w,
+            precision(d)
+        )),
+        kind!("product", Ix2, NoWorse, |w, d| product(w, d).quantize(w)),
+        kind!(
+            "residual product",
+            Ix2,
+            NoLaw("the first stage fits what all stages made"),
+            |w, d| {
+                let stage = product(w, d);
+                ResidualQuantizer::params(stage, d.between(1, 3)).quantize(w)
+            }
+        ),
+        kind!(
+            "rotated product",
+            Ix2,
+            NoLaw("may end at another rotation"),
+            |w, d| rotated(w, d)
+        ),
+        kind!(
+            "fixed point",
+            Ix2,
+            NoLaw("the best range of what was rounded may be narrower"),
+            |w, d| {
+                fixed_point(d)
+                    .range(d.choose(&[Range::SquaredError, Range::Percentile(97.0)]))
+                    .quantize(w)
+            }
+        ),
+        kind!("fixed point of the whole range", Ix2, Same, |w, d| {
+            fixed_point(d).range(Range::MinMax).quantize(w)
+        }),
+        kind!("binary", Ix2, Same, |w, d| binarizer(d).quantize(w)),
+        kind!(
+            "stochastic binary",
+            Ix2,
+            NoLaw("draws each sign"),
+            |w, d| {
+                let seed = d.seed();
+                binarizer(d).stochastic(seed).quantize(w)
+            }
+        ),
+        kind!("sparse", Ix2, Same, |w, d| {
+            let share = d.within(0, 8) as f64 / 8.0;
+            SparseMatrix::from_dense(pruned(w, share).view(), precision(d))
+        }),
+        kind!("sparse and quantized", Ix2, single, NoWorse, |w, d| {
+            let share = d.within(0, 6) as f64 / 8.0;
+            SparseQuantized::new(pruned(w, share).view(), |values| {
+                let pq = ProductQuantizer::params(1).centroids(d.between(1, 9));
+                pq.axis(SplitAxis::In).quantize(values)
+            })
+        }),
+        kind!("low rank", Ix2, Same, |w, d| low_rank(w.shape(), d)
+            .factorize(w)),
+        kind!("low rank at random", Ix2, Same, |w, d| {
+            let method = SvdMethod::Randomized;
+            low_rank(w.shape(), d)
+                .method(method)
+                .seed(d.seed())
+                .factorize(w)
+        }),
+        kind!("spatial", Ix4, Same, |w, d| low_rank(w.shape(), d)
+            .factorize(w)),
+        kind!("cp by ALS", IxDyn, LOCAL, |w, d| als(w.shape(), d)
+            .factorize(w)),
+        kind!("cp by ADMM", IxDyn, LOCAL, |w, d| {
+            const CONSTRAINTS: [Constraint; 3] = [
+                Constraint::NonNegative,
+                Constraint::Ridge(0.01),
+                Constraint::L1(0.01),
+            ];
+            let admm = CpAdmm::params(rank(w.shape(), d))
+                .all(d.choose(&CONSTRAINTS))
+                .max_sweeps(20);
+            admm.precision(precision(d)).seed(d.seed()).factorize(w)
+        }),
+        kind!("cp convolution", Ix4, LOCAL, |w, d| {
+            als(w.shape(), d)
+                .factorize(w)
+                .and_then(|kernel| CpConv2d::new(&kernel, None, geometry(d)))
+        }),
+        kind!("tucker convolution", Ix4, Same, |w, d| {
+            let tucker = Tucker2::ranks(d.between(1, 2), d.between(1, 2)).precision(precision(d));
+            tucker
+                .factorize(w)
+                .and_then(|chain| chain.with_geometry(geometry(d), None))
+        }),
+        kind!(
+            "factored matrix",
+            Ix2,
+            single,
+            NoLaw("rounds factors, not their product"),
+            |w, d| {
+                let product = TruncatedSvd::params(rank(w.shape(), d)).factorize(w)?;
+                let left = fixed_point(d).quantize(product.left())?;
+                FactoredMatrix::new(
+                    left,
+                    self::product(product.right(), d).quantize(product.right())?,
+                )
+            }
+        ),
+        kind!("factored tensor", IxDyn, single, LOCAL, |w, d| {
+            let tensor: CpTensor<f32> = als(w.shape(), d).factorize(w)?;
+            let quantizer = fixed_point(d);
+            let factors = tensor
+                .factors()
+                .iter()
+                .map(|factor| quantizer.quantize(factor.view()));
+            FactoredTensor::new(factors.collect::<Result<Vec<_>>>()?)
+        }),
+    ]
+}
+
+fn with_axes<F: Float, D: Dimension>(weights: ArrayViewD<'_, F>) -> Result<ArrayView<'_, F, D>> {
+    let shape = weights.shape().to_vec();
+    weights
+        .into_dimensionality()
+        .map_err(|_| Error::Dimensions {
+            what: "weights",
+            expected: "as many axes as the kind has",
+            shape,
+        })
+}
+
+fn precision(d: &mut Draw<'_>) -> Precision {
+    d.choose(&[Precision::F16, Precision::F32, Precision::F64])
+}
+
+fn rank(shape: &[usize], d: &mut Draw<'_>) -> Rank {
+    let shortest = shape.iter().min().copied().unwrap_or(1);
+    Rank::Fixed(d.between(1, shortest.clamp(1, 4)))
+}
+
+fn product<F: Float>(w: ArrayView2<'_, F>, d: &mut Draw<'_>) -> ProductQuantizerParams {
+    let axis = d.choose(&[SplitAxis::In, SplitAxis::Out]);
+    let groups = d.divisor(match axis {
+        SplitAxis::In => w.ncols(),
+        _ => w.nrows(),
+    });
+    ProductQuantizer::params(groups)
+        .axis(axis)
+        .centroids(d.between(1, 24))
+        .codebook(d.choose(&[Codebook::PerGroup, Codebook::Shared]))
+        .precision(precision(d))
+        .seed(d.seed())
+}
+
+fn rotated<F: Float>(
+    w: ArrayView2<'_, F>,
+    d: &mut Draw<'_>,
+) -> Result<taper::quantize::product::OptimizedPqMatrix<F>> {
+    let (length, axis) = match d.flag() {
+        true => (w.ncols(), SplitAxis::In),
+        false => (w.nrows(), SplitAxis::Out),
+    };
+    // The width of a sub-vector divides the side of a block, which divides the axis.
+    let block = d.divisor(length);
+    let plain = ProductQuantizer::params_with_width(d.divisor(block))
+        .axis(axis)
+        .centroids(d.between(1, 9))
+        .seed(d.seed());
+    OptimizedProductQuantizer::params(plain)
+        .block(block)
+        .start(d.choose(&[RotationStart::Identity, RotationStart::Eigenvalues]))
+        .iterations(3)
+        .rotation_precision(precision(d))
+        .quantize(w)
+}
+
+fn fixed_point(d: &mut Draw<'_>) -> FixedPointQuantizerParams {
+    FixedPointQuantizer::params(d.between(1, 16) as u32)
+        .symmetry(d.choose(&[Symmetry::Symmetric, Symmetry::Affine]))
+        .granularity(d.choose(&[Granularity::PerTensor, Granularity::PerRow]))
+        .precision(precision(d))
+}
+
+fn binarizer(d: &mut Draw<'_>) -> taper::quantize::binary::BinarizerParams {
+    Binarizer::params()
+        .scaling(d.choose(&[Scaling::None, Scaling::PerTensor, Scaling::PerRow]))
+        .precision(precision(d))
+}
+
+/// Without the weights below this share of the largest.
+fn pruned<F: Float>(w: ArrayView2<'_, F>, share: f64) -> Array2<F> {
+    let largest = w.fold(0.0, |largest: f64, w| largest.max(w.as_f64().abs()));
+    w.mapv(|w| {
+        if w.as_f64().abs() < share * largest {
+            F::zero()
+        } else {
+            w
+        }
+    })
+}
+
+fn low_rank(shape: &[usize], d: &mut Draw<'_>) -> taper::factorize::svd::TruncatedSvdParams {
+    use SingularValues::{Apart, Left, Right, Split};
+    TruncatedSvd::params(rank(shape, d))
+        .singular_values(d.choose(&[Split, Left, Right, Apart]))
+        .precision(precision(d))
+}
+
+fn als(shape: &[usize], d: &mut Draw<'_>) -> taper::factorize::cp::CpAlsParams {
+    CpAls::params(rank(shape, d))
+        .max_sweeps(20)
+        .precision(precision(d))
+        .seed(d.seed())
+}
+
+fn geometry(d: &mut Draw<'_>) -> Geometry {
+    Geometry {
+        stride: [d.between(1, 3), d.between(1, 3)],
+        padding: [d.between(0, 2), d.between(0, 2)],
+    }
+}

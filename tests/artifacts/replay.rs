@@ -1,0 +1,67 @@
+//! What the fuzz targets are started from, and what they once failed on, without a fuzzer.
+
+use std::path::{Path, PathBuf};
+
+use taper::Seed;
+use taper::model::{CompressedModel, CompressedTensor};
+
+use crate::draw::Draw;
+use crate::kinds::kinds;
+use crate::{laws, targets};
+
+const TARGETS: [(&str, fn(&[u8])); 4] = [
+    ("container", targets::container),
+    ("artifact", targets::artifact),
+    ("recipe", targets::recipe),
+    ("compress", targets::compress),
+];
+
+fn seeds(target: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz/seeds")
+        .join(target)
+}
+
+#[test]
+fn seeds_of_the_fuzz_targets() {
+    for (name, target) in TARGETS {
+        let mut files = 0;
+        for file in std::fs::read_dir(seeds(name)).unwrap() {
+            let file = file.unwrap().path();
+            let result = std::panic::catch_unwind(|| target(&std::fs::read(&file).unwrap()));
+            assert!(result.is_ok(), "{}", file.display());
+            files += 1;
+        }
+        assert!(files > 0, "no seeds for {name}");
+    }
+}
+
+#[test]
+fn random_bytes() {
+    for (name, target) in TARGETS {
+        for i in 0..200 {
+            let seed = Seed::from(i);
+            let bytes: Vec<u8> = (0..8 + 3 * i)
+                .map(|j| seed.derive(j).value() as u8)
+                .collect();
+            let result = std::panic::catch_unwind(|| target(&bytes));
+            assert!(result.is_ok(), "{name} of the {i}th bytes");
+        }
+    }
+}
+
+/// Writes a container of each kind where the fuzzer begins: after the format or the kinds have changed,
+/// `cargo test -p taper --test artifacts write_containers -- --ignored`.
+#[test]
+#[ignore = "writes files"]
+fn write_containers() {
+    for kind in kinds() {
+        let mut draw = Draw::from(2);
+        let weights = laws::weights(kind.axes, &mut draw);
+        let artifact = (kind.single)(weights.view(), &mut draw).unwrap();
+        let mut model = CompressedModel::new();
+        model.insert("w", CompressedTensor::from(artifact)).unwrap();
+        let file = seeds("container").join(kind.name.replace(' ', "_"));
+        model.save(file).unwrap();
+    }
+}

@@ -1,0 +1,245 @@
+//! Fits that are watched, and stopped.
+
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
+
+use taper::cluster::{Clusterer, Clustering, KMeans};
+use taper::factorize::Rank;
+use taper::factorize::cp::{Constraint, CpAdmm, CpAls, CpTensor};
+use taper::ndarray::{Array2, Array3, ArrayD};
+use taper::quantize::product::{
+    OptimizedProductQuantizer, ProductQuantizer, ResidualQuantizer, SplitAxis,
+};
+use taper::{
+    Compressed, Factorizer, FitReport, InputMoments, Observer, Progress, Quantizer, Seed, Stage,
+};
+
+fn numbers(shape: &[usize]) -> ArrayD<f32> {
+    let mut next = 0;
+    ArrayD::from_shape_simple_fn(shape, || {
+        next += 1;
+        (Seed::from(5).derive(next).value() >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
+    })
+}
+
+fn matrix(rows: usize, columns: usize) -> Array2<f32> {
+    numbers(&[rows, columns]).into_dimensionality().unwrap()
+}
+
+fn tensor() -> Array3<f32> {
+    numbers(&[7, 6, 5]).into_dimensionality().unwrap()
+}
+
+/// Takes down what it sees and lets everything go on.
+#[derive(Default)]
+struct Witness(Mutex<Vec<Progress>>);
+
+impl Observer for Witness {
+    fn observe(&self, progress: &Progress) -> ControlFlow<()> {
+        self.0.lock().unwrap().push(*progress);
+        ControlFlow::Continue(())
+    }
+}
+
+impl Witness {
+    /// What was seen of one fit.
+    fn of(&self, stage: Stage, part: usize) -> Vec<Progress> {
+        let seen = self.0.lock().unwrap();
+        let of = |progress: &&Progress| progress.stage == stage && progress.part == part;
+        seen.iter().filter(of).copied().collect()
+    }
+}
+
+fn stop_at(stage: Stage, iterations: usize) -> Arc<dyn Observer> {
+    Arc::new(move |progress: &Progress| {
+        let stop = progress.stage == stage && progress.iteration >= iterations;
+        if stop {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    })
+}
+
+/// Without what the report says of how the fit ended.
+fn ended_somehow(report: &FitReport) -> FitReport {
+    FitReport {
+        converged: false,
+        stopped: false,
+        ..report.clone()
+    }
+}
+
+#[test]
+fn a_stopped_clustering_is_one_of_so_many_iterations() {
+    let points = matrix(400, 3);
+    let run = |kmeans: taper::cluster::KMeansParams| -> Clustering<f32> {
+        kmeans
+            .cluster(points.view(), None, 20, Seed::from(1))
+            .unwrap()
+    };
+    let free = run(KMeans::params());
+    assert!(free.report.iterations > 5 && !free.report.stopped);
+    for iterations in 1..6 {
+        let limited = run(KMeans::params().max_iterations(iterations));
+        let mut stopped = run(KMeans::params().observer(stop_at(Stage::KMeans, iterations)));
+        assert!(stopped.report.stopped && !stopped.report.converged);
+        stopped.report.stopped = false;
+        assert_eq!(stopped, limited);
+    }
+    // The start is a result too, and further restarts are left out.
+    let start = run(KMeans::params()
+        .restarts(9)
+        .observer(stop_at(Stage::KMeans, 0)));
+    assert_eq!(start.report.losses.len(), 1);
+    assert_eq!(start.report.losses[0], free.report.losses[0]);
+    assert!(start.report.stopped);
+}
+
+#[test]
+fn groups_are_told_apart_and_stopped_alike() {
+    let w = matrix(12, 200);
+    let quantizer = ProductQuantizer::params(4).centroids(16);
+    let witness = Arc::new(Witness::default());
+    let free = quantizer.quantize(w.view()).unwrap();
+    let watched = quantizer
+        .clone()
+        .observer(Arc::clone(&witness) as Arc<dyn Observer>);
+    assert_eq!(watched.quantize(w.view()).unwrap(), free);
+    for group in 0..4 {
+        let seen = witness.of(Stage::KMeans, group);
+        let iterations: Vec<usize> = seen.iter().map(|progress| progress.iteration).collect();
+        assert!(
+            iterations.iter().copied().eq(0..seen.len()),
+            "{iterations:?}"
+        );
+        assert!(seen.windows(2).all(|pair| pair[1].loss <= pair[0].loss));
+        assert!(seen.iter().all(|progress| progress.max_iterations == 25));
+    }
+    for iterations in 1..4 {
+        let limited = quantizer
+            .clone()
+            .max_iterations(iterations)
+            .quantize(w.view())
+            .unwrap();
+        let stopped = quantizer
+            .clone()
+            .observer(stop_at(Stage::KMeans, iterations));
+        let stopped = stopped.quantize(w.view()).unwrap();
+        assert_eq!(stopped.parts(), limited.parts());
+        let (stopped, limited) = (stopped.report().unwrap(), limited.report().unwrap());
+        assert!(stopped.stopped && !limited.stopped);
+        assert_eq!(ended_somehow(stopped), ended_somehow(limited));
+    }
+}
+
+#[test]
+fn sweeps_for_the_outputs_are_watched() {
+    let w = matrix(12, 40);
+    let mut moments = InputMoments::new(40).unwrap();
+    moments.add(matrix(200, 40).view()).unwrap();
+    for axis in [SplitAxis::In, SplitAxis::Out] {
+        let quantizer = ProductQuantizer::params(2).axis(axis).centroids(4);
+        let fit = |quantizer: taper::quantize::product::ProductQuantizerParams| {
+            quantizer.quantize_with(w.view(), Some(&moments)).unwrap()
+        };
+        let free = fit(quantizer.clone());
+        assert_eq!(
+            fit(quantizer.clone().observer(Arc::new(Witness::default()))),
+            free
+        );
+        for sweeps in 0..free.report().unwrap().iterations {
+            let limited = fit(quantizer.clone().sweeps(sweeps));
+            let stopped = fit(quantizer
+                .clone()
+                .observer(stop_at(Stage::OutputError, sweeps)));
+            assert_eq!(stopped.parts(), limited.parts());
+            assert!(stopped.report().unwrap().stopped);
+        }
+    }
+}
+
+#[test]
+fn rotations_and_stages_end_early() {
+    let w = matrix(12, 100);
+    let plain = ProductQuantizer::params(4).centroids(8);
+    let rotations = |plain, n| {
+        let rotated = OptimizedProductQuantizer::params(plain)
+            .tolerance(0.0)
+            .iterations(n);
+        rotated.quantize(w.view()).unwrap()
+    };
+    for iterations in 1..4 {
+        let observer = stop_at(Stage::Rotation, iterations);
+        let stopped = rotations(plain.clone().observer(observer), 20);
+        assert!(stopped.report().unwrap().stopped);
+        assert_eq!(
+            stopped.parts(),
+            rotations(plain.clone(), iterations).parts()
+        );
+    }
+    let stopped = plain.clone().observer(stop_at(Stage::KMeans, 1));
+    let residual = ResidualQuantizer::params(stopped.clone(), 3)
+        .quantize(w.view())
+        .unwrap();
+    let report = residual.report().unwrap();
+    assert!(residual.stages().len() == 1 && report.stopped && report.iterations == 1);
+    let rotated = rotations(stopped, 20);
+    assert_eq!(rotated.report().unwrap().iterations, 0);
+}
+
+/// `fit` of a limit of sweeps and an observer.
+fn sweeps_are_watched(
+    stage: Stage,
+    fit: impl Fn(usize, Option<Arc<dyn Observer>>) -> CpTensor<f32>,
+) {
+    let free = fit(200, None);
+    assert!(free.report().unwrap().iterations > 4);
+    let witness = Arc::new(Witness::default());
+    assert_eq!(
+        fit(200, Some(Arc::clone(&witness) as Arc<dyn Observer>)),
+        free
+    );
+    let seen = witness.of(stage, 0);
+    assert!(seen.windows(2).all(|pair| pair[1].loss <= pair[0].loss));
+    for part in 0..3 {
+        assert!(!witness.of(Stage::CpStart, part).is_empty(), "start {part}");
+    }
+    for sweeps in 0..4 {
+        let (limited, stopped) = (fit(sweeps, None), fit(200, Some(stop_at(stage, sweeps))));
+        assert_eq!(stopped.parts(), limited.parts());
+        let (stopped, limited) = (stopped.report().unwrap(), limited.report().unwrap());
+        assert!(stopped.stopped && !limited.stopped);
+        assert_eq!(ended_somehow(stopped), ended_somehow(limited));
+    }
+    // Stopped before the sweeps proper: the best start so far is the result.
+    let start = fit(200, Some(stop_at(Stage::CpStart, 2)));
+    let report = start.report().unwrap();
+    assert!(report.stopped && report.iterations == 0);
+    assert_eq!(start.cp_report().start, 0);
+}
+
+#[test]
+fn alternating_least_squares_is_watched() {
+    sweeps_are_watched(Stage::CpAls, |sweeps, observer| {
+        let als = CpAls::params(Rank::Fixed(4)).max_sweeps(sweeps).seed(1);
+        let als = match observer {
+            Some(observer) => als.observer(observer),
+            None => als,
+        };
+        als.factorize(tensor().view()).unwrap()
+    });
+}
+
+#[test]
+fn constrained_factorization_is_watched() {
+    sweeps_are_watched(Stage::CpAdmm, |sweeps, observer| {
+        let admm = CpAdmm::params(Rank::Fixed(4)).all(Constraint::NonNegative);
+        let admm = admm.max_sweeps(sweeps).seed(1);
+        let admm = match observer {
+            Some(observer) => admm.observer(observer),
+            None => admm,
+        };
+        admm.factorize(tensor().view()).unwrap()
+    });
+}
