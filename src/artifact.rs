@@ -83,6 +83,32 @@ pub trait LinearOp<F: Float>: Compressed<F> {
         self.apply_into(x, y.view_mut())?;
         Ok(y)
     }
+
+    /// The dense matrix W: [`decompress`](Compressed::decompress) with the axes of a matrix.
+    ///
+    /// ```
+    /// use taper::ndarray::array;
+    /// use taper::quantize::binary::{Binarizer, Scaling};
+    /// use taper::{LinearOp, Quantizer};
+    ///
+    /// let w = array![[0.5, -1.5], [2.0, 2.0]];
+    /// let binary = Binarizer::params().scaling(Scaling::PerRow).quantize(w.view())?;
+    /// assert_eq!(binary.decompress_matrix()?, array![[1.0, -1.0], [2.0, 2.0]]);
+    /// # Ok::<(), taper::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`decompress`](Compressed::decompress).
+    fn decompress_matrix(&self) -> Result<Array2<F>> {
+        let dense = self.decompress()?;
+        let shape = dense.shape().to_vec();
+        dense.into_dimensionality().map_err(|_| Error::Dimensions {
+            what: "a decompressed matrix",
+            expected: "two axes",
+            shape,
+        })
+    }
 }
 
 /// Checks the shapes of an [`apply_into`](LinearOp::apply_into) call against those of the weight.

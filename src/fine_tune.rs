@@ -31,9 +31,9 @@
 //!
 //! ```
 //! use taper::distill::KnowledgeDistillation;
-//! use taper::ndarray::{Array2, Ix2, Zip};
+//! use taper::ndarray::{Array2, Zip};
 //! use taper::quantize::product::{PqMatrix, ProductQuantizer};
-//! use taper::{Compressed, Distiller, Quantizer, Seed, Trainable};
+//! use taper::{Distiller, LinearOp, Quantizer, Seed, Trainable};
 //!
 //! // A network of two layers, x → relu(x W₁ᵀ) → W₂ᵀ, its backward pass by hand in place of a framework.
 //! fn forward(w: &[Array2<f64>], x: &Array2<f64>) -> (Array2<f64>, Array2<f64>) {
@@ -90,8 +90,7 @@
 //!                     .and(&shares)
 //!                     .for_each(|p, &g, &n: &f64| *p -= 0.1 * g / n.max(1.0));
 //!                 artifact.set_parameters(parameters.view())?;
-//!                 let decompressed = artifact.decompress()?;
-//!                 w[layer] = decompressed.into_dimensionality::<Ix2>().expect("a matrix");
+//!                 w[layer] = artifact.decompress_matrix()?;
 //!             }
 //!         }
 //!     }
@@ -103,7 +102,7 @@
 //! let mut small = [None, None];
 //! for layer in 0..2 {
 //!     let artifact = quantizer.quantize(dense[layer].view())?;
-//!     weights[layer] = artifact.decompress()?.into_dimensionality::<Ix2>().expect("a matrix");
+//!     weights[layer] = artifact.decompress_matrix()?;
 //!     small[layer] = Some(artifact);
 //!     let losses = tune(&mut weights, &mut small, &[layer], 20)?;
 //!     assert!(losses.last() < losses.first());

@@ -77,10 +77,18 @@ pub(super) fn assign_checked<F: Float>(
     const CHUNK: usize = 32 * BLOCK;
     parallel::for_each_chunk_mut(&mut assignments, CHUNK, |chunk, assignments| {
         let mut block = vec![F::zero(); axes * BLOCK];
-        let mut indices = [0; BLOCK];
         for (b, out) in assignments.chunks_mut(BLOCK).enumerate() {
             frame.pack_block(points, chunk * CHUNK + b * BLOCK, &mut block);
-            nearest(level, &block, axes, &rows, &half_norms, &mut indices);
+            let (mut scores, mut indices) = ([F::infinity(); BLOCK], [0; BLOCK]);
+            nearest(
+                level,
+                &block,
+                axes,
+                &rows,
+                &half_norms,
+                &mut scores,
+                &mut indices,
+            );
             out.copy_from_slice(&indices[..out.len()]);
         }
     });

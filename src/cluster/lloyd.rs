@@ -3,10 +3,11 @@
 use ndarray::{ArrayView2, Axis};
 
 use super::blocks::Frame;
+use super::search::{Known, Search};
 use super::seeding::{Potential, padded_weights};
 use crate::kernels::Level;
 use crate::kernels::accumulate::{Sums, accumulate};
-use crate::kernels::distance::{BLOCK, half_squared_norms, nearest};
+use crate::kernels::distance::BLOCK;
 use crate::observer::ObservedFit;
 use crate::{FitReport, Float, parallel};
 
@@ -47,6 +48,9 @@ impl<F> Fit<F> {
 struct State<F> {
     centroids: Vec<F>,
     assignments: Vec<u32>,
+    /// Of the assignments, and the frame that they were found in.
+    scores: Vec<F>,
+    frame: Frame<F>,
     sums: Sums,
     /// Whether any assignment differs from that of the state before.
     changed: bool,
@@ -78,7 +82,7 @@ impl<F: Float> Problem<'_, F> {
         let frame = self.frame(&start);
         let blocks = frame.pack(&self.points);
         let mut packed = Packed { frame, blocks };
-        let mut state = self.assign(&mut packed, start, &[]);
+        let mut state = self.assign(&mut packed, start, None);
         let mut report = FitReport {
             losses: vec![state.sums.loss() / total],
             ..FitReport::default()
@@ -100,7 +104,7 @@ impl<F: Float> Problem<'_, F> {
             if !empty.is_empty() {
                 self.relocate(&packed, &mut centroids, &state.assignments, &empty);
             }
-            let next = self.assign(&mut packed, centroids, &state.assignments);
+            let next = self.assign(&mut packed, centroids, Some(&state));
             report.iterations += 1;
             let (old, new) = (state.sums.loss(), next.sums.loss());
             // Only the rounding of means and distances can raise it: there is nothing left to gain.
@@ -142,47 +146,68 @@ impl<F: Float> Problem<'_, F> {
             .next_multiple_of(BLOCK)
     }
 
-    fn assign(&self, packed: &mut Packed<F>, centroids: Vec<F>, before: &[u32]) -> State<F> {
+    /// The nearest centroids; what is known from `before` spares work and changes nothing.
+    fn assign(
+        &self,
+        packed: &mut Packed<F>,
+        centroids: Vec<F>,
+        before: Option<&State<F>>,
+    ) -> State<F> {
         let frame = self.frame(&centroids);
         if frame != packed.frame {
             packed.blocks = frame.pack(&self.points);
-            packed.frame = frame;
+            packed.frame = frame.clone();
         }
         let axes = self.points.ncols();
-        let (mut rows, mut half_norms) = (Vec::new(), Vec::new());
-        packed.frame.rows_into(&centroids, axes, &mut rows);
-        half_squared_norms(&rows, axes, &mut half_norms);
-        let clusters = half_norms.len();
+        let mut rows = Vec::new();
+        frame.rows_into(&centroids, axes, &mut rows);
+        let mut rows_before = Vec::new();
+        let before_here = before.filter(|before| before.frame == frame);
+        if let Some(before) = before_here {
+            frame.rows_into(&before.centroids, axes, &mut rows_before);
+        }
+        let search = Search::new(rows, axes, before_here.map(|_| rows_before.as_slice()));
+        let clusters = centroids.len() / axes;
         let level = Level::current();
         let chunk = self.chunk(clusters);
         let mut assignments = vec![0; self.points.nrows()];
         let parts = parallel::map_chunks_mut(&mut assignments, chunk, |i, assignments| {
+            let all = i * chunk..i * chunk + assignments.len();
+            let blocks = &packed.blocks[all.start * axes..];
+            let known = before_here.map(|before| Known {
+                numbers: &before.assignments[all.clone()],
+                scores: &before.scores[all.clone()],
+            });
+            let mut scores = vec![F::zero(); assignments.len()];
+            search.run(blocks, known, assignments, &mut scores);
             let mut sums = Sums::new(clusters, axes);
-            let mut indices = [0; BLOCK];
-            let blocks = packed.blocks[i * chunk * axes..].chunks_exact(axes * BLOCK);
-            for (b, (out, block)) in assignments.chunks_mut(BLOCK).zip(blocks).enumerate() {
-                nearest(level, block, axes, &rows, &half_norms, &mut indices);
-                out.copy_from_slice(&indices[..out.len()]);
-                accumulate(
-                    level,
-                    self.points,
-                    i * chunk + b * BLOCK,
-                    out,
-                    self.weights,
-                    &centroids,
-                    &mut sums,
-                );
-            }
-            sums
+            accumulate(
+                level,
+                self.points,
+                all.start,
+                assignments,
+                self.weights,
+                &centroids,
+                &mut sums,
+            );
+            (sums, scores)
         });
-        let mut parts = parts.into_iter();
-        let mut sums = parts.next().unwrap_or_else(|| Sums::new(clusters, axes));
-        parts.for_each(|part| sums.add(&part));
+        let mut scores = Vec::with_capacity(assignments.len());
+        let mut sums: Option<Sums> = None;
+        for (part, part_scores) in parts {
+            scores.extend(part_scores);
+            match &mut sums {
+                Some(sums) => sums.add(&part),
+                None => sums = Some(part),
+            }
+        }
         State {
-            changed: assignments != before,
+            changed: before.is_none_or(|before| before.assignments != assignments),
             centroids,
             assignments,
-            sums,
+            scores,
+            frame,
+            sums: sums.unwrap_or_else(|| Sums::new(clusters, axes)),
         }
     }
 
@@ -263,7 +288,7 @@ impl<F: Float> Problem<'_, F> {
             }
             let mut centroids = state.centroids.clone();
             self.relocate(packed, &mut centroids, &state.assignments, &empty);
-            let next = self.assign(packed, centroids, &state.assignments);
+            let next = self.assign(packed, centroids, Some(state));
             if next.sums.loss() > state.sums.loss() {
                 break;
             }

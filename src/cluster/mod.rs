@@ -4,7 +4,8 @@
 //! very many short vectors. [`assign`] finds the nearest centroid of each point. [`Clusterer`] is the seam
 //! behind which another engine may stand.
 //!
-//! Inside: `kmeans` holds the parameters and the restarts, `seeding` the starts, `lloyd` the iterations, `distinct`
+//! Inside: `kmeans` holds the parameters and the restarts, `seeding` the starts, `lloyd` the iterations, `search` the
+//! nearest centroids, `distinct`
 //! the case of no more distinct points than clusters, `optimal` the exact solution on the line, `blocks` the layout that the kernels read.
 
 mod assignment;
@@ -15,6 +16,7 @@ mod kmeans;
 mod linfa;
 mod lloyd;
 mod optimal;
+mod search;
 mod seeding;
 #[cfg(test)]
 mod tests;

@@ -22,26 +22,26 @@ pub(crate) fn half_squared_norms<F: KernelFloat>(centroids: &[F], axes: usize, o
     }));
 }
 
-/// The index of the centroid nearest to each point of a block, ties to the lowest.
+/// Lowers `scores`, one for each point of a block, to the least of its scores where that is less, and puts the index of
+/// the centroid that has it into `indices`, ties to the lowest.
 ///
-/// The nearest is that of the least ‖c‖²/2 − x·c, summed from the half norm on, axis by axis, by fused
-/// multiply-adds.
+/// The score is ‖c‖²/2 − x·c, which is least for the nearest centroid, summed from the half norm on, axis by axis, by
+/// fused multiply-adds.
 pub(crate) fn nearest<F: KernelFloat>(
     level: Level,
     block: &[F],
     axes: usize,
     centroids: &[F],
     half_norms: &[F],
-    out: &mut [u32; BLOCK],
+    scores: &mut [F; BLOCK],
+    indices: &mut [u32; BLOCK],
 ) {
     // Lengths are checked here once, so that no caller can make the pointers below go astray.
     assert_eq!(block.len(), axes * BLOCK);
     assert_eq!(centroids.len(), axes * half_norms.len());
-    let mut at = [F::zero(); BLOCK];
-    F::nearest(level, block, axes, centroids, half_norms, &mut at);
-    for (out, at) in out.iter_mut().zip(at) {
-        *out = at.to_index();
-    }
+    let mut at = indices.map(|index| F::from_index(index as usize));
+    F::nearest(level, block, axes, centroids, half_norms, scores, &mut at);
+    *indices = at.map(F::to_index);
 }
 
 /// Lowers `distances`, one for each point of a block, to the squared distance from `centroid` where that is less,
@@ -77,6 +77,8 @@ pub trait DistanceKernels: num_traits::Float {
     fn to_index(self) -> u32;
     /// The number in double precision.
     fn widen(self) -> f64;
+    /// The least number that is greater.
+    fn next_above(self) -> Self;
     #[doc(hidden)]
     fn nearest(
         level: Level,
@@ -84,6 +86,7 @@ pub trait DistanceKernels: num_traits::Float {
         axes: usize,
         centroids: &[Self],
         half_norms: &[Self],
+        scores: &mut [Self; BLOCK],
         at: &mut [Self; BLOCK],
     );
     #[doc(hidden)]
@@ -100,11 +103,14 @@ pub trait DistanceKernels: num_traits::Float {
 ///
 /// The instruction set of `V` must be enabled, and the lengths be as [`nearest`] asserts.
 #[inline(always)]
+// Loops over constant ranges, which unroll into registers.
+#[allow(clippy::needless_range_loop)]
 unsafe fn nearest_for<F: DistanceKernels, V: Lanes<F>, const P: usize, const A: usize>(
     block: &[F],
     axes: usize,
     centroids: &[F],
     half_norms: &[F],
+    scores: &mut [F; BLOCK],
     at: &mut [F; BLOCK],
 ) {
     const { assert!(BLOCK.is_multiple_of(V::COUNT * P)) };
@@ -115,8 +121,12 @@ unsafe fn nearest_for<F: DistanceKernels, V: Lanes<F>, const P: usize, const A: 
         // rows c..c + C of `centroids`, which the loops keep below `count`.
         unsafe {
             let points = block.as_ptr().add(first);
-            let mut best = [V::splat(F::infinity()); P];
-            let mut index = [V::splat(F::from_index(0)); P];
+            let mut best = [V::splat(F::zero()); P];
+            let mut index = best;
+            for p in 0..P {
+                best[p] = V::load(scores.as_ptr().add(first + p * V::COUNT));
+                index[p] = V::load(at.as_ptr().add(first + p * V::COUNT));
+            }
             let mut c = 0;
             while c + 4 <= count {
                 tile::<F, V, P, 4>(
@@ -130,7 +140,8 @@ unsafe fn nearest_for<F: DistanceKernels, V: Lanes<F>, const P: usize, const A: 
                 );
                 c += 1;
             }
-            for (p, index) in index.into_iter().enumerate() {
+            for (p, (best, index)) in best.into_iter().zip(index).enumerate() {
+                best.store(scores.as_mut_ptr().add(first + p * V::COUNT));
                 index.store(at.as_mut_ptr().add(first + p * V::COUNT));
             }
         }
@@ -148,14 +159,15 @@ unsafe fn nearest_in<F: DistanceKernels, V: Lanes<F>, const P: usize>(
     axes: usize,
     centroids: &[F],
     half_norms: &[F],
+    scores: &mut [F; BLOCK],
     at: &mut [F; BLOCK],
 ) {
     // SAFETY: the caller vouches for the instruction set and the lengths.
     unsafe {
         match axes {
-            4 => nearest_for::<F, V, P, 4>(block, axes, centroids, half_norms, at),
-            8 => nearest_for::<F, V, P, 8>(block, axes, centroids, half_norms, at),
-            _ => nearest_for::<F, V, P, 0>(block, axes, centroids, half_norms, at),
+            4 => nearest_for::<F, V, P, 4>(block, axes, centroids, half_norms, scores, at),
+            8 => nearest_for::<F, V, P, 8>(block, axes, centroids, half_norms, scores, at),
+            _ => nearest_for::<F, V, P, 0>(block, axes, centroids, half_norms, scores, at),
         }
     }
 }
@@ -259,20 +271,25 @@ macro_rules! kernels {
                 f64::from(self)
             }
 
-            fn nearest(level: Level, block: &[Self], axes: usize, centroids: &[Self], half_norms: &[Self], at: &mut [Self; BLOCK]) {
+            #[inline(always)]
+            fn next_above(self) -> Self {
+                self.next_up()
+            }
+
+            fn nearest(level: Level, block: &[Self], axes: usize, centroids: &[Self], half_norms: &[Self], scores: &mut [Self; BLOCK], at: &mut [Self; BLOCK]) {
                 match level {
                     $(#[cfg(target_arch = $arch)]
                     Level::$level => {
                         #[target_feature(enable = $feature)]
-                        fn wrapper(block: &[$number], axes: usize, centroids: &[$number], half_norms: &[$number], at: &mut [$number; BLOCK]) {
+                        fn wrapper(block: &[$number], axes: usize, centroids: &[$number], half_norms: &[$number], scores: &mut [$number; BLOCK], at: &mut [$number; BLOCK]) {
                             // SAFETY: the attribute enables the instruction set; `super::nearest` has checked the lengths.
-                            unsafe { nearest_in::<$number, $vector, $points>(block, axes, centroids, half_norms, at) }
+                            unsafe { nearest_in::<$number, $vector, $points>(block, axes, centroids, half_norms, scores, at) }
                         }
                         // SAFETY: a level is only chosen where the processor has it.
-                        unsafe { wrapper(block, axes, centroids, half_norms, at) }
+                        unsafe { wrapper(block, axes, centroids, half_norms, scores, at) }
                     })*
                     // SAFETY: no instruction set is needed; `super::nearest` has checked the lengths.
-                    _ => unsafe { nearest_in::<$number, One<$number>, 4>(block, axes, centroids, half_norms, at) },
+                    _ => unsafe { nearest_in::<$number, One<$number>, 4>(block, axes, centroids, half_norms, scores, at) },
                 }
             }
 
@@ -337,9 +354,17 @@ mod tests {
                 centroids.extend_from_within(axes * (count - 1)..);
                 let mut half_norms = Vec::new();
                 half_squared_norms(&centroids, axes, &mut half_norms);
-                let expected: Vec<u32> = (0..BLOCK)
+                // Half of the points know a score already, which few centroids are below.
+                let known: [F; BLOCK] = std::array::from_fn(|i| {
+                    if i % 2 == 0 {
+                        F::infinity()
+                    } else {
+                        half_norms[0]
+                    }
+                });
+                let expected: Vec<(F, u32)> = (0..BLOCK)
                     .map(|i| {
-                        let mut best = (F::infinity(), 0);
+                        let mut best = (known[i], u32::MAX);
                         for (c, centroid) in centroids.chunks(axes).enumerate() {
                             let mut score = half_norms[c];
                             for (j, &value) in centroid.iter().enumerate() {
@@ -349,7 +374,7 @@ mod tests {
                                 best = (score, c as u32);
                             }
                         }
-                        best.1
+                        best
                     })
                     .collect();
                 let from_first: Vec<F> = (0..BLOCK)
@@ -373,10 +398,18 @@ mod tests {
                     })
                     .sum();
                 for level in Level::available() {
-                    let mut out = [u32::MAX; BLOCK];
-                    nearest(level, &block, axes, &centroids, &half_norms, &mut out);
+                    let (mut scores, mut out) = (known, [u32::MAX; BLOCK]);
+                    nearest(
+                        level,
+                        &block,
+                        axes,
+                        &centroids,
+                        &half_norms,
+                        &mut scores,
+                        &mut out,
+                    );
                     assert_eq!(
-                        out.to_vec(),
+                        scores.into_iter().zip(out).collect::<Vec<_>>(),
                         expected,
                         "{level:?}, {axes} axes, {count} centroids"
                     );

@@ -206,6 +206,59 @@ impl MagnitudePruner {
 }
 
 impl MagnitudePrunerParams {
+    /// [`MagnitudePruner::prune`], with parameters that are checked first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Parameter`], and those of [`MagnitudePruner::prune`].
+    pub fn prune<F: Float>(&self, weights: &[ArrayView2<'_, F>]) -> Result<Vec<SparseMatrix<F>>> {
+        self.check_ref()?.prune(weights)
+    }
+
+    /// [`MagnitudePruner::prune_with`], with parameters that are checked first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Parameter`], and those of [`MagnitudePruner::prune_with`].
+    pub fn prune_with<F: Float>(
+        &self,
+        weights: &[ArrayView2<'_, F>],
+        inputs: Option<&[&InputMoments]>,
+    ) -> Result<Vec<SparseMatrix<F>>> {
+        self.check_ref()?.prune_with(weights, inputs)
+    }
+
+    /// [`MagnitudePruner::prune_matrix`], with parameters that are checked first.
+    ///
+    /// ```
+    /// use taper::ndarray::arr2;
+    /// use taper::prune::{Keep, MagnitudePruner, Sparsity};
+    ///
+    /// let half = MagnitudePruner::params(Sparsity::Unstructured(Keep::Fraction(0.5)));
+    /// assert_eq!(half.prune_matrix(arr2(&[[0.1_f32, -0.9], [0.8, 0.05]]).view())?.nonzeros(), 2);
+    /// # Ok::<(), taper::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Parameter`], and those of [`MagnitudePruner::prune_matrix`].
+    pub fn prune_matrix<F: Float>(&self, weights: ArrayView2<'_, F>) -> Result<SparseMatrix<F>> {
+        self.check_ref()?.prune_matrix(weights)
+    }
+
+    /// [`MagnitudePruner::prune_matrix_with`], with parameters that are checked first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Parameter`], and those of [`MagnitudePruner::prune_matrix_with`].
+    pub fn prune_matrix_with<F: Float>(
+        &self,
+        weights: ArrayView2<'_, F>,
+        inputs: Option<&InputMoments>,
+    ) -> Result<SparseMatrix<F>> {
+        self.check_ref()?.prune_matrix_with(weights, inputs)
+    }
+
     /// Whether the weights of all layers compete (the default) or those of each layer among themselves.
     ///
     /// Without a say for [`Sparsity::NOfM`].

@@ -49,9 +49,7 @@ mod rotation;
 mod tests;
 mod trainable;
 
-use ndarray::{Array2, ArrayView2, Ix2};
-
-use crate::{Compressed, Error, Float, Result};
+use ndarray::ArrayView2;
 
 pub use apply::ProductMethod;
 pub use codebooks::ProductCodebooks;
@@ -103,17 +101,4 @@ pub enum Codebook {
     PerGroup,
     /// All groups share one of k·d values, which leaves room for more centroids at the same size.
     Shared,
-}
-
-/// W, decompressed.
-fn two_axes<F: Float>(matrix: &PqMatrix<F>) -> Result<Array2<F>> {
-    let dense = matrix.decompress()?;
-    let shape = dense.shape().to_vec();
-    dense
-        .into_dimensionality::<Ix2>()
-        .map_err(|_| Error::Dimensions {
-            what: "a decompressed matrix",
-            expected: "two axes",
-            shape,
-        })
 }

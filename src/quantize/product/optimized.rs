@@ -376,7 +376,7 @@ impl<F: Float> Compressed<F> for OptimizedPqMatrix<F> {
 
     fn decompress_into(&self, out: ArrayViewMutD<'_, F>) -> Result<()> {
         check::same_shape("the output", self.shape(), out.shape())?;
-        let dense = super::two_axes(&self.matrix)?;
+        let dense = self.matrix.decompress_matrix()?;
         if let Ok(out) = out.into_dimensionality::<Ix2>() {
             match self.matrix.codebooks().axis() {
                 SplitAxis::In => self.rotation.rotate_back_into(dense.view(), out),

@@ -2,7 +2,7 @@ use ndarray::{Array2, Array3, ArrayView2, s};
 
 use super::tests::{dense, numbers, squared_error};
 use super::*;
-use crate::{ParamGuard, Precision, Quantizer};
+use crate::{Compressed, Error, ParamGuard, Precision, Quantizer};
 
 /// Vectors whose values all mix a few hidden ones, which no cut into groups separates.
 fn correlated(points: usize, length: usize) -> Array2<f64> {

@@ -4,7 +4,7 @@ use ndarray::{
     Array1, Array2, ArrayView1, ArrayView2, ArrayViewD, ArrayViewMut2, ArrayViewMutD, Axis,
 };
 
-use super::{PqMatrix, ProductQuantizerParams, two_axes};
+use super::{PqMatrix, ProductQuantizerParams};
 use crate::artifact::check_apply;
 use crate::cluster::{Clusterer, KMeansParams};
 use crate::trainable::check_parameters;
@@ -97,7 +97,7 @@ impl<F: Float, C: Clusterer<F>> Quantizer<F> for ResidualQuantizer<C> {
         let mut stages: Vec<PqMatrix<F>> = Vec::new();
         for _ in 0..self.stages {
             let stage = quantizer.quantize_with(rest.view(), inputs)?;
-            rest = &rest - &two_axes(&stage)?;
+            rest = &rest - &stage.decompress_matrix()?;
             check::finite("what a stage leaves", &rest.view())?;
             report.iterations += 1;
             report.converged &= stage.report().is_none_or(|report| report.converged);

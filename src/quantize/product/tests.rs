@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::kernels::Level;
-use crate::{Compressed, Error, LinearOp, Precision, Quantizer, Seed};
+use crate::{Compressed, Error, Float, LinearOp, Precision, Quantizer, Result, Seed};
 
 /// Numbers that look random, the same ones every time.
 pub(super) fn numbers(rows: usize, columns: usize, seed: u64) -> Array2<f64> {

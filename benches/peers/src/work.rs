@@ -1,0 +1,93 @@
+//! The works, a file a family. Each is loaded once, run as often as asked, and writes what it gave, so that the same
+//! program measures the errors of both sides.
+
+mod binary;
+mod cp;
+mod distill;
+mod fixed_point;
+mod layer;
+mod product;
+mod svd;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::str::FromStr;
+
+use anyhow::{Context, anyhow};
+use taper::ndarray::{Array, ArrayD, Dimension};
+
+use crate::Numbers;
+use crate::arrays;
+
+/// Something that is timed.
+pub trait Work {
+    /// Does it once.
+    fn run(&mut self) -> anyhow::Result<()>;
+
+    /// Writes what the last run gave as `.npy` files, and says what else it has to say.
+    fn save(&self, folder: &Path) -> anyhow::Result<Numbers>;
+}
+
+/// Words by name.
+pub struct Arguments(BTreeMap<String, String>);
+
+impl Arguments {
+    /// Those of `name=value` words.
+    pub fn parse<'a>(words: impl Iterator<Item = &'a str>) -> anyhow::Result<Self> {
+        let pair = |word: &str| {
+            let (name, value) = word.split_once('=').context("not name=value")?;
+            Ok((name.into(), value.into()))
+        };
+        words.map(pair).collect::<anyhow::Result<_>>().map(Self)
+    }
+
+    /// The value of this name, or `default` where it was not given.
+    fn or<T: FromStr>(&self, name: &str, default: T) -> anyhow::Result<T> {
+        match self.0.get(name) {
+            Some(text) => text.parse().map_err(|_| anyhow!("{name}={text}")),
+            None => Ok(default),
+        }
+    }
+
+    fn word(&self, name: &str) -> anyhow::Result<&str> {
+        Ok(self
+            .0
+            .get(name)
+            .with_context(|| format!("{name} is missing"))?)
+    }
+
+    fn number(&self, name: &str) -> anyhow::Result<usize> {
+        Ok(self.word(name)?.parse()?)
+    }
+
+    fn tensor(&self, name: &str) -> anyhow::Result<ArrayD<f32>> {
+        arrays::read_f32(self.word(name)?)
+    }
+
+    /// The array of so many axes in the file of this name.
+    fn array<D: Dimension>(&self, name: &str) -> anyhow::Result<Array<f32, D>> {
+        Ok(self.tensor(name)?.into_dimensionality()?)
+    }
+
+    fn indices(&self, name: &str) -> anyhow::Result<Vec<usize>> {
+        arrays::read_indices(self.word(name)?)
+    }
+}
+
+/// Makes a work ready.
+pub fn load(name: &str, arguments: &Arguments) -> anyhow::Result<Box<dyn Work>> {
+    Ok(match name {
+        "pq_train" => Box::new(product::Train::load(arguments)?),
+        "pq_encode" => Box::new(product::Encode::load(arguments)?),
+        "pq_decode" => Box::new(product::Decode::load(arguments)?),
+        "pq_apply" => Box::new(product::apply(arguments)?),
+        "binary" => Box::new(binary::Product::load(arguments)?),
+        "fixed_point" => Box::new(fixed_point::apply(arguments)?),
+        "low_rank" => Box::new(layer::low_rank(arguments)?),
+        "cp_conv" => Box::new(layer::CpConvolution::load(arguments)?),
+        "svd" => Box::new(svd::Svd::load(arguments)?),
+        "cp" => Box::new(cp::Fit::load(arguments)?),
+        "distill" => Box::new(distill::Loss::load(arguments)?),
+        name => anyhow::bail!("there is no work {name}"),
+    })
+}

@@ -1,0 +1,79 @@
+//! CP decompositions.
+
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use taper::Factorizer;
+use taper::factorize::Rank;
+use taper::factorize::cp::{Constraint, CpAdmm, CpAdmmParams, CpAls, CpAlsParams, CpTensor, Start};
+use taper::ndarray::ArrayD;
+
+use super::{Arguments, Work};
+use crate::Numbers;
+use crate::arrays::write_f32;
+
+enum Method {
+    Als(CpAlsParams),
+    Admm(CpAdmmParams),
+}
+
+/// So many sweeps from a random start.
+pub struct Fit {
+    tensor: ArrayD<f32>,
+    method: Method,
+    result: Option<CpTensor<f32>>,
+}
+
+impl Fit {
+    pub fn load(arguments: &Arguments) -> anyhow::Result<Self> {
+        let rank = Rank::Fixed(arguments.number("rank")?);
+        let sweeps = arguments.number("sweeps")?;
+        let method = match arguments.word("method")? {
+            "als" => Method::Als(
+                CpAls::params(rank)
+                    .start(Start::Random)
+                    .starts(1, 0)
+                    .norm_bound(None)
+                    .tolerance(0.0)
+                    .max_sweeps(sweeps)
+                    .seed(1),
+            ),
+            "admm" => Method::Admm(
+                CpAdmm::params(rank)
+                    .all(Constraint::NonNegative)
+                    .inner_iterations(10)
+                    .start(Start::Random, 1)
+                    .tolerance(0.0)
+                    .max_sweeps(sweeps)
+                    .seed(1),
+            ),
+            word => bail!("there is no method {word}"),
+        };
+        Ok(Self {
+            tensor: arguments.tensor("input")?,
+            method,
+            result: None,
+        })
+    }
+}
+
+impl Work for Fit {
+    fn run(&mut self) -> anyhow::Result<()> {
+        let tensor = self.tensor.view();
+        self.result = Some(match &self.method {
+            Method::Als(params) => params.factorize(tensor)?,
+            Method::Admm(params) => params.factorize(tensor)?,
+        });
+        Ok(())
+    }
+
+    fn save(&self, folder: &Path) -> anyhow::Result<Numbers> {
+        let result = self.result.as_ref().context("not run yet")?;
+        write_f32(folder.join("weights.npy"), result.weights())?;
+        for (mode, factor) in result.factors().iter().enumerate() {
+            write_f32(folder.join(format!("factor_{mode}.npy")), factor)?;
+        }
+        let iterations = result.cp_report().fit.iterations;
+        Ok(vec![("iterations", iterations as f64)])
+    }
+}

@@ -1,0 +1,178 @@
+//! Product quantization.
+
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use taper::cluster::{KMeans, Seeding};
+use taper::ndarray::{Array2, Ix2, Ix3};
+use taper::quantize::product::{
+    Codebook, PqMatrix, ProductCodebooks, ProductQuantizer, ProductQuantizerParams, SplitAxis,
+};
+use taper::{Compressed, LinearOp, Precision, Quantizer};
+
+use super::layer::Apply;
+use super::{Arguments, Work};
+use crate::Numbers;
+use crate::arrays::write_f32;
+
+/// Codebooks and codes of the rows of a matrix.
+pub struct Train {
+    weights: Array2<f32>,
+    quantizer: Box<dyn Fn(&Array2<f32>) -> taper::Result<PqMatrix<f32>>>,
+    result: Option<PqMatrix<f32>>,
+}
+
+impl Train {
+    pub fn load(arguments: &Arguments) -> anyhow::Result<Self> {
+        let iterations = arguments.number("iterations")?;
+        let shared = arguments.or("shared", false)?;
+        let params = ProductQuantizer::params_with_width(arguments.number("width")?)
+            .centroids(arguments.number("centroids")?)
+            .axis(SplitAxis::In)
+            .codebook(if shared {
+                Codebook::Shared
+            } else {
+                Codebook::PerGroup
+            })
+            .seed(arguments.or("seed", 1_u64)?);
+        let seeding = match arguments.word("start")? {
+            "random" => Seeding::Random,
+            "plusplus" => Seeding::PlusPlus,
+            "given" => {
+                let start = arguments.array::<Ix2>("centroids_file")?;
+                Seeding::Given(start.mapv(f64::from))
+            }
+            word => bail!("there is no start {word}"),
+        };
+        let kmeans = KMeans::params().max_iterations(iterations).seeding(seeding);
+        Ok(Self {
+            weights: arguments.array("input")?,
+            quantizer: match arguments.or("engine", String::from("taper"))?.as_str() {
+                "taper" => of(params.clusterer(kmeans)),
+                "linfa" => linfa(params, iterations)?,
+                word => bail!("there is no engine {word}"),
+            },
+            result: None,
+        })
+    }
+}
+
+fn of<C>(
+    params: ProductQuantizerParams<C>,
+) -> Box<dyn Fn(&Array2<f32>) -> taper::Result<PqMatrix<f32>>>
+where
+    ProductQuantizerParams<C>: Quantizer<f32, Output = PqMatrix<f32>> + 'static,
+{
+    Box::new(move |weights| params.quantize(weights.view()))
+}
+
+/// The same with linfa's k-means, without the seam around it being measured for anything but what it costs.
+#[cfg(feature = "linfa")]
+fn linfa(
+    params: ProductQuantizerParams,
+    iterations: usize,
+) -> anyhow::Result<Box<dyn Fn(&Array2<f32>) -> taper::Result<PqMatrix<f32>>>> {
+    // A tolerance that it does not reach: all iterations, as the others make them.
+    let engine = taper::cluster::LinfaKMeans::params()
+        .max_iterations(iterations)
+        .tolerance(1e-30);
+    Ok(of(params.clusterer(engine)))
+}
+
+#[cfg(not(feature = "linfa"))]
+fn linfa(
+    _: ProductQuantizerParams,
+    _: usize,
+) -> anyhow::Result<Box<dyn Fn(&Array2<f32>) -> taper::Result<PqMatrix<f32>>>> {
+    bail!("built without the feature linfa")
+}
+
+impl Work for Train {
+    fn run(&mut self) -> anyhow::Result<()> {
+        self.result = Some((self.quantizer)(&self.weights)?);
+        Ok(())
+    }
+
+    fn save(&self, folder: &Path) -> anyhow::Result<Numbers> {
+        let result = self.result.as_ref().context("not run yet")?;
+        write_f32(folder.join("dense.npy"), &result.decompress()?)?;
+        let iterations = result.report().map_or(0, |report| report.iterations);
+        Ok(vec![("iterations", iterations as f64)])
+    }
+}
+
+fn codebooks(arguments: &Arguments) -> anyhow::Result<ProductCodebooks<f32>> {
+    let values = arguments.array::<Ix3>("codebooks")?;
+    let groups = arguments.number("groups")?;
+    Ok(ProductCodebooks::from_parts(
+        groups,
+        SplitAxis::In,
+        Precision::F32,
+        values.view(),
+    )?)
+}
+
+/// Codes on given codebooks.
+pub struct Encode {
+    weights: Array2<f32>,
+    codebooks: ProductCodebooks<f32>,
+    result: Option<PqMatrix<f32>>,
+}
+
+impl Encode {
+    pub fn load(arguments: &Arguments) -> anyhow::Result<Self> {
+        Ok(Self {
+            weights: arguments.array("input")?,
+            codebooks: codebooks(arguments)?,
+            result: None,
+        })
+    }
+}
+
+impl Work for Encode {
+    fn run(&mut self) -> anyhow::Result<()> {
+        self.result = Some(self.codebooks.encode(self.weights.view())?);
+        Ok(())
+    }
+
+    fn save(&self, folder: &Path) -> anyhow::Result<Numbers> {
+        let result = self.result.as_ref().context("not run yet")?;
+        write_f32(folder.join("dense.npy"), &result.decompress()?)?;
+        Ok(Vec::new())
+    }
+}
+
+/// The matrix that codes stand for.
+pub struct Decode {
+    matrix: PqMatrix<f32>,
+    dense: Array2<f32>,
+}
+
+impl Decode {
+    pub fn load(arguments: &Arguments) -> anyhow::Result<Self> {
+        let weights = arguments.array::<Ix2>("input")?;
+        Ok(Self {
+            matrix: codebooks(arguments)?.encode(weights.view())?,
+            dense: Array2::zeros(weights.dim()),
+        })
+    }
+}
+
+impl Work for Decode {
+    fn run(&mut self) -> anyhow::Result<()> {
+        Ok(self
+            .matrix
+            .decompress_into(self.dense.view_mut().into_dyn())?)
+    }
+
+    fn save(&self, folder: &Path) -> anyhow::Result<Numbers> {
+        write_f32(folder.join("dense.npy"), &self.dense)?;
+        Ok(Vec::new())
+    }
+}
+
+/// y = x Wᵀ from the codes.
+pub fn apply(arguments: &Arguments) -> anyhow::Result<Apply<impl LinearOp<f32> + use<>>> {
+    let weights = arguments.array::<Ix2>("input")?;
+    Apply::new(codebooks(arguments)?.encode(weights.view())?, arguments)
+}
