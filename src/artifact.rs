@@ -11,6 +11,26 @@ use crate::{Error, Float, Result};
 ///
 /// The trait is object-safe, so that a model may hold its tensors as `Box<dyn Compressed<f32>>` whatever
 /// made them.
+///
+/// ```
+/// use taper::factorize::{Rank, svd::TruncatedSvd};
+/// use taper::ndarray::Array2;
+/// use taper::quantize::fixed_point::FixedPointQuantizer;
+/// use taper::{Compressed, Factorizer, Quantizer};
+///
+/// let weights = Array2::from_shape_fn((32, 16), |(o, i)| ((o * 3 + i * 5) as f32).sin());
+/// let artifacts: Vec<Box<dyn Compressed<f32>>> = vec![
+///     Box::new(FixedPointQuantizer::params(4).quantize(weights.view())?),
+///     Box::new(TruncatedSvd::params(Rank::Fixed(2)).factorize(weights.view())?),
+/// ];
+/// for artifact in &artifacts {
+///     let written: usize = artifact.parts().iter().map(|part| part.bytes.len()).sum();
+///     assert_eq!(artifact.storage().bytes(), written as u64);
+///     assert_eq!(artifact.decompress()?.shape(), artifact.shape());
+///     assert!(artifact.ratio() > 4.0);
+/// }
+/// # Ok::<(), taper::Error>(())
+/// ```
 pub trait Compressed<F: Float>: Debug + Send + Sync {
     /// The shape of the dense tensor that this stands for.
     fn shape(&self) -> &[usize];
@@ -57,6 +77,19 @@ pub trait Compressed<F: Float>: Debug + Send + Sync {
 }
 
 /// A compressed weight matrix W of shape (out_features, in_features) that multiplies as it is.
+///
+/// ```
+/// use taper::ndarray::Array2;
+/// use taper::quantize::product::ProductQuantizer;
+/// use taper::{LinearOp, Quantizer};
+///
+/// let weights = Array2::from_shape_fn((32, 16), |(o, i)| ((o * 3 + i * 5) as f64).sin());
+/// let matrix = ProductQuantizer::params(8).centroids(8).quantize(weights.view())?;
+/// let x = Array2::ones((4, 16));
+/// let dense = x.dot(&matrix.decompress_matrix()?.t());
+/// assert!((matrix.apply(x.view())? - dense).iter().all(|difference| difference.abs() < 1e-12));
+/// # Ok::<(), taper::Error>(())
+/// ```
 pub trait LinearOp<F: Float>: Compressed<F> {
     /// Writes y = x Wᵀ into `y`, without rebuilding W.
     ///
@@ -123,6 +156,19 @@ pub(crate) fn check_apply<F: Float>(
 }
 
 /// One array of an artifact, as a file holds it.
+///
+/// ```
+/// use taper::ndarray::array;
+/// use taper::quantize::binary::{Binarizer, Scaling};
+/// use taper::{Compressed, DType, Quantizer, Role};
+///
+/// let w = array![[0.5_f32, -1.5], [2.0, 2.0]];
+/// let binary = Binarizer::params().scaling(Scaling::PerRow).quantize(w.view())?;
+/// let parts = binary.parts();
+/// assert_eq!((parts[0].name, parts[0].role), ("signs", Role::Payload));
+/// assert_eq!((parts[1].name, parts[1].dtype, parts[1].shape.as_slice()), ("scales", DType::F32, &[2][..]));
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Part<'a> {
     /// What the array is, in one word: `codes`, `codebooks`, `scales`.
@@ -138,6 +184,12 @@ pub struct Part<'a> {
 }
 
 /// The element types of stored [parts](Part).
+///
+/// ```
+/// use taper::DType;
+///
+/// assert_eq!([DType::U8, DType::F16, DType::F64].map(DType::bytes), [1, 2, 8]);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DType {
@@ -171,6 +223,13 @@ impl DType {
 }
 
 /// What a stored part is there for.
+///
+/// ```
+/// use taper::{Role, StorageBits};
+///
+/// let size = StorageBits::new().with("codes", Role::Payload, 12).with("scale", Role::SideInformation, 32);
+/// assert_eq!((size.payload(), size.side_information()), (12, 32));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
     /// What stands for the weights one by one: codes, signs, factors.
@@ -180,6 +239,19 @@ pub enum Role {
 }
 
 /// The precision in which an artifact keeps its real numbers: codebooks, scales, factors.
+///
+/// ```
+/// use taper::ndarray::Array2;
+/// use taper::quantize::product::ProductQuantizer;
+/// use taper::{Compressed, Precision, Quantizer};
+///
+/// let weights = Array2::from_shape_fn((16, 32), |(o, i)| ((o * 3 + i * 5) as f32).sin());
+/// let quantizer = ProductQuantizer::params(4).centroids(4);
+/// let single = quantizer.clone().quantize(weights.view())?;
+/// let half = quantizer.precision(Precision::F16).quantize(weights.view())?;
+/// assert_eq!(2 * half.storage().side_information(), single.storage().side_information());
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "model", serde(rename_all = "lowercase"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -358,6 +430,19 @@ impl fmt::Display for StorageBits {
 /// How an iterative fit went.
 ///
 /// A fit that did not converge is no error: the best result so far is returned, and this says so.
+///
+/// ```
+/// use taper::ndarray::Array2;
+/// use taper::quantize::product::ProductQuantizer;
+/// use taper::{Compressed, Quantizer};
+///
+/// let weights = Array2::from_shape_fn((16, 32), |(o, i)| ((o * 3 + i * 5) as f64).sin());
+/// let matrix = ProductQuantizer::params(4).centroids(4).quantize(weights.view())?;
+/// let report = matrix.report().expect("k-means is iterative");
+/// assert!(report.losses.windows(2).all(|pair| pair[1] <= pair[0] * (1.0 + 1e-12)));
+/// assert_eq!(report.loss(), report.losses.last().copied());
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct FitReport {
     /// Iterations made.

@@ -1,11 +1,30 @@
 //! What can go wrong, each case with the values that were wrong.
 
 /// The result of everything in taper that can fail.
+///
+/// ```
+/// fn halve(weights: taper::ndarray::ArrayView2<'_, f32>) -> taper::Result<u64> {
+///     use taper::{Compressed, Quantizer, quantize::fixed_point::FixedPointQuantizer};
+///     Ok(FixedPointQuantizer::params(16).quantize(weights)?.storage().payload())
+/// }
+/// assert_eq!(halve(taper::ndarray::arr2(&[[1.0, 2.0]]).view())?, 32);
+/// # Ok::<(), taper::Error>(())
+/// ```
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A value or a shape that cannot be worked with.
 ///
 /// Inputs are checked before any work is done: a function that returns an error has changed nothing.
+///
+/// ```
+/// use taper::ndarray::array;
+/// use taper::quantize::fixed_point::FixedPointQuantizer;
+/// use taper::{Error, Quantizer};
+///
+/// let error = FixedPointQuantizer::params(4).quantize(array![[0.5, f64::NAN]].view()).unwrap_err();
+/// assert!(matches!(&error, Error::NonFinite { index, .. } if index == &[0, 1]));
+/// assert_eq!(error.to_string(), "weights holds NaN at [0, 1]: every value must be finite");
+/// ```
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -239,6 +258,14 @@ impl From<linfa::Error> for Error {
 }
 
 /// A parameter that no input could make right.
+///
+/// ```
+/// use taper::quantize::fixed_point::FixedPointQuantizer;
+/// use taper::{ParamError, ParamGuard};
+///
+/// let error = FixedPointQuantizer::params(40).check().unwrap_err();
+/// assert!(matches!(error, ParamError::OutOfRange { value: 40.0, .. }));
+/// ```
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParamError {

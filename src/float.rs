@@ -10,6 +10,16 @@ use num_traits::{FromPrimitive, NumAssign};
 ///
 /// Sealed: the kernels and the linear algebra are written for these two. Weights that are stored as
 /// half precision are read into `f32` first.
+///
+/// ```
+/// use taper::{Float, Quantizer, Compressed, ndarray::ArrayView2};
+///
+/// fn bits_before<F: Float>(weights: ArrayView2<'_, F>) -> usize {
+///     weights.len() * F::BITS as usize
+/// }
+/// assert_eq!(bits_before(taper::ndarray::arr2(&[[1.0_f32, 2.0]]).view()), 64);
+/// assert_eq!(f32::from_f64_lossy(0.1).as_f64(), f64::from(0.1_f32));
+/// ```
 pub trait Float:
     num_traits::Float
     + NumAssign

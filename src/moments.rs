@@ -46,6 +46,17 @@ pub struct InputMoments {
 }
 
 /// Where the kernel of a convolution is put on its images.
+///
+/// ```
+/// use taper::ndarray::Array4;
+/// use taper::{InputMoments, Patches};
+///
+/// let images = Array4::<f32>::ones((2, 3, 8, 8));
+/// let mut moments = InputMoments::new(3 * 3 * 3)?;
+/// moments.add_patches(images.view(), Patches { stride: [2, 2], ..Patches::new([3, 3]) })?;
+/// assert_eq!(moments.count(), 2 * 3 * 3); // three places along each axis
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patches {
     /// Height and width of the kernel, at least 1.

@@ -11,6 +11,16 @@ use crate::{Compressed, Error, Float, InputMoments, ParamError, Result};
 /// A compressor's builder (say that of product quantization)
 /// collects parameters without complaint; checking them gives the compressor. Builders implement the
 /// traits of their compressor too, and check on each call, so that the check may be left out.
+///
+/// ```
+/// use taper::factorize::{Rank, svd::TruncatedSvd};
+/// use taper::{Factorizer, ParamGuard};
+///
+/// let svd: TruncatedSvd = TruncatedSvd::params(Rank::Fraction(0.25)).check()?;
+/// assert_eq!(svd.factorize(taper::ndarray::Array2::<f32>::eye(8).view())?.rank(), 2);
+/// assert!(TruncatedSvd::params(Rank::Fraction(1.5)).check().is_err());
+/// # Ok::<(), taper::Error>(())
+/// ```
 pub trait ParamGuard {
     /// The compressor that checked parameters make.
     type Checked;
@@ -38,6 +48,20 @@ pub trait ParamGuard {
 /// - an input with an empty axis, a NaN or an infinity is an error, and so is a parameter that the shape
 ///   does not allow; nothing panics;
 /// - quantizing what the artifact decompresses to does not raise the error.
+///
+/// ```
+/// use taper::ndarray::{Array2, ArrayView2};
+/// use taper::quantize::{fixed_point::FixedPointQuantizer, product::ProductQuantizer};
+/// use taper::{Compressed, Quantizer};
+///
+/// fn bytes(quantizer: impl Quantizer<f32>, weights: ArrayView2<'_, f32>) -> taper::Result<u64> {
+///     Ok(quantizer.quantize(weights)?.storage().bytes())
+/// }
+/// let weights = Array2::from_shape_fn((64, 64), |(o, i)| ((o * 7 + i * 11) as f32).sin());
+/// assert_eq!(bytes(FixedPointQuantizer::params(4), weights.view())?, 64 * 64 / 2 + 4);
+/// assert_eq!(bytes(ProductQuantizer::params(8).centroids(16), weights.view())?, 64 * 8 / 2 + 16 * 64 * 4);
+/// # Ok::<(), taper::Error>(())
+/// ```
 pub trait Quantizer<F: Float> {
     /// The artifact.
     type Output: Compressed<F>;
@@ -74,6 +98,18 @@ pub trait Quantizer<F: Float> {
 /// - an all-zero input is rebuilt exactly; an input with an empty axis, a NaN or an infinity is an error, and
 ///   so is a rank that the shape does not allow; nothing panics;
 /// - a larger rank does not give a larger error, beyond rounding, where the optimum is computed exactly.
+///
+/// ```
+/// use taper::factorize::{Rank, cp::CpAls, svd::TruncatedSvd};
+/// use taper::ndarray::{Array2, Array4};
+/// use taper::{Compressed, Factorizer};
+///
+/// let matrix = Array2::from_shape_fn((8, 6), |(o, i)| ((o + 1) * (i + 2)) as f64);
+/// let kernel = Array4::from_shape_fn((4, 3, 2, 2), |(o, i, y, x)| ((o + 1) * (i + 1) * (y + x + 1)) as f64);
+/// assert_eq!(TruncatedSvd::params(Rank::Fixed(1)).factorize(matrix.view())?.shape(), [8, 6]);
+/// assert_eq!(CpAls::params(Rank::Fixed(2)).factorize(kernel.view())?.shape(), [4, 3, 2, 2]);
+/// # Ok::<(), taper::Error>(())
+/// ```
 pub trait Factorizer<F: Float, D: Dimension> {
     /// The artifact.
     type Output: Compressed<F>;
@@ -110,6 +146,17 @@ pub trait Factorizer<F: Float, D: Dimension> {
 /// - a kept index never has a lower score than a dropped one of the same layer, ties falling to the lower
 ///   index;
 /// - scores that hold a NaN or an infinity, or none at all, are an error; nothing panics.
+///
+/// ```
+/// use taper::Pruner;
+/// use taper::ndarray::arr1;
+/// use taper::prune::{ChannelSlimming, Keep};
+///
+/// let scales = arr1(&[0.9_f32, 0.01, 0.4]);
+/// let plan = ChannelSlimming::params(Keep::Count(2)).plan(&[scales.view()])?;
+/// assert_eq!(plan.kept(0), Some(&[0, 2][..]));
+/// # Ok::<(), taper::Error>(())
+/// ```
 pub trait Pruner<F: Float> {
     /// Chooses by importance: one score a channel, one array a layer.
     ///
@@ -132,6 +179,21 @@ pub trait Pruner<F: Float> {
 /// - the views may have any strides; the result is the same for any number of threads;
 /// - finite inputs give finite outputs or [`Error::Overflow`]; inputs that are not finite are an error; nothing
 ///   panics.
+///
+/// ```
+/// use taper::Distiller;
+/// use taper::distill::{HintLoss, KnowledgeDistillation};
+/// use taper::ndarray::array;
+///
+/// let losses: [&dyn Distiller<f64>; 2] = [&KnowledgeDistillation::params(4.0).alpha(1.0), &HintLoss::params()];
+/// let logits = array![[2.0, -1.0, 0.5]];
+/// for loss in losses {
+///     // A student that says what its teacher says has nothing to learn.
+///     let loss = loss.loss(logits.view(), logits.view(), &[])?;
+///     assert!(loss.value.total.abs() < 1e-12 && loss.gradient.iter().all(|g| g.abs() < 1e-12));
+/// }
+/// # Ok::<(), taper::Error>(())
+/// ```
 pub trait Distiller<F: Float, D: Dimension = Ix2> {
     /// The loss of `student` against `teacher`, whose first axis is the batch, and against the true `labels`,
     /// one for each of the batch; `gradient`, of the student's shape, is overwritten with ∂value/∂student.

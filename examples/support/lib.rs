@@ -6,7 +6,8 @@
 //! - [`low_bit`]: training with weights and activations of one bit and more;
 //! - [`args`], [`table`], [`plot`], [`bars`], [`json`], [`report`], [`progress`]: the flags that all experiments know,
 //!   and the forms in which they report;
-//! - [`timing`]: how long a call takes.
+//! - [`timing`]: how long a call takes;
+//! - [`tuned`]: what the programs say that train a framework's network in compressed form.
 //!
 //! Nothing here is part of the library: it shows how a program around the library may look.
 
@@ -22,6 +23,7 @@ pub mod random;
 pub mod report;
 pub mod table;
 pub mod timing;
+pub mod tuned;
 
 /// Makes mimalloc the allocator of the program.
 ///

@@ -18,11 +18,16 @@ pub struct Report {
 impl Report {
     /// Begins the report of the example called `name`; the time of the experiment counts from here.
     pub fn new(name: &str) -> Self {
+        Self::of(name, &format!("--example {name}"))
+    }
+
+    /// The same for a program that `cargo run` finds by this `target`.
+    pub fn of(name: &str, target: &str) -> Self {
         let flags = flags(std::env::args().skip(1));
         Self {
             start: Instant::now(),
             text: format!(
-                "# {name}\n\nWritten by the example itself:\n\n    cargo run --example {name}{flags}\n"
+                "# {name}\n\nWritten by the example itself:\n\n    cargo run {target}{flags}\n"
             ),
         }
     }

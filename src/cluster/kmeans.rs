@@ -59,6 +59,15 @@ impl KMeans {
 }
 
 /// Parameters of [`KMeans`], not checked yet.
+///
+/// ```
+/// use taper::cluster::{KMeans, Seeding};
+/// use taper::ParamGuard;
+///
+/// let kmeans = KMeans::params().seeding(Seeding::Greedy).max_iterations(50).tolerance(1e-4).restarts(2);
+/// assert!(kmeans.check().is_ok());
+/// assert!(KMeans::params().max_iterations(0).check().is_err());
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct KMeansParams(KMeans);
 

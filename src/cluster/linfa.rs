@@ -48,6 +48,13 @@ impl LinfaKMeans {
 }
 
 /// Unchecked parameters of [`LinfaKMeans`].
+///
+/// ```
+/// use taper::ParamGuard;
+/// use taper::cluster::LinfaKMeans;
+///
+/// assert!(LinfaKMeans::params().max_iterations(50).restarts(2).tolerance(1e-4).check().is_ok());
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct LinfaKMeansParams(LinfaKMeans);
 

@@ -7,6 +7,18 @@
 //! Inside: `kmeans` holds the parameters and the restarts, `seeding` the starts, `lloyd` the iterations, `search` the
 //! nearest centroids, `distinct`
 //! the case of no more distinct points than clusters, `optimal` the exact solution on the line, `blocks` the layout that the kernels read.
+//!
+//! ```
+//! use taper::Seed;
+//! use taper::cluster::{Clusterer, KMeans, assign};
+//! use taper::ndarray::array;
+//!
+//! let points = array![[0.0_f32, 0.0], [0.0, 1.0], [9.0, 9.0]];
+//! let clusters = KMeans::params().cluster(points.view(), None, 2, Seed::from(7))?;
+//! let nearest = assign(points.view(), clusters.centroids.view())?;
+//! assert_eq!(nearest[0], nearest[1]);
+//! # Ok::<(), taper::Error>(())
+//! ```
 
 mod assignment;
 mod blocks;
@@ -35,6 +47,16 @@ pub use optimal::{OptimalScalar, cluster_scalars};
 pub use seeding::Seeding;
 
 /// Points divided among clusters.
+///
+/// ```
+/// use taper::cluster::cluster_scalars;
+/// use taper::ndarray::arr1;
+///
+/// let clustering = cluster_scalars(arr1(&[0.0_f32, 4.0, 1.0, 5.0]).view(), None, 2)?;
+/// assert_eq!(clustering.assignments.to_vec(), [0, 1, 0, 1]);
+/// assert_eq!(clustering.centroids.column(0).to_vec(), [0.5, 4.5]);
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Clustering<F> {
     /// The centroids, of shape (clusters, axes).
@@ -54,6 +76,19 @@ pub struct Clustering<F> {
 /// - a point of weight w counts like w points; one of weight zero is assigned and counts for nothing;
 /// - the same points, weights, parameters and seed give the same result, for any number of threads;
 /// - points without any values, values that are not finite, and negative weights are errors; nothing panics.
+///
+/// ```
+/// use taper::Seed;
+/// use taper::cluster::{Clusterer, KMeans, OptimalScalar};
+/// use taper::ndarray::array;
+///
+/// let points = array![[0.0_f32], [1.0], [8.0], [9.0]];
+/// let engines: [&dyn Clusterer<f32>; 2] = [&KMeans::params().restarts(4), &OptimalScalar];
+/// for engine in engines {
+///     assert_eq!(engine.cluster(points.view(), None, 2, Seed::from(7))?.report.loss(), Some(0.25));
+/// }
+/// # Ok::<(), taper::Error>(())
+/// ```
 pub trait Clusterer<F: Float>: Debug + Send + Sync {
     /// Divides `points`, of shape (points, axes), among `clusters` clusters.
     ///

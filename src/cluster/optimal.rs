@@ -51,6 +51,15 @@ impl<F: Float> Clusterer<F> for OptimalScalar {
 /// centroid and the surplus repeats them from the first on. The optimum is that in `f64`, up to the rounding
 /// of sums of squares about the mean; centroids are then rounded to `F`.
 ///
+/// ```
+/// use taper::cluster::cluster_scalars;
+/// use taper::ndarray::arr1;
+///
+/// let values = arr1(&[0.0_f64, 10.0, 1.0, 11.0, 30.0]);
+/// assert_eq!(cluster_scalars(values.view(), None, 3)?.centroids.column(0).to_vec(), [0.5, 10.5, 30.0]);
+/// # Ok::<(), taper::Error>(())
+/// ```
+///
 /// # Errors
 ///
 /// Those of [`Clusterer::cluster`].

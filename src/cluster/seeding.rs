@@ -10,6 +10,18 @@ use crate::kernels::distance::{BLOCK, lower_to};
 use crate::{Float, Seed, parallel};
 
 /// How the first centroids are chosen.
+///
+/// ```
+/// use taper::Seed;
+/// use taper::cluster::{Clusterer, KMeans, Seeding};
+/// use taper::ndarray::array;
+///
+/// let points = array![[0.0_f64], [1.0], [8.0], [9.0]];
+/// let given = KMeans::params().seeding(Seeding::Given(array![[0.0], [9.0]]));
+/// let result = given.cluster(points.view(), None, 2, Seed::default())?;
+/// assert_eq!(result.centroids, array![[0.5], [8.5]]);
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub enum Seeding {

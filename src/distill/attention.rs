@@ -38,6 +38,13 @@ pub struct AttentionTransfer {
 }
 
 /// Parameters of [`AttentionTransfer`], not checked yet.
+///
+/// ```
+/// use taper::ParamGuard;
+/// use taper::distill::AttentionTransfer;
+///
+/// assert!(AttentionTransfer::params().exponent(1.0).weight(0.5).check().is_ok());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AttentionTransferParams(AttentionTransfer);
 

@@ -32,6 +32,17 @@ pub struct HintLoss {
 }
 
 /// Parameters of [`HintLoss`], not checked yet.
+///
+/// ```
+/// use taper::Distiller;
+/// use taper::distill::HintLoss;
+/// use taper::ndarray::array;
+///
+/// let (student, teacher) = (array![[1.0, 2.0]], array![[1.0, 5.0]]);
+/// let loss = HintLoss::params().weight(2.0).loss(student.view(), teacher.view(), &[])?;
+/// assert_eq!(loss.value.total, 9.0);
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct HintLossParams(HintLoss);
 
@@ -121,6 +132,16 @@ pub struct HintRegressor<F: Float> {
 }
 
 /// The hint loss through a regressor, and its gradients.
+///
+/// ```
+/// use taper::distill::HintRegressor;
+/// use taper::ndarray::array;
+///
+/// let regressor = HintRegressor::new(array![[1.0], [2.0]], array![0.0, 1.0])?;
+/// let hint = regressor.loss_and_gradients(array![[3.0]].view(), array![[3.0, 6.0]].view())?;
+/// assert_eq!((hint.student, hint.bias), (array![[2.0]], array![0.0, 1.0]));
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct RegressedHint<F: Float> {

@@ -10,6 +10,19 @@ use crate::kernels::Level;
 use crate::{Distiller, Error, Float, ParamError, ParamGuard, Result, check};
 
 /// Which value the teacher's part of the loss takes; the gradient is the same.
+///
+/// ```
+/// use taper::Distiller;
+/// use taper::distill::{KnowledgeDistillation, SoftLoss};
+/// use taper::ndarray::array;
+///
+/// let (student, teacher) = (array![[1.0, 0.0]], array![[0.0, 2.0]]);
+/// let of = |soft| KnowledgeDistillation::params(2.0).alpha(1.0).soft_loss(soft).loss(student.view(), teacher.view(), &[]);
+/// let (divergence, entropy) = (of(SoftLoss::Divergence)?, of(SoftLoss::CrossEntropy)?);
+/// assert!(divergence.value.total < entropy.value.total);
+/// assert_eq!(divergence.gradient, entropy.gradient);
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum SoftLoss {
@@ -25,10 +38,10 @@ pub enum SoftLoss {
 ///
 /// With the student's logits $z$, the teacher's $v$, the temperature $T$ and the labels $y$,
 ///
-/// $$ L = \frac{1}{B} \sum_{b=1}^{B} \Big( \alpha \, T^2 \, \mathrm{KL}\big(\mathrm{softmax}(v/T) \,\Vert\,
+/// $$ L = \frac{1}{B} \sum_{b=1}^{B} \Big( \alpha \\, T^2 \\, \mathrm{KL}\big(\mathrm{softmax}(v/T) \\,\Vert\\,
 /// \mathrm{softmax}(z/T)\big) - (1 - \alpha) \ln \mathrm{softmax}(z)\_{y} \Big), $$
 ///
-/// $$ \frac{\partial L}{\partial z} = \frac{1}{B} \Big( \alpha \, T \big(\mathrm{softmax}(z/T) -
+/// $$ \frac{\partial L}{\partial z} = \frac{1}{B} \Big( \alpha \\, T \big(\mathrm{softmax}(z/T) -
 /// \mathrm{softmax}(v/T)\big) + (1 - \alpha) \big(\mathrm{softmax}(z) - \mathrm{onehot}(y)\big) \Big). $$
 ///
 /// **Why T².** The derivative of the softened part carries 1/T, and the difference of the two softened
@@ -69,6 +82,14 @@ pub struct KnowledgeDistillation {
 }
 
 /// Parameters of [`KnowledgeDistillation`], not checked yet.
+///
+/// ```
+/// use taper::ParamGuard;
+/// use taper::distill::{KnowledgeDistillation, SoftLoss};
+///
+/// assert!(KnowledgeDistillation::params(4.0).alpha(0.7).soft_loss(SoftLoss::CrossEntropy).check().is_ok());
+/// assert!(KnowledgeDistillation::params(0.0).check().is_err());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct KnowledgeDistillationParams(KnowledgeDistillation);
 

@@ -5,6 +5,20 @@ use ndarray::{Array, Dimension, Ix2};
 use crate::{Error, Float, Result};
 
 /// The value of a distillation loss and its gradient with respect to the student's output.
+///
+/// ```
+/// use taper::Distiller;
+/// use taper::distill::{DistillationLoss, KnowledgeDistillation, LossValue};
+/// use taper::ndarray::array;
+///
+/// let (student, teacher) = (array![[1.0, 0.0]], array![[0.0, 2.0]]);
+/// let loss: DistillationLoss<f64> =
+///     KnowledgeDistillation::params(1.0).alpha(0.5).loss(student.view(), teacher.view(), &[1])?;
+/// let LossValue { total, soft, hard, .. } = loss.value;
+/// assert!((total - 0.5 * (soft + hard.unwrap())).abs() < 1e-12);
+/// assert_eq!(loss.gradient.dim(), (1, 2));
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct DistillationLoss<F: Float, D: Dimension = Ix2> {
     /// The value, by part.
@@ -14,6 +28,20 @@ pub struct DistillationLoss<F: Float, D: Dimension = Ix2> {
 }
 
 /// The value of a distillation loss, by part; every part is a mean over the batch.
+///
+/// ```
+/// use taper::Distiller;
+/// use taper::distill::{DistillationLoss, KnowledgeDistillation, LossValue};
+/// use taper::ndarray::array;
+///
+/// let (student, teacher) = (array![[1.0, 0.0]], array![[0.0, 2.0]]);
+/// let loss: DistillationLoss<f64> =
+///     KnowledgeDistillation::params(1.0).alpha(0.5).loss(student.view(), teacher.view(), &[1])?;
+/// let LossValue { total, soft, hard, .. } = loss.value;
+/// assert!((total - 0.5 * (soft + hard.unwrap())).abs() < 1e-12);
+/// assert_eq!(loss.gradient.dim(), (1, 2));
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct LossValue<F: Float> {

@@ -10,6 +10,17 @@
 //!   into one, and [`smoothed_labels`] is the teacher that knows nothing.
 //!
 //! `row` holds the arithmetic of one row of logits, `batch` goes through the rows in parallel.
+//!
+//! ```
+//! use taper::Distiller;
+//! use taper::distill::KnowledgeDistillation;
+//! use taper::ndarray::array;
+//!
+//! let (student, teacher) = (array![[1.0, 0.0, -1.0]], array![[4.0, 1.0, -2.0]]);
+//! let loss = KnowledgeDistillation::params(4.0).alpha(0.9).loss(student.view(), teacher.view(), &[0])?;
+//! assert_eq!(loss.gradient.dim(), student.dim()); // the framework carries it on
+//! # Ok::<(), taper::Error>(())
+//! ```
 
 mod attention;
 mod batch;

@@ -4,6 +4,14 @@ use super::{KnowledgeDistillation, check_temperature};
 use crate::{ParamError, ParamGuard, check};
 
 /// A number that changes over the course of a training, from `from` at its start to `to` at its end.
+///
+/// ```
+/// use taper::distill::Anneal;
+///
+/// let cosine = Anneal::Cosine { from: 8.0, to: 2.0 };
+/// assert!((cosine.at(0.5)? - 5.0).abs() < 1e-12);
+/// # Ok::<(), taper::ParamError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Anneal {
@@ -111,6 +119,14 @@ pub struct DistillationSchedule {
 }
 
 /// Parameters of [`DistillationSchedule`], not checked yet.
+///
+/// ```
+/// use taper::ParamGuard;
+/// use taper::distill::{Anneal, DistillationSchedule};
+///
+/// let schedule = DistillationSchedule::params(Anneal::Constant(4.0)).alpha(Anneal::Linear { from: 1.0, to: 0.0 });
+/// assert!(schedule.check().is_ok());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DistillationScheduleParams(DistillationSchedule);
 

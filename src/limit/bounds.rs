@@ -3,6 +3,14 @@
 use std::fmt;
 
 /// A value that lies from `lower` to `upper`.
+///
+/// ```
+/// use taper::limit::Bounds;
+///
+/// let bounds = Bounds { lower: 1.0, upper: 2.0 };
+/// assert_eq!((bounds.width(), bounds.middle()), (1.0, 1.5));
+/// assert_eq!(format!("{bounds:.1}"), "1.0 to 2.0");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bounds {
     /// The value is no smaller.

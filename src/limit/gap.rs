@@ -51,6 +51,19 @@ pub struct RateDistortionGap {
 }
 
 /// Where a limit is from.
+///
+/// ```
+/// use taper::Quantizer;
+/// use taper::limit::{Estimator, RateDistortionGap};
+/// use taper::ndarray::Array2;
+/// use taper::quantize::fixed_point::FixedPointQuantizer;
+///
+/// let weights = Array2::from_shape_fn((64, 64), |(o, i)| ((o * 64 + i) as f32).sin());
+/// let two_bits = FixedPointQuantizer::params(2).quantize(weights.view())?;
+/// let gap = RateDistortionGap::of(&two_bits, weights.view().into_dyn())?;
+/// assert_eq!(gap.estimator, Estimator::BlahutArimoto);
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Estimator {

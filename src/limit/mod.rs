@@ -20,6 +20,16 @@
 //!
 //! `source` holds the histogram, `blahut` the rate–distortion function on it, `gap` the comparison, and the other files
 //! a yardstick each.
+//!
+//! ```
+//! use taper::limit::{gaussian_rate, sign_error};
+//! use taper::ndarray::arr1;
+//!
+//! // A quarter of the variance takes one bit of a Gaussian source.
+//! assert!((gaussian_rate(1.0, 0.25)? - 1.0).abs() < 1e-12);
+//! assert_eq!(sign_error(arr1(&[1.0_f64, -1.0, 3.0, -3.0]).view().into_dyn())?, 1.0); // by ±2
+//! # Ok::<(), taper::Error>(())
+//! ```
 
 mod blahut;
 mod bounds;

@@ -3,6 +3,13 @@
 use crate::{Error, ParamError, Result};
 
 /// What one way of compressing one layer costs and does.
+///
+/// ```
+/// use taper::model::RatePoint;
+///
+/// let point = RatePoint { bytes: 4096, error: 0.01 };
+/// assert!(point.error < 0.1);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RatePoint {
     /// What it takes in the file.
@@ -12,6 +19,15 @@ pub struct RatePoint {
 }
 
 /// What the choice is bound by.
+///
+/// ```
+/// use taper::model::{Budget, RatePoint, allocate};
+///
+/// let points = [vec![RatePoint { bytes: 1, error: 4.0 }, RatePoint { bytes: 3, error: 0.0 }]];
+/// assert_eq!(allocate(&points, Budget::Bytes(2))?, [0]);
+/// assert_eq!(allocate(&points, Budget::Error(1.0))?, [1]);
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Budget {

@@ -18,6 +18,20 @@ use crate::{Compressed, DType, Error, LinearOp, Precision, Result};
 /// What an implementation promises: the parts are those of its own, followed by those of its
 /// [children](Self::children) in their order; `restore` checks everything, and allocates no more than a
 /// fixed multiple of what it was given.
+///
+/// ```
+/// use taper::Quantizer;
+/// use taper::model::Artifact;
+/// use taper::ndarray::Array2;
+/// use taper::quantize::fixed_point::FixedPointQuantizer;
+///
+/// let matrix = FixedPointQuantizer::params(4).quantize(Array2::<f32>::eye(4).view())?;
+/// let artifact: &dyn Artifact = &matrix;
+/// assert_eq!(artifact.kind(), "fixed_point");
+/// assert_eq!(artifact.attributes()?.get::<u32>("bits")?, 4);
+/// assert!(artifact.as_linear().is_some() && artifact.children().is_empty());
+/// # Ok::<(), taper::Error>(())
+/// ```
 pub trait Artifact: Compressed<f32> + Any {
     /// The name under which [`restore`](Self::restore) is registered: lower-case letters, digits and `_`.
     fn kind(&self) -> &'static str;
@@ -58,6 +72,18 @@ pub trait Artifact: Compressed<f32> + Any {
 }
 
 /// Codes of equal width, packed without gaps from the lowest bit of the first byte on.
+///
+/// ```
+/// use taper::Quantizer;
+/// use taper::model::Artifact;
+/// use taper::ndarray::Array2;
+/// use taper::quantize::fixed_point::FixedPointQuantizer;
+///
+/// let matrix = FixedPointQuantizer::params(4).quantize(Array2::<f32>::eye(4).view())?;
+/// let layout = matrix.code_layout("codes").expect("codes may be entropy-coded");
+/// assert_eq!((layout.bits, layout.count), (4, 16));
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CodeLayout {
     /// The width of a code.
@@ -132,6 +158,23 @@ pub(super) fn malformed(problem: String) -> Error {
 }
 
 /// One array of a [`Stored`] artifact.
+///
+/// ```
+/// use std::collections::BTreeMap;
+/// use taper::model::{Attributes, Registry, Stored, StoredPart};
+/// use taper::{Compressed, DType};
+///
+/// let scale = StoredPart { dtype: DType::F32, shape: vec![1], bytes: 0.5_f32.to_le_bytes().to_vec() };
+/// let stored = Stored {
+///     shape: vec![1, 1],
+///     attributes: Attributes::default(),
+///     parts: BTreeMap::from([("values".to_owned(), StoredPart { shape: vec![1, 1], ..scale })]),
+///     children: Vec::new(),
+/// };
+/// let artifact = Registry::default().restore("dense", stored)?;
+/// assert_eq!(artifact.decompress()?.iter().copied().collect::<Vec<f32>>(), [0.5]);
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredPart {
     /// The type of its elements.
@@ -143,6 +186,23 @@ pub struct StoredPart {
 }
 
 /// What was written of an artifact, to be checked and made one again.
+///
+/// ```
+/// use std::collections::BTreeMap;
+/// use taper::model::{Attributes, Registry, Stored, StoredPart};
+/// use taper::{Compressed, DType};
+///
+/// let scale = StoredPart { dtype: DType::F32, shape: vec![1], bytes: 0.5_f32.to_le_bytes().to_vec() };
+/// let stored = Stored {
+///     shape: vec![1, 1],
+///     attributes: Attributes::default(),
+///     parts: BTreeMap::from([("values".to_owned(), StoredPart { shape: vec![1, 1], ..scale })]),
+///     children: Vec::new(),
+/// };
+/// let artifact = Registry::default().restore("dense", stored)?;
+/// assert_eq!(artifact.decompress()?.iter().copied().collect::<Vec<f32>>(), [0.5]);
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Default)]
 pub struct Stored {
     /// The shape of the dense tensor that it claims to stand for.

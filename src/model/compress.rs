@@ -16,6 +16,22 @@ use crate::limit::{EmpiricalSource, RateDistortionGap};
 use crate::{Error, InputMoments, Result, Seed};
 
 /// What a compression is told beside the recipe.
+///
+/// ```
+/// use taper::model::{CompressOptions, NamedTensors, Recipe, Rule, Source, Step};
+/// use taper::ndarray::ArrayD;
+/// use taper::Precision;
+///
+/// let weight = ArrayD::from_shape_fn(vec![16, 8], |index| (index[0] * 3 + index[1]) as f32);
+/// let bytes = NamedTensors::to_bytes([("fc.weight", weight.view())])?;
+/// let model = NamedTensors::new(Source::from(bytes))?;
+/// let half = Rule { tensors: "*.weight".to_owned(), min_values: 0, chain: vec![Step::Dense { precision: Precision::F16 }] };
+/// let recipe = Recipe { seed: 7, rules: vec![half] };
+/// let (small, report) = recipe.compress(&model, &CompressOptions::default().limits(true))?;
+/// assert!(report.rows[0].limit_bits.is_none()); // nothing is beyond a tensor without error
+/// # let _ = small;
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
 pub struct CompressOptions<'a> {
@@ -399,6 +415,11 @@ const OFFSETS: u64 = 24;
 
 /// Candidates for [`Recipe::for_budget`]: fixed point of 2 to 8 bits, product quantization of 1 to 4 bits a weight, and
 /// pruned weights in clusters.
+///
+/// ```
+/// let candidates = taper::model::default_candidates();
+/// assert!(candidates.iter().all(|chain| !chain.is_empty()));
+/// ```
 #[must_use]
 pub fn default_candidates() -> Vec<Vec<Step>> {
     let fixed_point = |bits| Step::FixedPoint {

@@ -17,6 +17,22 @@ use crate::{Error, Result};
 /// A compressed tensor of a model: an artifact, and the shape and type of the tensor that it stands for.
 ///
 /// A convolution kernel (OIHW), say, may be compressed as a matrix (out_channels, in_channels · height · width).
+///
+/// ```
+/// use taper::Quantizer;
+/// use taper::model::{CompressedModel, CompressedTensor, Entry};
+/// use taper::ndarray::Array2;
+/// use taper::quantize::fixed_point::FixedPointQuantizer;
+///
+/// let weights = Array2::from_shape_fn((8, 6), |(o, i)| (o + i) as f32);
+/// let matrix = FixedPointQuantizer::params(4).quantize(weights.view())?;
+/// // The kernel of a convolution, compressed as a matrix.
+/// let tensor = CompressedTensor::new(matrix).with_shape(&[8, 6, 1, 1])?;
+/// assert_eq!(tensor.decompress()?.shape(), [8, 6, 1, 1]);
+/// assert_eq!(tensor.artifact().kind(), "fixed_point");
+/// # let _ = |model: CompressedModel, entry: Entry| (model, entry);
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct CompressedTensor {
     artifact: Arc<dyn Artifact>,
@@ -114,6 +130,25 @@ impl From<Box<dyn Artifact>> for CompressedTensor {
 }
 
 /// A tensor of a model: compressed, or kept as it was.
+///
+/// ```
+/// use taper::Quantizer;
+/// use taper::model::{CompressedModel, CompressedTensor, Entry};
+/// use taper::ndarray::Array2;
+/// use taper::quantize::fixed_point::FixedPointQuantizer;
+///
+/// let weights = Array2::from_shape_fn((8, 6), |(o, i)| (o + i) as f32);
+/// let matrix = FixedPointQuantizer::params(4).quantize(weights.view())?;
+/// let entries = [
+///     Entry::Compressed(CompressedTensor::new(matrix)),
+///     Entry::Plain(weights.view().into_dyn().into()),
+/// ];
+/// for entry in &entries {
+///     assert_eq!(entry.decompress()?.shape(), entry.shape());
+/// }
+/// # let _ = CompressedModel::new();
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub enum Entry {
     /// An artifact.
@@ -149,6 +184,26 @@ impl Entry {
 ///
 /// See [the module](super) for an example. For a model that does not fit, [`ContainerWriter`] and [`Container`] take
 /// one tensor at a time.
+///
+/// ```
+/// use taper::Quantizer;
+/// use taper::model::{CompressedModel, CompressedTensor, Entry};
+/// use taper::ndarray::Array2;
+/// use taper::quantize::fixed_point::FixedPointQuantizer;
+///
+/// let weights = Array2::from_shape_fn((8, 6), |(o, i)| (o + i) as f32);
+/// let matrix = FixedPointQuantizer::params(4).quantize(weights.view())?;
+/// let mut model = CompressedModel::new();
+/// model.insert("fc.weight", CompressedTensor::new(matrix))?;
+/// model.insert_plain("fc.bias", taper::ndarray::ArrayD::zeros(vec![8]).view().into())?;
+/// model.set_metadata("format", "pt")?;
+/// let again = CompressedModel::from_bytes(&model.to_bytes()?)?;
+/// let names: Vec<&str> = again.iter().map(|(name, _)| name).collect();
+/// assert_eq!(names, ["fc.bias", "fc.weight"]);
+/// assert_eq!(again.apply("fc.weight", Array2::ones((1, 6)).view())?.dim(), (1, 8));
+/// # assert!(matches!(again.get("fc.bias")?, Entry::Plain(_)));
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct CompressedModel {
     entries: BTreeMap<String, Entry>,

@@ -50,6 +50,22 @@ pub struct Recipe {
 }
 
 /// One rule of a [`Recipe`].
+///
+/// ```
+/// use taper::model::{CompressOptions, NamedTensors, Recipe, Rule, Source, Step};
+/// use taper::ndarray::ArrayD;
+/// use taper::Precision;
+///
+/// let weight = ArrayD::from_shape_fn(vec![16, 8], |index| (index[0] * 3 + index[1]) as f32);
+/// let bytes = NamedTensors::to_bytes([("fc.weight", weight.view())])?;
+/// let model = NamedTensors::new(Source::from(bytes))?;
+/// let half = Rule { tensors: "*.weight".to_owned(), min_values: 0, chain: vec![Step::Dense { precision: Precision::F16 }] };
+/// let recipe = Recipe { seed: 7, rules: vec![half] };
+/// let (small, report) = recipe.compress(&model, &CompressOptions::default())?;
+/// assert_eq!(report.rows[0].ratio(), 2.0);
+/// # let _ = small;
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {

@@ -120,6 +120,25 @@ impl fmt::Display for Shard {
 
 /// Joins all parts of a model into the container `output`; returns its length in bytes.
 ///
+/// ```
+/// use taper::model::{CompressOptions, NamedTensors, Recipe, Shard, Source, merge};
+/// use taper::ndarray::ArrayD;
+///
+/// let weight = ArrayD::<f32>::zeros(vec![4, 4]);
+/// let bytes = NamedTensors::to_bytes([("a", weight.view()), ("b", weight.view())])?;
+/// let model = NamedTensors::new(Source::from(bytes))?;
+/// let folder = std::env::temp_dir().join(format!("taper-merge-{}", std::process::id()));
+/// std::fs::create_dir_all(&folder).unwrap();
+/// let parts = [1, 2].map(|i| folder.join(format!("part-{i}")));
+/// for (i, part) in parts.iter().enumerate() {
+///     let options = CompressOptions::default().shard(Shard::new(i + 1, 2)?);
+///     Recipe::default().compress_file(&model, part, &options, |_| {})?;
+/// }
+/// assert!(merge(&parts, folder.join("whole"))? > 128);
+/// # std::fs::remove_dir_all(&folder).unwrap();
+/// # Ok::<(), taper::Error>(())
+/// ```
+///
 /// # Errors
 ///
 /// [`Error::Shards`] where a part is missing, is there twice, or belongs to another model; [`Error::File`],

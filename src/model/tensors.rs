@@ -34,6 +34,16 @@ pub struct NamedTensors {
 }
 
 /// One tensor of a file, as it is stored.
+///
+/// ```
+/// use taper::model::PlainTensor;
+/// use taper::ndarray::arr1;
+///
+/// let tensor = PlainTensor::from(arr1(&[1.0_f32, 2.0]).view().into_dyn());
+/// assert!(tensor.is_float() && tensor.bytes.len() == 8);
+/// assert_eq!(tensor.to_f32()?, arr1(&[1.0, 2.0]).into_dyn());
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct TensorData<'a> {
     /// The type of its elements.
@@ -45,6 +55,16 @@ pub struct TensorData<'a> {
 }
 
 /// A tensor that is kept as it was found, bit for bit.
+///
+/// ```
+/// use taper::model::PlainTensor;
+/// use taper::ndarray::arr1;
+///
+/// let tensor = PlainTensor::from(arr1(&[1.0_f32, 2.0]).view().into_dyn());
+/// assert!(tensor.is_float() && tensor.bytes.len() == 8);
+/// assert_eq!(tensor.to_f32()?, arr1(&[1.0, 2.0]).into_dyn());
+/// # Ok::<(), taper::Error>(())
+/// ```
 pub type PlainTensor = TensorData<'static>;
 
 impl TensorData<'_> {

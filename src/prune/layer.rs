@@ -34,6 +34,14 @@ pub struct LayerPruner {
 }
 
 /// Parameters of [`LayerPruner`], yet to be checked.
+///
+/// ```
+/// use taper::ParamGuard;
+/// use taper::prune::{Keep, LayerPruner};
+///
+/// assert!(LayerPruner::params(Keep::Count(3)).check().is_ok());
+/// assert!(LayerPruner::params(Keep::Fraction(1.5)).check().is_err());
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerPrunerParams(LayerPruner);
 

@@ -75,6 +75,15 @@ pub struct MagnitudePruner {
 }
 
 /// Parameters of [`MagnitudePruner`], yet to be checked.
+///
+/// ```
+/// use taper::ndarray::arr2;
+/// use taper::prune::{Keep, MagnitudePruner, Scope, Sparsity};
+///
+/// let pruner = MagnitudePruner::params(Sparsity::Unstructured(Keep::Count(1))).scope(Scope::Layer);
+/// assert_eq!(pruner.prune_matrix(arr2(&[[0.1_f32, -0.9]]).view())?.nonzeros(), 1);
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct MagnitudePrunerParams(MagnitudePruner);
 

@@ -21,6 +21,32 @@
 //! are the pruners, `sparse` is what the last leaves; `score` has what channels are ranked by; `coupling` is the declaration, kept in `graph`; `coupled` applies a plan by
 //! it, `fold` carries constants over, `report` counts; `schedule` spreads pruning over rounds; `trainable`
 //! is the gradient of the weights that were kept.
+//!
+//! ```
+//! use taper::Pruner;
+//! use taper::ndarray::{arr1, arr2};
+//! use taper::prune::{ChannelScore, ChannelSlimming, CoupledPlan, Coupling, Keep, Norm, Tensors};
+//!
+//! let mut net = Coupling::new();
+//! let x = net.input(2)?;
+//! let x = net.layer("fc1", x, 3)?;
+//! let x = net.relu(x)?;
+//! let x = net.layer("fc2", x, 1)?;
+//! net.output(x)?;
+//! let tensors: Tensors<f32> = [
+//!     ("fc1.weight", arr2(&[[1.0, 2.0], [0.1, 0.0], [3.0, 1.0]]).into_dyn()),
+//!     ("fc1.bias", arr1(&[0.0, 0.0, 0.0]).into_dyn()),
+//!     ("fc2.weight", arr2(&[[1.0, 1.0, 1.0]]).into_dyn()),
+//!     ("fc2.bias", arr1(&[0.0]).into_dyn()),
+//! ]
+//! .map(|(name, tensor)| (name.to_owned(), tensor))
+//! .into();
+//! let scores = net.scores(&tensors, ChannelScore::Filter(Norm::L1))?;
+//! let plan = ChannelSlimming::params(Keep::Count(2)).plan(&[scores[0].view()])?;
+//! let small = CoupledPlan::new(&net, &plan)?.prune_all(&tensors)?;
+//! assert_eq!((small["fc1.weight"].shape(), small["fc2.weight"].shape()), (&[2, 2][..], &[1, 2][..]));
+//! # Ok::<(), taper::Error>(())
+//! ```
 
 mod compensate;
 mod coupled;

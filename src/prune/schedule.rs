@@ -54,6 +54,15 @@ pub struct IterativeSchedule {
 }
 
 /// Parameters of [`IterativeSchedule`], yet to be checked.
+///
+/// ```
+/// use taper::ParamGuard;
+/// use taper::prune::IterativeSchedule;
+///
+/// let schedule = IterativeSchedule::params(0.125).rounds(3).check()?;
+/// assert_eq!(schedule.fractions().last(), Some(0.125));
+/// # Ok::<(), taper::ParamError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct IterativeScheduleParams(IterativeSchedule);
 

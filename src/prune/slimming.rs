@@ -40,6 +40,17 @@ pub struct ChannelSlimming {
 }
 
 /// Parameters of [`ChannelSlimming`], yet to be checked.
+///
+/// ```
+/// use taper::Pruner;
+/// use taper::ndarray::arr1;
+/// use taper::prune::{ChannelSlimming, Keep};
+///
+/// let dead = arr1(&[0.0_f32, 0.0]);
+/// let plan = ChannelSlimming::params(Keep::Threshold(0.5)).minimum(1).plan(&[dead.view()])?;
+/// assert_eq!(plan.kept(0).map(<[usize]>::len), Some(1));
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct ChannelSlimmingParams(ChannelSlimming);
 

@@ -1,4 +1,16 @@
 //! Quantization: weights become codes that choose among a few values.
+//!
+//! ```
+//! use taper::ndarray::Array2;
+//! use taper::quantize::{binary::Binarizer, fixed_point::FixedPointQuantizer, product::ProductQuantizer};
+//! use taper::{Compressed, Quantizer};
+//!
+//! let weights = Array2::from_shape_fn((256, 256), |(o, i)| ((o * 3 + i * 5) as f32).sin());
+//! assert!(FixedPointQuantizer::params(4).quantize(weights.view())?.ratio() > 7.9);
+//! assert!(ProductQuantizer::params(32).centroids(16).quantize(weights.view())?.ratio() > 12.0);
+//! assert_eq!(Binarizer::params().quantize(weights.view())?.ratio(), 32.0);
+//! # Ok::<(), taper::Error>(())
+//! ```
 
 pub mod binary;
 pub mod fixed_point;

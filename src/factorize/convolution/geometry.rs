@@ -5,6 +5,14 @@ use ndarray::{Array1, ArrayView1, ArrayView4};
 use crate::{Error, Float, ParamError, Result, check};
 
 /// How a kernel moves over an image.
+///
+/// ```
+/// use taper::factorize::convolution::Geometry;
+///
+/// let geometry = Geometry { stride: [2, 2], padding: [1, 1] };
+/// assert_eq!(geometry.output([28, 28], [3, 3])?, [14, 14]);
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometry {
     /// Steps along height and width, at least 1.

@@ -59,6 +59,16 @@ pub struct CpAdmm {
 }
 
 /// Parameters of [`CpAdmm`].
+///
+/// ```
+/// use taper::ParamGuard;
+/// use taper::factorize::Rank;
+/// use taper::factorize::cp::{Constraint, CpAdmm};
+///
+/// let params = CpAdmm::params(Rank::Fixed(4)).mode(0, Constraint::NonNegative).max_sweeps(20).seed(7);
+/// assert!(params.check().is_ok());
+/// assert!(CpAdmm::params(Rank::Fixed(4)).all(Constraint::L1(-1.0)).check().is_err());
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct CpAdmmParams(CpAdmm);
 

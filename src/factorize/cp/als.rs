@@ -64,6 +64,15 @@ pub struct CpAls {
 }
 
 /// Parameters of [`CpAls`].
+///
+/// ```
+/// use taper::ParamGuard;
+/// use taper::factorize::Rank;
+/// use taper::factorize::cp::{CpAls, Start};
+///
+/// let params = CpAls::params(Rank::Ratio(4.0)).start(Start::Random).max_sweeps(50).tolerance(1e-6).seed(7);
+/// assert!(params.check().is_ok());
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct CpAlsParams(CpAls);
 

@@ -6,6 +6,17 @@ use crate::{ParamError, check};
 ///
 /// A penalty on one factor alone has little effect: the scale moves to the factors that have none. Give those
 /// a [`Ridge`](Self::Ridge).
+///
+/// ```
+/// use taper::Factorizer;
+/// use taper::factorize::{Rank, cp::{Constraint, CpAdmm}};
+/// use taper::ndarray::Array3;
+///
+/// let tensor = Array3::from_shape_fn((4, 3, 2), |(i, j, k)| ((i + j + k) % 3) as f64);
+/// let bounded = CpAdmm::params(Rank::Fixed(2)).all(Constraint::Box { low: 0.0, high: 1.0 }).factorize(tensor.view())?;
+/// assert!(bounded.factors().iter().flatten().all(|x| (0.0..=1.0).contains(x)));
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[non_exhaustive]
 pub enum Constraint {

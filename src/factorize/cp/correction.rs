@@ -21,6 +21,14 @@ use crate::{Float, Result, linalg};
 ///
 /// A sweep of ALS that leaves the norm of the terms above the bound is followed by one of the correction, which may
 /// spend what that sweep gained: the norm falls, and the loss does not rise above that before both.
+///
+/// ```
+/// use taper::ParamGuard;
+/// use taper::factorize::{Rank, cp::{CpAls, NormBound}};
+///
+/// let bound = NormBound { ratio: 2.0, ..NormBound::default() };
+/// assert!(CpAls::params(Rank::Fixed(3)).norm_bound(Some(bound)).check().is_ok());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct NormBound {
     /// The correction is made while √(Σ ‖term‖²) is above this many times ‖W‖. At least 1.

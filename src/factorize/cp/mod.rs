@@ -13,6 +13,19 @@
 //! Kolda and Bader, "Tensor decompositions and applications", SIAM Review 2009, doi:10.1137/07070111X, is
 //! the survey whose terms are used here. [`convolution`](crate::factorize::convolution) has the layers that
 //! kernels become.
+//!
+//! ```
+//! use taper::Factorizer;
+//! use taper::factorize::{Rank, cp::{CpAls, Start}};
+//! use taper::ndarray::Array3;
+//!
+//! let tensor = Array3::from_shape_fn((4, 3, 2), |(i, j, k)| ((i + 1) * (j + 2) * (k + 1)) as f64);
+//! for start in [Start::Hosvd, Start::Random] {
+//!     let fit = CpAls::params(Rank::Fixed(1)).start(start).factorize(tensor.view())?;
+//!     assert!(fit.cp_report().relative_error < 1e-6 && fit.cp_report().term_norm_ratio > 0.99);
+//! }
+//! # Ok::<(), taper::Error>(())
+//! ```
 
 mod admm;
 mod als;

@@ -20,6 +20,25 @@ const ARTIFACT: &str = "a low-rank matrix";
 /// y = x Wᵀ takes two thin products, r (m + n) multiply-adds a row in place of m n. As layers of a
 /// framework: first a linear layer with the weight [`right`](Self::right) (r, in_features) and no bias, then one with
 /// the weight [`left`](Self::left) (out_features, r) and the bias of the original.
+///
+/// ```
+/// use taper::factorize::Rank;
+/// use taper::factorize::svd::{SingularValues, SvdMethod, TruncatedSvd};
+/// use taper::ndarray::Array2;
+/// use taper::Factorizer;
+///
+/// let weights = Array2::from_shape_fn((20, 12), |(o, i)| ((o * o * i + i) as f64).sin());
+/// let factors = TruncatedSvd::params(Rank::Fixed(3))
+///     .method(SvdMethod::Exact)
+///     .singular_values(SingularValues::Apart)
+///     .factorize(weights.view())?;
+/// assert_eq!((factors.left().dim(), factors.right().dim()), ((20, 3), (3, 12)));
+/// assert_eq!(factors.singular_values().map(|values| values.len()), Some(3));
+/// let report = factors.svd_report().expect("fresh from the fit");
+/// // Beyond the optimum by no more than what single precision rounds.
+/// assert!(report.warning.is_none() && report.excess_error().is_some_and(|excess| excess < 1e-6));
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct LowRankMatrix<F> {
     shape: [usize; 2],

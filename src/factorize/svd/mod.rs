@@ -11,6 +11,16 @@
 //! `params` holds what can be chosen, `exact` and `randomized` the two ways to the leading singular triplets,
 //! `low_rank` and `spatial` the artifacts, `report` what the fit says of itself, `trainable` the gradient
 //! of the factors.
+//!
+//! ```
+//! use taper::Factorizer;
+//! use taper::factorize::{Rank, svd::TruncatedSvd};
+//! use taper::ndarray::Array2;
+//!
+//! let weights = Array2::from_shape_fn((40, 30), |(o, i)| ((o + i) as f64).sin());
+//! assert_eq!(TruncatedSvd::params(Rank::Energy(0.9999)).factorize(weights.view())?.rank(), 2);
+//! # Ok::<(), taper::Error>(())
+//! ```
 
 mod exact;
 mod factorizer;

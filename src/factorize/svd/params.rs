@@ -4,6 +4,25 @@ use crate::factorize::Rank;
 use crate::{ParamError, ParamGuard, Precision, Seed, check};
 
 /// How the leading singular values and vectors are found.
+///
+/// ```
+/// use taper::factorize::Rank;
+/// use taper::factorize::svd::{SingularValues, SvdMethod, TruncatedSvd};
+/// use taper::ndarray::Array2;
+/// use taper::Factorizer;
+///
+/// let weights = Array2::from_shape_fn((20, 12), |(o, i)| ((o * o * i + i) as f64).sin());
+/// let factors = TruncatedSvd::params(Rank::Fixed(3))
+///     .method(SvdMethod::Exact)
+///     .singular_values(SingularValues::Apart)
+///     .factorize(weights.view())?;
+/// assert_eq!((factors.left().dim(), factors.right().dim()), ((20, 3), (3, 12)));
+/// assert_eq!(factors.singular_values().map(|values| values.len()), Some(3));
+/// let report = factors.svd_report().expect("fresh from the fit");
+/// // Beyond the optimum by no more than what single precision rounds.
+/// assert!(report.warning.is_none() && report.excess_error().is_some_and(|excess| excess < 1e-6));
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum SvdMethod {
@@ -21,6 +40,25 @@ pub enum SvdMethod {
 }
 
 /// Where the singular values go.
+///
+/// ```
+/// use taper::factorize::Rank;
+/// use taper::factorize::svd::{SingularValues, SvdMethod, TruncatedSvd};
+/// use taper::ndarray::Array2;
+/// use taper::Factorizer;
+///
+/// let weights = Array2::from_shape_fn((20, 12), |(o, i)| ((o * o * i + i) as f64).sin());
+/// let factors = TruncatedSvd::params(Rank::Fixed(3))
+///     .method(SvdMethod::Exact)
+///     .singular_values(SingularValues::Apart)
+///     .factorize(weights.view())?;
+/// assert_eq!((factors.left().dim(), factors.right().dim()), ((20, 3), (3, 12)));
+/// assert_eq!(factors.singular_values().map(|values| values.len()), Some(3));
+/// let report = factors.svd_report().expect("fresh from the fit");
+/// // Beyond the optimum by no more than what single precision rounds.
+/// assert!(report.warning.is_none() && report.excess_error().is_some_and(|excess| excess < 1e-6));
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum SingularValues {
@@ -72,6 +110,25 @@ pub struct TruncatedSvd {
 }
 
 /// Parameters of [`TruncatedSvd`], not checked yet.
+///
+/// ```
+/// use taper::factorize::Rank;
+/// use taper::factorize::svd::{SingularValues, SvdMethod, TruncatedSvd};
+/// use taper::ndarray::Array2;
+/// use taper::Factorizer;
+///
+/// let weights = Array2::from_shape_fn((20, 12), |(o, i)| ((o * o * i + i) as f64).sin());
+/// let factors = TruncatedSvd::params(Rank::Fixed(3))
+///     .method(SvdMethod::Exact)
+///     .singular_values(SingularValues::Apart)
+///     .factorize(weights.view())?;
+/// assert_eq!((factors.left().dim(), factors.right().dim()), ((20, 3), (3, 12)));
+/// assert_eq!(factors.singular_values().map(|values| values.len()), Some(3));
+/// let report = factors.svd_report().expect("fresh from the fit");
+/// // Beyond the optimum by no more than what single precision rounds.
+/// assert!(report.warning.is_none() && report.excess_error().is_some_and(|excess| excess < 1e-6));
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TruncatedSvdParams(TruncatedSvd);
 

@@ -6,6 +6,25 @@ use super::SvdMethod;
 ///
 /// Where moments of the inputs were given, all figures are of W L in place of W, L Lᵀ being the damped moments: errors are
 /// those of the outputs.
+///
+/// ```
+/// use taper::factorize::Rank;
+/// use taper::factorize::svd::{SingularValues, SvdMethod, TruncatedSvd};
+/// use taper::ndarray::Array2;
+/// use taper::Factorizer;
+///
+/// let weights = Array2::from_shape_fn((20, 12), |(o, i)| ((o * o * i + i) as f64).sin());
+/// let factors = TruncatedSvd::params(Rank::Fixed(3))
+///     .method(SvdMethod::Exact)
+///     .singular_values(SingularValues::Apart)
+///     .factorize(weights.view())?;
+/// assert_eq!((factors.left().dim(), factors.right().dim()), ((20, 3), (3, 12)));
+/// assert_eq!(factors.singular_values().map(|values| values.len()), Some(3));
+/// let report = factors.svd_report().expect("fresh from the fit");
+/// // Beyond the optimum by no more than what single precision rounds.
+/// assert!(report.warning.is_none() && report.excess_error().is_some_and(|excess| excess < 1e-6));
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct SvdReport {
@@ -34,6 +53,18 @@ impl SvdReport {
 }
 
 /// What makes a low-rank matrix less than it seems.
+///
+/// ```
+/// use taper::factorize::{Rank, svd::{LowRankWarning, TruncatedSvd}};
+/// use taper::ndarray::Array2;
+/// use taper::Factorizer;
+///
+/// // Rank 3 of a 4×4 matrix takes 24 values in place of 16.
+/// let factors = TruncatedSvd::params(Rank::Fixed(3)).factorize(Array2::<f32>::eye(4).view())?;
+/// let warning = factors.svd_report().and_then(|report| report.warning);
+/// assert_eq!(warning, Some(LowRankWarning::SavesNothing { rank: 3, largest_useful: 1 }));
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LowRankWarning {

@@ -18,6 +18,22 @@ const MAX_DEPTH: usize = 8;
 ///
 /// Everything that is read is checked: a file that was cut, forged or damaged gives an error. No more is allocated
 /// than a fixed multiple of the file's length; what a tensor decompresses to may be larger.
+///
+/// ```
+/// use taper::Quantizer;
+/// use taper::model::{CompressedModel, CompressedTensor, Container, Registry, Source};
+/// use taper::ndarray::Array2;
+/// use taper::quantize::fixed_point::FixedPointQuantizer;
+///
+/// let weights = Array2::from_shape_fn((8, 6), |(o, i)| (o + i) as f32);
+/// let matrix = FixedPointQuantizer::params(4).quantize(weights.view())?;
+/// let mut model = CompressedModel::new();
+/// model.insert("fc.weight", CompressedTensor::new(matrix))?;
+/// let container = Container::new(Source::from(model.to_bytes()?), Registry::default())?;
+/// assert_eq!(container.names().collect::<Vec<_>>(), ["fc.weight"]);
+/// assert_eq!(container.get("fc.weight")?.shape(), [8, 6]);
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Container {
     tensors: NamedTensors,

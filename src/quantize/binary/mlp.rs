@@ -47,6 +47,19 @@ pub struct BinaryMlp<F: Float> {
 }
 
 /// The layers of a [`BinaryMlp`] up to its last one.
+///
+/// ```
+/// use taper::Quantizer;
+/// use taper::ndarray::{Array1, array};
+/// use taper::quantize::binary::{BatchNorm, Binarizer, BinaryMlp, BinaryMlpBuilder};
+///
+/// let norm = BatchNorm::new(array![1.0], Array1::zeros(1), array![0.5], Array1::ones(1), 1e-4)?;
+/// let first = Binarizer::params().quantize(array![[0.2, -0.1]].view())?;
+/// let builder: BinaryMlpBuilder<f64> = BinaryMlp::new(first, &norm)?;
+/// let network = builder.output(array![[0.5], [1.0]], array![0.0, 0.0])?;
+/// assert_eq!(network.forward(array![[2.0, 1.0]].view())?, array![[0.5, 1.0]]);
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct BinaryMlpBuilder<F: Float> {
     first: (BinaryMatrix<F>, Thresholds<F>),

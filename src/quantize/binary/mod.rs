@@ -6,6 +6,19 @@
 //! - `batch_norm` and `mlp`: a trained network at inference, its hidden layers free of floats;
 //! - `signs` and `product`: the packed bits under both, and how a product is shared out;
 //! - `trainable`: the gradient of scales.
+//!
+//! ```
+//! use taper::ndarray::array;
+//! use taper::quantize::binary::{Binarizer, Scaling};
+//! use taper::{LinearOp, Quantizer};
+//!
+//! let w = array![[0.5, -1.5], [2.0, 2.0]];
+//! let of = |scaling| Binarizer::params().scaling(scaling).quantize(w.view());
+//! assert_eq!(of(Scaling::None)?.decompress_matrix()?, array![[1.0, -1.0], [1.0, 1.0]]);
+//! assert_eq!(of(Scaling::PerTensor)?.decompress_matrix()?, array![[1.5, -1.5], [1.5, 1.5]]);
+//! assert_eq!(of(Scaling::PerRow)?.decompress_matrix()?, array![[1.0, -1.0], [2.0, 2.0]]);
+//! # Ok::<(), taper::Error>(())
+//! ```
 
 mod activations;
 mod aware;

@@ -8,6 +8,22 @@ use crate::{Float, parallel};
 const CHUNK: usize = 1 << 13;
 
 /// Where the grid of values lies.
+///
+/// ```
+/// use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range, Symmetry};
+/// use taper::{LinearOp, Quantizer, ndarray::array};
+///
+/// let w = array![[0.0, 1.0, 3.0], [10.0, 20.0, 40.0]];
+/// let error = |quantizer: taper::quantize::fixed_point::FixedPointQuantizerParams| -> taper::Result<f64> {
+///     let rebuilt = quantizer.quantize(w.view())?.decompress_matrix()?;
+///     Ok((&w - &rebuilt).iter().map(|x| x * x).sum())
+/// };
+/// let plain = FixedPointQuantizer::params(3);
+/// assert!(error(plain.clone().granularity(Granularity::PerRow))? < error(plain.clone())?);
+/// assert!(error(plain.clone().symmetry(Symmetry::Affine))? < error(plain.clone())?);
+/// assert!(error(plain.clone().range(Range::SquaredError))? <= error(plain)?);
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -23,6 +39,22 @@ pub enum Symmetry {
 }
 
 /// Which weights share a grid.
+///
+/// ```
+/// use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range, Symmetry};
+/// use taper::{LinearOp, Quantizer, ndarray::array};
+///
+/// let w = array![[0.0, 1.0, 3.0], [10.0, 20.0, 40.0]];
+/// let error = |quantizer: taper::quantize::fixed_point::FixedPointQuantizerParams| -> taper::Result<f64> {
+///     let rebuilt = quantizer.quantize(w.view())?.decompress_matrix()?;
+///     Ok((&w - &rebuilt).iter().map(|x| x * x).sum())
+/// };
+/// let plain = FixedPointQuantizer::params(3);
+/// assert!(error(plain.clone().granularity(Granularity::PerRow))? < error(plain.clone())?);
+/// assert!(error(plain.clone().symmetry(Symmetry::Affine))? < error(plain.clone())?);
+/// assert!(error(plain.clone().range(Range::SquaredError))? <= error(plain)?);
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -35,6 +67,22 @@ pub enum Granularity {
 }
 
 /// Which range the grid covers; values beyond it become its ends.
+///
+/// ```
+/// use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range, Symmetry};
+/// use taper::{LinearOp, Quantizer, ndarray::array};
+///
+/// let w = array![[0.0, 1.0, 3.0], [10.0, 20.0, 40.0]];
+/// let error = |quantizer: taper::quantize::fixed_point::FixedPointQuantizerParams| -> taper::Result<f64> {
+///     let rebuilt = quantizer.quantize(w.view())?.decompress_matrix()?;
+///     Ok((&w - &rebuilt).iter().map(|x| x * x).sum())
+/// };
+/// let plain = FixedPointQuantizer::params(3);
+/// assert!(error(plain.clone().granularity(Granularity::PerRow))? < error(plain.clone())?);
+/// assert!(error(plain.clone().symmetry(Symmetry::Affine))? < error(plain.clone())?);
+/// assert!(error(plain.clone().range(Range::SquaredError))? <= error(plain)?);
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq, Default)]

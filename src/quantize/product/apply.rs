@@ -13,6 +13,26 @@ const ROWS: usize = 256;
 const BLOCK: usize = 1 << 20;
 
 /// How a product with a [`PqMatrix`] is computed.
+///
+/// ```
+/// use taper::ndarray::Array2;
+/// use taper::quantize::product::{Codebook, ProductMethod, ProductQuantizer, SplitAxis};
+/// use taper::{Compressed, Quantizer};
+///
+/// let weights = Array2::from_shape_fn((64, 32), |(o, i)| ((o * 3 + i * 5) as f32).sin());
+/// let matrix = ProductQuantizer::params_with_width(4)
+///     .centroids(8)
+///     .axis(SplitAxis::In)
+///     .codebook(Codebook::Shared)
+///     .seed(7)
+///     .quantize(weights.view())?;
+/// // Each of 64 rows has 8 codes of 3 bits; the one codebook has 8 centroids of 4 values.
+/// assert_eq!(matrix.codes().dim(), (8, 64));
+/// assert_eq!(matrix.storage().bytes(), 8 * 64 * 3 / 8 + 8 * 4 * 4);
+/// let mut y = Array2::zeros((1, 64));
+/// matrix.apply_by(ProductMethod::LookUp, Array2::ones((1, 32)).view(), y.view_mut())?;
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ProductMethod {
     /// From the codes, as [the module](super) tells.

@@ -30,6 +30,26 @@
 //! $$y\_g = \\sum\_{c=1}^{k} c\_{g,c} \\sum\_{i\\,:\\,\\mathrm{code}\_{g,i} = c} x\_i$$
 //!
 //! Both take one addition where a dense product takes d multiply-adds, and read the codes instead of the weights.
+//!
+//! ```
+//! use taper::ndarray::Array2;
+//! use taper::quantize::product::{Codebook, ProductMethod, ProductQuantizer, SplitAxis};
+//! use taper::{Compressed, Quantizer};
+//!
+//! let weights = Array2::from_shape_fn((64, 32), |(o, i)| ((o * 3 + i * 5) as f32).sin());
+//! let matrix = ProductQuantizer::params_with_width(4)
+//!     .centroids(8)
+//!     .axis(SplitAxis::In)
+//!     .codebook(Codebook::Shared)
+//!     .seed(7)
+//!     .quantize(weights.view())?;
+//! // Each of 64 rows has 8 codes of 3 bits; the one codebook has 8 centroids of 4 values.
+//! assert_eq!(matrix.codes().dim(), (8, 64));
+//! assert_eq!(matrix.storage().bytes(), 8 * 64 * 3 / 8 + 8 * 4 * 4);
+//! let mut y = Array2::zeros((1, 64));
+//! matrix.apply_by(ProductMethod::LookUp, Array2::ones((1, 32)).view(), y.view_mut())?;
+//! # Ok::<(), taper::Error>(())
+//! ```
 
 mod apply;
 mod aware;
@@ -61,6 +81,26 @@ pub use params::{ProductQuantizer, ProductQuantizerParams};
 pub use residual::{ResidualPqMatrix, ResidualQuantizer, ResidualQuantizerParams};
 
 /// The axis of W (out_features, in_features) that is split into groups.
+///
+/// ```
+/// use taper::ndarray::Array2;
+/// use taper::quantize::product::{Codebook, ProductMethod, ProductQuantizer, SplitAxis};
+/// use taper::{Compressed, Quantizer};
+///
+/// let weights = Array2::from_shape_fn((64, 32), |(o, i)| ((o * 3 + i * 5) as f32).sin());
+/// let matrix = ProductQuantizer::params_with_width(4)
+///     .centroids(8)
+///     .axis(SplitAxis::In)
+///     .codebook(Codebook::Shared)
+///     .seed(7)
+///     .quantize(weights.view())?;
+/// // Each of 64 rows has 8 codes of 3 bits; the one codebook has 8 centroids of 4 values.
+/// assert_eq!(matrix.codes().dim(), (8, 64));
+/// assert_eq!(matrix.storage().bytes(), 8 * 64 * 3 / 8 + 8 * 4 * 4);
+/// let mut y = Array2::zeros((1, 64));
+/// matrix.apply_by(ProductMethod::LookUp, Array2::ones((1, 32)).view(), y.view_mut())?;
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -92,6 +132,26 @@ impl SplitAxis {
 }
 
 /// Whose a codebook is.
+///
+/// ```
+/// use taper::ndarray::Array2;
+/// use taper::quantize::product::{Codebook, ProductMethod, ProductQuantizer, SplitAxis};
+/// use taper::{Compressed, Quantizer};
+///
+/// let weights = Array2::from_shape_fn((64, 32), |(o, i)| ((o * 3 + i * 5) as f32).sin());
+/// let matrix = ProductQuantizer::params_with_width(4)
+///     .centroids(8)
+///     .axis(SplitAxis::In)
+///     .codebook(Codebook::Shared)
+///     .seed(7)
+///     .quantize(weights.view())?;
+/// // Each of 64 rows has 8 codes of 3 bits; the one codebook has 8 centroids of 4 values.
+/// assert_eq!(matrix.codes().dim(), (8, 64));
+/// assert_eq!(matrix.storage().bytes(), 8 * 64 * 3 / 8 + 8 * 4 * 4);
+/// let mut y = Array2::zeros((1, 64));
+/// matrix.apply_by(ProductMethod::LookUp, Array2::ones((1, 32)).view(), y.view_mut())?;
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

@@ -51,6 +51,23 @@ pub struct OptimizedProductQuantizer<C = KMeansParams> {
 }
 
 /// Where the rotation of [`OptimizedProductQuantizer`] starts.
+///
+/// ```
+/// use taper::Quantizer;
+/// use taper::ndarray::Array2;
+/// use taper::quantize::product::{OptimizedProductQuantizer, ProductQuantizer, RotationStart, SplitAxis};
+///
+/// let weights = Array2::from_shape_fn((100, 8), |(o, i)| ((o * (2 * (i % 4) + 1)) as f32).sin());
+/// let plain = ProductQuantizer::params(4).centroids(16).axis(SplitAxis::In);
+/// let rotated = OptimizedProductQuantizer::params(plain)
+///     .start(RotationStart::Eigenvalues)
+///     .iterations(5)
+///     .block(4)
+///     .quantize(weights.view())?;
+/// assert_eq!(rotated.rotation().dim(), (2, 4, 4));
+/// assert_eq!(rotated.matrix().codes().dim(), (4, 100));
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum RotationStart {
     /// With no rotation.
@@ -70,6 +87,23 @@ pub enum RotationStart {
 /// | [`start`](Self::start) | [`RotationStart::Identity`] |
 /// | [`block`](Self::block) | the whole axis |
 /// | [`rotation_precision`](Self::rotation_precision) | [`Precision::F32`] |
+///
+/// ```
+/// use taper::Quantizer;
+/// use taper::ndarray::Array2;
+/// use taper::quantize::product::{OptimizedProductQuantizer, ProductQuantizer, RotationStart, SplitAxis};
+///
+/// let weights = Array2::from_shape_fn((100, 8), |(o, i)| ((o * (2 * (i % 4) + 1)) as f32).sin());
+/// let plain = ProductQuantizer::params(4).centroids(16).axis(SplitAxis::In);
+/// let rotated = OptimizedProductQuantizer::params(plain)
+///     .start(RotationStart::Eigenvalues)
+///     .iterations(5)
+///     .block(4)
+///     .quantize(weights.view())?;
+/// assert_eq!(rotated.rotation().dim(), (2, 4, 4));
+/// assert_eq!(rotated.matrix().codes().dim(), (4, 100));
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct OptimizedProductQuantizerParams<C = KMeansParams>(OptimizedProductQuantizer<C>);
 
@@ -314,6 +348,23 @@ impl<F: Float> Clusterer<F> for Warm<'_, F> {
 ///
 /// so that a product takes the look-ups of Q and one with R, of the inputs or of the outputs: b multiply-adds for each,
 /// b being the size of R's blocks.
+///
+/// ```
+/// use taper::Quantizer;
+/// use taper::ndarray::Array2;
+/// use taper::quantize::product::{OptimizedProductQuantizer, ProductQuantizer, RotationStart, SplitAxis};
+///
+/// let weights = Array2::from_shape_fn((100, 8), |(o, i)| ((o * (2 * (i % 4) + 1)) as f32).sin());
+/// let plain = ProductQuantizer::params(4).centroids(16).axis(SplitAxis::In);
+/// let rotated = OptimizedProductQuantizer::params(plain)
+///     .start(RotationStart::Eigenvalues)
+///     .iterations(5)
+///     .block(4)
+///     .quantize(weights.view())?;
+/// assert_eq!(rotated.rotation().dim(), (2, 4, 4));
+/// assert_eq!(rotated.matrix().codes().dim(), (4, 100));
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct OptimizedPqMatrix<F> {
     matrix: PqMatrix<F>,

@@ -38,6 +38,17 @@ pub struct ResidualQuantizer<C = KMeansParams> {
 }
 
 /// Parameters of residual product quantization, to be checked.
+///
+/// ```
+/// use taper::Quantizer;
+/// use taper::ndarray::Array2;
+/// use taper::quantize::product::{ProductQuantizer, ResidualQuantizer};
+///
+/// let weights = Array2::from_shape_fn((32, 64), |(o, i)| ((o * 3 + i * 5) as f32).sin());
+/// let two = ResidualQuantizer::params(ProductQuantizer::params(8).centroids(8), 2).quantize(weights.view())?;
+/// assert_eq!(two.stages().len(), 2);
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct ResidualQuantizerParams<C = KMeansParams>(ResidualQuantizer<C>);
 
@@ -115,6 +126,17 @@ impl<F: Float, C: Clusterer<F>> Quantizer<F> for ResidualQuantizer<C> {
 }
 
 /// A weight matrix (out_features, in_features) that is the sum of product-quantized ones.
+///
+/// ```
+/// use taper::Quantizer;
+/// use taper::ndarray::Array2;
+/// use taper::quantize::product::{ProductQuantizer, ResidualQuantizer};
+///
+/// let weights = Array2::from_shape_fn((32, 64), |(o, i)| ((o * 3 + i * 5) as f32).sin());
+/// let two = ResidualQuantizer::params(ProductQuantizer::params(8).centroids(8), 2).quantize(weights.view())?;
+/// assert_eq!(two.stages().len(), 2);
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct ResidualPqMatrix<F> {
     shape: [usize; 2],

@@ -1,0 +1,141 @@
+//! taper in a linfa program: `ProductQuantizer` fits codebooks to a data set, predicts the codes of records and transforms
+//! records into what their codes stand for.
+//!
+//! The records are images of MNIST. How much the codes keep is seen by the nearest neighbour: each test image takes the
+//! label of the nearest training image, both as they are, and then training images as their codes give them.
+
+use clap::Parser;
+use linfa::DatasetBase;
+use linfa::traits::{Fit, Predict, Transformer};
+use ndarray::{Array1, Array2, ArrayView2, Axis, s};
+use rayon::prelude::*;
+use serde::Serialize;
+use taper::quantize::product::{ProductCodebooks, ProductQuantizer};
+use taper_neighbours::args::Common;
+use taper_neighbours::data::Dataset;
+use taper_neighbours::table::Table;
+use taper_neighbours::{json, mnist, report};
+
+/// Groups of the 784 values of an image.
+const GROUPS: [usize; 3] = [14, 28, 56];
+
+#[derive(Debug, Parser)]
+#[command(about = "linfa's Fit, Predict and Transformer on taper's product quantization")]
+struct Args {
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Serialize)]
+struct Figures {
+    seed: u64,
+    quick: bool,
+    records: usize,
+    queries: usize,
+    /// Accuracy of the nearest neighbour among the records as they are, %.
+    accuracy: f64,
+    rows: Vec<Row>,
+    seconds: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    /// Groups of 256 centroids: bytes a record.
+    groups: usize,
+    /// ‖X − X̂‖² / ‖X‖² on the test images, which were not fitted to.
+    error: f64,
+    accuracy: f64,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let common = &args.common;
+    let mut report = report("linfa_mnist");
+    let data = mnist(common.quick)?;
+    let (records, queries) = if common.quick {
+        (1000, 200)
+    } else {
+        (10_000, 1000)
+    };
+    let (train, test) = (data.train.first(records), data.test.first(queries));
+    report.say(&format!(
+        "Codebooks of 256 centroids a group, fitted through linfa's traits to {} training images of MNIST (784 values, 3136 \
+         bytes), seed {}; {} test images look for their nearest neighbour.",
+        train.len(),
+        common.seed,
+        test.len()
+    ));
+    let accuracy = nearest(train.images.view(), &train.labels, &test);
+    let mut rows = Vec::new();
+    for groups in GROUPS {
+        let dataset = DatasetBase::from(train.images.view());
+        let quantizer = ProductQuantizer::params(groups).seed(common.seed("codes"));
+        let codebooks: ProductCodebooks<f32> = quantizer.fit(&dataset)?;
+        let codes: Array2<usize> = codebooks.predict(&train.images);
+        anyhow::ensure!(codes.dim() == (train.len(), groups), "a code a group");
+        let seen = codebooks.transform(&train.images)?;
+        let unseen = codebooks.transform(&test.images)?;
+        rows.push(Row {
+            groups,
+            error: squares(&(&test.images - &unseen)) / squares(&test.images),
+            accuracy: nearest(seen.view(), &train.labels, &test),
+        });
+    }
+    let mut table = Table::new(
+        format!("The nearest neighbour among codes (among the images themselves: {accuracy:.1} %)"),
+        [
+            "groups",
+            "bytes a record",
+            "smaller",
+            "error",
+            "accuracy, %",
+        ],
+    );
+    for row in &rows {
+        table.row([
+            row.groups.to_string(),
+            row.groups.to_string(),
+            format!("{:.0}×", 3136.0 / row.groups as f64),
+            format!("{:.3}", row.error),
+            format!("{:.1}", row.accuracy),
+        ]);
+    }
+    report.table(&table);
+    report.say(
+        "Bytes are those of the codes; the codebooks, 784 × 256 values, are shared by all records. Error: that of test \
+         images, which the codebooks were not fitted to.",
+    );
+    let figures = Figures {
+        seed: common.seed,
+        quick: common.quick,
+        records: train.len(),
+        queries: test.len(),
+        accuracy,
+        rows,
+        seconds: report.finish(common.markdown.as_deref())?,
+    };
+    if let Some(path) = &common.json {
+        json::write(path, &figures)?;
+    }
+    Ok(())
+}
+
+fn squares(values: &Array2<f32>) -> f64 {
+    values.iter().map(|&x| f64::from(x) * f64::from(x)).sum()
+}
+
+/// The share of queries, in percent, whose nearest record has their label.
+fn nearest(records: ArrayView2<'_, f32>, labels: &[usize], queries: &Dataset) -> f64 {
+    // |q − r|² without |q|², which is the same for all records.
+    let norms: Array1<f32> = records.map_axis(Axis(1), |row| row.dot(&row));
+    let right: usize = (0..queries.len())
+        .into_par_iter()
+        .map(|i| {
+            let products = records.dot(&queries.images.slice(s![i, ..]));
+            let distance = |j: usize| norms[j] - 2.0 * products[j];
+            let nearest = (0..labels.len()).min_by(|&a, &b| distance(a).total_cmp(&distance(b)));
+            usize::from(nearest.is_some_and(|j| labels[j] == queries.labels[i]))
+        })
+        .sum();
+    100.0 * right as f64 / queries.len() as f64
+}
