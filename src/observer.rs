@@ -56,6 +56,22 @@ impl<T: Fn(&Progress) -> ControlFlow<()> + Send + Sync> Observer for T {
 }
 
 /// How far a fit is.
+///
+/// ```
+/// use std::ops::ControlFlow;
+/// use std::sync::Arc;
+/// use taper::ndarray::Array2;
+/// use taper::quantize::product::ProductQuantizer;
+/// use taper::{Progress, Quantizer, Stage};
+///
+/// let weights = Array2::from_shape_fn((16, 60), |(i, j)| ((i * 37 + j * 11) as f32).sin());
+/// let observer = |progress: &Progress| {
+///     assert!(progress.stage == Stage::KMeans && progress.iteration <= progress.max_iterations);
+///     ControlFlow::Continue(())
+/// };
+/// ProductQuantizer::params(4).centroids(8).observer(Arc::new(observer)).quantize(weights.view())?;
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Progress {
@@ -72,6 +88,22 @@ pub struct Progress {
 }
 
 /// What is iterated while an [`Observer`] watches.
+///
+/// ```
+/// use std::ops::ControlFlow;
+/// use std::sync::Arc;
+/// use taper::ndarray::Array2;
+/// use taper::quantize::product::ProductQuantizer;
+/// use taper::{Progress, Quantizer, Stage};
+///
+/// let weights = Array2::from_shape_fn((16, 60), |(i, j)| ((i * 37 + j * 11) as f32).sin());
+/// let observer = |progress: &Progress| {
+///     assert!(progress.stage == Stage::KMeans && progress.iteration <= progress.max_iterations);
+///     ControlFlow::Continue(())
+/// };
+/// ProductQuantizer::params(4).centroids(8).observer(Arc::new(observer)).quantize(weights.view())?;
+/// # Ok::<(), taper::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Stage {

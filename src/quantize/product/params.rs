@@ -407,10 +407,10 @@ pub(super) fn sub_vectors<F: Float>(
     width: usize,
 ) -> Result<CowArray<'_, F, Ix2>> {
     let shape = (vectors.nrows() * groups, width);
-    if let Some(values) = vectors.to_slice() {
-        if let Ok(view) = ArrayView2::from_shape(shape, values) {
-            return Ok(view.into());
-        }
+    if let Some(values) = vectors.to_slice()
+        && let Ok(view) = ArrayView2::from_shape(shape, values)
+    {
+        return Ok(view.into());
     }
     let copy = vectors.as_standard_layout().into_owned();
     let sub_vectors = copy.into_shape_with_order(shape);
