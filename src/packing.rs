@@ -24,6 +24,13 @@ impl PackedCodes {
     pub(crate) fn pack(codes: &[u32], bits: u32) -> Self {
         debug_assert!(bits <= 32);
         debug_assert!(codes.iter().all(|&code| u64::from(code) < 1 << bits));
+        if bits == 8 {
+            return Self {
+                bits,
+                length: codes.len(),
+                bytes: codes.iter().map(|&code| code as u8).collect(),
+            };
+        }
         let mask = (1_u64 << bits) - 1;
         let mut bytes = Vec::with_capacity(Self::bytes_for(codes.len(), bits).unwrap_or(0));
         let (mut buffer, mut filled) = (0_u64, 0);

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rows import Input, Start, all_rows
+from rows import Folder, Input, Start, all_rows
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -75,6 +75,8 @@ class Inputs:
     def path(self, value):
         if isinstance(value, Start):
             return self.start(value)
+        if isinstance(value, Folder):
+            return self.folder(value)
         if not isinstance(value, Input):
             return value
         path = WORK / "inputs" / f"{value.name}.npy"
@@ -84,6 +86,16 @@ class Inputs:
             array = array.astype("<i8" if array.dtype.kind == "i" else "<f4")
             np.save(path, np.ascontiguousarray(array))
         return path
+
+    def folder(self, value):
+        folder = WORK / "inputs" / value.name
+        if not folder.exists():
+            temporary = folder.with_suffix(".new")
+            temporary.mkdir(parents=True, exist_ok=True)
+            for name, array in value.make().items():
+                np.save(temporary / f"{name}.npy", np.ascontiguousarray(array.astype("<f4")))
+            temporary.rename(folder)
+        return folder
 
     def start(self, start):
         folder = WORK / "inputs" / start.name
@@ -125,8 +137,10 @@ def measure(case, peer_name, threads, programs, inputs, quick):
         times.append(tuple(pair))
     said, load = ours.save("ours")
     error = case.error(load)
+    sizes = [float(load("file_bytes")[0])] if case.sized else []
     _, load = theirs.save("peer")
     peer_error = case.error(load)
+    sizes += [float(load("file_bytes")[0])] if case.sized else []
     fma = case.multiply_adds(said) if case.multiply_adds else 0.0
     rates = ours.ask("machine", int(case.bytes or 1 << 28))
     limit = max(fma / rates["fma"], (case.bytes or 0.0) / rates["bandwidth"])
@@ -139,7 +153,7 @@ def measure(case, peer_name, threads, programs, inputs, quick):
         "ratios": [theirs / ours for ours, theirs in times],
         "seconds": seconds,
         "errors": [error, peer_error],
-        "equal": error <= max(1.005 * peer_error, case.rounding),
+        "equal": error <= max(1.005 * peer_error, case.rounding) and (not sizes or sizes[0] < sizes[1]),
         "multiply_adds": fma,
         "bytes": case.bytes,
         "rates": rates,
@@ -148,6 +162,7 @@ def measure(case, peer_name, threads, programs, inputs, quick):
         "size": case.size,
         "plot_only": case.plot_only,
         "said": said,
+        "sizes": sizes,
     }
 
 

@@ -33,10 +33,10 @@ seconds, fewer where it does. Measured on {cores} cores of an {processor}, {syst
 
 def rounded(value, digits=3):
     """A number of so many significant digits, without an exponent where it is of common size."""
-    if value == 0:
-        return "0"
+    if value == 0 or np.isnan(value):
+        return "0" if value == 0 else "none"
     text = f"{value:.{digits}g}"
-    return f"{float(text):,.0f}" if "e" in text and abs(value) < 1e6 else text
+    return f"{float(text):,.0f}" if "e" in text and 1 <= abs(value) < 1e6 else text
 
 
 def duration(seconds):
@@ -50,7 +50,9 @@ def ratio_of(result):
 
 
 def missed(result):
-    return result["target"] is not None and not (ratio_of(result) >= result["target"] and result["equal"])
+    # Where the peer gave no numbers, no error is above its own.
+    equal = result["equal"] or np.isnan(result["errors"][1])
+    return result["target"] is not None and not (ratio_of(result) >= result["target"] and equal)
 
 
 def line(result):
@@ -61,6 +63,8 @@ def line(result):
         target = f"≥ {result['target']:g}" + (", *missed*" if missed(result) else "")
     ours, theirs = map(duration, result["seconds"])
     errors = " / ".join(rounded(error) for error in result["errors"])
+    if result.get("sizes"):
+        errors += "; bytes " + " / ".join(f"{size:,.0f}" for size in result["sizes"])
     return (
         f"| {result['case']} | {result['peer']} | {result['threads']} | {ours} | {theirs}"
         f" | **{rounded(ratio_of(result))}**{spread} | {target} | {errors} | {limit(result)} |"

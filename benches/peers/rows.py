@@ -1,9 +1,12 @@
 """What is measured: each row of the page with its cases, its peers, its targets and how its result is judged."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Callable
 
 import numpy as np
+
+INPUTS = Path(__file__).resolve().parent.parent.parent / "target" / "peers" / "inputs"
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,19 @@ class Start(Side):
     name: str = ""
 
 
+@dataclass(frozen=True)
+class Folder:
+    """Arrays by name, each in a file of a folder."""
+
+    name: str
+    make: Callable[[], dict] = field(compare=False)
+
+
 @dataclass
 class Peer:
     side: Side
     # The peer's time over ours that is asked for; none where the peer is there for comparison alone.
     target: float | None = None
-    # What the results of the peer are worse or better by is not to be judged: it does something else.
-    judged: bool = True
 
 
 @dataclass
@@ -58,6 +67,8 @@ class Case:
     threads: tuple = (2, 1)
     # The case that stands for this one in a smoke test is small.
     quick: bool = False
+    # Whether what is made is a file, which is to be the smaller one.
+    sized: bool = False
 
 
 @dataclass
@@ -141,6 +152,10 @@ def pq_train():
         "mean squared error",
         cases,
         "columns of a matrix with 4096 rows",
+        "Where all centroids move in every iteration, as in the one codebook over two million vectors, every distance has to be computed: three"
+        " instructions for the least one go with eight multiply-adds, and the sums of the points with both. Groups of few points come"
+        " to rest, and what did not move is not looked at again; there the share of the limit, which counts all distances, may be more than"
+        " 100 %. faiss shares each search out over the threads, of which few points leave it little.",
     )
 
 
@@ -183,6 +198,8 @@ def pq_code():
         "Codes of a matrix on given codebooks, and the matrix that codes stand for. faiss by the faster of its two kernels.",
         "mean squared error",
         [case for case in cases if case.size or not case.plot_only],
+        bound="Decoding is bound by memory: it writes sixteen times what it reads. taper reads codes group by group and writes rows past"
+        " the caches, piece by piece; faiss has the codes of a row side by side and writes rows from end to end.",
     )
 
 
@@ -297,8 +314,9 @@ def fixed_point():
         "8-bit weights with a scale for each output, on both sides; the inputs are rounded to 8 bits while they are multiplied."
         " torch: dynamic quantized linear by each of its engines.",
         rounding=0.0,
-        bound="fbgemm and onednn multiply bytes by the processor's instruction for that (VNNI) and round inputs to 7 bits or a"
-        " whole batch to one scale, of which the error is the larger; taper has a scale for each row of x.",
+        bound="All of them multiply bytes by the processor's instruction for that (VNNI). torch rounds the whole batch by one"
+        " scale, to a bit less where it has to, of which its error is nearly twice that of taper, which has a scale for each row of x."
+        " fbgemm packs the weights beforehand in the order in which they are read; taper multiplies the codes as they lie in a file.",
     )
 
 
@@ -509,6 +527,9 @@ def cp():
         "relative error",
         cases,
         "n of a kernel n × n × 3 × 3, rank n / 4",
+        "The larger the tensor, the more of a peer's time is that of BLAS's products, which run near the peak rate. No factor of twenty lies"
+        " between the two there: what taper can still gain is its own distance from the limit. An error of *none*: the peer's result"
+        " was not finite.",
     )
 
 
@@ -558,5 +579,68 @@ def distill():
     )
 
 
+def lenet():
+    """LeNet-300-100 after some epochs on the digits that the experiments use."""
+    import gzip
+
+    import torch
+
+    data = Path(__file__).resolve().parent.parent.parent / "examples" / "data" / "mnist"
+
+    def idx(name, header):
+        return np.frombuffer(gzip.decompress((data / name).read_bytes()), np.uint8, offset=header)
+
+    images = torch.from_numpy(idx("train-images.idx3-ubyte.gz", 16).reshape(-1, 784).astype(np.float32) / 255)
+    labels = torch.from_numpy(idx("train-labels.idx1-ubyte.gz", 8).astype(np.int64))
+    torch.manual_seed(7)
+    layers = [torch.nn.Linear(784, 300), torch.nn.ReLU(), torch.nn.Linear(300, 100), torch.nn.ReLU(), torch.nn.Linear(100, 10)]
+    network = torch.nn.Sequential(*layers)
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
+    for _ in range(5):
+        for batch in torch.randperm(len(images)).split(128):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(network(images[batch]), labels[batch]).backward()
+            optimizer.step()
+    return {name.replace(".", "_"): value.numpy() for name, value in network.state_dict().items()}
+
+
+# Steps at which both have the same error.
+MODEL_STEPS = (1.72 * 2.0**-8, 1.63 * 2.0**-6)
+
+
+def model():
+    network = Folder("lenet-300-100", lenet)
+    cases = []
+
+    def error(load):
+        # The weights as both sides read them.
+        tensors = {path.stem: np.load(path) for path in (INPUTS / network.name).glob("*.npy")}
+        return sum(float(np.square(load(name).astype(np.float64) - value).sum()) for name, value in tensors.items())
+
+    # A step of nncodec's grid is 2^(qp / 4); it chooses between two of them by a trellis, of which the error is that of a step that
+    # is so much larger.
+    for qp, step in ((-32, MODEL_STEPS[0]), (-24, MODEL_STEPS[1])):
+        cases.append(
+            Case(
+                f"LeNet-300-100, nncodec's qp {qp}",
+                Side("taper", "model", dict(tensors=network, step=step)),
+                {"nncodec": Peer(Side("python", "nncodec_model", dict(tensors=network, qp=qp)), 5)},
+                error,
+                quick=qp == -24,
+                sized=True,
+            )
+        )
+    return Row(
+        "model",
+        "Whole models: weights to the bytes of a file",
+        "A trained network at the same squared error of its weights: taper rounds to one step for all tensors and codes the"
+        " integers; nncodec (MPEG's Neural Network Coding, ISO/IEC 15938-17) quantizes by a trellis and codes by contexts.",
+        "sum of squared errors",
+        cases,
+        bound="taper's file is the larger one: a trellis gains a part of a bit a weight at the same error, and contexts know more than the one"
+        " table of frequencies that taper has for a tensor. It is what nncodec takes its time for.",
+    )
+
+
 def all_rows():
-    return [row() for row in (pq_train, pq_code, pq_apply, binary, fixed_point, layers, svd, cp, distill)]
+    return [row() for row in (pq_train, pq_code, pq_apply, binary, fixed_point, layers, svd, cp, distill, model)]

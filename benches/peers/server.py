@@ -380,6 +380,7 @@ def nncodec_model(tensors, qp):
     folder = f"{tensors}/nncodec"
     os.makedirs(folder, exist_ok=True)
     result = {}
+    t.set_grad_enabled(False)
 
     def run():
         # What it prints is none of the answer.

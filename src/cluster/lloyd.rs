@@ -172,24 +172,30 @@ impl<F: Float> Problem<'_, F> {
         let chunk = self.chunk(clusters);
         let mut assignments = vec![0; self.points.nrows()];
         let parts = parallel::map_chunks_mut(&mut assignments, chunk, |i, assignments| {
-            let all = i * chunk..i * chunk + assignments.len();
-            let blocks = &packed.blocks[all.start * axes..];
-            let known = before_here.map(|before| Known {
-                numbers: &before.assignments[all.clone()],
-                scores: &before.scores[all.clone()],
-            });
             let mut scores = vec![F::zero(); assignments.len()];
-            search.run(blocks, known, assignments, &mut scores);
             let mut sums = Sums::new(clusters, axes);
-            accumulate(
-                level,
-                self.points,
-                all.start,
-                assignments,
-                self.weights,
-                &centroids,
-                &mut sums,
-            );
+            let together = search.together();
+            let parts = assignments
+                .chunks_mut(together)
+                .zip(scores.chunks_mut(together));
+            for (p, (assignments, scores)) in parts.enumerate() {
+                let first = i * chunk + p * together;
+                let known = before_here.map(|before| Known {
+                    numbers: &before.assignments[first..first + assignments.len()],
+                    scores: &before.scores[first..first + assignments.len()],
+                });
+                let blocks = &packed.blocks[first * axes..];
+                search.run(blocks, known, assignments, scores);
+                accumulate(
+                    level,
+                    self.points,
+                    first,
+                    assignments,
+                    self.weights,
+                    &centroids,
+                    &mut sums,
+                );
+            }
             (sums, scores)
         });
         let mut scores = Vec::with_capacity(assignments.len());

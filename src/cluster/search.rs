@@ -14,6 +14,12 @@ use crate::Float;
 use crate::kernels::Level;
 use crate::kernels::distance::{BLOCK, half_squared_norms, nearest};
 
+/// Multiply-adds a point that make up for telling what is known of it.
+const WORTH: usize = 512;
+/// Points that are searched for together: few, so that what follows finds them near; more where some wait for others.
+const FEW: usize = 4 * BLOCK;
+const MORE: usize = 32 * BLOCK;
+
 /// The centroids that points are assigned to, as the kernels see them.
 #[derive(Debug)]
 pub(super) struct Search<F> {
@@ -84,8 +90,9 @@ impl<F: Float> Search<F> {
                 let pairs = rows.chunks_exact(axes).zip(before.chunks_exact(axes));
                 let has_moved: Vec<bool> = pairs.map(|(new, old)| new != old).collect();
                 let moved = has_moved.iter().filter(|&&moved| moved).count();
-                // Where nearly all have moved, looking at all at once is faster.
-                (8 * moved <= 7 * count).then(|| Split {
+                // What is spared has to be worth looking at each point's case.
+                let spared = (count - moved) * axes;
+                (spared >= WORTH).then(|| Split {
                     moved: Part::of(&rows, axes, |c| has_moved[c]),
                     still: Part::of(&rows, axes, |c| !has_moved[c]),
                     has_moved,
@@ -97,6 +104,11 @@ impl<F: Float> Search<F> {
             all: Part::new(rows, axes, (0..count as u32).collect()),
             split,
         }
+    }
+
+    /// How many points are best searched for together.
+    pub(super) fn together(&self) -> usize {
+        if self.split.is_some() { MORE } else { FEW }
     }
 
     /// The nearest centroids of the points in `blocks`, as many as `numbers` and `scores` have room for.
@@ -257,7 +269,7 @@ mod tests {
     /// Whatever share of the centroids moves, and however often, the numbers and scores are those of a search that knows nothing.
     #[test]
     fn what_is_known_changes_nothing() {
-        for (axes, count, points) in [(1, 3, 65), (2, 9, 200), (3, 40, 1000), (8, 33, 640)] {
+        for (axes, count, points) in [(1, 700, 65), (2, 400, 200), (3, 300, 1000), (8, 90, 640)] {
             for (seed, ties) in [(1, false), (2, true), (3, true)] {
                 let mut rng = crate::Seed::from(seed).rng();
                 let draw = |count, rng: &mut rand_xoshiro::Xoshiro256PlusPlus| {

@@ -53,36 +53,44 @@ mod avx512 {
     /// A rows of `a` and B rows of `b` of `columns` bytes must be readable.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    // Loops over constant ranges, which unroll into registers.
+    #[allow(clippy::needless_range_loop)]
     unsafe fn tile<const A: usize, const B: usize>(
         a: *const i8,
         b: *const u8,
         columns: usize,
     ) -> [[__m512i; B]; A] {
         let mut sums = [[_mm512_setzero_si512(); B]; A];
+        let whole = columns / 64 * 64;
         let mut column = 0;
-        while column < columns {
-            let left = columns - column;
-            let mask: __mmask64 = if left >= 64 {
-                u64::MAX
-            } else {
-                (1 << left) - 1
-            };
-            let mut rows = [_mm512_setzero_si512(); A];
-            for (i, row) in rows.iter_mut().enumerate() {
-                // SAFETY: the mask ends at the row's last byte.
-                *row = unsafe { _mm512_maskz_loadu_epi8(mask, a.add(i * columns + column)) };
-            }
-            // The column that is loaded here goes into B sums of each row.
-            #[allow(clippy::needless_range_loop)]
+        while column < whole {
+            // The codes stay in registers while the rows pass by.
+            let mut codes = [_mm512_setzero_si512(); B];
             for j in 0..B {
-                // SAFETY: the mask ends at the row's last byte.
-                let codes =
-                    unsafe { _mm512_maskz_loadu_epi8(mask, b.add(j * columns + column).cast()) };
-                for i in 0..A {
-                    sums[i][j] = _mm512_dpbusd_epi32(sums[i][j], codes, rows[i]);
+                // SAFETY: 64 bytes are left in the row.
+                codes[j] = unsafe { _mm512_loadu_si512(b.add(j * columns + column).cast()) };
+            }
+            for i in 0..A {
+                // SAFETY: as above.
+                let row = unsafe { _mm512_loadu_si512(a.add(i * columns + column).cast()) };
+                for j in 0..B {
+                    sums[i][j] = _mm512_dpbusd_epi32(sums[i][j], codes[j], row);
                 }
             }
             column += 64;
+        }
+        if whole < columns {
+            let mask = (1 << (columns - whole)) - 1;
+            for i in 0..A {
+                // SAFETY: the mask ends at the row's last byte.
+                let row = unsafe { _mm512_maskz_loadu_epi8(mask, a.add(i * columns + whole)) };
+                for j in 0..B {
+                    // SAFETY: as above.
+                    let codes =
+                        unsafe { _mm512_maskz_loadu_epi8(mask, b.add(j * columns + whole).cast()) };
+                    sums[i][j] = _mm512_dpbusd_epi32(sums[i][j], codes, row);
+                }
+            }
         }
         sums
     }
@@ -109,10 +117,32 @@ mod avx512 {
             )
         };
         for (k, sums) in sums.into_iter().enumerate() {
-            for (l, sum) in sums.into_iter().enumerate() {
-                out[(i + k) * width + j + l] = _mm512_reduce_add_epi32(sum);
+            let first = (i + k) * width + j;
+            let out = &mut out[first..first + B];
+            if let ([a, b, c, d], Some(out)) = (&sums[..], out.first_chunk_mut::<4>()) {
+                let sums = four_sums([*a, *b, *c, *d]);
+                // SAFETY: four numbers.
+                unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), sums) };
+                continue;
+            }
+            for (out, sum) in out.iter_mut().zip(sums) {
+                *out = _mm512_reduce_add_epi32(sum);
             }
         }
+    }
+
+    /// The sums of the lanes of four vectors, together in a third of the instructions of one after the other.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    fn four_sums(vectors: [__m512i; 4]) -> __m128i {
+        let [a, b, c, d] = vectors.map(|v| {
+            _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64::<1>(v))
+        });
+        let sums = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+        _mm_add_epi32(
+            _mm256_castsi256_si128(sums),
+            _mm256_extracti128_si256::<1>(sums),
+        )
     }
 
     /// # Safety
@@ -126,17 +156,17 @@ mod avx512 {
             let four = j + 4 <= width;
             let mut i = 0;
             while i < height {
-                let tall = i + 4 <= height;
+                let tall = if height - i >= 4 { 4 } else { 1 };
                 // SAFETY: as many rows are left as the sizes say.
                 unsafe {
                     match (tall, four) {
-                        (true, true) => write::<4, 4>(a, b, columns, (i, j), out),
-                        (false, true) => write::<1, 4>(a, b, columns, (i, j), out),
-                        (true, false) => write::<4, 1>(a, b, columns, (i, j), out),
-                        (false, false) => write::<1, 1>(a, b, columns, (i, j), out),
+                        (4, true) => write::<4, 4>(a, b, columns, (i, j), out),
+                        (_, true) => write::<1, 4>(a, b, columns, (i, j), out),
+                        (4, false) => write::<4, 1>(a, b, columns, (i, j), out),
+                        (_, false) => write::<1, 1>(a, b, columns, (i, j), out),
                     }
                 }
-                i += if tall { 4 } else { 1 };
+                i += tall;
             }
             j += if four { 4 } else { 1 };
         }
@@ -189,7 +219,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_level_sums_as_the_naive_loop(columns in 1_usize..300, height in 1_usize..10, width in 1_usize..10, seed in any::<u64>()) {
+        fn every_level_sums_as_the_naive_loop(columns in 1_usize..300, height in 1_usize..14, width in 1_usize..10, seed in any::<u64>()) {
             let byte = |stream: u64, i: usize| Seed::from(seed).derive(stream).derive(i as u64).value() as u8;
             let a: Vec<i8> = (0..height * columns).map(|i| byte(0, i) as i8).collect();
             let b: Vec<u8> = (0..width * columns).map(|i| byte(1, i)).collect();

@@ -19,6 +19,7 @@ pub(crate) mod masked_sum;
 mod permute;
 mod softmax;
 pub(crate) mod sparse;
+pub(crate) mod stream;
 pub(crate) mod unpack;
 pub(crate) mod vectorize;
 pub(crate) mod xnor;

@@ -6,6 +6,7 @@ mod cp;
 mod distill;
 mod fixed_point;
 mod layer;
+mod model;
 mod product;
 mod svd;
 
@@ -88,6 +89,7 @@ pub fn load(name: &str, arguments: &Arguments) -> anyhow::Result<Box<dyn Work>> 
         "svd" => Box::new(svd::Svd::load(arguments)?),
         "cp" => Box::new(cp::Fit::load(arguments)?),
         "distill" => Box::new(distill::Loss::load(arguments)?),
+        "model" => Box::new(model::Code::load(arguments)?),
         name => anyhow::bail!("there is no work {name}"),
     })
 }

@@ -1,6 +1,6 @@
 //! A weight matrix of fixed-point codes.
 
-use ndarray::{Array2, ArrayView2, ArrayViewMut2, ArrayViewMutD, s};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, ArrayViewMutD, Axis, s};
 
 use super::grid::{Codes, Granularity, Grid, Symmetry};
 use crate::artifact::check_apply;
@@ -14,6 +14,8 @@ use crate::{
 const NAME: &str = "FixedPointMatrix";
 /// Rows whose codes are worked on at once.
 const ROWS: usize = 32;
+/// Bytes of a line of the cache.
+const LINE: usize = 64;
 /// Weights that are decompressed at once for a product: 4 MB in single precision.
 const PANEL: usize = 1 << 20;
 /// Inputs from which on decompressed weights are worth to be kept for a product of matrices.
@@ -266,6 +268,7 @@ impl<F: Float> FixedPointMatrix<F> {
     fn apply_integers(&self, x: ArrayView2<'_, F>, mut y: ArrayViewMut2<'_, F>) {
         let [outputs, inputs] = self.shape;
         let x = RoundedInputs::of(x);
+        let x_values = x.values(inputs);
         let blocks = parallel::map(outputs.div_ceil(ROWS), |block| {
             let rows = block * ROWS..outputs.min((block + 1) * ROWS);
             let mut sums = vec![0_i64; x.scales.len() * rows.len()];
@@ -284,7 +287,7 @@ impl<F: Float> FixedPointMatrix<F> {
             for from in (0..inputs).step_by(integer::LONGEST) {
                 let to = inputs.min(from + integer::LONGEST);
                 if inputs <= integer::LONGEST {
-                    integer::dot_bytes(Level::current(), &x.values, codes, inputs, &mut out);
+                    integer::dot_bytes(Level::current(), x_values, codes, inputs, &mut out);
                 } else {
                     let codes: Vec<u8> = codes
                         .chunks(inputs)
@@ -292,8 +295,7 @@ impl<F: Float> FixedPointMatrix<F> {
                         .flatten()
                         .copied()
                         .collect();
-                    let values: Vec<i8> = x
-                        .values
+                    let values: Vec<i8> = x_values
                         .chunks(inputs)
                         .flat_map(|row| row.get(from..to))
                         .flatten()
@@ -305,24 +307,25 @@ impl<F: Float> FixedPointMatrix<F> {
                     *sum += i64::from(out);
                 }
             }
-            sums
-        });
-        for (block, sums) in blocks.iter().enumerate() {
-            let from = block * ROWS;
-            let width = ROWS.min(outputs - from);
-            for (i, (sums, (&scale, &total))) in sums
-                .chunks(width)
-                .zip(x.scales.iter().zip(&x.totals))
-                .enumerate()
-            {
-                let mut y = y.slice_mut(s![i, from..from + width]);
-                for (j, (y, &sum)) in y.iter_mut().zip(sums).enumerate() {
-                    let grid = self.grid(from + j);
+            let width = rows.len();
+            let grids: Vec<Grid> = rows.map(|row| self.grid(row)).collect();
+            let of_vectors = sums.chunks(width).zip(x.scales.iter().zip(&x.totals));
+            let products = of_vectors.flat_map(|(sums, (&scale, &total))| {
+                sums.iter().zip(&grids).map(move |(&sum, grid)| {
                     // Stored codes begin at zero: the lowest code comes back here, once for each input.
                     let sum = self.codes.step() * sum + i64::from(self.codes.low()) * total;
                     let offset = grid.offset * scale * total as f64;
-                    *y = F::from_f64_lossy(grid.scale * scale * sum as f64 + offset);
-                }
+                    F::from_f64_lossy(grid.scale * scale * sum as f64 + offset)
+                })
+            });
+            products.collect::<Vec<F>>()
+        });
+        for (mut y, products) in y.axis_chunks_iter_mut(Axis(1), ROWS).zip(blocks) {
+            let width = y.ncols();
+            for (mut y, products) in y.rows_mut().into_iter().zip(products.chunks(width)) {
+                y.iter_mut()
+                    .zip(products)
+                    .for_each(|(y, &product)| *y = product);
             }
         }
     }
@@ -330,7 +333,9 @@ impl<F: Float> FixedPointMatrix<F> {
 
 /// Inputs of 8 bits, each vector with a scale of its own.
 struct RoundedInputs {
-    values: Vec<i8>,
+    /// From `start` on, where a line of the cache begins: a vector that reaches over two takes twice the time to load.
+    padded: Vec<i8>,
+    start: usize,
     scales: Vec<f64>,
     /// The sum of the integers of each vector.
     totals: Vec<i64>,
@@ -340,11 +345,13 @@ impl RoundedInputs {
     fn of<F: Float>(x: ArrayView2<'_, F>) -> Self {
         let x = x.as_standard_layout();
         let inputs = x.ncols();
-        let mut values = vec![0; x.len()];
+        let mut padded = vec![0; x.len() + LINE];
+        let start = padded.as_ptr().align_offset(LINE).min(LINE);
+        let values = padded.get_mut(start..start + x.len()).unwrap_or_default();
         let rows = x.as_slice().unwrap_or_default();
         // A task of less than some thousand values is not worth its start.
         let together = (1_usize << 13).div_ceil(inputs.max(1));
-        let numbers = parallel::map_chunks_mut(&mut values, together * inputs, |chunk, values| {
+        let numbers = parallel::map_chunks_mut(values, together * inputs, |chunk, values| {
             let from = chunk * together * inputs;
             let rows = rows.get(from..from + values.len()).unwrap_or_default();
             let rows = rows.chunks(inputs).zip(values.chunks_mut(inputs));
@@ -353,10 +360,17 @@ impl RoundedInputs {
         });
         let (scales, totals) = numbers.into_iter().flatten().unzip();
         Self {
-            values,
+            padded,
+            start,
             scales,
             totals,
         }
+    }
+
+    /// The integers, vector after vector.
+    fn values(&self, inputs: usize) -> &[i8] {
+        let end = self.start + self.scales.len() * inputs;
+        self.padded.get(self.start..end).unwrap_or_default()
     }
 
     /// The scale of a vector and the sum of its integers, which are written to `values`.

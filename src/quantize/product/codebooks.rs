@@ -185,8 +185,9 @@ impl<F: Float> ProductCodebooks<F> {
         }
         let width = self.group_width();
         let codes = parallel::map(self.groups, |group| {
+            // Without the gaps of a row each, which lie a power of two apart where they push each other out of the cache.
             let points = vectors.slice(s![.., group * width..(group + 1) * width]);
-            cluster::assign(points, self.codebook(group))
+            cluster::assign(points.as_standard_layout().view(), self.codebook(group))
         });
         let codes = codes.into_iter().collect::<Result<Vec<_>>>()?.concat();
         PqMatrix::from_codes(self.clone(), [weights.nrows(), weights.ncols()], &codes)

@@ -6,6 +6,7 @@ use super::look_up::Unpack;
 use super::{PqMatrix, SplitAxis};
 use crate::kernels::Level;
 use crate::kernels::lookup::RowEntries;
+use crate::kernels::stream;
 use crate::{Float, parallel};
 
 /// Weights that are worth a thread's while: some ten microseconds.
@@ -14,6 +15,11 @@ const PIECE: usize = 1 << 15;
 const TILE_ROWS: usize = 256;
 /// Inputs of these tiles: a line of the cache to write. A tile stays in the first level.
 const TILE_INPUTS: usize = 16;
+
+/// Rows and inputs of the tiles that whole centroids are copied into: rows enough to load the tables for, which the second
+/// level of the cache holds, and inputs enough to write whole lines.
+const COPIED_ROWS: usize = 512;
+const COPIED_INPUTS: usize = 256;
 
 impl<F: Float> PqMatrix<F> {
     /// How many rows of W decompress together.
@@ -28,6 +34,16 @@ impl<F: Float> PqMatrix<F> {
     /// [`row_step`](Self::row_step).
     pub(super) fn decompress_rows(&self, rows: Range<usize>, out: &mut [F]) {
         let inputs = self.shape[1];
+        if self.codebooks.axis() == SplitAxis::In && self.codes.bits() <= 8 {
+            // Turning the codebooks has to be worth it.
+            let worth = rows.len() >= 4 * self.codebooks.centroids();
+            match self.codebooks.group_width() {
+                4 if worth => return self.copy_centroids::<4>(rows.start, out),
+                8 if worth => return self.copy_centroids::<8>(rows.start, out),
+                16 if worth => return self.copy_centroids::<16>(rows.start, out),
+                _ => {}
+            }
+        }
         let least = match self.codebooks.axis() {
             SplitAxis::In => TILE_ROWS,
             SplitAxis::Out => 1,
@@ -97,6 +113,58 @@ impl<F: Float> PqMatrix<F> {
                 }
             }
         }
+    }
+
+    /// Rows from `first` on, for a split of the inputs into groups of a usual width and codes of up to eight bits: centroid by
+    /// centroid, out of codebooks that were turned for that once.
+    fn copy_centroids<const W: usize>(&self, first: usize, out: &mut [F]) {
+        let books = &self.codebooks;
+        let (k, points, inputs) = (books.centroids(), self.points(), self.shape[1]);
+        // One book may serve all groups.
+        let count = books.values().len() / (k * W);
+        let mut turned = vec![[F::zero(); W]; count * k];
+        parallel::for_each_chunk_mut(&mut turned, k, |book, turned| {
+            for (j, column) in books.slice(book).chunks_exact(k).enumerate() {
+                for (centroid, &value) in turned.iter_mut().zip(column) {
+                    centroid[j] = value;
+                }
+            }
+        });
+        let past_the_caches = size_of_val(out) >= stream::LARGE;
+        let together = (COPIED_INPUTS / W).max(1);
+        parallel::for_each_chunk_mut(out, COPIED_ROWS * inputs, |t, out| {
+            let first = first + t * COPIED_ROWS;
+            let rows = out.len() / inputs;
+            let mut codes = vec![0_u8; together * rows];
+            let mut centroids = vec![[F::zero(); W]; together];
+            for start in (0..books.groups()).step_by(together) {
+                let groups = start..books.groups().min(start + together);
+                for (group, codes) in groups.clone().zip(codes.chunks_exact_mut(rows)) {
+                    u8::unpack(&self.codes, group * points + first, codes);
+                }
+                let turned = match count {
+                    1 => &turned[..],
+                    _ => turned.get(start * k..groups.end * k).unwrap_or_default(),
+                };
+                let next = if count == 1 { 0 } else { k };
+                let centroids = centroids.get_mut(..groups.len()).unwrap_or_default();
+                let inputs_of_tile = start * W..groups.end * W;
+                for (r, row) in out.chunks_exact_mut(inputs).enumerate() {
+                    let row = row.get_mut(inputs_of_tile.clone()).unwrap_or_default();
+                    for (g, centroid) in centroids.iter_mut().enumerate() {
+                        let code = codes.get(g * rows + r).copied().unwrap_or(0);
+                        let found = turned.get(g * next + usize::from(code));
+                        *centroid = found.copied().unwrap_or([F::zero(); W]);
+                    }
+                    if past_the_caches {
+                        stream::copy(centroids.as_flattened(), row);
+                    } else {
+                        row.copy_from_slice(centroids.as_flattened());
+                    }
+                }
+            }
+            stream::finish();
+        });
     }
 
     /// Rows from `first` on, whole groups of them, for a split of the outputs.

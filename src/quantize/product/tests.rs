@@ -410,6 +410,10 @@ fn decompressing_is_decoding_the_codes() {
             ([517, 96], 8, 256),
             ([70, 66], 22, 21),
             ([280, 40], 1, 300),
+            // Rows enough to copy whole centroids.
+            ([1100, 264], 8, 256),
+            ([130, 36], 4, 30),
+            ([90, 160], 16, 9),
         ] {
             for axis in [SplitAxis::In, SplitAxis::Out] {
                 let [points, length] = shape;

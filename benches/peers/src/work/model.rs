@@ -1,0 +1,73 @@
+//! A whole model to the bytes of a file.
+
+use std::path::Path;
+
+use anyhow::Context;
+use taper::Quantizer;
+use taper::model::{CompressedModel, CompressedTensor};
+use taper::ndarray::{ArrayD, array};
+use taper::quantize::fixed_point::{FixedPointQuantizer, Range};
+
+use super::{Arguments, Work};
+use crate::Numbers;
+use crate::arrays::{read_f32, write_f32};
+
+/// Codes of a step that is the same for all tensors, entropy-coded.
+pub struct Code {
+    tensors: Vec<(String, ArrayD<f32>)>,
+    step: f64,
+    bytes: Option<Vec<u8>>,
+}
+
+/// So many that no weight is cut off; what codes cost is up to how often they occur.
+const BITS: u32 = 12;
+
+impl Code {
+    pub fn load(arguments: &Arguments) -> anyhow::Result<Self> {
+        let mut tensors = Vec::new();
+        for entry in std::fs::read_dir(arguments.word("tensors")?)? {
+            let path = entry?.path();
+            let name = path.file_stem().and_then(|name| name.to_str());
+            if path.extension().is_some_and(|extension| extension == "npy") {
+                tensors.push((
+                    name.context("a name that is text")?.into(),
+                    read_f32(&path)?,
+                ));
+            }
+        }
+        Ok(Self {
+            tensors,
+            step: arguments.word("step")?.parse()?,
+            bytes: None,
+        })
+    }
+}
+
+impl Work for Code {
+    fn run(&mut self) -> anyhow::Result<()> {
+        let range = Range::Fixed(self.step * f64::from((1 << (BITS - 1)) - 1));
+        let quantizer = FixedPointQuantizer::params(BITS).range(range);
+        let mut model = CompressedModel::new();
+        for (name, tensor) in &self.tensors {
+            // A matrix of as many rows as the first axis is long; a vector is one row.
+            let shape = tensor.shape();
+            let rows = if shape.len() > 1 { shape[0] } else { 1 };
+            let columns = tensor.len() / rows;
+            let matrix = tensor.view().into_shape_with_order((rows, columns))?;
+            let quantized = quantizer.quantize(matrix)?;
+            model.insert(name, CompressedTensor::new(quantized).with_shape(shape)?)?;
+        }
+        self.bytes = Some(model.to_bytes()?);
+        Ok(())
+    }
+
+    fn save(&self, folder: &Path) -> anyhow::Result<Numbers> {
+        let bytes = self.bytes.as_ref().context("not run yet")?;
+        let model = CompressedModel::from_bytes(bytes)?;
+        for (name, _) in &self.tensors {
+            write_f32(folder.join(format!("{name}.npy")), &model.decompress(name)?)?;
+        }
+        write_f32(folder.join("file_bytes.npy"), &array![bytes.len() as f32])?;
+        Ok(vec![("file_bytes", bytes.len() as f64)])
+    }
+}
