@@ -198,7 +198,7 @@ def pq_code():
         "Codes of a matrix on given codebooks, and the matrix that codes stand for. faiss by the faster of its two kernels.",
         "mean squared error",
         [case for case in cases if case.size or not case.plot_only],
-        bound="Decoding is bound by memory: it writes sixteen times what it reads. taper reads codes group by group and writes rows past"
+        bound="Decoding is bound by memory: nearly all of its bytes are written. taper reads codes group by group and writes rows past"
         " the caches, piece by piece; faiss has the codes of a row side by side and writes rows from end to end.",
     )
 

@@ -15,10 +15,13 @@ use super::{Arguments, Work};
 use crate::Numbers;
 use crate::arrays::write_f32;
 
+/// What trains on a matrix.
+type Quantize = Box<dyn Fn(&Array2<f32>) -> taper::Result<PqMatrix<f32>>>;
+
 /// Codebooks and codes of the rows of a matrix.
 pub struct Train {
     weights: Array2<f32>,
-    quantizer: Box<dyn Fn(&Array2<f32>) -> taper::Result<PqMatrix<f32>>>,
+    quantizer: Quantize,
     result: Option<PqMatrix<f32>>,
 }
 
@@ -57,9 +60,7 @@ impl Train {
     }
 }
 
-fn of<C>(
-    params: ProductQuantizerParams<C>,
-) -> Box<dyn Fn(&Array2<f32>) -> taper::Result<PqMatrix<f32>>>
+fn of<C>(params: ProductQuantizerParams<C>) -> Quantize
 where
     ProductQuantizerParams<C>: Quantizer<f32, Output = PqMatrix<f32>> + 'static,
 {
@@ -68,10 +69,7 @@ where
 
 /// The same with linfa's k-means, without the seam around it being measured for anything but what it costs.
 #[cfg(feature = "linfa")]
-fn linfa(
-    params: ProductQuantizerParams,
-    iterations: usize,
-) -> anyhow::Result<Box<dyn Fn(&Array2<f32>) -> taper::Result<PqMatrix<f32>>>> {
+fn linfa(params: ProductQuantizerParams, iterations: usize) -> anyhow::Result<Quantize> {
     // A tolerance that it does not reach: all iterations, as the others make them.
     let engine = taper::cluster::LinfaKMeans::params()
         .max_iterations(iterations)
@@ -80,10 +78,7 @@ fn linfa(
 }
 
 #[cfg(not(feature = "linfa"))]
-fn linfa(
-    _: ProductQuantizerParams,
-    _: usize,
-) -> anyhow::Result<Box<dyn Fn(&Array2<f32>) -> taper::Result<PqMatrix<f32>>>> {
+fn linfa(_: ProductQuantizerParams, _: usize) -> anyhow::Result<Quantize> {
     bail!("built without the feature linfa")
 }
 
