@@ -57,7 +57,8 @@ pub trait Compressed<F: Float>: Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// None for artifacts that this crate makes; the signature leaves room for those of others.
+    /// [`Error::Overflow`] for products of artifacts whose values may leave the range of the type; none for all other
+    /// artifacts that this crate makes.
     fn decompress(&self) -> Result<ArrayD<F>> {
         let mut out = ArrayD::zeros(IxDyn(self.shape()));
         self.decompress_into(out.view_mut())?;

@@ -66,6 +66,27 @@ pub(crate) fn has_address(what: &'static str, shape: &[usize], bytes: usize) -> 
     Ok(())
 }
 
+/// The largest magnitude of `values`.
+pub(crate) fn largest<'a, F: Float>(values: impl IntoIterator<Item = &'a F>) -> F {
+    let larger = |largest: F, x: &F| largest.max(x.abs());
+    values.into_iter().fold(F::zero(), larger)
+}
+
+/// Errs where a sum of `terms` products may leave the range of the type, each of one value of every factor; factors
+/// are told by their largest magnitudes.
+pub(crate) fn product_in_range<F: Float>(
+    what: &'static str,
+    terms: usize,
+    factors: impl IntoIterator<Item = F>,
+) -> Result<()> {
+    let terms = F::from_usize(terms).unwrap_or_else(F::infinity);
+    let product = factors.into_iter().fold(terms, |product, x| product * x);
+    if product.is_finite() {
+        return Ok(());
+    }
+    Err(Error::Overflow { what })
+}
+
 /// Errs where the count `value` is zero.
 pub(crate) fn at_least_one(name: &'static str, value: usize) -> Result<(), ParamError> {
     if value == 0 {
@@ -106,7 +127,7 @@ pub(crate) fn divide(what: &'static str, length: usize, parts: usize) -> Result<
     let below = (1..parts.min(length + 1))
         .rev()
         .find(|d| length.is_multiple_of(*d));
-    let above = (parts + 1..=length).find(|d| length.is_multiple_of(*d));
+    let above = (parts.saturating_add(1)..=length).find(|d| length.is_multiple_of(*d));
     Err(Error::Indivisible {
         what,
         parts,
@@ -180,6 +201,10 @@ mod tests {
         assert_eq!(nearest, [4, 6]);
         let Err(Error::Indivisible { nearest, .. }) = divide("groups", 12, 13) else {
             panic!("13 does not divide 12");
+        };
+        assert_eq!(nearest, [12]);
+        let Err(Error::Indivisible { nearest, .. }) = divide("groups", 12, usize::MAX) else {
+            panic!("no such number divides 12");
         };
         assert_eq!(nearest, [12]);
     }

@@ -1,6 +1,6 @@
 //! Where all randomness comes from.
 
-use ndarray_rand::rand::SeedableRng;
+use rand::SeedableRng;
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 /// The seed of everything that is drawn at random.

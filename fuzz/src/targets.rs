@@ -1,5 +1,6 @@
 //! One function a target: it may return whatever happens, but must not panic, and what it made must be sound.
 
+use taper::Error;
 use taper::model::{Artifact, CompressedModel, Recipe, Registry, Stored};
 use taper::ndarray::{Array2, ArrayD, ArrayViewD, Axis, Slice};
 
@@ -22,8 +23,17 @@ fn sound(artifact: &dyn Artifact) {
     if size(artifact.shape()).is_none() {
         return;
     }
-    let dense = artifact.decompress().expect("an artifact decompresses");
+    let dense = match artifact.decompress() {
+        // The only artifacts that do not know how large their values are.
+        Err(Error::Overflow { .. }) if artifact.kind().starts_with("factored") => return,
+        dense => dense.expect("an artifact decompresses"),
+    };
     assert_eq!(dense.shape(), artifact.shape());
+    assert!(
+        dense.iter().all(|x| x.is_finite()),
+        "{}: {dense}",
+        artifact.kind()
+    );
     if let Some(linear) = artifact.as_linear() {
         let x = Array2::ones((2, artifact.shape()[1]));
         let y = linear.apply(x.view()).expect("a matrix multiplies");
@@ -177,12 +187,6 @@ pub fn compress(data: &[u8]) {
     with_layout(layout, &shape, &mut draw, |weights| {
         if let Ok(artifact) = (kind.single)(weights.view(), &mut parameters) {
             assert_eq!(artifact.shape(), weights.shape());
-            let dense = artifact.decompress().expect("an artifact decompresses");
-            assert!(
-                dense.iter().all(|x| x.is_finite()),
-                "{}: {dense}",
-                kind.name
-            );
             sound(&*artifact);
         }
     });

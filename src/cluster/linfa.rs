@@ -281,7 +281,7 @@ mod tests {
     use super::*;
     use crate::cluster::{KMeans, Seeding};
     use linfa::traits::Predict;
-    use ndarray_rand::rand::Rng;
+    use rand::Rng;
 
     /// Three well separated clouds of 40 points.
     fn clouds() -> Array2<f64> {

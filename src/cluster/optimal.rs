@@ -271,7 +271,7 @@ mod tests {
     use super::*;
     use crate::cluster::KMeans;
     use ndarray::{Array1, array};
-    use ndarray_rand::rand::Rng;
+    use rand::Rng;
 
     /// The least loss over all divisions of sorted values into runs.
     fn brute_force(values: &[(f64, f64)], runs: usize) -> f64 {

@@ -257,7 +257,7 @@ impl<F: Float> Waiting<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ndarray_rand::rand::Rng;
+    use rand::Rng;
 
     /// Integer coordinates, so that many scores are equal.
     fn integers(count: usize, rng: &mut impl Rng) -> Vec<f32> {

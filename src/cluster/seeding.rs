@@ -1,8 +1,8 @@
 //! The starts of k-means.
 
 use ndarray::{Array2, ArrayView2, Axis};
-use ndarray_rand::rand::Rng;
-use ndarray_rand::rand::seq::index;
+use rand::Rng;
+use rand::seq::index;
 
 use super::blocks::Frame;
 use crate::kernels::Level;

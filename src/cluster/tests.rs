@@ -1,8 +1,8 @@
 //! The laws of clustering, held against loops that say what is meant.
 
 use ndarray::{Array1, Array2, ArrayView2, Axis, array, s};
-use ndarray_rand::rand::Rng;
 use proptest::prelude::*;
+use rand::Rng;
 
 use super::*;
 use crate::ParamError;

@@ -334,7 +334,7 @@ kernels!(
 mod tests {
     use super::*;
     use crate::Seed;
-    use ndarray_rand::rand::Rng;
+    use rand::Rng;
 
     fn random<F: KernelFloat>(count: usize, seed: u64) -> Vec<F> {
         let mut rng = Seed::from(seed).rng();

@@ -1,7 +1,7 @@
 //! The laws of the seam, which every back end that is compiled keeps.
 
 use ndarray::{Array2, Axis, ShapeBuilder, s};
-use ndarray_rand::rand::Rng;
+use rand::Rng;
 
 use super::*;
 use crate::Seed;

@@ -158,6 +158,15 @@ impl<F: Float> CpConv2d<F> {
             },
             Depthwise::Square { taps } => Depthwise::Square { taps: round(taps)? },
         };
+        let middle = match &depthwise {
+            Depthwise::Separable {
+                vertical,
+                horizontal,
+            } => check::largest(vertical) * check::largest(horizontal),
+            Depthwise::Square { taps } => check::largest(taps),
+        };
+        let links = [middle, check::largest(&expand), check::largest(&input)];
+        check::product_in_range("the product of the links", expand.ncols(), links)?;
         Ok(Self {
             shape: vec![expand.nrows(), input.nrows(), size[0], size[1]],
             reduce: round(input.reversed_axes())?

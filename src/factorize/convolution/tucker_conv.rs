@@ -55,6 +55,13 @@ impl<F: Float> TuckerConv2d<F> {
         {
             *value = precision.round("a link of a Tucker convolution", *value)?;
         }
+        let [p, q] = [core.shape()[0], core.shape()[1]];
+        let links = [
+            check::largest(&reduce),
+            check::largest(&core),
+            check::largest(&expand),
+        ];
+        check::product_in_range("the product of the links", p.saturating_mul(q), links)?;
         let shape = vec![
             expand.nrows(),
             reduce.ncols(),

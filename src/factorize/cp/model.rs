@@ -1,8 +1,8 @@
 //! The state of a fit: factors, weights, and the products of the factors with themselves.
 
 use ndarray::Array2;
-use ndarray_rand::rand::Rng;
-use ndarray_rand::rand_distr::StandardNormal;
+use rand::Rng;
+use rand_distr::StandardNormal;
 
 use super::mttkrp::{view, view_mut};
 use super::problem::Problem;

@@ -145,6 +145,9 @@ impl<F: Float> CpTensor<F> {
                 *value = precision.round("a factor of a CP tensor", *value)?;
             }
         }
+        let largest = factors.iter().map(|factor| check::largest(factor));
+        let largest = largest.chain([check::largest(&weights)]);
+        check::product_in_range("a sum of terms of a CP tensor", weights.len(), largest)?;
         Ok(Self {
             shape: factors.iter().map(Array2::nrows).collect(),
             weights,

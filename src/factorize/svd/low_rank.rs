@@ -89,11 +89,7 @@ impl<F: Float> LowRankMatrix<F> {
                 rounded.collect::<Result<Array1<F>>>()
             })
             .transpose()?;
-        if !product_is_finite(&left, singular_values.as_ref(), &right) {
-            return Err(Error::Overflow {
-                what: "the product of the factors",
-            });
-        }
+        check_product(&left, singular_values.as_ref(), &right)?;
         Ok(Self {
             shape: [left.nrows(), right.ncols()],
             left,
@@ -166,11 +162,8 @@ impl<F: Float> LowRankMatrix<F> {
                 return Err(malformed(format!("a singular value of {negative}")));
             }
         }
-        if !product_is_finite(&left, singular_values.as_ref(), &right) {
-            return Err(malformed(
-                "the product leaves the range of the type".to_owned(),
-            ));
-        }
+        let product = check_product(&left, singular_values.as_ref(), &right);
+        product.map_err(|error| malformed(error.to_string()))?;
         Ok(Self {
             shape: [m, n],
             left: left.as_standard_layout().into_owned(),
@@ -250,19 +243,15 @@ impl<F: Float> LowRankMatrix<F> {
     }
 }
 
-/// Whether no sum of products of the factors can leave the range of the type.
-fn product_is_finite<F: Float>(
+/// Errs where a sum of products of the factors may leave the range of the type.
+fn check_product<F: Float>(
     left: &Array2<F>,
     singular_values: Option<&Array1<F>>,
     right: &Array2<F>,
-) -> bool {
-    let largest = |values: &mut dyn Iterator<Item = &F>| {
-        values.fold(F::zero(), |largest, x| largest.max(x.abs()))
-    };
-    let rank = F::from_usize(left.ncols()).unwrap_or_else(F::infinity);
-    let bound = rank * largest(&mut left.iter()) * largest(&mut right.iter());
-    let apart = singular_values.map_or(F::one(), |s| largest(&mut s.iter()));
-    (bound * apart).is_finite()
+) -> Result<()> {
+    let apart = singular_values.map_or(F::one(), |s| check::largest(s));
+    let factors = [check::largest(left), check::largest(right), apart];
+    check::product_in_range("the product of the factors", left.ncols(), factors)
 }
 
 impl<F: Float> Compressed<F> for LowRankMatrix<F> {

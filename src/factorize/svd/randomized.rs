@@ -8,7 +8,7 @@
 //! the last one.
 
 use ndarray::{Array2, ArrayView2, Axis, s};
-use ndarray_rand::rand_distr::{Distribution, StandardNormal};
+use rand_distr::{Distribution, StandardNormal};
 
 use super::factorizer::Triplets;
 use crate::linalg::{self, Cholesky};

@@ -1,7 +1,7 @@
 //! The laws of truncated singular value decompositions.
 
 use ndarray::{Array1, Array2, Array4, ArrayView2, Axis, array, s};
-use ndarray_rand::rand::Rng;
+use rand::Rng;
 
 use super::*;
 use crate::factorize::Rank;

@@ -121,6 +121,8 @@ impl Compressed<f32> for FactoredMatrix {
         let (left, right) = (dense(&*self.left)?, dense(&*self.right)?);
         let out = out.into_dimensionality::<Ix2>();
         let out = out.map_err(|error| malformed(error.to_string()))?;
+        let factors = [check::largest(&left), check::largest(&right)];
+        check::product_in_range("a product of artifacts", left.ncols(), factors)?;
         linalg::product_into(left.view(), right.view(), out);
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Making a real matrix binary.
 
 use ndarray::ArrayView2;
-use ndarray_rand::rand::RngCore;
+use rand::RngCore;
 
 use super::aware;
 use super::matrix::BinaryMatrix;
