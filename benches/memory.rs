@@ -1,7 +1,7 @@
 //! The peak of memory while one layer is compressed; docs/memory.md has the figures.
 //!
 //! ```sh
-//! cargo bench -p taper --bench memory --no-run        # names the program
+//! cargo test -p taper --bench memory --no-run         # names the program
 //! /usr/bin/time -v PROGRAM product 16384 4096         # or any other of METHODS
 //! ```
 //!
