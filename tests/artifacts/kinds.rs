@@ -32,15 +32,18 @@ pub enum Again {
     NoLaw(&'static str),
 }
 
+/// From weights and choices to an artifact.
+type Make<F, A> = fn(ArrayViewD<'_, F>, &mut Draw<'_>) -> Result<Box<A>>;
+
 /// One way to make an artifact, of weights in single precision and, where that exists, in double.
 pub struct Kind {
     pub name: &'static str,
     /// How many axes the weights have.
     pub axes: usize,
     pub again: Again,
-    pub single: fn(ArrayViewD<'_, f32>, &mut Draw<'_>) -> Result<Box<dyn Artifact>>,
+    pub single: Make<f32, dyn Artifact>,
     #[allow(dead_code, reason = "the fuzz targets compress in single precision")]
-    pub double: Option<fn(ArrayViewD<'_, f64>, &mut Draw<'_>) -> Result<Box<dyn Compressed<f64>>>>,
+    pub double: Option<Make<f64, dyn Compressed<f64>>>,
 }
 
 /// `name, axes, again, |weights, draw| artifact`, the weights having `D`'s axes.

@@ -49,7 +49,7 @@ fn ladders() -> Vec<Ladder> {
                     .axis(SplitAxis::In)
                     .centroids(n);
                 scalars
-                    .clusterer(taper::cluster::OptimalScalar::default())
+                    .clusterer(taper::cluster::OptimalScalar)
                     .quantize(w.matrix.view())
             }
         ),

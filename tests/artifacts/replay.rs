@@ -9,7 +9,9 @@ use crate::draw::Draw;
 use crate::kinds::kinds;
 use crate::{laws, targets};
 
-const TARGETS: [(&str, fn(&[u8])); 4] = [
+type Target = (&'static str, fn(&[u8]));
+
+const TARGETS: [Target; 4] = [
     ("container", targets::container),
     ("artifact", targets::artifact),
     ("recipe", targets::recipe),
