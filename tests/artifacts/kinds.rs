@@ -74,6 +74,9 @@ macro_rules! kind {
 /// A least-squares fit of several factors ends at a local optimum, which may be another one the second time.
 const LOCAL: Again = Again::NoLaw("ends at a local optimum that depends on the start");
 
+/// Weights near the threshold may be rounded to below it.
+const PRUNED: Again = Again::NoLaw("is pruned again");
+
 pub fn kinds() -> Vec<Kind> {
     use Again::{NoLaw, NoWorse, Same};
     vec![
@@ -120,11 +123,11 @@ pub fn kinds() -> Vec<Kind> {
                 binarizer(d).stochastic(seed).quantize(w)
             }
         ),
-        kind!("sparse", Ix2, Same, |w, d| {
+        kind!("sparse", Ix2, PRUNED, |w, d| {
             let share = d.within(0, 8) as f64 / 8.0;
             SparseMatrix::from_dense(pruned(w, share).view(), precision(d))
         }),
-        kind!("sparse and quantized", Ix2, single, NoWorse, |w, d| {
+        kind!("sparse and quantized", Ix2, single, PRUNED, |w, d| {
             let share = d.within(0, 6) as f64 / 8.0;
             SparseQuantized::new(pruned(w, share).view(), |values| {
                 let pq = ProductQuantizer::params(1).centroids(d.between(1, 9));

@@ -218,8 +218,8 @@ fn again(
         Again::NoLaw(_) => return,
         Again::Same | Again::NoWorse => compress(once.view()).decompress().unwrap(),
     };
-    // As many roundings as a mean of all weights has.
-    let bound = 2.0 * rounding(artifact) * (weights.len() as f64).sqrt();
+    // As many roundings as a mean of all weights has, in both factors of up to four terms.
+    let bound = 8.0 * rounding(artifact) * (weights.len() as f64).sqrt();
     let bound = bound * squared_norm(&once).max(squared_norm(weights)).sqrt();
     if law == Again::Same {
         let change = squared_error(&twice, once.view()).sqrt();
