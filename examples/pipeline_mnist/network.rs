@@ -10,7 +10,7 @@ use support::data::Dataset;
 use support::network::inference::percent_equal;
 use support::network::schedule::Schedule;
 use support::random;
-use taper::distill::TeacherLogits;
+use taper::distill::{TeacherLogits, ensemble_logits};
 use taper::{Distiller, Precision, Seed, Trainable};
 
 use super::operator::{Operator, Sparse};
@@ -274,12 +274,16 @@ pub struct Lesson<'a> {
     pub teacher: Option<&'a TeacherLogits>,
 }
 
-impl Plain {
-    /// What the network says of all `images`, kept in half precision.
-    pub fn teach(&self, images: ArrayView2<'_, f32>) -> anyhow::Result<TeacherLogits> {
-        let logits = self.logits(images);
-        Ok(TeacherLogits::dense(logits.view(), Precision::F16)?)
-    }
+/// What `networks` say together of all `images`, kept in half precision.
+pub fn teach(
+    networks: &[Plain],
+    images: ArrayView2<'_, f32>,
+    temperature: f64,
+) -> anyhow::Result<TeacherLogits> {
+    let members: Vec<Array2<f32>> = networks.iter().map(|n| n.logits(images)).collect();
+    let views: Vec<_> = members.iter().map(Array2::view).collect();
+    let logits = ensemble_logits(&views, temperature)?;
+    Ok(TeacherLogits::dense(logits.view(), Precision::F16)?)
 }
 
 /// How a network is trained.

@@ -2,7 +2,7 @@
 //!
 //! - `grid`: the evenly spaced values, and the range they cover;
 //! - `quantizer`: real weights become codes on a grid; fake quantization for training;
-//! - `matrix`: the packed codes, and products with them;
+//! - `matrix`: the packed codes; `product`: products with them;
 //! - `trainable`: the gradient of scales and offsets.
 //!
 //! ```
@@ -23,6 +23,7 @@
 
 mod grid;
 mod matrix;
+mod product;
 mod quantizer;
 mod trainable;
 
