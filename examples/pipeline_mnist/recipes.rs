@@ -310,7 +310,7 @@ pub fn pruned_and_shared(
         });
     }
     let name = format!("pruned to {:.1} %, codebook of {centroids}", 100.0 * keep);
-    teaching.tune(&mut shared, if quick { 1 } else { 6 }, 1e-3, &name)?;
+    teaching.tune(&mut shared, if quick { 1 } else { 8 }, 1e-3, &name)?;
     let biases: Vec<_> = shared
         .layers
         .iter()

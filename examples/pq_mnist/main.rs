@@ -4,13 +4,15 @@
 //! 512×512; the last layer's 512×10 stays as it is) and shows accuracy beside size: in the published grid of
 //! centroids k and groups m, with BatchNorm's statistics estimated again, with one codebook for all groups at
 //! the same number of bytes, and for the best parameters at 25 times smaller; and for the
-//! least error of the layers' outputs, given the moments of their inputs on training images. No weight is trained after it was
+//! least error of the layers' outputs, given the moments of their inputs on training images. Beside each stands the least
+//! error that any code of as many bits can have. No weight is trained after it was
 //! quantized. The test images are not looked at until everything is chosen.
 
 mod apply;
 mod aware;
 mod bits;
 mod grid;
+mod limit;
 mod scheme;
 mod search;
 
@@ -30,8 +32,8 @@ use support::plot::{Axis, Mark, Plot, Scale, Series};
 use support::report::Report;
 
 use apply::Apply;
-use grid::{CENTROIDS, Cell};
-use search::{Best, SMALLER, TARGETS};
+use grid::{CENTROIDS, Cell, FittedCell};
+use search::{Best, Choice, SMALLER, TARGETS};
 
 support::fast_allocator!();
 
@@ -63,6 +65,7 @@ struct Figures {
     cells: Vec<Cell>,
     best_at_25x: Best,
     curve: Vec<Best>,
+    limits: Vec<limit::Limit>,
     aware: aware::Measured,
     bits: Vec<bits::Bits>,
     apply: Apply,
@@ -138,6 +141,9 @@ fn main() -> anyhow::Result<()> {
          quantized matrices, network those of everything.",
     );
     report.table(&search::table(&curve, baseline));
+    let limits = limits(&network, &fitted, &chosen)?;
+    report.say(limit::EXPLANATION);
+    report.table(&limit::table(&limits));
     let aware = aware.measure(&network, &cells, &data.test)?;
     report.say(aware::EXPLANATION);
     for table in aware.tables(baseline) {
@@ -170,6 +176,7 @@ fn main() -> anyhow::Result<()> {
         apply_best_at_25x,
         cells,
         curve,
+        limits,
         aware,
         bits,
         seconds: report.finish(args.common.markdown.as_deref())?,
@@ -181,6 +188,24 @@ fn main() -> anyhow::Result<()> {
         plot(&figures).save(path)?;
     }
     Ok(())
+}
+
+/// The grid and the best of each size beside the limit.
+fn limits(
+    network: &Network,
+    grid: &[FittedCell],
+    best: &[Choice],
+) -> anyhow::Result<Vec<limit::Limit>> {
+    let sources = limit::Sources::of(network)?;
+    let grid = grid
+        .iter()
+        .map(|cell| (format!("k={}, m={}", cell.k, cell.m), &cell.trial));
+    let best = best
+        .iter()
+        .map(|best| (format!("best at {}×", best.target), &best.trial));
+    grid.chain(best)
+        .map(|(scheme, trial)| sources.limit(scheme, network, trial))
+        .collect()
 }
 
 fn train(args: &Args, epochs: usize, data: &Splits) -> anyhow::Result<Network> {

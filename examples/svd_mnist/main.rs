@@ -6,31 +6,33 @@
 //! epoch of training the factors. The test images are looked at once, at the end:
 //! parameters are chosen with `--held-out`.
 
-use anyhow::Context;
-use burn::module::{Module, ModuleMapper, Param, RunningState};
-use burn::nn::loss::CrossEntropyLossConfig;
-use burn::nn::{BatchNorm, BatchNormConfig, Linear};
-use burn::tensor::activation::relu;
-use burn::tensor::{Device, Tensor, TensorData};
+mod factored;
+mod limit;
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::Tensor;
 use clap::Parser;
-use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
+use ndarray::ArrayView2;
 use serde::Serialize;
 use std::path::PathBuf;
 use support::args::Common;
 use support::data::{Dataset, Splits, mnist};
 use support::json;
 use support::network::checkpoint::Checkpoint;
-use support::network::inference::{Layer, Network, Weight};
-use support::network::mlp::{CrossEntropy, Mlp, export_norm, matrix, vector};
+use support::network::inference::{Network, Weight};
+use support::network::mlp::{CrossEntropy, Mlp};
 use support::network::statistics::{input_moments, reestimate};
-use support::network::train::{Batch, Objective, Training, training_device};
+use support::network::train::{Batch, Objective, Training};
 use support::plot::{Axis, Mark, Plot, Scale, Series};
 use support::report::Report;
 use support::table::Table;
 use support::timing::least_seconds;
 use taper::factorize::Rank;
 use taper::factorize::svd::{LowRankMatrix, TruncatedSvd};
-use taper::{Compressed, Factorizer, Precision};
+use taper::{Compressed, Factorizer};
+
+use factored::{Factored, TuneFactors};
+use limit::{Limit, Limits};
 
 support::fast_allocator!();
 
@@ -122,6 +124,7 @@ struct Row {
     ratio_bytes: f64,
     /// Time of the dense forward pass over time of the factorized one.
     time_ratio: f64,
+    limit: Limit,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -166,9 +169,11 @@ fn main() -> anyhow::Result<()> {
     let network = model.export()?;
     let baseline = network.accuracy(measured)?;
 
+    let moments = input_moments(&network, train.first(STATISTICS).images.view())?;
+    let limits = Limits::of(&network, &moments)?;
     let mut rows = Vec::new();
     for (kept, ..) in PUBLISHED {
-        rows.push(experiment(&args, &network, kept, train, measured)?);
+        rows.push(experiment(&args, &network, &limits, kept, train, measured)?);
     }
     let mut figures = Figures {
         seed: args.common.seed,
@@ -187,12 +192,15 @@ fn main() -> anyhow::Result<()> {
          Relative: distance from the weights over their norm, which does not depend on it. Accuracy: the \
          factors in place of the weights and nothing else changed. New statistics: mean and variance of BatchNorm \
          estimated again on {} training images without labels. By outputs: as accuracy, with the factors that change the \
-         outputs of each layer least on these images. Trained: these factors, and all else, for {} more epochs. Bytes: of the whole network. Time: of the forward pass of {} images through the whole network, dense \
-         over factorized.",
+         outputs of each layer least on these images. Trained: these factors, and all else, for {} more epochs. Bytes: of the whole network. \
+         Time: of the forward pass of {} images through the whole network, dense over factorized.",
         train.len().min(STATISTICS),
         args.tuning_epochs,
         measured.len(),
     ));
+    report.say(limit::EXPLANATION);
+    let limits = figures.rows.iter().map(|row| (row.kept, &row.limit));
+    report.table(&limit::table(limits));
     if args.checkpoint.is_some() {
         report.say("What was trained came from a checkpoint where one was found: the time below is without it.");
     }
@@ -210,18 +218,19 @@ fn main() -> anyhow::Result<()> {
 fn experiment(
     args: &Args,
     network: &Network,
+    limits: &Limits<'_>,
     kept: f64,
     train: &Dataset,
     measured: &Dataset,
 ) -> anyhow::Result<Row> {
     let svd = TruncatedSvd::params(Rank::Fraction(kept)).seed(args.common.seed("svd"));
     let images = train.first(STATISTICS).images;
-    let (mut small, factors) = truncated(network, |weight, _| svd.factorize(weight))?;
+    let (mut small, plain) = truncated(network, |weight, _| svd.factorize(weight))?;
     let accuracy = small.accuracy(measured)?;
     reestimate(&mut small, images.view())?;
     let accuracy_bn = small.accuracy(measured)?;
     let (mut absolute, mut relative, mut weights) = (0.0, 0.0, 0);
-    for (layer, factors) in network.layers.iter().zip(&factors) {
+    for (layer, factors) in network.layers.iter().zip(&plain) {
         if let (Weight::Dense(weight), Some(factors)) = (&layer.weight, factors) {
             let difference = factors.decompress()? - weight;
             absolute += difference.iter().map(|d| f64::from(d.abs())).sum::<f64>();
@@ -232,9 +241,8 @@ fn experiment(
         }
     }
 
-    let moments = input_moments(network, images.view())?;
     let (mut small, factors) = truncated(network, |weight, layer| {
-        svd.factorize_with(weight, moments.get(layer))
+        svd.factorize_with(weight, limits.moments.get(layer))
     })?;
     let accuracy_data = small.accuracy(measured)?;
     reestimate(&mut small, images.view())?;
@@ -271,6 +279,7 @@ fn experiment(
         accuracy_tuned: tuned.accuracy(measured)?,
         ratio_bytes: network.bytes() as f64 / small.bytes() as f64,
         time_ratio: seconds(network, measured)? / seconds(&small, measured)?,
+        limit: limits.limit(network, &plain, &factors)?,
     })
 }
 
@@ -394,128 +403,4 @@ impl ModuleMapper for Shrink {
             Tensor::from_inner(tensor.inner() * factor).set_require_grad(tracked)
         })
     }
-}
-
-/// A hidden layer whose matrix is a product of two, or one matrix.
-#[derive(Module, Debug)]
-struct FactoredHidden {
-    linears: Vec<Linear>,
-    norm: BatchNorm,
-}
-
-/// The network with factorized layers, to train on.
-#[derive(Module, Debug)]
-struct Factored {
-    hidden: Vec<FactoredHidden>,
-    output: Linear,
-}
-
-impl Factored {
-    fn new(network: &Network, factors: &[Option<LowRankMatrix<f32>>]) -> anyhow::Result<Self> {
-        let device = training_device();
-        let mut hidden = Vec::new();
-        let mut output = None;
-        for (layer, factors) in network.layers.iter().zip(factors) {
-            let linears = match (factors, &layer.weight) {
-                (Some(factors), _) => vec![
-                    linear(factors.right(), None, &device),
-                    linear(factors.left(), layer.bias.as_ref(), &device),
-                ],
-                (None, Weight::Dense(weight)) => {
-                    vec![linear(weight.view(), layer.bias.as_ref(), &device)]
-                }
-                (None, Weight::Compressed(_)) => {
-                    anyhow::bail!("a compressed layer without factors")
-                }
-            };
-            match &layer.norm {
-                Some(values) => {
-                    let features = values.gamma.len();
-                    let mut norm = BatchNormConfig::new(features)
-                        .with_epsilon(f64::from(values.epsilon))
-                        .init(&device);
-                    norm.gamma = Param::from_tensor(tensor(values.gamma.view(), &device));
-                    norm.beta = Param::from_tensor(tensor(values.beta.view(), &device));
-                    norm.running_mean = RunningState::new(tensor(values.mean.view(), &device));
-                    norm.running_var = RunningState::new(tensor(values.variance.view(), &device));
-                    hidden.push(FactoredHidden { linears, norm });
-                }
-                None => output = linears.into_iter().next(),
-            }
-        }
-        let output = output.context("the network has no last layer")?;
-        Ok(Self { hidden, output })
-    }
-
-    fn forward(&self, images: Tensor<2>) -> Tensor<2> {
-        let x = self.hidden.iter().fold(images, |x, layer| {
-            let x = layer.linears.iter().fold(x, |x, linear| linear.forward(x));
-            relu(layer.norm.forward(x))
-        });
-        self.output.forward(x)
-    }
-
-    /// `network` with the values that training gave.
-    fn export(&self, network: &Network) -> anyhow::Result<Network> {
-        let mut layers = Vec::new();
-        for (i, layer) in network.layers.iter().enumerate() {
-            let (linears, norm) = match self.hidden.get(i) {
-                Some(hidden) => (hidden.linears.as_slice(), Some(export_norm(&hidden.norm)?)),
-                None => (std::slice::from_ref(&self.output), None),
-            };
-            let weight = match linears {
-                [right, left] => {
-                    let (left, right) = (weight(left)?, weight(right)?);
-                    Weight::compressed(LowRankMatrix::from_parts(
-                        left,
-                        None,
-                        right,
-                        Precision::F32,
-                    )?)
-                }
-                [one] => Weight::Dense(weight(one)?),
-                _ => anyhow::bail!("a layer of {} matrices", linears.len()),
-            };
-            let bias = linears.last().and_then(|last| last.bias.as_ref());
-            layers.push(Layer {
-                weight,
-                bias: bias.map(|bias| vector(bias.val())).transpose()?,
-                norm,
-                ..layer.clone()
-            });
-        }
-        Ok(Network { layers })
-    }
-}
-
-/// Cross-entropy with the labels.
-struct TuneFactors;
-
-impl Objective<Factored> for TuneFactors {
-    fn loss(&self, model: &Factored, batch: &Batch) -> Tensor<1> {
-        let logits = model.forward(batch.images.clone());
-        CrossEntropyLossConfig::new()
-            .init(&logits.device())
-            .forward(logits, batch.labels.clone())
-    }
-}
-
-/// burn multiplies by a matrix of shape (in, out).
-fn linear(weight: ArrayView2<'_, f32>, bias: Option<&Array1<f32>>, device: &Device) -> Linear {
-    let (outputs, inputs) = weight.dim();
-    let values: Vec<f32> = weight.t().iter().copied().collect();
-    let weight = Tensor::from_data(TensorData::new(values, [inputs, outputs]), device);
-    Linear {
-        weight: Param::from_tensor(weight),
-        bias: bias.map(|bias| Param::from_tensor(tensor(bias.view(), device))),
-    }
-}
-
-fn tensor(values: ArrayView1<'_, f32>, device: &Device) -> Tensor<1> {
-    Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device)
-}
-
-fn weight(linear: &Linear) -> anyhow::Result<Array2<f32>> {
-    let weight = matrix(linear.weight.val())?;
-    Ok(weight.reversed_axes().as_standard_layout().into_owned())
 }

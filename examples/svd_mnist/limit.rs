@@ -1,0 +1,124 @@
+//! How far each factorization is from the limit of its rank.
+
+use anyhow::Context;
+use ndarray::{Array2, Ix2};
+use serde::Serialize;
+use support::network::inference::{Network, Weight};
+use support::table::Table;
+use taper::factorize::svd::LowRankMatrix;
+use taper::limit::LowRankLimit;
+use taper::{Compressed, InputMoments};
+
+use crate::WIDTH;
+
+pub(crate) const EXPLANATION: &str = "How much further could it go at the same rank? Weights: distance from the weights \
+    over their norm, of the plain factors; no matrix of this rank is closer (Eckart and Young, 1936). Outputs: \
+    distance from the outputs over their norm, of the factors made for these, on the images whose moments they were \
+    given; the least is that of Eckart and Young for W times the square root of the moments. Both are of the layers \
+    alone, root mean square: what a nonlinear network makes of them is not bounded.";
+
+/// Errors beside the least that any matrix of the same rank has, root mean square over the layers.
+#[derive(Debug, Serialize)]
+pub(crate) struct Limit {
+    weight_error: f64,
+    least_weight_error: f64,
+    output_error: f64,
+    least_output_error: f64,
+}
+
+/// A layer that is factorized.
+struct Layer {
+    index: usize,
+    weights: LowRankLimit,
+    outputs: LowRankLimit,
+}
+
+/// What low rank costs at least, layer by layer.
+pub(crate) struct Limits<'a> {
+    pub(crate) moments: &'a [InputMoments],
+    layers: Vec<Layer>,
+}
+
+impl<'a> Limits<'a> {
+    pub(crate) fn of(network: &Network, moments: &'a [InputMoments]) -> anyhow::Result<Self> {
+        let mut layers = Vec::new();
+        for (index, (layer, moments)) in network.layers.iter().zip(moments).enumerate() {
+            if let Weight::Dense(weight) = &layer.weight
+                && weight.nrows() == WIDTH
+            {
+                layers.push(Layer {
+                    index,
+                    weights: LowRankLimit::of(weight.view())?,
+                    outputs: LowRankLimit::whitened(weight.view(), moments.matrix()?.view())?,
+                });
+            }
+        }
+        Ok(Self { moments, layers })
+    }
+
+    /// Of the plain factors and of those for the outputs.
+    pub(crate) fn limit(
+        &self,
+        network: &Network,
+        plain: &[Option<LowRankMatrix<f32>>],
+        aware: &[Option<LowRankMatrix<f32>>],
+    ) -> anyhow::Result<Limit> {
+        let mut squares = [0.0; 4];
+        for layer in &self.layers {
+            let Weight::Dense(weight) = &network.layers[layer.index].weight else {
+                continue;
+            };
+            let moments = &self.moments[layer.index];
+            let rebuilt = |factors: &[Option<LowRankMatrix<f32>>]| {
+                let factors = factors[layer.index].as_ref();
+                let factors = factors.context("a layer that was not factorized")?;
+                let rebuilt = factors.decompress()?.into_dimensionality::<Ix2>()?;
+                anyhow::Ok((factors.rank(), rebuilt))
+            };
+            let (rank, rebuilt_plain) = rebuilt(plain)?;
+            squares[0] += relative_squares(weight, &rebuilt_plain);
+            squares[1] += layer.weights.relative_error(rank).powi(2);
+            let (rank, rebuilt_aware) = rebuilt(aware)?;
+            squares[2] += moments.relative_output_error(weight.view(), rebuilt_aware.view())?;
+            squares[3] += layer.outputs.relative_error(rank).powi(2);
+        }
+        let count = self.layers.len().max(1) as f64;
+        let [
+            weight_error,
+            least_weight_error,
+            output_error,
+            least_output_error,
+        ] = squares.map(|sum| (sum / count).sqrt());
+        Ok(Limit {
+            weight_error,
+            least_weight_error,
+            output_error,
+            least_output_error,
+        })
+    }
+}
+
+fn relative_squares(weight: &Array2<f32>, rebuilt: &Array2<f32>) -> f64 {
+    let squares = |values: &mut dyn Iterator<Item = f32>| -> f64 {
+        values.map(|x| f64::from(x).powi(2)).sum()
+    };
+    let differences = squares(&mut weight.iter().zip(rebuilt).map(|(w, r)| w - r));
+    differences / squares(&mut weight.iter().copied())
+}
+
+pub(crate) fn table<'a>(limits: impl IntoIterator<Item = (f64, &'a Limit)>) -> Table {
+    let mut table = Table::new(
+        "Beside the limit of the rank",
+        ["kept", "weights", "least", "outputs", "least"],
+    );
+    for (kept, limit) in limits {
+        table.row([
+            format!("{:.0} %", 100.0 * kept),
+            format!("{:.4}", limit.weight_error),
+            format!("{:.4}", limit.least_weight_error),
+            format!("{:.4}", limit.output_error),
+            format!("{:.4}", limit.least_output_error),
+        ]);
+    }
+    table
+}
