@@ -2,14 +2,14 @@
 
 use anyhow::Context;
 use burn::module::{Module, Param, RunningState};
-use burn::nn::loss::CrossEntropyLossConfig;
 use burn::nn::{BatchNorm, BatchNormConfig, Linear};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor, TensorData};
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
+use support::network::distill::Student;
 use support::network::inference::{Layer, Network, Weight};
 use support::network::mlp::{export_norm, matrix, vector};
-use support::network::train::{Batch, Objective, training_device};
+use support::network::train::training_device;
 use taper::Precision;
 use taper::factorize::svd::LowRankMatrix;
 
@@ -108,15 +108,9 @@ impl Factored {
     }
 }
 
-/// Cross-entropy with the labels.
-pub(crate) struct TuneFactors;
-
-impl Objective<Factored> for TuneFactors {
-    fn loss(&self, model: &Factored, batch: &Batch) -> Tensor<1> {
-        let logits = model.forward(batch.images.clone());
-        CrossEntropyLossConfig::new()
-            .init(&logits.device())
-            .forward(logits, batch.labels.clone())
+impl Student for Factored {
+    fn logits(&self, images: Tensor<2>) -> Tensor<2> {
+        self.forward(images)
     }
 }
 

@@ -19,6 +19,7 @@ use support::args::Common;
 use support::data::{Dataset, Splits, mnist};
 use support::json;
 use support::network::checkpoint::Checkpoint;
+use support::network::distill::{Taught, Teacher};
 use support::network::inference::{Network, Weight};
 use support::network::mlp::{CrossEntropy, Mlp};
 use support::network::statistics::{input_moments, reestimate};
@@ -27,11 +28,12 @@ use support::plot::{Axis, Mark, Plot, Scale, Series};
 use support::report::Report;
 use support::table::Table;
 use support::timing::least_seconds;
+use taper::distill::KnowledgeDistillation;
 use taper::factorize::Rank;
 use taper::factorize::svd::{LowRankMatrix, TruncatedSvd};
-use taper::{Compressed, Factorizer};
+use taper::{Compressed, Factorizer, ParamGuard};
 
-use factored::{Factored, TuneFactors};
+use factored::Factored;
 use limit::{Limit, Limits};
 
 support::fast_allocator!();
@@ -66,8 +68,16 @@ struct Args {
     tuning_epochs: usize,
 
     /// The highest learning rate of training the factors.
-    #[arg(long, default_value_t = 5e-4, value_name = "X")]
+    #[arg(long, default_value_t = 1e-3, value_name = "X")]
     tuning_rate: f64,
+
+    /// Temperature at which the factors learn from the dense network.
+    #[arg(long, default_value_t = 2.0, value_name = "T")]
+    temperature: f64,
+
+    /// Weight of the dense network's part of the loss beside the labels', in [0, 1].
+    #[arg(long, default_value_t = 0.9, value_name = "α")]
+    alpha: f64,
 
     /// Measures on the held-out training images instead of the test images: to choose parameters by.
     #[arg(long)]
@@ -99,6 +109,8 @@ struct Figures {
     weight_decay: f64,
     tuning_epochs: usize,
     tuning_rate: f64,
+    temperature: f64,
+    alpha: f64,
     /// Whether the accuracies are those on the held-out images.
     held_out: bool,
     seconds: f64,
@@ -171,9 +183,19 @@ fn main() -> anyhow::Result<()> {
 
     let moments = input_moments(&network, train.first(STATISTICS).images.view())?;
     let limits = Limits::of(&network, &moments)?;
+    let teacher = Teacher::new(&network, train, None, || {})?;
+    let lesson = Taught {
+        distiller: KnowledgeDistillation::params(args.temperature)
+            .alpha(args.alpha)
+            .check()?,
+        teacher: &teacher,
+        labels: &train.labels,
+    };
     let mut rows = Vec::new();
     for (kept, ..) in PUBLISHED {
-        rows.push(experiment(&args, &network, &limits, kept, train, measured)?);
+        rows.push(experiment(
+            &args, &network, &limits, &lesson, kept, train, measured,
+        )?);
     }
     let mut figures = Figures {
         seed: args.common.seed,
@@ -181,6 +203,8 @@ fn main() -> anyhow::Result<()> {
         weight_decay: args.weight_decay,
         tuning_epochs: args.tuning_epochs,
         tuning_rate: args.tuning_rate,
+        temperature: args.temperature,
+        alpha: args.alpha,
         held_out: args.held_out,
         seconds: 0.0,
         baseline,
@@ -192,7 +216,7 @@ fn main() -> anyhow::Result<()> {
          Relative: distance from the weights over their norm, which does not depend on it. Accuracy: the \
          factors in place of the weights and nothing else changed. New statistics: mean and variance of BatchNorm \
          estimated again on {} training images without labels. By outputs: as accuracy, with the factors that change the \
-         outputs of each layer least on these images. Trained: these factors, and all else, for {} more epochs. Bytes: of the whole network. \
+         outputs of each layer least on these images. Trained: these factors, and all else, for {} more epochs, from the labels and by distillation from the dense network. Bytes: of the whole network. \
          Time: of the forward pass of {} images through the whole network, dense over factorized.",
         train.len().min(STATISTICS),
         args.tuning_epochs,
@@ -219,6 +243,7 @@ fn experiment(
     args: &Args,
     network: &Network,
     limits: &Limits<'_>,
+    lesson: &Taught<'_, KnowledgeDistillation>,
     kept: f64,
     train: &Dataset,
     measured: &Dataset,
@@ -252,13 +277,15 @@ fn experiment(
         rate: args.tuning_rate,
         seed: args.common.seed("tuning"),
         checkpoint: args.checkpoint(&format!(
-            "data-{kept}-after-{}",
+            "taught-{}-{}-{kept}-after-{}",
+            args.temperature,
+            args.alpha,
             args.common.epochs_or(EPOCHS, 2)
         )),
         ..Training::default()
     };
     let model = Factored::new(&small, &factors)?;
-    let (model, _) = training.run(model, &TuneFactors, train, |_| Ok(None))?;
+    let (model, _) = training.run(model, lesson, train, |_| Ok(None))?;
     let mut tuned = model.valid().export(&small)?;
     reestimate(&mut tuned, images.view())?;
 

@@ -101,9 +101,21 @@ impl<D: Distiller<f32>> Taught<'_, D> {
     }
 }
 
-impl<D: Distiller<f32>> Objective<Mlp> for Taught<'_, D> {
-    fn loss(&self, model: &Mlp, batch: &Batch) -> Tensor<1> {
-        let logits = model.forward(batch.images.clone());
+/// A network that can be taught.
+pub trait Student {
+    /// What it says of `images`, of shape (batch, pixels), as logits of shape (batch, classes).
+    fn logits(&self, images: Tensor<2>) -> Tensor<2>;
+}
+
+impl Student for Mlp {
+    fn logits(&self, images: Tensor<2>) -> Tensor<2> {
+        self.forward(images)
+    }
+}
+
+impl<D: Distiller<f32>, S: Student> Objective<S> for Taught<'_, D> {
+    fn loss(&self, model: &S, batch: &Batch) -> Tensor<1> {
+        let logits = model.logits(batch.images.clone());
         match self.loss_of(&logits, batch) {
             Ok((value, gradient)) => inject(logits, value, gradient),
             // A student that left the range of its numbers: the trainer names step and learning rate.
