@@ -37,7 +37,7 @@ impl<F: Float> FixedPointMatrix<F> {
     ///
     /// # Errors
     ///
-    /// [`Error::ShapeMismatch`] where `x` has another number of features, and [`Error::Parameter`] for codes
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) where `x` has another number of features, and [`Error::Parameter`](crate::Error::Parameter) for codes
     /// of more than 8 bits.
     ///
     /// ```
