@@ -19,7 +19,7 @@ pub(super) const ROWS: usize = 32;
 /// Codes are packed without gaps: the part `codes` is exactly ⌈out·in·bits / 8⌉ bytes. One
 /// `scale` and, on an affine grid, one `offset` go with them, or one for each row.
 ///
-/// [`apply`](LinearOp::apply) with codes of 8 bits is [`apply_rounded`](Self::apply_rounded): it rounds each
+/// [`apply`](crate::LinearOp::apply) with codes of 8 bits is [`apply_rounded`](Self::apply_rounded): it rounds each
 /// vector of inputs to 8 bits too, with the scale max|x| / 127 of its own, and sums integers. An input then
 /// moves by at most half of that scale, so that
 ///
