@@ -87,7 +87,8 @@ impl FixedPointQuantizer {
             })
         };
         match self.granularity {
-            Granularity::PerTensor => match weights.as_slice_memory_order() {
+            // In the order of the axes: sums in another order would round differently.
+            Granularity::PerTensor => match weights.as_slice() {
                 Some(values) => Ok(vec![fit(values)?]),
                 None => Ok(vec![fit(&weights.iter().copied().collect::<Vec<_>>())?]),
             },
