@@ -130,7 +130,7 @@ pub trait Clusterer<F: Float>: Debug + Send + Sync {
 }
 
 /// What `cluster` makes of each group, given its number, points, weights and seed.
-fn by_group<F: Float>(
+pub(crate) fn by_group<F: Float>(
     groups: &[ArrayView2<'_, F>],
     weights: Option<&[ArrayView1<'_, F>]>,
     seed: Seed,

@@ -12,11 +12,24 @@ mod lapack;
 #[cfg(test)]
 mod tests;
 
-use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut2};
+use ndarray::{Array1, Array2, ArrayView, ArrayView2, ArrayViewMut2, CowArray, Dimension, Ix2};
 
 use crate::{Float, Result};
 
 pub(crate) use cholesky::Cholesky;
+
+/// `array` as a matrix of `shape`, row by row, copied only where its order in memory is another one; none where it has
+/// another number of values.
+pub(crate) fn as_matrix<F: Clone, D: Dimension>(
+    array: ArrayView<'_, F, D>,
+    shape: (usize, usize),
+) -> Option<CowArray<'_, F, Ix2>> {
+    if let Ok(matrix) = array.clone().into_shape_with_order(shape) {
+        return Some(matrix.into());
+    }
+    let copy = array.as_standard_layout().into_owned();
+    Some(copy.into_shape_with_order(shape).ok()?.into())
+}
 
 /// The back end that this build uses.
 #[cfg(not(feature = "_lapack"))]

@@ -19,7 +19,9 @@ use crate::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range, Symm
 use crate::quantize::product::{
     Codebook, OptimizedProductQuantizer, ProductQuantizer, ResidualQuantizer, SplitAxis,
 };
-use crate::{Compressed, Error, Factorizer, InputMoments, Precision, Quantizer, Result, Seed};
+use crate::{
+    Compressed, Error, Factorizer, InputMoments, Precision, Quantizer, Result, Seed, linalg,
+};
 
 /// One compressor of a chain.
 ///
@@ -348,12 +350,7 @@ pub(super) fn as_matrix(weights: ArrayViewD<'_, f32>) -> Result<CowArray<'_, f32
         return Err(dimensions());
     }
     let columns: usize = rest.iter().product();
-    if let Ok(matrix) = weights.clone().into_shape_with_order((*rows, columns)) {
-        return Ok(matrix.into());
-    }
-    let copy = weights.as_standard_layout().into_owned();
-    let matrix = copy.into_shape_with_order((*rows, columns));
-    Ok(matrix.map_err(|_| dimensions())?.into())
+    linalg::as_matrix(weights, (*rows, columns)).ok_or_else(dimensions)
 }
 
 /// The moments of what a factor's product gives to the next one, R M Rᵀ.

@@ -18,7 +18,7 @@
 //! and holds what each then computes against the masked network of the original size.
 //!
 //! Rooms: `plan` holds the choice, `keep` makes it by rank; `slimming`, `layer` and `magnitude`
-//! are the pruners, `sparse` is what the last leaves; `score` has what channels are ranked by; `coupling` is the declaration, kept in `graph`; `coupled` applies a plan by
+//! are the pruners, `sparse` is what the last leaves; `score` has what channels are ranked by; `coupling` is the declaration, kept in `graph`, with the `names` of tensors; `coupled` applies a plan by
 //! it, `fold` carries constants over, `report` counts; `schedule` spreads pruning over rounds; `trainable`
 //! is the gradient of the weights that were kept.
 //!
@@ -56,6 +56,7 @@ mod graph;
 mod keep;
 mod layer;
 mod magnitude;
+mod names;
 mod plan;
 mod report;
 mod schedule;
@@ -65,10 +66,11 @@ mod sparse;
 mod trainable;
 
 pub use coupled::{CoupledPlan, Dropped, Tensors};
-pub use coupling::{ChannelGroup, Channels, Coupling, TensorNames};
+pub use coupling::{ChannelGroup, Channels, Coupling};
 pub use keep::{Keep, Scope};
 pub use layer::{LayerPruner, LayerPrunerParams};
 pub use magnitude::{MagnitudePruner, MagnitudePrunerParams, Sparsity};
+pub use names::TensorNames;
 pub use plan::PrunePlan;
 pub use report::{Change, LayerReport, PruneReport};
 pub use schedule::{Decay, IterativeSchedule, IterativeScheduleParams};

@@ -4,18 +4,19 @@ use std::sync::Arc;
 
 use ndarray::{ArrayView, ArrayViewD, Dimension};
 
-use super::als::{Beginning, CpAls, End};
+use super::als::CpAls;
 use super::constraint::Constraint;
+use super::end::End;
 use super::model::{Model, factor_with_ridge, gram, gram_without, inner_product, relative_loss};
 use super::mttkrp::{Walk, view};
 use super::problem::Problem;
-use super::start::Start;
+use super::start::{Beginning, Start};
 use super::tensor::{CpReport, CpTensor, Freedom};
 use crate::factorize::Rank;
 use crate::observer::{Observed, ObservedFit};
 use crate::{
-    Error, Factorizer, FitReport, Float, InputMoments, Observer, ParamError, ParamGuard, Precision,
-    Result, Seed, Stage, check, linalg, moments,
+    Error, Factorizer, Float, InputMoments, Observer, ParamError, ParamGuard, Precision, Result,
+    Seed, Stage, check, linalg, moments,
 };
 
 /// CP decomposition with a [`Constraint`] a factor, by AO-ADMM.
@@ -142,12 +143,7 @@ impl CpAdmm {
             let observed = self.observed.fit(Stage::CpAdmm, 0, self.max_sweeps);
             fit.run(self.max_sweeps, self.tolerance, observed)?
         };
-        report.fit = FitReport {
-            iterations: fit.losses.len() - 1,
-            converged: end == End::Converged,
-            stopped: end == End::Stopped,
-            losses: fit.losses,
-        };
+        report.fit = end.report(fit.losses.len() - 1, fit.losses);
         report.relative_error = fit.error.max(0.0).sqrt();
         (report.primal_residual, report.dual_residual) = (fit.primal, fit.dual);
         let free: Vec<Freedom> = constraints

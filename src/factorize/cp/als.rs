@@ -5,19 +5,20 @@ use std::sync::Arc;
 use ndarray::{ArrayView, ArrayViewD, Dimension};
 
 use super::correction::{self, NormBound, norm_ratio};
+use super::end::End;
 use super::model::{
     Model, factor_with_ridge, gram, gram_without, inner_product, normalize_columns, random_factors,
     relative_loss,
 };
 use super::mttkrp::{Walk, view_mut};
 use super::problem::Problem;
-use super::start::{Compression, Start, unfolding_spectrum};
+use super::start::{Beginning, Compression, Start, unfolding_spectrum};
 use super::tensor::{CpReport, CpTensor, Freedom};
 use crate::factorize::Rank;
 use crate::observer::{Observed, ObservedFit};
 use crate::{
-    Factorizer, FitReport, Float, InputMoments, Observer, ParamError, ParamGuard, Precision,
-    Result, Seed, Stage, check, moments,
+    Factorizer, Float, InputMoments, Observer, ParamError, ParamGuard, Precision, Result, Seed,
+    Stage, check, moments,
 };
 
 /// CP decomposition by alternating least squares, of tensors of any order from two on.
@@ -121,17 +122,13 @@ impl CpAls {
         report.start = beginning.start;
         let mut state = Alternation::new(&problem, beginning.model, self.extrapolate);
         let observed = self.observed.fit(Stage::CpAls, 0, self.max_sweeps);
-        let end = match beginning.stopped {
-            true => End::Stopped,
-            false => state.run(self.max_sweeps, self.tolerance, self.norm_bound, observed)?,
+        let end = if beginning.stopped {
+            End::Stopped
+        } else {
+            state.run(self.max_sweeps, self.tolerance, self.norm_bound, observed)?
         };
         report.corrections = state.corrections;
-        report.fit = FitReport {
-            iterations: state.sweeps,
-            converged: end == End::Converged,
-            stopped: end == End::Stopped,
-            losses: state.losses,
-        };
+        report.fit = end.report(state.sweeps, state.losses);
         report.relative_error = state.loss.max(0.0).sqrt();
         CpTensor::finish(&problem, state.model, &free, self.precision, report)
     }
@@ -213,23 +210,6 @@ impl CpAls {
             stopped,
         })
     }
-}
-
-/// The model to start with.
-pub(super) struct Beginning<F: Float> {
-    pub(super) model: Model<F>,
-    /// Which start gave it.
-    pub(super) start: usize,
-    /// Whether an observer wants no more of it.
-    pub(super) stopped: bool,
-}
-
-/// Why a run ended.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum End {
-    Converged,
-    Limit,
-    Stopped,
 }
 
 /// A model of zero: unit vectors with zero weights.

@@ -7,7 +7,7 @@
 //!   against terms that grow while they cancel each other);
 //! - `admm` ([`CpAdmm`]): the same with a constraint or a penalty a factor, those of `constraint`;
 //! - `mttkrp`: the product that all of these spend their time in;
-//! - `model` and `problem`: the state of a fit, and the tensor it is made to;
+//! - `model` and `problem`: the state of a fit, and the tensor it is made to; `end`: why it ended;
 //! - `trainable`: the gradient of the factors.
 //!
 //! Kolda and Bader, "Tensor decompositions and applications", SIAM Review 2009, doi:10.1137/07070111X, is
@@ -31,6 +31,7 @@ mod admm;
 mod als;
 mod constraint;
 mod correction;
+mod end;
 mod model;
 mod mttkrp;
 mod problem;

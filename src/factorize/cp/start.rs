@@ -7,6 +7,15 @@ use super::mttkrp::view;
 use super::problem::{Problem, squared_norm};
 use crate::{Float, Result, Seed, linalg};
 
+/// The model to start with.
+pub(super) struct Beginning<F: Float> {
+    pub(super) model: Model<F>,
+    /// Which start gave it.
+    pub(super) start: usize,
+    /// Whether an observer wants no more of it.
+    pub(super) stopped: bool,
+}
+
 /// Where alternating fits begin.
 ///
 /// ```

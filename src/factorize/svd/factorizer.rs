@@ -7,9 +7,7 @@ use super::randomized::Projection;
 use super::spatial::SpatialConv2d;
 use super::{LowRankWarning, SvdMethod, SvdReport, TruncatedSvd, exact, randomized};
 use crate::linalg::Cholesky;
-use crate::{
-    Compressed, Factorizer, Float, InputMoments, Result, check, linalg, moments, parallel,
-};
+use crate::{Factorizer, Float, InputMoments, LinearOp, Result, check, linalg, moments, parallel};
 
 /// Leading singular values with their vectors.
 pub(super) struct Triplets<F> {
@@ -99,11 +97,7 @@ impl<F: Float> Factorizer<F, Ix2> for TruncatedSvd {
         let distance = match &root {
             None => artifact.distance(weights, scale),
             Some(root) => {
-                let rebuilt = artifact.decompress()?.into_dimensionality::<Ix2>();
-                let mut error = weights.to_owned();
-                if let Ok(rebuilt) = rebuilt {
-                    error -= &rebuilt;
-                }
+                let error = &weights - &artifact.decompress_matrix()?;
                 norm(whitened(error.view(), root).view()) / scale
             }
         };

@@ -5,10 +5,10 @@ use ndarray::{Array2, ArrayView1, ArrayView2, ArrayView3, ArrayViewMut2, ArrayVi
 use super::rotation::Rotation;
 use super::{PqMatrix, ProductCodebooks, ProductQuantizerParams, SplitAxis};
 use crate::artifact::check_apply;
-use crate::cluster::{Clusterer, Clustering, KMeans, KMeansParams, Seeding};
+use crate::cluster::{self, Clusterer, Clustering, KMeans, KMeansParams, Seeding};
 use crate::{
     Compressed, Error, FitReport, Float, InputMoments, LinearOp, ParamError, ParamGuard, Part,
-    Precision, Quantizer, Result, Role, Seed, Stage, StorageBits, check, moments, parallel,
+    Precision, Quantizer, Result, Role, Seed, Stage, StorageBits, check, moments,
 };
 
 /// Optimized product quantization with checked parameters.
@@ -329,14 +329,10 @@ impl<F: Float> Clusterer<F> for Warm<'_, F> {
         clusters: usize,
         seed: Seed,
     ) -> Result<Vec<Clustering<F>>> {
-        let weights = |group: usize| Some(weights?.get(group)?.view());
-        parallel::map(groups.len(), |group| {
-            let points = groups[group].view();
+        cluster::by_group(groups, weights, seed, |group, points, weights, seed| {
             self.starting_at(group)
-                .cluster(points, weights(group), clusters, seed)
+                .cluster(points, weights, clusters, seed)
         })
-        .into_iter()
-        .collect()
     }
 }
 

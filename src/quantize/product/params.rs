@@ -10,7 +10,7 @@ use crate::cluster::{Clusterer, Clustering, KMeans, KMeansParams};
 use crate::observer::{Observed, Observer};
 use crate::{
     Error, FitReport, Float, InputMoments, ParamError, ParamGuard, Precision, Quantizer, Result,
-    Seed, check,
+    Seed, check, linalg,
 };
 
 /// How the split axis is cut.
@@ -407,18 +407,9 @@ pub(super) fn sub_vectors<F: Float>(
     width: usize,
 ) -> Result<CowArray<'_, F, Ix2>> {
     let shape = (vectors.nrows() * groups, width);
-    if let Some(values) = vectors.to_slice()
-        && let Ok(view) = ArrayView2::from_shape(shape, values)
-    {
-        return Ok(view.into());
-    }
-    let copy = vectors.as_standard_layout().into_owned();
-    let sub_vectors = copy.into_shape_with_order(shape);
-    Ok(sub_vectors
-        .map_err(|_| Error::Overflow {
-            what: "the number of sub-vectors",
-        })?
-        .into())
+    linalg::as_matrix(vectors, shape).ok_or(Error::Overflow {
+        what: "the number of sub-vectors",
+    })
 }
 
 /// The assignments of [`sub_vectors`], group by group.
