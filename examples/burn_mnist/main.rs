@@ -14,7 +14,6 @@ use burn::tensor::Device;
 use clap::Parser;
 use support::args::Common;
 use support::data::mnist;
-use support::json;
 use support::network::train::{Training, training_device};
 use support::report::Report;
 use support::tuned::{Figures, Row};
@@ -137,7 +136,7 @@ fn main() -> anyhow::Result<()> {
     }
     let dense_accuracy = measure(&dense.valid(), &data.test)?.accuracy;
 
-    let mut figures = Figures {
+    let figures = Figures {
         seed: common.seed,
         epochs,
         tuning_epochs,
@@ -147,10 +146,5 @@ fn main() -> anyhow::Result<()> {
         rows,
         seconds: 0.0,
     };
-    figures.tell(&mut report, "burn");
-    figures.seconds = report.finish(common.markdown.as_deref())?;
-    if let Some(path) = &common.json {
-        json::write(path, &figures)?;
-    }
-    Ok(())
+    figures.finish(report, "burn", common)
 }

@@ -14,7 +14,7 @@ mod recipes;
 
 use anyhow::Context;
 use clap::Parser;
-use ndarray::{Array2, Ix2};
+use ndarray::Array2;
 use serde::Serialize;
 use support::args::Common;
 use support::data::{Splits, mnist};
@@ -26,7 +26,7 @@ use support::report::Report;
 use support::table::{Table, bytes};
 use taper::distill::KnowledgeDistillation;
 use taper::prune::{Keep, MagnitudePruner, Sparsity};
-use taper::{Compressed, ParamGuard};
+use taper::{LinearOp, ParamGuard};
 
 use network::{Lesson, Plain, Training};
 use operator::{Operator, SPARSE};
@@ -171,21 +171,22 @@ fn main() -> anyhow::Result<()> {
     let limit = recipes::limit(&dense, common.seed("limit"))?;
     let baseline_error = dense.error(&data.test);
     let baseline_taught_error = taught.error(&data.test);
-    let point = |recipe: &str, bytes: u64, network: &Plain| Point {
-        recipe: recipe.to_owned(),
-        bytes,
-        accuracy: 100.0 - network.error(&data.test),
-        held_out_accuracy: 100.0 - network.error(&data.held_out),
+    let point = |candidate: &Candidate, held_out_error: f64| Point {
+        recipe: candidate.recipe.clone(),
+        bytes: candidate.bytes,
+        accuracy: 100.0 - candidate.network.error(&data.test),
+        held_out_accuracy: 100.0 - held_out_error,
     };
     let dense_bytes = recipes::dense_bytes(&dense)?;
     let mut pareto: Vec<Point> = candidates
         .iter()
-        .map(|candidate| point(&candidate.recipe, candidate.bytes, &candidate.network))
+        .zip(&held_out)
+        .map(|(candidate, &held_out_error)| point(candidate, held_out_error))
         .collect();
     pareto.sort_by_key(|point| std::cmp::Reverse(point.bytes));
     let limit: Vec<Point> = limit
         .iter()
-        .map(|candidate| point(&candidate.recipe, candidate.bytes, &candidate.network))
+        .map(|candidate| point(candidate, held_out_error(&candidate.network)))
         .collect();
     let error = chosen.network.error(&data.test);
     let ratio = dense_bytes as f64 / chosen.bytes as f64;
@@ -303,7 +304,7 @@ fn prune(
         let pruner =
             MagnitudePruner::params(Sparsity::Unstructured(Keep::Fraction(keep))).check()?;
         for (layer, left) in network.layers.iter_mut().zip(pruner.prune(&views)?) {
-            let left = left.decompress()?.into_dimensionality::<Ix2>()?;
+            let left = left.decompress_matrix()?;
             layer.weight = Operator::of(left, keep);
         }
         // A step costs as much as there are weights left: with few, much training is cheap.

@@ -7,7 +7,7 @@ use anyhow::Context;
 use ndarray::{Array1, Array2, ArrayView2, Axis, Ix2, Zip, concatenate, s};
 use rayon::prelude::*;
 use support::data::Dataset;
-use support::network::inference::percent_equal;
+use support::network::inference::{largest, percent_equal};
 use support::network::schedule::Schedule;
 use support::random;
 use taper::distill::{TeacherLogits, ensemble_logits};
@@ -206,16 +206,7 @@ impl Plain {
     /// Images with a wrong answer, in percent.
     pub fn error(&self, data: &Dataset) -> f64 {
         let logits = self.logits(data.images.view());
-        let answer = |row: ndarray::ArrayView1<'_, f32>| {
-            let best = row
-                .iter()
-                .enumerate()
-                .fold((0, f32::NEG_INFINITY), |best, (i, &x)| {
-                    if x > best.1 { (i, x) } else { best }
-                });
-            best.0
-        };
-        let answers: Vec<usize> = logits.rows().into_iter().map(answer).collect();
+        let answers: Vec<usize> = logits.rows().into_iter().map(largest).collect();
         100.0 - percent_equal(&answers, &data.labels)
     }
 }

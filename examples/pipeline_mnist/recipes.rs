@@ -20,7 +20,7 @@ use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range};
 use taper::quantize::product::{PqMatrix, ProductQuantizer, SplitAxis};
 use taper::{Factorizer, Precision, Quantizer, Seed, Trainable};
 
-use super::network::{Layer, Lesson, Network, Plain, Training, Tuned};
+use super::network::{Layer, Lesson, Network, Plain, Training, Tuned, Weight};
 use super::operator::{Operator, Sparse};
 
 /// What fine-tuning needs.
@@ -40,10 +40,10 @@ pub struct Candidate {
 }
 
 impl Teaching<'_> {
-    /// Trains what the artifacts of `network` store.
-    fn tune<A: Trainable<f32>>(
+    /// Trains what is stored of the weights of `network`.
+    fn tune<W: Weight>(
         &self,
-        network: &mut Network<Tuned<A>>,
+        network: &mut Network<W>,
         epochs: usize,
         rate: f64,
         name: &str,
@@ -149,16 +149,8 @@ fn tuned<A: Trainable<f32> + Artifact>(
 
 /// The dense network, fine-tuned as the small ones are: what of their accuracy they owe to the lesson.
 pub fn taught(dense: &Plain, teaching: &Teaching<'_>, epochs: usize) -> anyhow::Result<Plain> {
-    let training = Training {
-        epochs,
-        batch: 128,
-        rate: 1e-3,
-        schedule: Schedule::Cosine { warmup: 0.1 },
-        dropout: 0.0,
-        seed: teaching.seed.derive_name("dense"),
-    };
     let mut network = dense.clone();
-    training.run(&mut network, teaching.data, &teaching.lesson, || {})?;
+    teaching.tune(&mut network, epochs, 1e-3, "dense")?;
     Ok(network)
 }
 

@@ -3,9 +3,9 @@
 use anyhow::ensure;
 use support::network::inference::{Layer, Network, Weight};
 use support::network::statistics::reestimate_with;
-use taper::ndarray::{ArrayView2, Ix2};
+use taper::ndarray::ArrayView2;
 use taper::quantize::product::{Codebook, PqMatrix, ProductQuantizer, SplitAxis};
-use taper::{Compressed, InputMoments, Precision, Quantizer, Seed};
+use taper::{Compressed, InputMoments, LinearOp, Precision, Quantizer, Seed};
 
 /// A weight matrix with so many outputs is quantized.
 pub(crate) const QUANTIZED_OUTPUTS: usize = 512;
@@ -153,7 +153,7 @@ impl Trial {
             bytes += stored as u64;
             dense_bytes += 4 * weight.len() as u64;
             formula_bytes += 4.0 * weight.len() as f64 / matrix.formula_ratio();
-            let dense = matrix.decompress()?.into_dimensionality::<Ix2>()?;
+            let dense = matrix.decompress_matrix()?;
             matrices.push((i, matrix));
             layer.weight = Weight::Dense(dense);
             Ok(())

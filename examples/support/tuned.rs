@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::args::Common;
+use crate::json;
 use crate::report::Report;
 use crate::table::{Table, bytes};
 
@@ -48,8 +50,26 @@ pub struct Row {
 }
 
 impl Figures {
-    /// Says them, of a network of `framework`.
-    pub fn tell(&self, report: &mut Report, framework: &str) {
+    /// Says them, of a network of `framework`, ends the report, and writes the files that `common` names.
+    ///
+    /// # Errors
+    ///
+    /// Where a file cannot be written.
+    pub fn finish(
+        mut self,
+        mut report: Report,
+        framework: &str,
+        common: &Common,
+    ) -> anyhow::Result<()> {
+        self.tell(&mut report, framework);
+        self.seconds = report.finish(common.markdown.as_deref())?;
+        if let Some(path) = &common.json {
+            json::write(path, &self)?;
+        }
+        Ok(())
+    }
+
+    fn tell(&self, report: &mut Report, framework: &str) {
         let mut table = Table::new(
             format!(
                 "Two matrices of a {framework} network, where the dense network has a loss of {:.4} on held-out images and an \

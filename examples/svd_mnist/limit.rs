@@ -1,13 +1,12 @@
 //! How far each factorization is from the limit of its rank.
 
 use anyhow::Context;
-use ndarray::{Array2, Ix2};
 use serde::Serialize;
 use support::network::inference::{Network, Weight};
 use support::table::Table;
 use taper::factorize::svd::LowRankMatrix;
 use taper::limit::LowRankLimit;
-use taper::{Compressed, InputMoments};
+use taper::{InputMoments, LinearOp};
 
 use crate::WIDTH;
 
@@ -20,7 +19,7 @@ pub(crate) const EXPLANATION: &str = "How much further could it go at the same r
 /// Errors beside the least that any matrix of the same rank has, root mean square over the layers.
 #[derive(Debug, Serialize)]
 pub(crate) struct Limit {
-    weight_error: f64,
+    pub(crate) weight_error: f64,
     least_weight_error: f64,
     output_error: f64,
     least_output_error: f64,
@@ -57,11 +56,11 @@ impl<'a> Limits<'a> {
     }
 
     /// Of the plain factors and of those for the outputs.
-    pub(crate) fn limit(
+    pub(crate) fn limit<'b>(
         &self,
         network: &Network,
-        plain: &[Option<LowRankMatrix<f32>>],
-        aware: &[Option<LowRankMatrix<f32>>],
+        plain: &'b [Option<LowRankMatrix<f32>>],
+        aware: &'b [Option<LowRankMatrix<f32>>],
     ) -> anyhow::Result<Limit> {
         let mut squares = [0.0; 4];
         for layer in &self.layers {
@@ -69,18 +68,17 @@ impl<'a> Limits<'a> {
                 continue;
             };
             let moments = &self.moments[layer.index];
-            let rebuilt = |factors: &[Option<LowRankMatrix<f32>>]| {
+            let of_layer = |factors: &'b [Option<LowRankMatrix<f32>>]| {
                 let factors = factors[layer.index].as_ref();
-                let factors = factors.context("a layer that was not factorized")?;
-                let rebuilt = factors.decompress()?.into_dimensionality::<Ix2>()?;
-                anyhow::Ok((factors.rank(), rebuilt))
+                factors.context("a layer that was not factorized")
             };
-            let (rank, rebuilt_plain) = rebuilt(plain)?;
-            squares[0] += relative_squares(weight, &rebuilt_plain);
-            squares[1] += layer.weights.relative_error(rank).powi(2);
-            let (rank, rebuilt_aware) = rebuilt(aware)?;
-            squares[2] += moments.relative_output_error(weight.view(), rebuilt_aware.view())?;
-            squares[3] += layer.outputs.relative_error(rank).powi(2);
+            let (plain, aware) = (of_layer(plain)?, of_layer(aware)?);
+            let report = plain.svd_report().context("factors without a report")?;
+            squares[0] += report.relative_error.powi(2);
+            squares[1] += layer.weights.relative_error(plain.rank()).powi(2);
+            let rebuilt = aware.decompress_matrix()?;
+            squares[2] += moments.relative_output_error(weight.view(), rebuilt.view())?;
+            squares[3] += layer.outputs.relative_error(aware.rank()).powi(2);
         }
         let count = self.layers.len().max(1) as f64;
         let [
@@ -96,14 +94,6 @@ impl<'a> Limits<'a> {
             least_output_error,
         })
     }
-}
-
-fn relative_squares(weight: &Array2<f32>, rebuilt: &Array2<f32>) -> f64 {
-    let squares = |values: &mut dyn Iterator<Item = f32>| -> f64 {
-        values.map(|x| f64::from(x).powi(2)).sum()
-    };
-    let differences = squares(&mut weight.iter().zip(rebuilt).map(|(w, r)| w - r));
-    differences / squares(&mut weight.iter().copied())
 }
 
 pub(crate) fn table<'a>(limits: impl IntoIterator<Item = (f64, &'a Limit)>) -> Table {

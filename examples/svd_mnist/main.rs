@@ -254,15 +254,12 @@ fn experiment(
     let accuracy = small.accuracy(measured)?;
     reestimate(&mut small, images.view())?;
     let accuracy_bn = small.accuracy(measured)?;
-    let (mut absolute, mut relative, mut weights) = (0.0, 0.0, 0);
+    let (mut absolute, mut weights) = (0.0, 0);
     for (layer, factors) in network.layers.iter().zip(&plain) {
         if let (Weight::Dense(weight), Some(factors)) = (&layer.weight, factors) {
             let difference = factors.decompress()? - weight;
             absolute += difference.iter().map(|d| f64::from(d.abs())).sum::<f64>();
             weights += weight.len();
-            relative += factors
-                .svd_report()
-                .map_or(0.0, |report| report.relative_error.powi(2));
         }
     }
 
@@ -289,7 +286,7 @@ fn experiment(
     let mut tuned = model.valid().export(&small)?;
     reestimate(&mut tuned, images.view())?;
 
-    let factorized = factors.iter().flatten().count().max(1) as f64;
+    let limit = limits.limit(network, &plain, &factors)?;
     Ok(Row {
         kept,
         rank: factors
@@ -299,14 +296,14 @@ fn experiment(
             .max()
             .unwrap_or(0),
         error: absolute / weights.max(1) as f64,
-        relative_error: (relative / factorized).sqrt(),
+        relative_error: limit.weight_error,
         accuracy,
         accuracy_bn,
         accuracy_data,
         accuracy_tuned: tuned.accuracy(measured)?,
         ratio_bytes: network.bytes() as f64 / small.bytes() as f64,
         time_ratio: seconds(network, measured)? / seconds(&small, measured)?,
-        limit: limits.limit(network, &plain, &factors)?,
+        limit,
     })
 }
 

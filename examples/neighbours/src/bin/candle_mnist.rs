@@ -16,7 +16,7 @@ use taper::{Factorizer, LinearOp, Quantizer, Seed, Trainable};
 use taper_neighbours::args::Common;
 use taper_neighbours::data::{Dataset, mnist};
 use taper_neighbours::tuned::{Figures, Row};
-use taper_neighbours::{json, mnist, report};
+use taper_neighbours::{mnist, report};
 
 const WIDTHS: [usize; 4] = [mnist::PIXELS, 300, 100, mnist::CLASSES];
 const BATCH: usize = 100;
@@ -398,7 +398,7 @@ fn main() -> anyhow::Result<()> {
         });
     }
     let dense_accuracy = dense.measure(&data.test)?.accuracy;
-    let mut figures = Figures {
+    let figures = Figures {
         seed: common.seed,
         epochs,
         tuning_epochs,
@@ -408,10 +408,5 @@ fn main() -> anyhow::Result<()> {
         rows,
         seconds: 0.0,
     };
-    figures.tell(&mut report, "candle");
-    figures.seconds = report.finish(common.markdown.as_deref())?;
-    if let Some(path) = &common.json {
-        json::write(path, &figures)?;
-    }
-    Ok(())
+    figures.finish(report, "candle", common)
 }
