@@ -119,6 +119,8 @@ pub enum Stage {
     CpAls,
     /// Sweeps of alternating optimization under constraints.
     CpAdmm,
+    /// Rounds over the two sides of a kernel, in its Tucker decomposition.
+    Tucker,
 }
 
 /// The observer of a fit, if there is one.

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use taper::cluster::{Clusterer, Clustering, KMeans};
 use taper::factorize::Rank;
+use taper::factorize::convolution::{Tucker2, TuckerConv2d};
 use taper::factorize::cp::{Constraint, CpAdmm, CpAls, CpTensor};
-use taper::ndarray::{Array2, Array3, ArrayD};
+use taper::ndarray::{Array2, Array3, Array4, ArrayD};
 use taper::quantize::product::{
     OptimizedProductQuantizer, ProductQuantizer, ResidualQuantizer, SplitAxis,
 };
@@ -242,4 +243,44 @@ fn constrained_factorization_is_watched() {
         };
         admm.factorize(tensor().view()).unwrap()
     });
+}
+
+#[test]
+fn rounds_of_a_tucker_decomposition_are_watched() {
+    let kernel: Array4<f32> = numbers(&[9, 8, 3, 3]).into_dimensionality().unwrap();
+    let fit = |rounds, observer: Option<Arc<dyn Observer>>| -> TuckerConv2d<f32> {
+        let params = Tucker2::ranks(4, 3).max_iterations(rounds).tolerance(0.0);
+        let params = match observer {
+            Some(observer) => params.observer(observer),
+            None => params,
+        };
+        params.factorize(kernel.view()).unwrap()
+    };
+    let free = fit(30, None);
+    let witness = Arc::new(Witness::default());
+    let watched = fit(30, Some(Arc::clone(&witness) as Arc<dyn Observer>));
+    assert_eq!(watched, free);
+    let report = free.report().unwrap();
+    assert!(report.iterations > 5 && !report.stopped);
+    assert_eq!(report.losses.len(), report.iterations + 1);
+    let seen = witness.of(Stage::Tucker, 0);
+    let losses: Vec<f64> = seen.iter().map(|progress| progress.loss).collect();
+    assert_eq!(
+        losses[..report.iterations],
+        report.losses[..report.iterations]
+    );
+    for (iteration, progress) in seen.iter().enumerate() {
+        assert_eq!(
+            (progress.iteration, progress.max_iterations),
+            (iteration, 30)
+        );
+    }
+    for rounds in 0..6 {
+        let limited = fit(rounds, None);
+        let stopped = fit(30, Some(stop_at(Stage::Tucker, rounds)));
+        assert_eq!(stopped.parts(), limited.parts());
+        let (stopped, limited) = (stopped.report().unwrap(), limited.report().unwrap());
+        assert!(stopped.stopped && !limited.stopped && limited.iterations == rounds);
+        assert_eq!(ended_somehow(stopped), ended_somehow(limited));
+    }
 }

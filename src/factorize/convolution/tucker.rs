@@ -1,22 +1,26 @@
 //! Tucker decomposition of a kernel's two channel axes.
 
+use std::sync::Arc;
+
 use ndarray::{Array2, Array4, ArrayView, Ix4};
 
 use super::geometry::{Geometry, dimensions};
 use super::tucker_conv::TuckerConv2d;
 use crate::factorize::Rank;
-use crate::factorize::cp::{leading_vectors, multiply_mode, standard, unfolding_spectrum};
+use crate::factorize::cp::{End, leading_vectors, multiply_mode, standard, unfolding_spectrum};
+use crate::observer::Observed;
 use crate::{
-    Error, Factorizer, FitReport, Float, InputMoments, ParamError, ParamGuard, Precision, Result,
-    check, moments,
+    Error, Factorizer, FitReport, Float, InputMoments, Observer, ParamError, ParamGuard, Precision,
+    Result, Stage, check, moments,
 };
 
 /// Tucker-2: a kernel as a smaller kernel between two 1×1 convolutions.
 ///
 /// $$W\_{o i y x} \approx \sum\_{p, q} U\_{o p} \\, G\_{p q y x} \\, V\_{i q}$$
 ///
-/// U and V start as the leading singular vectors of the two unfoldings and are improved in turns, each being
-/// optimal for the other (HOOI; De Lathauwer, De Moor and Vandewalle, "On the best rank-1 and rank-(R1, ..., RN)
+/// V starts as the leading singular vectors of its unfolding and U as the best for it (Vannieuwenhoven, Vandebril and
+/// Meerbergen, "A new truncation strategy for the higher-order singular value decomposition", 2012,
+/// doi:10.1137/110836067); both are improved in turns, each being optimal for the other (HOOI; De Lathauwer, De Moor and Vandewalle, "On the best rank-1 and rank-(R1, ..., RN)
 /// approximation of higher-order tensors", 2000, doi:10.1137/S0895479898346995). Kim et al., "Compression of deep
 /// convolutional neural networks for fast and low power mobile applications", ICLR 2016, arXiv:1511.06530, is
 /// where networks are made small with it.
@@ -39,6 +43,7 @@ pub struct Tucker2 {
     max_iterations: usize,
     tolerance: f64,
     precision: Precision,
+    observed: Observed,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -72,6 +77,7 @@ impl Tucker2 {
             max_iterations: 30,
             tolerance: 1e-6,
             precision: Precision::F32,
+            observed: Observed::default(),
         })
     }
 
@@ -152,8 +158,103 @@ fn limit_each_other([p, q]: [usize; 2], [output, input, height, width]: [usize; 
     [p, q.min(input).min(p.saturating_mul(area))]
 }
 
-/// Loss, output and input side, and core.
-type Round<F> = (f64, Array2<F>, Array2<F>, Vec<F>);
+/// Both sides, the core between them, and what it loses.
+struct Fit<F> {
+    output: Array2<F>,
+    input: Array2<F>,
+    core: Vec<F>,
+    loss: f64,
+}
+
+/// A kernel whose sides are fitted in turns.
+struct Alternation<'a, F> {
+    values: &'a [F],
+    shape: [usize; 4],
+    ranks: [usize; 2],
+    squared_norm: f64,
+}
+
+impl<F: Float> Alternation<'_, F> {
+    /// The HOSVD truncated one axis after the other: the input side alone, then the best output side for it.
+    fn start(&self) -> Result<Fit<F>> {
+        let ([output, _, height, width], [_, q]) = (self.shape, self.ranks);
+        let input = leading_vectors(self.values, &self.shape, 1, q)?;
+        let (vectors, reduced) = self.output(&input)?;
+        let core = multiply_mode(&reduced, &[output, q, height, width], 0, vectors.t());
+        Ok(self.fit(vectors, input, core))
+    }
+
+    /// The best output side for this input side, and the kernel reduced by the latter.
+    fn output(&self, input: &Array2<F>) -> Result<(Array2<F>, Vec<F>)> {
+        let ([output, _, height, width], [p, q]) = (self.shape, self.ranks);
+        let reduced = multiply_mode(self.values, &self.shape, 1, input.t());
+        let vectors = leading_vectors(&reduced, &[output, q, height, width], 0, p)?;
+        Ok((vectors, reduced))
+    }
+
+    /// The best input side for this output side.
+    fn improve(&self, output: Array2<F>) -> Result<Fit<F>> {
+        let ([_, input, height, width], [p, q]) = (self.shape, self.ranks);
+        let reduced = multiply_mode(self.values, &self.shape, 0, output.t());
+        let small = [p, input, height, width];
+        let vectors = leading_vectors(&reduced, &small, 1, q)?;
+        let core = multiply_mode(&reduced, &small, 1, vectors.t());
+        Ok(self.fit(output, vectors, core))
+    }
+
+    /// With the loss that follows from orthonormal sides: what the core does not hold.
+    fn fit(&self, output: Array2<F>, input: Array2<F>, core: Vec<F>) -> Fit<F> {
+        let held: f64 = core.iter().map(|x| x.as_f64() * x.as_f64()).sum();
+        let loss = if self.squared_norm > 0.0 {
+            (1.0 - held / self.squared_norm).max(0.0)
+        } else {
+            0.0
+        };
+        Fit {
+            output,
+            input,
+            core,
+            loss,
+        }
+    }
+}
+
+impl Tucker2 {
+    /// Rounds until the loss falls no more.
+    fn alternate<F: Float>(&self, kernel: &Alternation<'_, F>) -> Result<(Fit<F>, FitReport)> {
+        let observed = self.observed.fit(Stage::Tucker, 0, self.max_iterations);
+        let mut fit = kernel.start()?;
+        let mut losses = vec![fit.loss];
+        let mut iterations = 0;
+        let end = loop {
+            if observed.stops(iterations, fit.loss) {
+                break End::Stopped;
+            }
+            if iterations == self.max_iterations {
+                break End::Limit;
+            }
+            // The start's output side is the best for its input side already.
+            let output = match iterations {
+                0 => fit.output.clone(),
+                _ => kernel.output(&fit.input)?.0,
+            };
+            let next = kernel.improve(output)?;
+            if next.loss > fit.loss {
+                // By rounding: the last one stays.
+                break End::Converged;
+            }
+            let gained = fit.loss - next.loss;
+            let converged = gained <= self.tolerance * fit.loss;
+            fit = next;
+            iterations += 1;
+            losses.push(fit.loss);
+            if converged {
+                break End::Converged;
+            }
+        };
+        Ok((fit, end.report(iterations, losses)))
+    }
+}
 
 impl<F: Float> Factorizer<F, Ix4> for Tucker2 {
     type Output = TuckerConv2d<F>;
@@ -176,43 +277,19 @@ impl<F: Float> Factorizer<F, Ix4> for Tucker2 {
         };
         let values: Vec<F> = values.iter().map(|&x| x / scale).collect();
         let [p, q] = self.resolve(&values, shape)?;
-        let total: f64 = values.iter().map(|x| x.as_f64() * x.as_f64()).sum();
-
-        let mut report = FitReport::default();
-        let mut input = leading_vectors(&values, &shape, 1, q)?;
-        let mut best: Option<Round<F>> = None;
-        while report.iterations < self.max_iterations.max(1) {
-            let reduced = multiply_mode(&values, &shape, 1, input.t());
-            let output = leading_vectors(&reduced, &[shape[0], q, shape[2], shape[3]], 0, p)?;
-            let reduced = multiply_mode(&values, &shape, 0, output.t());
-            let small = [p, shape[1], shape[2], shape[3]];
-            input = leading_vectors(&reduced, &small, 1, q)?;
-            let core = multiply_mode(&reduced, &small, 1, input.t());
-            let held: f64 = core.iter().map(|x| x.as_f64() * x.as_f64()).sum();
-            let loss = if total > 0.0 {
-                (1.0 - held / total).max(0.0)
-            } else {
-                0.0
-            };
-            report.iterations += 1;
-            let before = best.as_ref().map(|(loss, ..)| *loss);
-            if before.is_some_and(|before| loss > before) {
-                // By rounding: the last one stays.
-                report.converged = true;
-                break;
-            }
-            report.losses.push(loss);
-            best = Some((loss, output, input.clone(), core));
-            if before.is_some_and(|before| before - loss <= self.tolerance * before) {
-                report.converged = true;
-                break;
-            }
-        }
-        let Some((_, output, input, core)) = best else {
-            return Err(Error::Overflow {
-                what: "the norm of the kernel",
-            });
+        let kernel = Alternation {
+            values: &values,
+            shape,
+            ranks: [p, q],
+            squared_norm: values.iter().map(|x| x.as_f64() * x.as_f64()).sum(),
         };
+        let (fit, report) = self.alternate(&kernel)?;
+        let Fit {
+            output,
+            input,
+            core,
+            ..
+        } = fit;
         let core = core.into_iter().map(|x| x * scale).collect();
         let core = Array4::from_shape_vec((p, q, shape[2], shape[3]), core).map_err(|_| {
             Error::Overflow {
@@ -233,7 +310,7 @@ impl<F: Float> Factorizer<F, Ix4> for Tucker2 {
 }
 
 impl Tucker2Params {
-    /// Rounds over both sides at most; 30 unless set.
+    /// Rounds over both sides at most; 30 unless set. Zero leaves the start as it is.
     #[must_use]
     pub fn max_iterations(mut self, iterations: usize) -> Self {
         self.0.max_iterations = iterations;
@@ -244,6 +321,13 @@ impl Tucker2Params {
     #[must_use]
     pub fn tolerance(mut self, tolerance: f64) -> Self {
         self.0.tolerance = tolerance;
+        self
+    }
+
+    /// Who watches the rounds ([`Stage::Tucker`]), and may stop them; nobody unless set.
+    #[must_use]
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.0.observed = Observed::by(observer);
         self
     }
 

@@ -12,7 +12,8 @@ use crate::{
 /// A convolution as three: 1×1 (in_channels to q), k×k (q to p), 1×1 (p to out_channels).
 ///
 /// Stride and padding belong to the link in the middle, the bias to the last. The losses of the
-/// [report](Compressed::report) are squared errors over the squared norm of the kernel, after each round.
+/// [report](Compressed::report) are squared errors over the squared norm of the kernel, at the start and after each
+/// round.
 ///
 /// ```
 /// use taper::Factorizer;

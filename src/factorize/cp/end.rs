@@ -4,7 +4,7 @@ use crate::FitReport;
 
 /// Why a run ended.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum End {
+pub(in crate::factorize) enum End {
     Converged,
     Limit,
     Stopped,
@@ -12,7 +12,7 @@ pub(super) enum End {
 
 impl End {
     /// The report of a fit that ended so.
-    pub(super) fn report(self, iterations: usize, losses: Vec<f64>) -> FitReport {
+    pub(in crate::factorize) fn report(self, iterations: usize, losses: Vec<f64>) -> FitReport {
         FitReport {
             iterations,
             converged: self == Self::Converged,

@@ -43,6 +43,7 @@ pub use admm::{CpAdmm, CpAdmmParams};
 pub use als::{CpAls, CpAlsParams};
 pub use constraint::Constraint;
 pub use correction::NormBound;
+pub(in crate::factorize) use end::End;
 #[cfg(test)]
 pub(in crate::factorize) use model::random_factors;
 pub use mttkrp::mttkrp;
