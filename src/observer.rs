@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 /// Watches a fit, and may stop it.
 ///
-/// A fit calls [`observe`](Self::observe) before its first iteration and after each one. [`ControlFlow::Break`] ends the
-/// fit there: it returns the best result so far, which is that of a limit of so many iterations, and its
-/// [`FitReport`](crate::FitReport) says that it was [stopped](crate::FitReport::stopped). What is observed has no
-/// influence otherwise: a fit that is never stopped gives the same bits with an observer as without.
+/// A fit calls [`observe`](Self::observe) before each iteration. [`ControlFlow::Break`] ends the fit there: it returns the
+/// best result so far, which is that of a limit of so many iterations, and its [`FitReport`](crate::FitReport) says that
+/// it was [stopped](crate::FitReport::stopped). What is observed has no influence otherwise: a fit that is never stopped
+/// gives the same bits with an observer as without.
 ///
 /// Fits that go on at the same time (the groups of product quantization) call one observer from several threads, in an
 /// order that nothing can be concluded from, and each is stopped by the answer that it gets itself. An observer

@@ -1,8 +1,8 @@
 //! One function a target: it may return whatever happens, but must not panic, and what it made must be sound.
 
-use taper::Error;
 use taper::model::{Artifact, CompressedModel, Recipe, Registry, Stored};
 use taper::ndarray::{Array2, ArrayD, ArrayViewD, Axis, Slice};
+use taper::{Compressed, Error, Float};
 
 use crate::draw::Draw;
 use crate::kinds::kinds;
@@ -16,10 +16,15 @@ fn size(shape: &[usize]) -> Option<usize> {
     size.filter(|&size| size <= LARGEST)
 }
 
-/// What an artifact that was accepted must be able to do.
-fn sound(artifact: &dyn Artifact) {
+/// Its size is that of its bytes.
+fn sizes_are_bytes<F: Float>(artifact: &(impl Compressed<F> + ?Sized)) {
     let bytes: usize = artifact.parts().iter().map(|part| part.bytes.len()).sum();
     assert_eq!(artifact.storage().bytes(), bytes as u64);
+}
+
+/// What an artifact that was accepted must be able to do.
+fn sound(artifact: &dyn Artifact) {
+    sizes_are_bytes(artifact);
     if size(artifact.shape()).is_none() {
         return;
     }
@@ -177,29 +182,49 @@ pub fn compress(data: &[u8]) {
     let kind = &kinds[draw.within(0, kinds.len() - 1)];
     let most = if kind.axes == 2 { 9 } else { 4 };
     let shape: Vec<usize> = (0..kind.axes).map(|_| draw.within(0, most)).collect();
-    let layout = draw.within(0, 7);
+    let layout = draw.within(0, 15);
     let mut parameters = draw.clone();
     if let Draw::Bytes(bytes) = &mut parameters {
         let (first, rest) = bytes.split_at(bytes.len().min(40));
         *bytes = first;
         draw = Draw::Bytes(rest);
     }
-    with_layout(layout, &shape, &mut draw, |weights| {
-        if let Ok(artifact) = (kind.single)(weights.view(), &mut parameters) {
-            assert_eq!(artifact.shape(), weights.shape());
-            sound(&*artifact);
+    match kind.double.filter(|_| layout >= 8) {
+        None => {
+            let mut numbers = || draw.wild_number();
+            with_layout(layout % 8, &shape, &mut numbers, |weights| {
+                if let Ok(artifact) = (kind.single)(weights.view(), &mut parameters) {
+                    assert_eq!(artifact.shape(), weights.shape());
+                    sound(&*artifact);
+                }
+            });
         }
-    });
+        Some(make) => {
+            let mut numbers = || draw.wild_double();
+            with_layout(layout % 8, &shape, &mut numbers, |weights| {
+                if let Ok(artifact) = make(weights.view(), &mut parameters) {
+                    assert_eq!(artifact.shape(), weights.shape());
+                    sizes_are_bytes(&*artifact);
+                    let dense = artifact.decompress().expect("an artifact decompresses");
+                    assert!(
+                        dense.iter().all(|x| x.is_finite()),
+                        "{}: {dense}",
+                        kind.name
+                    );
+                }
+            });
+        }
+    }
 }
 
 /// Numbers in one of several orders in memory.
-fn with_layout(
+fn with_layout<F: Float>(
     layout: usize,
     shape: &[usize],
-    draw: &mut Draw<'_>,
-    work: impl FnOnce(ArrayViewD<'_, f32>),
+    number: &mut dyn FnMut() -> F,
+    work: impl FnOnce(ArrayViewD<'_, F>),
 ) {
-    let mut numbers = |shape: &[usize]| ArrayD::from_shape_simple_fn(shape, || draw.wild_number());
+    let mut numbers = |shape: &[usize]| ArrayD::from_shape_simple_fn(shape, &mut *number);
     let first = Axis(0);
     match layout {
         0 => {

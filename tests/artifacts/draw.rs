@@ -104,6 +104,35 @@ impl<'a> Draw<'a> {
         }
     }
 
+    /// The same in double precision, with numbers that single precision does not reach.
+    pub fn wild_double(&mut self) -> f64 {
+        match self.bytes(1) {
+            kind @ 0..0x20 => {
+                const ODD: [f64; 16] = [
+                    f64::NAN,
+                    f64::INFINITY,
+                    f64::NEG_INFINITY,
+                    0.0,
+                    -0.0,
+                    f64::MAX,
+                    f64::MIN,
+                    f64::MIN_POSITIVE,
+                    5e-324,
+                    -1e-310,
+                    f64::EPSILON,
+                    1.0 + f64::EPSILON,
+                    3.5e38,
+                    1e154,
+                    1e-162,
+                    1e-46,
+                ];
+                ODD[kind as usize % ODD.len()]
+            }
+            0x20..0x30 => f64::from_bits(self.bytes(8)),
+            small => f64::from(small as i8) / 32.0,
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         matches!(self, Self::Bytes([]))
     }

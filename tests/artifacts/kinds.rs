@@ -42,7 +42,6 @@ pub struct Kind {
     pub axes: usize,
     pub again: Again,
     pub single: Make<f32, dyn Artifact>,
-    #[allow(dead_code, reason = "the fuzz targets compress in single precision")]
     pub double: Option<Make<f64, dyn Compressed<f64>>>,
 }
 

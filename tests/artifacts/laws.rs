@@ -174,6 +174,7 @@ fn inner_norm(artifact: &dyn Artifact) -> f64 {
 fn losses_never_rise(artifact: &dyn Artifact) {
     if let Some(report) = artifact.report() {
         let losses = &report.losses;
+        assert_eq!(losses.len(), report.iterations + 1, "{report:?}");
         assert!(losses.iter().all(|loss| loss.is_finite()), "{losses:?}");
         // Codes among equals are chosen up to rounding.
         let rounding = 1.0 + f64::from(f32::EPSILON);

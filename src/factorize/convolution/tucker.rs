@@ -227,11 +227,11 @@ impl Tucker2 {
         let mut losses = vec![fit.loss];
         let mut iterations = 0;
         let end = loop {
-            if observed.stops(iterations, fit.loss) {
-                break End::Stopped;
-            }
             if iterations == self.max_iterations {
                 break End::Limit;
+            }
+            if observed.stops(iterations, fit.loss) {
+                break End::Stopped;
             }
             // The start's output side is the best for its input side already.
             let output = match iterations {

@@ -263,10 +263,10 @@ impl<F: Float, C: Clusterer<F> + Clone> Quantizer<F> for OptimizedProductQuantiz
             let targets = best.codebooks.decode(codes(best.codes.clone())?.view())?;
             let rotation = Rotation::procrustes(vectors, axis.vectors(targets.view()), size)?;
             let next = step(rotation, Some(&best))?;
-            report.iterations += 1;
             // Only rounding can raise it: there is nothing left to gain.
             let gain = best.loss - next.loss;
             if gain >= 0.0 {
+                report.iterations += 1;
                 report.losses.push(next.loss);
                 let enough = gain <= self.tolerance * best.loss;
                 best = next;
