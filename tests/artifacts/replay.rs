@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use taper::Seed;
 use taper::model::{CompressedModel, CompressedTensor};
+use taper::ndarray::ArrayD;
 
 use crate::draw::Draw;
-use crate::kinds::kinds;
+use crate::kinds::{Kind, kinds};
 use crate::{laws, targets};
 
 type Target = (&'static str, fn(&[u8]));
@@ -52,18 +53,46 @@ fn random_bytes() {
     }
 }
 
-/// Writes a container of each kind where the fuzzer begins: after the format or the kinds have changed,
-/// `cargo test -p taper --test artifacts write_containers -- --ignored`.
+/// A fuzzer would not come upon either coding by itself.
+#[test]
+fn some_seeds_are_coded() {
+    let files: Vec<Vec<u8>> = std::fs::read_dir(seeds("container"))
+        .unwrap()
+        .map(|file| std::fs::read(file.unwrap().path()).unwrap())
+        .collect();
+    for coding in CODINGS {
+        assert!(files.iter().any(|file| is_coded(file, coding)));
+    }
+}
+
+const CODINGS: [&[u8]; 2] = [b"=codes:", b"=bytes:"];
+
+fn is_coded(container: &[u8], coding: &[u8]) -> bool {
+    container.windows(coding.len()).any(|bytes| bytes == coding)
+}
+
+/// Writes a container of each kind where the fuzzer begins, and one with coded parts where that pays: after the format or the
+/// kinds have changed, `cargo test -p taper --test artifacts write_containers -- --ignored`.
 #[test]
 #[ignore = "writes files"]
 fn write_containers() {
-    for kind in kinds() {
-        let mut draw = Draw::from(2);
-        let weights = laws::weights(kind.axes, &mut draw);
+    let container = |kind: &Kind, weights: ArrayD<f32>, mut draw: Draw<'_>| {
         let artifact = (kind.single)(weights.view(), &mut draw).unwrap();
         let mut model = CompressedModel::new();
         model.insert("w", CompressedTensor::from(artifact)).unwrap();
+        model.to_bytes().unwrap()
+    };
+    for kind in kinds() {
         let file = seeds("container").join(kind.name.replace(' ', "_"));
-        model.save(file).unwrap();
+        let mut draw = Draw::from(2);
+        let weights = laws::weights(kind.axes, &mut draw);
+        std::fs::write(&file, container(&kind, weights, draw.clone())).unwrap();
+        // Few large weights among many small ones.
+        let shape = [32, 40, 3, 3];
+        let weights = laws::numbers(&shape[..kind.axes], &mut draw).mapv(|w| w.powi(5));
+        let coded = container(&kind, weights, draw);
+        if CODINGS.iter().any(|coding| is_coded(&coded, coding)) && coded.len() < 3000 {
+            std::fs::write(file.with_extension("coded"), coded).unwrap();
+        }
     }
 }
