@@ -4,12 +4,15 @@
 //! results come back in the order of the inputs, and nothing is summed in an order that depends on
 //! who finished first.
 
+#[cfg(feature = "rayon")]
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 /// `f(0), f(1), …, f(count − 1)`, in this order.
 pub(crate) fn map<T: Send>(count: usize, f: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
     #[cfg(feature = "rayon")]
     {
         use rayon::prelude::*;
-        if count > 1 {
+        if count > 1 && threads() > 1 {
             return (0..count).into_par_iter().map(f).collect();
         }
     }
@@ -26,7 +29,7 @@ pub(crate) fn for_each_chunk_mut<T: Send>(
     #[cfg(feature = "rayon")]
     {
         use rayon::prelude::*;
-        if values.len() > length {
+        if values.len() > length && threads() > 1 {
             values
                 .par_chunks_mut(length)
                 .enumerate()
@@ -49,7 +52,7 @@ pub(crate) fn map_chunks_mut<T: Send, R: Send>(
     #[cfg(feature = "rayon")]
     {
         use rayon::prelude::*;
-        if values.len() > length {
+        if values.len() > length && threads() > 1 {
             return values
                 .par_chunks_mut(length)
                 .enumerate()
@@ -69,12 +72,97 @@ pub(crate) fn for_each<T: Send>(items: Vec<T>, f: impl Fn(T) + Sync + Send) {
     #[cfg(feature = "rayon")]
     {
         use rayon::prelude::*;
-        if items.len() > 1 {
+        if items.len() > 1 && threads() > 1 {
             items.into_par_iter().for_each(f);
             return;
         }
     }
     items.into_iter().for_each(f);
+}
+
+/// How often a thread looks whether the others are done before it goes to sleep: for some ten microseconds.
+#[cfg(feature = "rayon")]
+const SPINS: usize = 1 << 10;
+
+/// Calls `f` on each of `items`, with something to work with that each thread makes for itself; on this thread alone where it is
+/// not worth to `share` the work out.
+///
+/// This thread works too, from the first moment on, and each has a run of items of its own, of which the others take what it does
+/// not come to: work of some ten microseconds does not wait for threads to wake up, and memory that a thread read the last time
+/// may still be in its cache.
+pub(crate) fn for_each_with<T: Send, W>(
+    items: Vec<T>,
+    share: bool,
+    make: impl Fn() -> W + Sync + Send,
+    f: impl Fn(&mut W, T) + Sync + Send,
+) {
+    #[cfg(feature = "rayon")]
+    if share && items.len() > 1 && threads() > 1 {
+        let runs = queues::Runs::new(items, threads());
+        let work = |thread| {
+            let mut with = make();
+            while let Some(item) = runs.next(thread) {
+                f(&mut with, item);
+            }
+        };
+        let at_work = AtomicUsize::new(runs.count() - 1);
+        rayon::in_place_scope(|scope| {
+            let (work, at_work) = (&work, &at_work);
+            for thread in 1..runs.count() {
+                scope.spawn(move |_| {
+                    work(thread);
+                    at_work.fetch_sub(1, Ordering::Release);
+                });
+            }
+            work(0);
+            // The others are about to be done too: sleeping and being woken takes longer.
+            for _ in 0..SPINS {
+                if at_work.load(Ordering::Acquire) == 0 {
+                    break;
+                }
+                std::hint::spin_loop();
+            }
+        });
+        return;
+    }
+    let _ = share;
+    let mut with = make();
+    items.into_iter().for_each(|item| f(&mut with, item));
+}
+
+#[cfg(feature = "rayon")]
+mod queues {
+    use std::sync::Mutex;
+
+    /// Runs of items, one for each thread.
+    pub(super) struct Runs<T>(Vec<Mutex<std::vec::IntoIter<T>>>);
+
+    impl<T> Runs<T> {
+        /// As many runs as there are threads, of equal lengths as far as that goes.
+        pub(super) fn new(mut items: Vec<T>, threads: usize) -> Self {
+            let threads = threads.clamp(1, items.len().max(1));
+            let ends = (1..threads).map(|thread| thread * items.len() / threads);
+            let mut runs = Vec::with_capacity(threads);
+            for end in ends.rev().collect::<Vec<_>>() {
+                runs.push(items.split_off(end));
+            }
+            runs.push(items);
+            let runs = runs.into_iter().rev();
+            Self(runs.map(|run| Mutex::new(run.into_iter())).collect())
+        }
+
+        pub(super) fn count(&self) -> usize {
+            self.0.len()
+        }
+
+        /// The next item of this thread's run, or the last one of another's.
+        ///
+        /// Nothing comes from a run during whose use a thread panicked: that panic goes on from there.
+        pub(super) fn next(&self, thread: usize) -> Option<T> {
+            let own = self.0.get(thread)?.lock().ok()?.next();
+            own.or_else(|| self.0.iter().find_map(|run| run.lock().ok()?.next_back()))
+        }
+    }
 }
 
 /// How many threads the work of this thread is shared out over.
@@ -86,5 +174,50 @@ pub(crate) fn threads() -> usize {
     #[cfg(not(feature = "rayon"))]
     {
         1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn every_item_comes_once_whoever_works_on_it() {
+        for count in [0, 1, 2, 3, 7, 100] {
+            for share in [false, true] {
+                let seen: Vec<_> = (0..count).map(|_| AtomicUsize::new(0)).collect();
+                let makes = AtomicUsize::new(0);
+                for_each_with(
+                    (0..count).collect(),
+                    share,
+                    || makes.fetch_add(1, Ordering::Relaxed),
+                    |_, item: usize| {
+                        seen[item].fetch_add(1, Ordering::Relaxed);
+                    },
+                );
+                assert!(seen.iter().all(|times| times.load(Ordering::Relaxed) == 1));
+                assert!((1..=threads()).contains(&makes.load(Ordering::Relaxed)));
+            }
+        }
+    }
+
+    #[cfg(feature = "rayon")]
+    #[test]
+    fn runs_are_as_long_as_each_other_and_in_order() {
+        for (count, threads) in [(0, 3), (1, 4), (7, 3), (8, 4), (9, 1), (10, 0)] {
+            let runs = queues::Runs::new((0..count).collect::<Vec<_>>(), threads);
+            assert_eq!(runs.count(), threads.min(count).max(1));
+            let mut left: Vec<usize> = (0..count).collect();
+            // Each thread's own come first, in order, and then those of others.
+            while let Some(item) = runs.next(runs.count() - 1) {
+                let place = left.iter().position(|&i| i == item).expect("not twice");
+                left.remove(place);
+            }
+            assert!(left.is_empty());
+            let runs = queues::Runs::new((0..count).collect::<Vec<_>>(), threads);
+            let firsts: Vec<_> = (0..runs.count()).filter_map(|t| runs.next(t)).collect();
+            assert!(firsts.is_sorted() && firsts.first().copied() == (count > 0).then_some(0));
+        }
     }
 }

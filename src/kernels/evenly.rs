@@ -254,9 +254,10 @@ pub(crate) fn round_inputs<F: Float>(
             // 2¹⁶ bytes: their sum fits 32 bits.
             let mut sum = 0_i32;
             for (out, x) in out.iter_mut().zip(x) {
-                let whole = ((x.as_f64() / scale + ROUND) - ROUND) as i32;
-                *out = whole as i8;
-                sum += i32::from(whole as i8);
+                // The whole number is in the lowest bits of the sum.
+                let whole = (x.as_f64() / scale + ROUND).to_bits() as i8;
+                *out = whole;
+                sum += i32::from(whole);
             }
             total += i64::from(sum);
         }
@@ -264,6 +265,52 @@ pub(crate) fn round_inputs<F: Float>(
     }
     at_level!(level, body<F: Float>(values: &[F], scale: f64, out: &mut [i8]) -> i64)
 }
+
+/// What sums of stored codes times rounded inputs stand for, of one vector of inputs and some outputs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OfSums {
+    /// The codes q = low + step·stored.
+    pub(crate) low: i64,
+    pub(crate) step: i64,
+    /// The scale of the inputs, and their sum before scaling.
+    pub(crate) scale: f64,
+    pub(crate) total: i64,
+}
+
+/// `out[o]` = (scales[o]·scale)·Σ q·x + (offsets[o]·scale)·Σ x, where `sums[o]` = Σ stored·x.
+pub(crate) fn from_sums<F: Float, S: Into64>(
+    level: Level,
+    of: OfSums,
+    sums: &[S],
+    scales: &[f64],
+    offsets: &[f64],
+    out: &mut [F],
+) {
+    #[inline(always)]
+    fn body<F: Float, S: Into64>(
+        of: OfSums,
+        sums: &[S],
+        scales: &[f64],
+        offsets: &[f64],
+        out: &mut [F],
+    ) {
+        // Stored codes begin at zero: the lowest code comes back here, once for each input.
+        let low = of.low * of.total;
+        let total = of.total as f64;
+        let grids = scales.iter().zip(offsets);
+        for ((out, &sum), (scale, offset)) in out.iter_mut().zip(sums).zip(grids) {
+            let sum = of.step * sum.into() + low;
+            let offset = offset * of.scale * total;
+            *out = F::from_f64_lossy(scale * of.scale * sum as f64 + offset);
+        }
+    }
+    at_level!(level, body<F: Float, S: Into64>(of: OfSums, sums: &[S], scales: &[f64], offsets: &[f64], out: &mut [F]) -> ())
+}
+
+/// Whole numbers of up to 64 bits.
+pub(crate) trait Into64: Copy + Into<i64> {}
+impl Into64 for i32 {}
+impl Into64 for i64 {}
 
 /// Σ a b, in lanes.
 pub(crate) fn dot<F: Float>(level: Level, a: &[F], b: &[F]) -> F {

@@ -17,6 +17,7 @@ pub(crate) mod lookup;
 pub(crate) mod map;
 pub(crate) mod masked_sum;
 mod permute;
+pub(crate) mod placed;
 mod softmax;
 pub(crate) mod sparse;
 pub(crate) mod stream;

@@ -1,15 +1,21 @@
 //! Products with a matrix of fixed-point codes: integers against integers, or weights decompressed block by block.
 
+use std::ops::Range;
+
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 
-use super::grid::Grid;
 use super::matrix::{FixedPointMatrix, ROWS};
 use crate::artifact::check_apply;
+use crate::kernels::evenly::OfSums;
+use crate::kernels::integer::{Panel, Rows};
+use crate::kernels::placed::{Placed, place_of};
 use crate::kernels::{Level, evenly, integer};
 use crate::{Float, LinearOp, Result, check, linalg, parallel};
 
-/// Bytes of a line of the cache.
-const LINE: usize = 64;
+/// Rows of codes that are multiplied at once with bytes.
+const TOGETHER: usize = 64;
+/// Products of bytes below which work is not worth sharing out.
+const SHARED: usize = 1 << 21;
 /// Weights that are decompressed at once for a product: 4 MB in single precision.
 const PANEL: usize = 1 << 20;
 /// Inputs from which on decompressed weights are worth to be kept for a product of matrices.
@@ -61,65 +67,111 @@ impl<F: Float> FixedPointMatrix<F> {
 
     fn apply_integers(&self, x: ArrayView2<'_, F>, mut y: ArrayViewMut2<'_, F>) {
         let [outputs, inputs] = self.shape;
-        let x = RoundedInputs::of(x);
-        let x_values = x.values(inputs);
-        let blocks = parallel::map(outputs.div_ceil(ROWS), |block| {
-            let rows = block * ROWS..outputs.min((block + 1) * ROWS);
-            let mut sums = vec![0_i64; x.scales.len() * rows.len()];
-            let mut out = vec![0_i32; sums.len()];
-            let mut unpacked = Vec::new();
-            let codes = if self.codes.bits == 8 {
-                let range = rows.start * inputs..rows.end * inputs;
-                self.packed.bytes().get(range).unwrap_or_default()
-            } else {
-                unpacked.resize(rows.len() * inputs, 0);
-                let start = rows.start * inputs;
-                self.packed.unpack_bytes_into(start, &mut unpacked);
-                &unpacked
-            };
-            // Long rows are summed piece by piece.
-            for from in (0..inputs).step_by(integer::LONGEST) {
-                let to = inputs.min(from + integer::LONGEST);
-                if inputs <= integer::LONGEST {
-                    integer::dot_bytes(Level::current(), x_values, codes, inputs, &mut out);
-                } else {
-                    let codes: Vec<u8> = codes
-                        .chunks(inputs)
-                        .flat_map(|row| row.get(from..to))
-                        .flatten()
-                        .copied()
-                        .collect();
-                    let values: Vec<i8> = x_values
-                        .chunks(inputs)
-                        .flat_map(|row| row.get(from..to))
-                        .flatten()
-                        .copied()
-                        .collect();
-                    integer::dot_bytes(Level::current(), &values, &codes, to - from, &mut out);
-                }
-                for (sum, &out) in sums.iter_mut().zip(&out) {
-                    *sum += i64::from(out);
+        // Codes of bytes are read where they are, all others where they are unpacked to.
+        let place = match self.codes.bits {
+            8 => place_of(self.packed.bytes()),
+            _ => 0,
+        };
+        let x = RoundedInputs::of(x, place);
+        let blocks: Vec<_> = y
+            .axis_chunks_iter_mut(Axis(1), TOGETHER)
+            .enumerate()
+            .collect();
+        let work = outputs
+            .saturating_mul(inputs)
+            .saturating_mul(x.scales.len());
+        let share = work >= SHARED;
+        parallel::for_each_with(blocks, share, Scratch::default, |scratch, (block, y)| {
+            let rows = block * TOGETHER..outputs.min((block + 1) * TOGETHER);
+            self.integer_block(&x, rows, scratch, y);
+        });
+    }
+
+    /// The outputs of some rows.
+    fn integer_block(
+        &self,
+        x: &RoundedInputs,
+        rows: Range<usize>,
+        scratch: &mut Scratch,
+        mut y: ArrayViewMut2<'_, F>,
+    ) {
+        let (inputs, level) = (self.shape[1], Level::current());
+        let stride = inputs.next_multiple_of(integer::UNIT);
+        let codes = if self.codes.bits == 8 {
+            let range = rows.start * inputs..rows.end * inputs;
+            Rows {
+                values: self.packed.bytes().get(range).unwrap_or_default(),
+                stride: inputs,
+            }
+        } else {
+            if scratch.codes.values().len() != rows.len() * stride {
+                scratch.codes = Placed::zeros(rows.len() * stride, 0);
+            }
+            let unpacked = scratch.codes.values_mut().chunks_exact_mut(stride);
+            for (row, codes) in rows.clone().zip(unpacked) {
+                let codes = codes.get_mut(..inputs).unwrap_or_default();
+                self.packed.unpack_bytes_into(row * inputs, codes);
+            }
+            Rows {
+                values: scratch.codes.values(),
+                stride,
+            }
+        };
+        let values = Rows {
+            values: x.values.values(),
+            stride: x.stride,
+        };
+        scratch.sums.resize(x.scales.len() * rows.len(), 0);
+        // Long rows are summed piece by piece.
+        scratch.long.clear();
+        for from in (0..inputs).step_by(integer::LONGEST) {
+            let columns = integer::LONGEST.min(inputs - from);
+            let (values, codes) = (values.from_column(from), codes.from_column(from));
+            let Scratch { panel, sums, .. } = scratch;
+            integer::dot_bytes(level, values, codes, columns, panel, sums);
+            if inputs > integer::LONGEST {
+                scratch.long.resize(scratch.sums.len(), 0);
+                for (long, &sum) in scratch.long.iter_mut().zip(&scratch.sums) {
+                    *long += i64::from(sum);
                 }
             }
-            let width = rows.len();
-            let grids: Vec<Grid> = rows.map(|row| self.grid(row)).collect();
-            let of_vectors = sums.chunks(width).zip(x.scales.iter().zip(&x.totals));
-            let products = of_vectors.flat_map(|(sums, (&scale, &total))| {
-                sums.iter().zip(&grids).map(move |(&sum, grid)| {
-                    // Stored codes begin at zero: the lowest code comes back here, once for each input.
-                    let sum = self.codes.step() * sum + i64::from(self.codes.low()) * total;
-                    let offset = grid.offset * scale * total as f64;
-                    F::from_f64_lossy(grid.scale * scale * sum as f64 + offset)
-                })
-            });
-            products.collect::<Vec<F>>()
-        });
-        for (mut y, products) in y.axis_chunks_iter_mut(Axis(1), ROWS).zip(blocks) {
-            let width = y.ncols();
-            for (mut y, products) in y.rows_mut().into_iter().zip(products.chunks(width)) {
-                y.iter_mut()
-                    .zip(products)
-                    .for_each(|(y, &product)| *y = product);
+        }
+        let width = rows.len();
+        scratch.scales.clear();
+        scratch.offsets.clear();
+        for grid in rows.map(|row| self.grid(row)) {
+            scratch.scales.push(grid.scale);
+            scratch.offsets.push(grid.offset);
+        }
+        let mut products = Vec::new();
+        for (i, mut y) in y.rows_mut().into_iter().enumerate() {
+            let (Some(&scale), Some(&total)) = (x.scales.get(i), x.totals.get(i)) else {
+                continue;
+            };
+            let of = OfSums {
+                low: i64::from(self.codes.low()),
+                step: self.codes.step(),
+                scale,
+                total,
+            };
+            let (scales, offsets) = (&scratch.scales, &scratch.offsets);
+            let write = |out: &mut [F]| {
+                let these = i * width..(i + 1) * width;
+                if let Some(long) = scratch.long.get(these.clone()) {
+                    evenly::from_sums(level, of, long, scales, offsets, out);
+                } else {
+                    let sums = scratch.sums.get(these).unwrap_or_default();
+                    evenly::from_sums(level, of, sums, scales, offsets, out);
+                }
+            };
+            if let Some(y) = y.as_slice_mut() {
+                write(y);
+            } else {
+                products.resize(width, F::zero());
+                write(&mut products);
+                for (y, &product) in y.iter_mut().zip(&products) {
+                    *y = product;
+                }
             }
         }
     }
@@ -170,46 +222,64 @@ impl<F: Float> FixedPointMatrix<F> {
     }
 }
 
+/// What a thread works with, block after block.
+#[derive(Default)]
+struct Scratch {
+    /// Codes of fewer than eight bits, a byte each.
+    codes: Placed<u8>,
+    panel: Panel,
+    sums: Vec<i32>,
+    /// Sums of rows that are too long for 32 bits; empty where none is.
+    long: Vec<i64>,
+    scales: Vec<f64>,
+    offsets: Vec<f64>,
+}
+
 /// Inputs of 8 bits, each vector with a scale of its own.
 struct RoundedInputs {
-    /// From `start` on, where a line of the cache begins: a vector that reaches over two takes twice the time to load.
-    padded: Vec<i8>,
-    start: usize,
+    values: Placed<i8>,
+    /// From vector to vector: one more line of the cache than needed where the number of them would be even, so that the vectors
+    /// do not share few places in it.
+    stride: usize,
     scales: Vec<f64>,
     /// The sum of the integers of each vector.
     totals: Vec<i64>,
 }
 
 impl RoundedInputs {
-    fn of<F: Float>(x: ArrayView2<'_, F>) -> Self {
+    /// The first vector begins `place` bytes behind the beginning of a line of the cache.
+    fn of<F: Float>(x: ArrayView2<'_, F>, place: usize) -> Self {
         let x = x.as_standard_layout();
         let inputs = x.ncols();
-        let mut padded = vec![0; x.len() + LINE];
-        let start = padded.as_ptr().align_offset(LINE).min(LINE);
-        let values = padded.get_mut(start..start + x.len()).unwrap_or_default();
+        let stride = (inputs.div_ceil(integer::UNIT) | 1) * integer::UNIT;
+        let mut values = Placed::zeros(x.nrows() * stride, place);
         let rows = x.as_slice().unwrap_or_default();
         // A task of less than some thousand values is not worth its start.
         let together = (1_usize << 13).div_ceil(inputs.max(1));
-        let numbers = parallel::map_chunks_mut(values, together * inputs, |chunk, values| {
-            let from = chunk * together * inputs;
-            let rows = rows.get(from..from + values.len()).unwrap_or_default();
-            let rows = rows.chunks(inputs).zip(values.chunks_mut(inputs));
-            rows.map(|(row, values)| Self::round(row, values))
-                .collect::<Vec<_>>()
-        });
-        let (scales, totals) = numbers.into_iter().flatten().unzip();
+        let mut numbers = vec![(0.0, 0); x.nrows()];
+        let tasks = rows
+            .chunks(together * inputs.max(1))
+            .zip(values.values_mut().chunks_mut(together * stride))
+            .zip(numbers.chunks_mut(together));
+        let share = x.len() >= 1 << 16;
+        parallel::for_each_with(
+            tasks.collect(),
+            share,
+            || (),
+            |(), ((x, values), numbers)| {
+                let rows = x.chunks(inputs.max(1)).zip(values.chunks_mut(stride));
+                for ((row, values), numbers) in rows.zip(numbers) {
+                    *numbers = Self::round(row, values.get_mut(..inputs).unwrap_or_default());
+                }
+            },
+        );
+        let (scales, totals) = numbers.into_iter().unzip();
         Self {
-            padded,
-            start,
+            values,
+            stride,
             scales,
             totals,
         }
-    }
-
-    /// The integers, vector after vector.
-    fn values(&self, inputs: usize) -> &[i8] {
-        let end = self.start + self.scales.len() * inputs;
-        self.padded.get(self.start..end).unwrap_or_default()
     }
 
     /// The scale of a vector and the sum of its integers, which are written to `values`.

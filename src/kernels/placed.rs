@@ -1,0 +1,64 @@
+//! Arrays that begin at a chosen place of a line of the cache.
+//!
+//! A vector that reaches over two lines takes twice the time to load. An allocation begins somewhere within a line: what
+//! is made for a kernel alone begins where that kernel wants it.
+
+use std::ops::Range;
+
+/// Bytes of a line of the cache.
+pub(crate) const LINE: usize = 64;
+
+/// How many bytes behind the beginning of a line the first of these values lies.
+pub(crate) fn place_of<T>(values: &[T]) -> usize {
+    values.as_ptr().addr() % LINE
+}
+
+/// Values, the first of which lies at a chosen place of a line.
+///
+/// The place is for speed alone: nothing may rely on it.
+#[derive(Debug, Default)]
+pub(crate) struct Placed<T> {
+    padded: Vec<T>,
+    inside: Range<usize>,
+}
+
+impl<T: Copy + Default> Placed<T> {
+    /// So many zeros, from `place` bytes behind the beginning of a line on.
+    pub(crate) fn zeros(length: usize, place: usize) -> Self {
+        let line = LINE / size_of::<T>().max(1);
+        let padded = vec![T::default(); length.saturating_add(2 * line)];
+        let start = padded.as_ptr().align_offset(LINE).min(line);
+        let start = start + place % LINE / size_of::<T>().max(1);
+        let inside = start..start.saturating_add(length);
+        Self { padded, inside }
+    }
+
+    pub(crate) fn values(&self) -> &[T] {
+        self.padded.get(self.inside.clone()).unwrap_or_default()
+    }
+
+    pub(crate) fn values_mut(&mut self) -> &mut [T] {
+        self.padded.get_mut(self.inside.clone()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_begin_where_they_should() {
+        for length in [0, 1, 63, 64, 100] {
+            for place in (0..LINE).step_by(8) {
+                let bytes = Placed::<u8>::zeros(length, place);
+                assert_eq!(bytes.values().len(), length);
+                let numbers = Placed::<f64>::zeros(length, place);
+                assert_eq!(numbers.values().len(), length);
+                if length > 0 {
+                    assert_eq!(place_of(bytes.values()), place);
+                    assert_eq!(place_of(numbers.values()), place);
+                }
+            }
+        }
+    }
+}
