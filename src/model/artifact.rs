@@ -93,6 +93,34 @@ pub struct CodeLayout {
     /// How many runs of equal length the codes consist of whose laws may differ (the groups of product
     /// quantization, say); 1 where all are alike.
     pub runs: usize,
+    /// What the codes stand for.
+    pub meaning: CodeMeaning,
+}
+
+/// What packed codes stand for, as far as it helps to code them.
+///
+/// ```
+/// use taper::Quantizer;
+/// use taper::model::{Artifact, CodeMeaning};
+/// use taper::ndarray::Array2;
+/// use taper::quantize::fixed_point::FixedPointQuantizer;
+///
+/// let matrix = FixedPointQuantizer::params(4).quantize(Array2::<f32>::eye(4).view())?;
+/// let layout = matrix.code_layout("codes").expect("codes may be entropy-coded");
+/// assert_eq!(layout.meaning, CodeMeaning::Numbers { columns: 4 });
+/// # Ok::<(), taper::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CodeMeaning {
+    /// Names of things that have no order: centroids, say.
+    Labels,
+    /// Numbers: of two codes the larger one stands for the larger value. What neighbours in a row or a column are
+    /// tells something of a number.
+    Numbers {
+        /// The length of a row.
+        columns: usize,
+    },
 }
 
 /// Named values in text: what an artifact is, beside its shape and its arrays.

@@ -46,7 +46,7 @@ mod tensors;
 mod tests;
 
 pub use allocate::{Budget, RatePoint, allocate};
-pub use artifact::{Artifact, Attributes, CodeLayout, Registry, Stored, StoredPart};
+pub use artifact::{Artifact, Attributes, CodeLayout, CodeMeaning, Registry, Stored, StoredPart};
 pub use compress::{CompressOptions, default_candidates};
 pub use compressed::{CompressedModel, CompressedTensor, Entry};
 pub use container::{Container, ContainerWriter};

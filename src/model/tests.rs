@@ -276,6 +276,15 @@ fn forged_headers_are_refused() {
         let length = to - from;
         format!(r#","{name}":{{"dtype":"U8","shape":[{length}],"data_offsets":[{from},{to}]}}"#)
     };
+    // Coded with more coefficients than there are bytes.
+    let numbers = |coding: &str| {
+        let line = format!(
+            "fixed_point shape=2x2 bits=4 symmetry=symmetric scaling=tensor +{coding} +scales"
+        );
+        let scales = r#","w/scales":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}"#;
+        let tensors = format!("{scales}{}", u8s("w/codes", 4, 16));
+        described(&line, &tensors, &[9; 16])
+    };
     let forged = [
         file("", &[]),
         file("{}", &[]),
@@ -333,6 +342,13 @@ fn forged_headers_are_refused() {
             &u8s("w/signs", 0, 8),
             &[1; 8],
         ),
+        numbers("codes=numbers:4:4:0:7"),
+        numbers("codes=numbers:4:4:5:7"),
+        numbers("codes=numbers:4:4:2:16"),
+        numbers("codes=numbers:17:4:2:7"),
+        numbers("codes=numbers:0:4:2:7"),
+        numbers("codes=numbers:4:1099511627776:2:7"),
+        numbers("codes=numbers:4:4:2:7"),
     ];
     for (i, bytes) in forged.iter().enumerate() {
         let error = CompressedModel::from_bytes(bytes);

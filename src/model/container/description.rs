@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use safetensors::Dtype;
 
 use crate::model::artifact::{Artifact, Attributes, malformed};
-use crate::model::entropy::{Coding, Order};
+use crate::model::entropy::{Coding, Laws, Numbers, Order};
 use crate::model::header;
 use crate::{DType, Result};
 
@@ -97,42 +97,65 @@ fn is_word(text: &str) -> bool {
 
 impl CodedPart {
     fn to_text(&self) -> String {
-        let Coding {
-            bits,
-            count,
-            alphabet,
-            contexts,
-            order,
-        } = self.coding;
-        match order {
-            Order::Runs => format!("codes:{bits}:{count}:{alphabet}:{contexts}"),
-            Order::Cyclic => {
+        match self.coding {
+            Coding::Laws(Laws {
+                bits,
+                count,
+                alphabet,
+                contexts,
+                order: Order::Runs,
+            }) => format!("codes:{bits}:{count}:{alphabet}:{contexts}"),
+            Coding::Laws(Laws {
+                alphabet,
+                order: Order::Cyclic,
+                ..
+            }) => {
                 let dtype = DTYPES.iter().find(|dtype| dtype.1 == self.dtype);
                 let dtype = dtype.map_or("", |dtype| dtype.0);
                 format!("bytes:{dtype}:{}:{alphabet}", shape_text(&self.shape))
             }
+            Coding::Numbers(Numbers {
+                bits,
+                count,
+                columns,
+                zero,
+            }) => format!("numbers:{bits}:{count}:{columns}:{zero}"),
         }
+    }
+
+    /// Packed codes, whose type and shape follow from their number.
+    fn packed(coding: Coding, text: &str) -> Result<Self> {
+        let bytes = coding
+            .raw_bytes()
+            .ok_or_else(|| malformed(format!("{text} is too large")))?;
+        Ok(Self {
+            coding,
+            dtype: DType::U8,
+            shape: vec![bytes],
+        })
     }
 
     fn parse(text: &str) -> Result<Self> {
         let fields: Vec<&str> = text.split(':').collect();
         match fields.as_slice() {
             ["codes", bits, count, alphabet, contexts] => {
-                let coding = Coding {
+                let laws = Laws {
                     bits: parse_number(bits)?,
                     count: parse_number(count)?,
                     alphabet: parse_number(alphabet)?,
                     contexts: parse_number(contexts)?,
                     order: Order::Runs,
                 };
-                let bytes = coding
-                    .raw_bytes()
-                    .ok_or_else(|| malformed(format!("{text} is too large")))?;
-                Ok(Self {
-                    coding,
-                    dtype: DType::U8,
-                    shape: vec![bytes],
-                })
+                Self::packed(Coding::Laws(laws), text)
+            }
+            ["numbers", bits, count, columns, zero] => {
+                let numbers = Numbers {
+                    bits: parse_number(bits)?,
+                    count: parse_number(count)?,
+                    columns: parse_number(columns)?,
+                    zero: parse_number(zero)?,
+                };
+                Self::packed(Coding::Numbers(numbers), text)
             }
             ["bytes", dtype, shape, alphabet] => {
                 let found = DTYPES.iter().find(|found| found.0 == *dtype);
@@ -142,7 +165,7 @@ impl CodedPart {
                 let shape = parse_shape(shape)?;
                 let count = header::bytes_of(tensor_dtype(dtype), &shape)
                     .ok_or_else(|| malformed(format!("{text} is too large")))?;
-                let coding = Coding {
+                let laws = Laws {
                     bits: 8,
                     count,
                     alphabet: parse_number(alphabet)?,
@@ -150,7 +173,7 @@ impl CodedPart {
                     order: Order::Cyclic,
                 };
                 Ok(Self {
-                    coding,
+                    coding: Coding::Laws(laws),
                     dtype,
                     shape,
                 })
@@ -280,8 +303,11 @@ mod tests {
             count in 1_usize..1000,
             half in any::<bool>(),
         ) {
-            let coding = Coding { bits, count, alphabet: 2, contexts: 1, order: Order::Runs };
-            let bytes = Coding { bits: 8, count: 4 * count, alphabet: 9, contexts: 4, order: Order::Cyclic };
+            let coding = Laws { bits, count, alphabet: 2, contexts: 1, order: Order::Runs };
+            let coding = Coding::Laws(coding);
+            let numbers = Coding::Numbers(Numbers { bits, count, columns: count, zero: 1 });
+            let bytes = Laws { bits: 8, count: 4 * count, alphabet: 9, contexts: 4, order: Order::Cyclic };
+            let bytes = Coding::Laws(bytes);
             let part = |coding: Coding, dtype, shape| PartLine {
                 name: "codes".to_owned(),
                 coding: Some(CodedPart { coding, dtype, shape }),
@@ -292,6 +318,7 @@ mod tests {
                 attributes: BTreeMap::from([("axis".to_owned(), value)]),
                 parts: vec![
                     part(coding, DType::U8, vec![coding.raw_bytes().unwrap()]),
+                    part(numbers, DType::U8, vec![numbers.raw_bytes().unwrap()]),
                     part(bytes, DType::F32, vec![count]),
                     PartLine { name: "scales".to_owned(), coding: None },
                 ],

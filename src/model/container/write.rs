@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::description::{CodedPart, Description, PartLine, tensor_dtype};
 use super::{KEY, VERSION, description_key, join};
 use crate::model::compressed::{CompressedTensor, Entry};
-use crate::model::entropy::{self, Order};
+use crate::model::entropy::{self, Coding, Laws, Order};
 use crate::model::header::{self, Planned};
 use crate::model::source::file_error;
 use crate::model::{Artifact, Dtype, TensorData};
@@ -137,10 +137,13 @@ impl<S: Write> Assembler<S> {
             let coding = match coded {
                 Some((coding, bytes)) => {
                     written += self.tensor(path, Dtype::U8, vec![bytes.len()], &bytes)?;
-                    // Runs are those of packed codes, whose type and shape follow from their number.
-                    let (dtype, shape) = match coding.order {
-                        Order::Runs => (DType::U8, vec![part.bytes.len()]),
-                        Order::Cyclic => (part.dtype, part.shape),
+                    // All others are packed codes, whose type and shape follow from their number.
+                    let (dtype, shape) = match coding {
+                        Coding::Laws(Laws {
+                            order: Order::Cyclic,
+                            ..
+                        }) => (part.dtype, part.shape),
+                        _ => (DType::U8, vec![part.bytes.len()]),
                     };
                     Some(CodedPart {
                         coding,

@@ -3,11 +3,11 @@
 use ndarray::Ix3;
 
 use crate::model::Artifact;
-use crate::model::artifact::{Attributes, CodeLayout, Stored, downcast, malformed};
+use crate::model::artifact::{Attributes, CodeLayout, CodeMeaning, Stored, downcast, malformed};
 use crate::quantize::binary::{BinaryMatrix, Scaling};
 use crate::quantize::fixed_point::{FixedPointMatrix, Granularity, Symmetry};
 use crate::quantize::product::{OptimizedPqMatrix, PqMatrix, ResidualPqMatrix, SplitAxis};
-use crate::{LinearOp, Precision, Result};
+use crate::{Compressed, LinearOp, Precision, Result};
 
 pub(super) const BINARY: &str = "binary";
 pub(super) const FIXED_POINT: &str = "fixed_point";
@@ -35,6 +35,7 @@ fn layout(
         bits,
         count: artifact.shape().iter().product::<usize>() / width.max(1),
         runs,
+        meaning: CodeMeaning::Labels,
     })
 }
 
@@ -99,7 +100,12 @@ impl Artifact for FixedPointMatrix<f32> {
     }
 
     fn code_layout(&self, part: &str) -> Option<CodeLayout> {
-        layout(part, "codes", self.bits(), self, [1, 1])
+        let columns = self.shape()[1];
+        let layout = layout(part, "codes", self.bits(), self, [1, 1])?;
+        Some(CodeLayout {
+            meaning: CodeMeaning::Numbers { columns },
+            ..layout
+        })
     }
 
     fn as_linear(&self) -> Option<&dyn LinearOp<f32>> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ndarray::{ArrayView2, ArrayViewMut2, ArrayViewMutD};
 
 use crate::model::Artifact;
-use crate::model::artifact::{Attributes, CodeLayout, Stored, malformed};
+use crate::model::artifact::{Attributes, CodeLayout, CodeMeaning, Stored, malformed};
 use crate::prune::{SparseMatrix, SparsePositions};
 use crate::{Compressed, LinearOp, Part, Precision, Result, Role, StorageBits, check};
 
@@ -33,6 +33,7 @@ fn layout(matrix: &SparseMatrix<f32>, part: &str) -> Option<CodeLayout> {
             bits: 1,
             count: matrix.shape().iter().product(),
             runs: 1,
+            meaning: CodeMeaning::Labels,
         }),
         "gaps" => {
             let parts = matrix.parts();
@@ -41,6 +42,7 @@ fn layout(matrix: &SparseMatrix<f32>, part: &str) -> Option<CodeLayout> {
                 bits: u32::from(*bits.bytes.first()?),
                 count: matrix.nonzeros(),
                 runs: 1,
+                meaning: CodeMeaning::Labels,
             })
         }
         _ => None,

@@ -1,20 +1,18 @@
-//! Entropy coding of a part's bytes: a range coder over static models that are stored with them.
+//! Symbols under laws that do not change, which are stored with them.
 //!
-//! The bytes are read as symbols: packed codes as codes, other arrays as bytes. Each symbol belongs to one of a few
-//! contexts with a law of their own: the runs of codes (the groups of product quantization), or a byte's place in
-//! its element (the exponents of real numbers say more about each other than about the rest). A law is
+//! Each symbol belongs to one of a few contexts with a law of their own: the runs of codes (the groups of product quantization),
+//! or a byte's place in its element (the exponents of real numbers say more about each other than about the rest). A law is
 //! stored as one byte a symbol, a small floating-point number, and turned into probabilities by integer
 //! arithmetic alone, so that every machine decodes the same.
-//!
-//! The coder is that of the crate `constriction` (Bamler, arXiv:2201.01741).
 
 use constriction::stream::model::ContiguousCategoricalEntropyModel;
 use constriction::stream::queue::{DefaultRangeDecoder, DefaultRangeEncoder};
 use constriction::stream::{Decode, Encode};
 
-use super::artifact::CodeLayout;
+use super::malformed;
+use crate::Result;
+use crate::model::artifact::CodeLayout;
 use crate::packing::PackedCodes;
-use crate::{Error, Result};
 
 const PRECISION: usize = 24;
 type Model = ContiguousCategoricalEntropyModel<u32, Vec<u32>, PRECISION>;
@@ -28,7 +26,7 @@ const STEP: usize = 1 << 13;
 
 /// How the symbols of a part are shared out over contexts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Order {
+pub(in crate::model) enum Order {
     /// Runs of equal length, one after the other.
     Runs,
     /// In turn.
@@ -37,27 +35,20 @@ pub(super) enum Order {
 
 /// How coded bytes are to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Coding {
+pub(in crate::model) struct Laws {
     /// The width of a symbol.
-    pub(super) bits: u32,
+    pub(in crate::model) bits: u32,
     /// How many symbols there are.
-    pub(super) count: usize,
+    pub(in crate::model) count: usize,
     /// Symbols are below this.
-    pub(super) alphabet: usize,
+    pub(in crate::model) alphabet: usize,
     /// The number of laws.
-    pub(super) contexts: usize,
+    pub(in crate::model) contexts: usize,
     /// Which symbol follows which law.
-    pub(super) order: Order,
+    pub(in crate::model) order: Order,
 }
 
-fn malformed(problem: impl Into<String>) -> Error {
-    Error::Malformed {
-        artifact: "entropy-coded data",
-        problem: problem.into(),
-    }
-}
-
-impl Coding {
+impl Laws {
     fn context(&self, position: usize) -> usize {
         match self.order {
             Order::Cyclic => position % self.contexts,
@@ -155,12 +146,7 @@ impl Coding {
             .and_then(|length| coded.split_at_checked(length));
         let (tables, words) = tables.ok_or_else(|| malformed("it ends within its laws"))?;
         let models = self.models(tables)?;
-        let (words, rest) = words.as_chunks();
-        if !rest.is_empty() {
-            return Err(malformed("it ends within a word"));
-        }
-        let words: Vec<u32> = words.iter().map(|&word| u32::from_le_bytes(word)).collect();
-        let Ok(mut decoder) = DefaultRangeDecoder::from_compressed(words);
+        let Ok(mut decoder) = DefaultRangeDecoder::from_compressed(super::words(words)?);
         let mut raw = Vec::new();
         // Whole bytes at a time, whatever the width.
         let mut symbols = Vec::with_capacity(STEP.min(self.count));
@@ -184,8 +170,8 @@ impl Coding {
     }
 
     /// The bytes before coding.
-    pub(super) fn raw_bytes(&self) -> Option<usize> {
-        usize::try_from((self.count as u128 * u128::from(self.bits)).div_ceil(8)).ok()
+    pub(in crate::model) fn raw_bytes(&self) -> Option<usize> {
+        super::packed_bytes(self.count, self.bits)
     }
 }
 
@@ -236,17 +222,30 @@ fn probabilities(table: &[u8]) -> Vec<u32> {
     law
 }
 
-/// The bytes of a part coded in the shortest way that was found, where that is at least `margin` bytes shorter.
+/// A way to code symbols, with its laws; what is left is to do it.
+pub(super) struct Plan {
+    coding: Laws,
+    tables: Vec<u8>,
+    symbols: Vec<u32>,
+    /// The bytes that it will take, to within a few.
+    pub(super) estimate: f64,
+}
+
+impl Plan {
+    /// The coded bytes, or none where there are too few of them.
+    pub(super) fn encode(self) -> Result<Option<(Laws, Vec<u8>)>> {
+        let coded = self.coding.encode(&self.symbols, self.tables)?;
+        let raw = self.coding.raw_bytes().unwrap_or(usize::MAX);
+        Ok((raw / MAX_RATIO <= coded.len()).then_some((self.coding, coded)))
+    }
+}
+
+/// The shortest way that was found to code the bytes of a part.
 ///
 /// `layout` tells of packed codes; other arrays are coded byte by byte, with `width` bytes an element.
-pub(super) fn encode(
-    raw: &[u8],
-    layout: Option<CodeLayout>,
-    width: usize,
-    margin: usize,
-) -> Result<Option<(Coding, Vec<u8>)>> {
+pub(super) fn plan(raw: &[u8], layout: Option<CodeLayout>, width: usize) -> Result<Option<Plan>> {
     let mut candidates = Vec::new();
-    let new = |bits, count, contexts, order| Coding {
+    let new = |bits, count, contexts, order| Laws {
         bits,
         count,
         alphabet: 0,
@@ -254,7 +253,9 @@ pub(super) fn encode(
         order,
     };
     match layout {
-        Some(CodeLayout { bits, count, runs }) if (1..=MAX_BITS).contains(&bits) && count > 0 => {
+        Some(CodeLayout {
+            bits, count, runs, ..
+        }) if (1..=MAX_BITS).contains(&bits) && count > 0 => {
             candidates.push(new(bits, count, 1, Order::Runs));
             if runs > 1 && runs <= count {
                 candidates.push(new(bits, count, runs, Order::Runs));
@@ -267,7 +268,7 @@ pub(super) fn encode(
         None if !raw.is_empty() => candidates.push(new(8, raw.len(), width.max(1), Order::Cyclic)),
         None => {}
     }
-    let mut best: Option<(f64, Coding, Vec<u8>, Vec<u32>)> = None;
+    let mut best: Option<Plan> = None;
     for mut coding in candidates {
         if coding.raw_bytes() != Some(raw.len()) {
             continue;
@@ -283,25 +284,23 @@ pub(super) fn encode(
         {
             continue;
         }
-        let (tables, bytes) = coding.plan(&symbols);
-        if best.as_ref().is_none_or(|best| bytes < best.0) {
-            best = Some((bytes, coding, tables, symbols));
+        let (tables, estimate) = coding.plan(&symbols);
+        if best.as_ref().is_none_or(|best| estimate < best.estimate) {
+            best = Some(Plan {
+                coding,
+                tables,
+                symbols,
+                estimate,
+            });
         }
     }
-    let Some((estimate, coding, tables, symbols)) = best else {
-        return Ok(None);
-    };
-    if estimate + margin as f64 >= raw.len() as f64 {
-        return Ok(None);
-    }
-    let coded = coding.encode(&symbols, tables)?;
-    let useful = coded.len() + margin < raw.len() && raw.len() / MAX_RATIO <= coded.len();
-    Ok(useful.then_some((coding, coded)))
+    Ok(best)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::artifact::CodeMeaning;
     use proptest::prelude::*;
 
     fn entropy_bytes(symbols: &[u32]) -> f64 {
@@ -329,9 +328,9 @@ mod tests {
                 .map(|&x| ((f64::from(x) / f64::from(u32::MAX)).powi(skew as i32) * scale) as u32)
                 .collect();
             let raw = PackedCodes::pack(&symbols, bits).bytes().to_vec();
-            let layout = CodeLayout { bits, count: symbols.len(), runs };
-            if let Some((coding, coded)) = encode(&raw, Some(layout), 1, 0).unwrap() {
-                prop_assert!(coded.len() < raw.len());
+            let layout = CodeLayout { bits, count: symbols.len(), runs, meaning: CodeMeaning::Labels };
+            let plan = plan(&raw, Some(layout), 1).unwrap();
+            if let Some((coding, coded)) = plan.and_then(|plan| plan.encode().unwrap()) {
                 // Rounding a law to three bits of fraction costs less than a hundredth of a bit a symbol
                 // (the square of a sixteenth, over 2 ln 2), and the coder ends within two words.
                 if coding.contexts == 1 && coding.bits == bits {
@@ -372,13 +371,15 @@ mod tests {
             bits: 8,
             count: raw.len(),
             runs: 1,
+            meaning: CodeMeaning::Labels,
         };
-        if let Some((coding, coded)) = encode(&raw, Some(layout), 1, 0).unwrap() {
+        let plan = plan(&raw, Some(layout), 1).unwrap();
+        if let Some((coding, coded)) = plan.and_then(|plan| plan.encode().unwrap()) {
             assert!(coded.len() * MAX_RATIO >= raw.len());
             assert_eq!(coding.decode(&coded).unwrap(), raw);
         }
         // A file cannot claim to hold more than that either.
-        let coding = Coding {
+        let coding = Laws {
             bits: 8,
             count: 1 << 40,
             alphabet: 2,
