@@ -121,6 +121,11 @@ pub enum CodeMeaning {
         /// The length of a row.
         columns: usize,
     },
+    /// Numbers k, stored as k + 2^(b−1) − 1, whose rows are paths of the [trellis](crate::quantize::trellis).
+    Trellis {
+        /// The length of a row.
+        columns: usize,
+    },
 }
 
 /// Named values in text: what an artifact is, beside its shape and its arrays.

@@ -19,6 +19,7 @@ use crate::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range, Symm
 use crate::quantize::product::{
     Codebook, OptimizedProductQuantizer, ProductQuantizer, ResidualQuantizer, SplitAxis,
 };
+use crate::quantize::trellis::TrellisQuantizer;
 use crate::{
     Compressed, Error, Factorizer, InputMoments, Precision, Quantizer, Result, Seed, linalg,
 };
@@ -28,9 +29,9 @@ use crate::{
 /// Tensors of more than two axes are taken as matrices (first axis, all others) by all but `Cp`, `Tucker` and `Dense`.
 /// A chain is
 ///
-/// - `Keep`, `Dense`, `FixedPoint`, `Binary`, `Product`, `Svd`, `Cp`, `Tucker` or `Prune` alone;
-/// - `Svd` or `Cp`, and then a quantizer (`FixedPoint`, `Binary`, `Product`, `Dense`) of each factor;
-/// - `Prune`, and then a quantizer of the weights that are left.
+/// - `Keep`, `Dense`, `FixedPoint`, `Binary`, `Product`, `Trellis`, `Svd`, `Cp`, `Tucker` or `Prune` alone;
+/// - `Svd` or `Cp`, and then a quantizer (`FixedPoint`, `Binary`, `Product`, `Trellis`, `Dense`) of each factor;
+/// - `Prune`, and then a quantizer of the weights that are left, but for `Trellis`, which has no use for a list.
 ///
 /// ```
 /// use taper::model::Step;
@@ -96,6 +97,14 @@ pub enum Step {
         /// Whether sub-vectors are rotated first ([`OptimizedProductQuantizer`]); with one stage only.
         #[serde(default)]
         rotate: bool,
+    },
+    /// [`TrellisQuantizer`].
+    Trellis {
+        /// Of which all values are multiples. The error is near that of `FixedPoint` with a scale that is 1.76 times as large.
+        step: f64,
+        /// In which the step is stored.
+        #[serde(default)]
+        precision: Precision,
     },
     /// [`TruncatedSvd`].
     Svd {
@@ -166,6 +175,7 @@ impl fmt::Display for Step {
                 }
                 Ok(())
             }
+            Self::Trellis { step, .. } => write!(f, "trellis {step}"),
             Self::Svd { rank, .. } => write!(f, "svd {}", rank_text(*rank)),
             Self::Cp { rank, .. } => write!(f, "cp {}", rank_text(*rank)),
             Self::Tucker { ranks: [p, q], .. } => write!(f, "tucker {p}x{q}"),
@@ -205,6 +215,7 @@ impl Step {
                 | Self::FixedPoint { .. }
                 | Self::Binary { .. }
                 | Self::Product { .. }
+                | Self::Trellis { .. }
         )
     }
 }
@@ -230,6 +241,7 @@ pub(super) fn check_chain(chain: &[Step]) -> Result<()> {
             Step::Product { width, rotate, .. } => *width == 1 && !rotate,
             Step::FixedPoint { granularity, .. } => *granularity == Granularity::PerTensor,
             Step::Binary { scaling, .. } => *scaling != Scaling::PerRow,
+            Step::Trellis { .. } => false,
             other => other.is_quantizer(),
         },
         _ => false,
@@ -290,6 +302,12 @@ fn quantize(
         }
         Step::Binary { scaling, precision } => {
             let quantizer = Binarizer::params().scaling(scaling).precision(precision);
+            Arc::new(guided(inputs, |inputs| {
+                quantizer.quantize_with(matrix, inputs)
+            })?)
+        }
+        Step::Trellis { step, precision } => {
+            let quantizer = TrellisQuantizer::params(step).precision(precision);
             Arc::new(guided(inputs, |inputs| {
                 quantizer.quantize_with(matrix, inputs)
             })?)

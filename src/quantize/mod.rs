@@ -15,3 +15,4 @@
 pub mod binary;
 pub mod fixed_point;
 pub mod product;
+pub mod trellis;

@@ -15,6 +15,7 @@ use taper::quantize::product::{
     Codebook, OptimizedProductQuantizer, ProductQuantizer, ProductQuantizerParams,
     ResidualQuantizer, RotationStart, SplitAxis,
 };
+use taper::quantize::trellis::TrellisQuantizer;
 use taper::{Compressed, Error, Factorizer, Float, Precision, Quantizer, Result};
 
 use crate::draw::Draw;
@@ -114,6 +115,12 @@ pub fn kinds() -> Vec<Kind> {
         ),
         kind!("fixed point of the whole range", Ix2, Same, |w, d| {
             fixed_point(d).range(Range::MinMax).quantize(w)
+        }),
+        kind!("trellis", Ix2, Same, |w, d| {
+            let step = d.choose(&[1.0, 0.25, 0.03, 0.001]);
+            TrellisQuantizer::params(step)
+                .precision(precision(d))
+                .quantize(w)
         }),
         kind!("binary", Ix2, Same, |w, d| binarizer(d).quantize(w)),
         kind!(

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use safetensors::Dtype;
 
 use crate::model::artifact::{Artifact, Attributes, malformed};
-use crate::model::entropy::{Coding, Laws, Numbers, Order};
+use crate::model::entropy::{Coding, Laws, Numbers, Order, middle};
 use crate::model::header;
 use crate::{DType, Result};
 
@@ -118,7 +118,15 @@ impl CodedPart {
                 bits,
                 count,
                 columns,
+                trellis: true,
+                ..
+            }) => format!("trellis:{bits}:{count}:{columns}"),
+            Coding::Numbers(Numbers {
+                bits,
+                count,
+                columns,
                 zero,
+                trellis: false,
             }) => format!("numbers:{bits}:{count}:{columns}:{zero}"),
         }
     }
@@ -154,6 +162,18 @@ impl CodedPart {
                     count: parse_number(count)?,
                     columns: parse_number(columns)?,
                     zero: parse_number(zero)?,
+                    trellis: false,
+                };
+                Self::packed(Coding::Numbers(numbers), text)
+            }
+            ["trellis", bits, count, columns] => {
+                let bits = parse_number(bits)?;
+                let numbers = Numbers {
+                    bits,
+                    count: parse_number(count)?,
+                    columns: parse_number(columns)?,
+                    zero: middle(bits),
+                    trellis: true,
                 };
                 Self::packed(Coding::Numbers(numbers), text)
             }
@@ -305,7 +325,9 @@ mod tests {
         ) {
             let coding = Laws { bits, count, alphabet: 2, contexts: 1, order: Order::Runs };
             let coding = Coding::Laws(coding);
-            let numbers = Coding::Numbers(Numbers { bits, count, columns: count, zero: 1 });
+            let zero = if half { middle(bits) } else { 1 };
+            let numbers = Numbers { bits, count, columns: count, zero, trellis: half };
+            let numbers = Coding::Numbers(numbers);
             let bytes = Laws { bits: 8, count: 4 * count, alphabet: 9, contexts: 4, order: Order::Cyclic };
             let bytes = Coding::Laws(bytes);
             let part = |coding: Coding, dtype, shape| PartLine {

@@ -13,7 +13,7 @@ mod numbers;
 mod predictor;
 
 pub(super) use laws::{Laws, Order};
-pub(super) use numbers::Numbers;
+pub(super) use numbers::{Numbers, middle};
 
 use super::artifact::{CodeLayout, CodeMeaning};
 use crate::packing::PackedCodes;
@@ -94,15 +94,14 @@ pub(super) fn encode(
 }
 
 fn encode_numbers(raw: &[u8], layout: CodeLayout) -> Result<Option<(Coding, Vec<u8>)>> {
-    let CodeMeaning::Numbers { columns } = layout.meaning else {
-        return Ok(None);
-    };
-    if packed_bytes(layout.count, layout.bits) != Some(raw.len()) {
+    if layout.meaning == CodeMeaning::Labels
+        || packed_bytes(layout.count, layout.bits) != Some(raw.len())
+    {
         return Ok(None);
     }
     let packed = PackedCodes::from_bytes("a part", raw.to_vec(), layout.count, layout.bits)?;
     let symbols = packed.unpack();
-    let Some(numbers) = Numbers::of(&symbols, layout.bits, columns) else {
+    let Some(numbers) = Numbers::of(&symbols, layout.bits, layout.meaning) else {
         return Ok(None);
     };
     let coded = numbers.encode(&symbols)?;

@@ -12,7 +12,9 @@ use super::law::{Bits, ESCAPE, Law, PRECISION, REACH};
 use super::malformed;
 use super::predictor::{FRACTION, ORDER, Predictor};
 use crate::Result;
+use crate::model::artifact::CodeMeaning;
 use crate::packing::PackedCodes;
+use crate::quantize::trellis::State;
 
 /// The widest codes.
 const MAX_BITS: u32 = 16;
@@ -22,6 +24,9 @@ const MAX_RATIO: usize = 64;
 const STEP: usize = 1 << 13;
 /// Parts of the way from one code to the next where predictions lie.
 const QUARTERS: usize = 4;
+/// Laws of a level and a quarter with a trellis: one on the even grid; on the odd one, where zero is nearer to its neighbours
+/// than others are, for each of 0, ±1 and all others as the nearest number.
+const GRIDS: usize = 4;
 /// The largest mean that residuals of one step have, in sixteenths; wider ones are coded in wider steps.
 const WIDEST: u32 = 32;
 
@@ -36,6 +41,8 @@ pub(in crate::model) struct Numbers {
     pub(in crate::model) columns: usize,
     /// The code that stands for the middle of all values.
     pub(in crate::model) zero: u32,
+    /// Whether they lie on the grids of a trellis.
+    pub(in crate::model) trellis: bool,
 }
 
 /// What is known of a number before it is coded.
@@ -74,18 +81,21 @@ struct Model {
     window: Vec<i16>,
     columns: usize,
     column: usize,
+    /// The state of the trellis, where there is one.
+    state: Option<State>,
 }
 
 impl Model {
-    fn new(columns: usize, predictor: Predictor, level: u8) -> Self {
+    fn new(columns: usize, trellis: bool, predictor: Predictor, level: u8) -> Self {
+        let grids = if trellis { GRIDS } else { 1 };
         let mut shifts = Vec::with_capacity(LEVELS);
-        let mut laws = Vec::with_capacity(LEVELS * QUARTERS);
+        let mut laws = Vec::with_capacity(LEVELS * QUARTERS * grids);
         for level in 0..LEVELS {
             let mean = activity::mean(level);
             let shift = (0..PRECISION as u32).find(|shift| mean >> shift <= WIDEST);
             let shift = shift.unwrap_or(PRECISION as u32);
             let law = Law::geometric((mean >> shift).min(WIDEST));
-            laws.extend(std::iter::repeat_n(law, QUARTERS));
+            laws.extend(std::iter::repeat_n(law, QUARTERS * grids));
             shifts.push(shift);
         }
         Self {
@@ -96,6 +106,7 @@ impl Model {
             predictor,
             columns,
             column: 0,
+            state: trellis.then(State::default),
         }
     }
 
@@ -104,8 +115,21 @@ impl Model {
     fn next(&self) -> Place {
         let before = self.window.get(self.column..).unwrap_or_default();
         let expected = self.predictor.predict(before);
-        let nearest = (expected + (1 << (FRACTION - 1))) >> FRACTION;
-        let offset = expected - (nearest << FRACTION);
+        let (nearest, offset, grid, grids) = match self.state {
+            None => {
+                let (nearest, offset) = on_grid(expected, 1);
+                (nearest, offset, 0, 1)
+            }
+            Some(state) if !state.odd_grid() => {
+                let (nearest, offset) = on_grid(expected, 2);
+                (nearest, offset / 2, 0, GRIDS)
+            }
+            Some(_) => {
+                let (nearest, offset) = on_odd_grid(expected);
+                let grid = 1 + nearest.unsigned_abs().min(2) as usize;
+                (nearest, offset / 2, grid, GRIDS)
+            }
+        };
         // The offset is at most half a step.
         let quarter = (offset.unsigned_abs() as usize >> (FRACTION - 3)).min(QUARTERS - 1);
         let level = self.activity.level(self.column);
@@ -113,7 +137,7 @@ impl Model {
             expected,
             nearest,
             below: offset < 0,
-            law: level * QUARTERS + quarter,
+            law: (level * QUARTERS + quarter) * grids + grid,
             shift: self.shifts.get(level).copied().unwrap_or(0),
         }
     }
@@ -130,23 +154,52 @@ impl Model {
         if let Some(law) = self.laws.get_mut(place.law) {
             law.learn(symbol);
         }
-        let distance = (number << FRACTION).abs_diff(place.expected);
+        let (value, halves) = match self.state {
+            None => (number, 0),
+            Some(state) => (state.value(number), 1),
+        };
+        // In steps from one number to the next.
+        let distance = (value << FRACTION).abs_diff(place.expected) >> halves;
         self.activity.record(self.column, distance);
         let order = self.predictor.coefficients().len();
-        if let Some(value) = self.window.get_mut(order + self.column) {
-            *value = clamped(number);
+        if let Some(seen) = self.window.get_mut(order + self.column) {
+            *seen = clamped(value);
         }
+        self.state = self.state.map(|state| state.next(number));
         self.column += 1;
         if self.column == self.columns {
             self.column = 0;
             self.activity.next_row();
+            self.state = self.state.map(|_| State::default());
         }
     }
 }
 
-/// A number as predictions see it.
-fn clamped(number: i32) -> i16 {
-    number.clamp(i16::MIN.into(), i16::MAX.into()) as i16
+/// The nearest of the numbers whose values are `step` apart, and how far `expected` is above it.
+fn on_grid(expected: i32, step: i32) -> (i32, i32) {
+    let step = step << FRACTION;
+    let nearest = (expected + step / 2).div_euclid(step);
+    (nearest, expected - nearest * step)
+}
+
+/// The same on the odd grid of a trellis, of values 0, ±1, ±3, …
+fn on_odd_grid(expected: i32) -> (i32, i32) {
+    let magnitude = expected.abs();
+    let nearest = match magnitude >> (FRACTION - 1) {
+        0 => 0,
+        _ => ((magnitude + (2 << FRACTION)) >> (FRACTION + 1)).max(1),
+    };
+    let offset = magnitude - ((2 * nearest - nearest.signum()) << FRACTION);
+    if expected < 0 {
+        (-nearest, -offset)
+    } else {
+        (nearest, offset)
+    }
+}
+
+/// A value as predictions see it.
+fn clamped(value: i32) -> i16 {
+    value.clamp(i16::MIN.into(), i16::MAX.into()) as i16
 }
 
 /// A residual in steps of 2 to `shift`, and what is above the lower end of that step.
@@ -175,20 +228,44 @@ fn take(decoder: &mut DefaultRangeDecoder, bits: u32) -> Result<u32> {
 }
 
 impl Numbers {
-    /// The way to code numbers in rows of `columns`, where there is one.
-    pub(super) fn of(symbols: &[u32], bits: u32, columns: usize) -> Option<Self> {
+    /// The way to code numbers in rows, where there is one.
+    pub(super) fn of(symbols: &[u32], bits: u32, meaning: CodeMeaning) -> Option<Self> {
         let count = symbols.len();
+        let (columns, trellis) = match meaning {
+            CodeMeaning::Labels => return None,
+            CodeMeaning::Numbers { columns } => (columns, false),
+            CodeMeaning::Trellis { columns } => (columns, true),
+        };
         if !((2..=MAX_BITS).contains(&bits) && (1..=count).contains(&columns)) {
             return None;
         }
         let sum: u64 = symbols.iter().map(|&symbol| u64::from(symbol)).sum();
-        let zero = (sum + count as u64 / 2) / count as u64;
+        let zero = match trellis {
+            true => middle(bits),
+            false => ((sum + count as u64 / 2) / count as u64) as u32,
+        };
         Some(Self {
             bits,
             count,
             columns,
-            zero: zero as u32,
+            zero,
+            trellis,
         })
+    }
+
+    /// The values of numbers, as predictions see them.
+    fn values(&self, symbols: &[u32]) -> Vec<i16> {
+        let mut values = Vec::with_capacity(symbols.len());
+        for row in symbols.chunks(self.columns) {
+            let mut state = self.trellis.then(State::default);
+            values.extend(row.iter().map(|&symbol| {
+                let number = self.number(symbol);
+                let value = state.map_or(number, |state| state.value(number));
+                state = state.map(|state| state.next(number));
+                clamped(value)
+            }));
+        }
+        values
     }
 
     /// The bytes before coding.
@@ -203,14 +280,13 @@ impl Numbers {
     /// The coded bytes, or none where there are too few of them.
     pub(super) fn encode(&self, symbols: &[u32]) -> Result<Option<Vec<u8>>> {
         let numbers = symbols.iter().map(|&symbol| self.number(symbol));
-        let values: Vec<i16> = numbers.clone().map(clamped).collect();
-        let predictor = Predictor::fit(&values, self.columns);
+        let predictor = Predictor::fit(&self.values(symbols), self.columns);
         let level = activity::first_level(numbers.clone().map(i32::unsigned_abs));
         let mut bytes = vec![predictor.coefficients().len() as u8, level];
         for coefficient in predictor.coefficients() {
             bytes.extend(coefficient.to_le_bytes());
         }
-        let mut model = Model::new(self.columns, predictor, level);
+        let mut model = Model::new(self.columns, self.trellis, predictor, level);
         let mut encoder = DefaultRangeEncoder::new();
         for number in numbers {
             let place = model.next();
@@ -252,13 +328,14 @@ impl Numbers {
         let sound = (2..=MAX_BITS).contains(&self.bits)
             && (1..=self.count).contains(&self.columns)
             && self.zero < 1 << self.bits
+            && (!self.trellis || self.zero == middle(self.bits))
             && self.count / MAX_RATIO <= coded.len()
             && self.raw_bytes().is_some();
         if !sound {
             return Err(malformed(format!("{} bytes as {self:?}", coded.len())));
         }
         let (predictor, level, words) = head(coded)?;
-        let mut model = Model::new(self.columns, predictor, level);
+        let mut model = Model::new(self.columns, self.trellis, predictor, level);
         let Ok(mut decoder) = DefaultRangeDecoder::from_compressed(super::words(words)?);
         let mut raw = Vec::new();
         // Whole bytes at a time, whatever the width.
@@ -295,6 +372,11 @@ impl Numbers {
         }
         Ok(raw)
     }
+}
+
+/// The code of zero where all codes of a width but the last lie around it.
+pub(in crate::model) fn middle(bits: u32) -> u32 {
+    (1_u32 << bits.clamp(1, MAX_BITS)) / 2 - 1
 }
 
 /// What comes before the words of the coder, and these.

@@ -23,6 +23,7 @@ use crate::prune::SparseMatrix;
 use crate::quantize::binary::BinaryMatrix;
 use crate::quantize::fixed_point::FixedPointMatrix;
 use crate::quantize::product::{OptimizedPqMatrix, PqMatrix, ResidualPqMatrix};
+use crate::quantize::trellis::TrellisMatrix;
 
 /// All kinds of this crate.
 pub(super) fn registry() -> Registry {
@@ -41,5 +42,6 @@ pub(super) fn registry() -> Registry {
         .with::<SparseMatrix<f32>>(sparse::SPARSE)
         .with::<SparseQuantized>(sparse::QUANTIZED)
         .with::<SpatialConv2d<f32>>(factorized::SPATIAL)
+        .with::<TrellisMatrix<f32>>(quantized::TRELLIS)
         .with::<TuckerConv2d<f32>>(convolution::TUCKER)
 }

@@ -7,6 +7,7 @@ use crate::model::artifact::{Attributes, CodeLayout, CodeMeaning, Stored, downca
 use crate::quantize::binary::{BinaryMatrix, Scaling};
 use crate::quantize::fixed_point::{FixedPointMatrix, Granularity, Symmetry};
 use crate::quantize::product::{OptimizedPqMatrix, PqMatrix, ResidualPqMatrix, SplitAxis};
+use crate::quantize::trellis::TrellisMatrix;
 use crate::{Compressed, LinearOp, Precision, Result};
 
 pub(super) const BINARY: &str = "binary";
@@ -14,6 +15,7 @@ pub(super) const FIXED_POINT: &str = "fixed_point";
 pub(super) const OPTIMIZED_PQ: &str = "optimized_pq";
 pub(super) const PQ: &str = "pq";
 pub(super) const RESIDUAL_PQ: &str = "residual_pq";
+pub(super) const TRELLIS: &str = "trellis";
 
 /// The text of `value` in a list of choices.
 fn name<T: PartialEq>(choices: &[(&'static str, T)], value: &T) -> &'static str {
@@ -229,5 +231,40 @@ impl Artifact for ResidualPqMatrix<f32> {
         let stages = stages.collect::<Result<Vec<PqMatrix<f32>>>>()?;
         stored.finish()?;
         Self::from_parts(stages)
+    }
+}
+
+impl Artifact for TrellisMatrix<f32> {
+    fn kind(&self) -> &'static str {
+        TRELLIS
+    }
+
+    fn attributes(&self) -> Result<Attributes> {
+        Ok(Attributes::default().with("bits", self.bits()))
+    }
+
+    fn code_layout(&self, part: &str) -> Option<CodeLayout> {
+        let columns = self.shape()[1];
+        let layout = layout(part, "codes", self.bits(), self, [1, 1])?;
+        Some(CodeLayout {
+            meaning: CodeMeaning::Trellis { columns },
+            ..layout
+        })
+    }
+
+    fn as_linear(&self) -> Option<&dyn LinearOp<f32>> {
+        Some(self)
+    }
+
+    fn restore(mut stored: Stored) -> Result<Self> {
+        let shape = stored.axes()?;
+        let bits = stored.attributes.get("bits")?;
+        let codes = stored.bytes("codes")?;
+        let (scale, precision) = stored.vector("scale")?;
+        let &[step] = scale.to_vec().as_slice() else {
+            return Err(malformed(format!("{} steps", scale.len())));
+        };
+        stored.finish()?;
+        Self::from_parts(shape, bits, precision, &codes, step)
     }
 }

@@ -2,13 +2,20 @@ use super::*;
 use crate::Seed;
 use proptest::prelude::*;
 
-/// The decoded codes.
+/// Codes and decodes, as numbers and as those of a trellis; how many bytes the former take.
 fn round_trip(symbols: &[u32], bits: u32, columns: usize) -> Option<usize> {
-    let numbers = Numbers::of(symbols, bits, columns)?;
-    let coded = numbers.encode(symbols).unwrap()?;
-    let raw = PackedCodes::pack(symbols, bits);
-    assert_eq!(numbers.decode(&coded).unwrap(), raw.bytes());
-    Some(coded.len())
+    let [numbers, _] = [
+        CodeMeaning::Numbers { columns },
+        CodeMeaning::Trellis { columns },
+    ]
+    .map(|meaning| {
+        let numbers = Numbers::of(symbols, bits, meaning)?;
+        let coded = numbers.encode(symbols).unwrap()?;
+        let raw = PackedCodes::pack(symbols, bits);
+        assert_eq!(numbers.decode(&coded).unwrap(), raw.bytes());
+        Some(coded.len())
+    });
+    numbers
 }
 
 /// Normal numbers, as sums of uniform ones.
@@ -59,10 +66,11 @@ proptest! {
         count in 0_usize..500,
         columns in 0_usize..500,
         zero in 0_u32..1 << 17,
+        trellis in any::<bool>(),
         order in 0_u8..40,
         bytes in prop::collection::vec(any::<u8>(), 0..120),
     ) {
-        let numbers = Numbers { bits, count, columns, zero };
+        let numbers = Numbers { bits, count, columns, zero, trellis };
         let mut forged = vec![order, 0];
         forged.extend(&bytes);
         for coded in [&bytes, &forged] {
@@ -75,7 +83,7 @@ proptest! {
     #[test]
     fn cut_bytes_are_codes_or_an_error(seed in any::<u64>(), change in any::<u8>(), at in 0.0..1.0) {
         let symbols = codes(normal(seed, 600).into_iter().map(|x| 3.0 * x), 6);
-        let numbers = Numbers::of(&symbols, 6, 20).unwrap();
+        let numbers = Numbers::of(&symbols, 6, CodeMeaning::Trellis { columns: 20 }).unwrap();
         let mut coded = numbers.encode(&symbols).unwrap().unwrap();
         let place = (at * coded.len() as f64) as usize;
         for other in [&coded[..place], &coded[..coded.len() - 4]] {
@@ -160,10 +168,41 @@ fn neighbours_predict() {
 fn the_bytes_are_those_of_every_machine() {
     // Fixed by the format: a change here is another format.
     let symbols: Vec<u32> = (0..64).map(|i| (i * i * 7 + i / 5) % 32).collect();
-    let numbers = Numbers::of(&symbols, 5, 8).unwrap();
+    let numbers = Numbers::of(&symbols, 5, CodeMeaning::Numbers { columns: 8 }).unwrap();
     let coded = numbers.encode(&symbols).unwrap().unwrap();
     let sum = coded.iter().fold(0_u32, |sum, &byte| {
         sum.wrapping_mul(31).wrapping_add(byte.into())
     });
     assert_eq!((numbers.zero, coded.len(), sum), (14, 46, 176061509));
+}
+
+#[test]
+fn the_nearest_number_is_expected() {
+    let state = |odd: i32| State::default().next(odd);
+    for expected in -3000..=3000 {
+        let distance = |value: i32| (expected - (value << FRACTION)).abs();
+        for (nearest, offset, value) in [
+            (
+                on_grid(expected, 1).0,
+                on_grid(expected, 1).1,
+                on_grid(expected, 1).0,
+            ),
+            (
+                on_grid(expected, 2).0,
+                on_grid(expected, 2).1,
+                2 * on_grid(expected, 2).0,
+            ),
+            (
+                on_odd_grid(expected).0,
+                on_odd_grid(expected).1,
+                state(1).value(on_odd_grid(expected).0),
+            ),
+        ] {
+            assert_eq!(offset.abs(), distance(value), "{nearest} for {expected}");
+        }
+        let odd = (-20..=20).map(|k| distance(state(1).value(k))).min();
+        assert_eq!(odd, Some(distance(state(1).value(on_odd_grid(expected).0))));
+        let even = (-20..=20).map(|k| distance(2 * k)).min();
+        assert_eq!(even, Some(on_grid(expected, 2).1.abs()));
+    }
 }
