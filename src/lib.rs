@@ -51,7 +51,7 @@
 //!
 //! | trait | what it does | artifact |
 //! |---|---|---|
-//! | [`Quantizer`] | few values and codes that choose among them | [`PqMatrix`](quantize::product::PqMatrix), [`FixedPointMatrix`](quantize::fixed_point::FixedPointMatrix), [`BinaryMatrix`](quantize::binary::BinaryMatrix) |
+//! | [`Quantizer`] | few values and codes that choose among them | [`PqMatrix`](quantize::product::PqMatrix), [`FixedPointMatrix`](quantize::fixed_point::FixedPointMatrix), [`TrellisMatrix`](quantize::trellis::TrellisMatrix), [`BinaryMatrix`](quantize::binary::BinaryMatrix) |
 //! | [`Factorizer`] | the factors of a product | [`LowRankMatrix`](factorize::svd::LowRankMatrix), [`CpTensor`](factorize::cp::CpTensor), [`TuckerConv2d`](factorize::convolution::TuckerConv2d) |
 //! | [`Pruner`] | what is kept | [`PrunePlan`](prune::PrunePlan), [`SparseMatrix`](prune::SparseMatrix) |
 //! | [`Distiller`] | what a student learns from a teacher: a loss and its gradient | |

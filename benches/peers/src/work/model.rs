@@ -6,21 +6,19 @@ use anyhow::Context;
 use taper::Quantizer;
 use taper::model::{CompressedModel, CompressedTensor};
 use taper::ndarray::{ArrayD, array};
-use taper::quantize::fixed_point::{FixedPointQuantizer, Range};
+use taper::quantize::fixed_point::FixedPointQuantizer;
+use taper::quantize::trellis::TrellisQuantizer;
 
 use super::{Arguments, Work};
 use crate::Numbers;
 use crate::arrays::{read_f32, write_f32};
 
-/// Codes of a step that is the same for all tensors, entropy-coded.
+/// Numbers of a step that is the same for all matrices, entropy-coded; vectors in sixteen bits.
 pub struct Code {
     tensors: Vec<(String, ArrayD<f32>)>,
     step: f64,
     bytes: Option<Vec<u8>>,
 }
-
-/// So many that no weight is cut off; what codes cost is up to how often they occur.
-const BITS: u32 = 12;
 
 impl Code {
     pub fn load(arguments: &Arguments) -> anyhow::Result<Self> {
@@ -45,8 +43,8 @@ impl Code {
 
 impl Work for Code {
     fn run(&mut self) -> anyhow::Result<()> {
-        let range = Range::Fixed(self.step * f64::from((1 << (BITS - 1)) - 1));
-        let quantizer = FixedPointQuantizer::params(BITS).range(range);
+        let matrices = TrellisQuantizer::params(self.step);
+        let vectors = FixedPointQuantizer::params(16);
         let mut model = CompressedModel::new();
         for (name, tensor) in &self.tensors {
             // A matrix of as many rows as the first axis is long; a vector is one row.
@@ -54,8 +52,12 @@ impl Work for Code {
             let rows = if shape.len() > 1 { shape[0] } else { 1 };
             let columns = tensor.len() / rows;
             let matrix = tensor.view().into_shape_with_order((rows, columns))?;
-            let quantized = quantizer.quantize(matrix)?;
-            model.insert(name, CompressedTensor::new(quantized).with_shape(shape)?)?;
+            let tensor = if shape.len() > 1 {
+                CompressedTensor::new(matrices.quantize(matrix)?)
+            } else {
+                CompressedTensor::new(vectors.quantize(matrix)?)
+            };
+            model.insert(name, tensor.with_shape(shape)?)?;
         }
         self.bytes = Some(model.to_bytes()?);
         Ok(())
