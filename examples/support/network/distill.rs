@@ -1,7 +1,7 @@
 //! Training a student with one of taper's distillers, inside burn's backward pass.
 
-use burn::tensor::{Tensor, TensorData};
-use ndarray::ArrayView2;
+use burn::tensor::{Device, Tensor, TensorData};
+use ndarray::{Array2, ArrayView2};
 use taper::Distiller;
 use taper::distill::TeacherLogits;
 
@@ -66,13 +66,46 @@ impl Teacher {
     }
 }
 
-/// What a student trains for: the labels and a teacher's logits.
+/// Who says what a student learns from.
+pub trait Teaches {
+    /// Logits of shape (batch, classes) for the images of a batch.
+    ///
+    /// # Errors
+    ///
+    /// Where batch and teacher do not fit.
+    fn teach(&self, batch: &Batch) -> anyhow::Result<Array2<f32>>;
+}
+
+impl Teaches for Teacher {
+    fn teach(&self, batch: &Batch) -> anyhow::Result<Array2<f32>> {
+        let indices: Vec<usize> = match batch.views.as_slice() {
+            [] => batch.rows.clone(),
+            views => {
+                let pairs = views.iter().zip(&batch.rows);
+                pairs.map(|(view, row)| view * self.images + row).collect()
+            }
+        };
+        Ok(self.logits.batch(&indices)?)
+    }
+}
+
+/// A network that is asked batch by batch, where images have too many views to store what it says of each.
 #[derive(Debug)]
+pub struct Asked<'a, M>(pub &'a M);
+
+impl<M: Student> Teaches for Asked<'_, M> {
+    fn teach(&self, batch: &Batch) -> anyhow::Result<Array2<f32>> {
+        let images = batch.images.clone().into_data();
+        matrix(self.0.logits(Tensor::from_data(images, &Device::flex())))
+    }
+}
+
+/// What a student trains for: the labels and a teacher's logits.
 pub struct Taught<'a, D> {
     /// The loss.
     pub distiller: D,
-    /// What the teacher said.
-    pub teacher: &'a Teacher,
+    /// Who says more than the labels.
+    pub teacher: &'a dyn Teaches,
     /// The true classes of all training images.
     pub labels: &'a [usize],
 }
@@ -82,16 +115,7 @@ impl<D: Distiller<f32>> Taught<'_, D> {
     fn loss_of(&self, logits: &Tensor<2>, batch: &Batch) -> anyhow::Result<(f32, TensorData)> {
         let student = matrix(logits.clone().detach())?;
         let labels: Vec<usize> = batch.rows.iter().map(|&row| self.labels[row]).collect();
-        let indices: Vec<usize> = match batch.views.as_slice() {
-            [] => batch.rows.clone(),
-            views => {
-                let pairs = views.iter().zip(&batch.rows);
-                pairs
-                    .map(|(view, row)| view * self.teacher.images + row)
-                    .collect()
-            }
-        };
-        let teacher = self.teacher.logits.batch(&indices)?;
+        let teacher = self.teacher.teach(batch)?;
         let loss = self
             .distiller
             .loss(student.view(), teacher.view(), &labels)?;

@@ -114,7 +114,7 @@ impl Training {
     pub fn run<M: Module>(
         &self,
         mut model: M,
-        objective: &impl Objective<M>,
+        objective: &(impl Objective<M> + ?Sized),
         data: &Dataset,
         mut evaluate: impl FnMut(&M) -> anyhow::Result<Option<f64>>,
     ) -> anyhow::Result<(M, Vec<EpochReport>)> {

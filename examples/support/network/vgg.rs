@@ -17,6 +17,7 @@ use taper::Seed;
 use taper::prune::{Coupling, SlimmingPenalty, Tensors};
 
 use super::convolution::convolution;
+use super::distill::Student;
 use super::inference::{largest, percent_equal};
 use super::mlp::vector;
 use super::train::{Batch, Objective, training_device};
@@ -264,6 +265,12 @@ impl Vgg {
     /// As [`predict`](Self::predict).
     pub fn accuracy(&self, data: &Dataset) -> anyhow::Result<f64> {
         Ok(percent_equal(&self.predict(data)?, &data.labels))
+    }
+}
+
+impl Student for Vgg {
+    fn logits(&self, images: Tensor<2>) -> Tensor<2> {
+        self.forward(images)
     }
 }
 

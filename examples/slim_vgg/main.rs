@@ -4,25 +4,26 @@
 //! Beside each pruned network stands the same architecture trained from scratch with as many epochs in all (Z. Liu
 //! et al., "Rethinking the Value of Network Pruning", 2019, arXiv:1810.05270).
 
+mod figures;
+
 use std::path::PathBuf;
 
 use burn::module::Module;
 use clap::{Parser, ValueEnum};
+use figures::{Curve, Figures, Row, accuracy_over_epochs, lost_by_depth, show};
 use ndarray::ArrayView1;
-use serde::Serialize;
 use support::args::Common;
-use support::bars::Bars;
 use support::data::{Dataset, Splits, cifar10, mnist};
 use support::network::augment::{Layout, Shift};
 use support::network::checkpoint::Checkpoint;
+use support::network::distill::{Asked, Taught};
 use support::network::inference::percent_equal;
-use support::network::train::{EpochReport, Training};
+use support::network::train::{EpochReport, Objective, Training};
 use support::network::vgg::{self, Slimming, Vgg};
-use support::plot::{Axis, Mark, Plot, Scale, Series};
 use support::report::Report;
-use support::table::{Table, bytes};
 use support::timing::least_seconds;
 use taper::Pruner;
+use taper::distill::KnowledgeDistillation;
 use taper::prune::{
     ChannelScore, ChannelSlimming, CoupledPlan, Coupling, Dropped, Keep, PruneReport,
     SlimmingPenalty, Tensors,
@@ -31,15 +32,8 @@ use taper::prune::{
 support::fast_allocator!();
 
 const CLASSES: usize = 10;
-
-/// Published on CIFAR-10 at full width: the part of the channels kept, accuracy when pruned, when fine-tuned.
-const PUBLISHED: [(f64, f64, f64); 4] = [
-    (0.9, 89.00, 88.56),
-    (0.7, 74.32, 88.31),
-    (0.5, 22.18, 87.71),
-    (0.35, 10.02, 86.57),
-];
-const PUBLISHED_BASELINE: f64 = 89.12;
+/// Temperature, and weight of what the teacher says beside the labels.
+const TEACHING: (f64, f64) = (4.0, 0.9);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Data {
@@ -92,6 +86,10 @@ struct Args {
     #[arg(long, value_delimiter = ',', value_name = "PART,…")]
     scratch_for: Option<Vec<f64>>,
 
+    /// For which of the parts to keep the network before pruning also teaches the pruned one [default: none]
+    #[arg(long, value_delimiter = ',', value_name = "PART,…")]
+    teach_for: Vec<f64>,
+
     /// Draws the accuracy on held-out images after each epoch into this SVG file.
     #[arg(long, value_name = "FILE.svg")]
     curves: Option<PathBuf>,
@@ -100,6 +98,9 @@ struct Args {
     #[arg(long, value_name = "FOLDER")]
     checkpoints: Option<PathBuf>,
 }
+
+/// A trained network, and how its training went.
+type Learned = (Vgg, Vec<EpochReport>);
 
 /// What is the same for all trainings.
 struct Experiment {
@@ -111,50 +112,6 @@ struct Experiment {
     epochs: usize,
     tune_epochs: usize,
     scratch_epochs: usize,
-}
-
-/// How a training went.
-#[derive(Debug, Serialize)]
-struct Curve {
-    name: String,
-    /// Epochs that the network had behind it.
-    before: usize,
-    epochs: Vec<EpochReport>,
-}
-
-#[derive(Debug, Serialize)]
-struct Figures {
-    data: &'static str,
-    width: f64,
-    seed: u64,
-    penalty: f64,
-    minimum: usize,
-    epochs: usize,
-    tune_epochs: usize,
-    scratch_epochs: usize,
-    training_images: usize,
-    baseline: f64,
-    rows: Vec<Row>,
-    curves: Vec<Curve>,
-}
-
-#[derive(Debug, Serialize)]
-struct Row {
-    kept: f64,
-    /// Dropped channels taken for zero, as published.
-    pruned: f64,
-    /// Dropped channels taken for the constants that they still give out, folded into the next layer.
-    folded: f64,
-    tuned: f64,
-    scratch: Option<f64>,
-    ratio_parameters: f64,
-    ratio_multiply_adds: f64,
-    ratio_bytes: f64,
-    bytes: u64,
-    time_ratio: f64,
-    equal_to_masked: bool,
-    /// For each convolution the part of its channels that is left.
-    layers: Vec<f64>,
 }
 
 impl Experiment {
@@ -192,8 +149,8 @@ impl Experiment {
         name: &str,
         tensors: &Tensors<f32>,
         epochs: usize,
-        penalty: Option<SlimmingPenalty>,
-    ) -> anyhow::Result<(Vgg, Vec<EpochReport>)> {
+        objective: &dyn Objective<Vgg>,
+    ) -> anyhow::Result<Learned> {
         let cifar = self.args.data == Data::Cifar10;
         let checkpoint = self.args.checkpoints.as_ref().map(|folder| Checkpoint {
             folder: folder.join(format!(
@@ -222,8 +179,7 @@ impl Experiment {
             ..Training::default()
         };
         let model = Vgg::from_tensors(tensors)?;
-        let objective = Slimming { penalty };
-        let (model, epochs) = training.run(model, &objective, &self.data.train, |model| {
+        let (model, epochs) = training.run(model, objective, &self.data.train, |model| {
             Ok(Some(model.accuracy(&self.data.held_out)?))
         })?;
         Ok((model.valid(), epochs))
@@ -240,6 +196,7 @@ impl Experiment {
         &self,
         keep: f64,
         net: &Coupling,
+        baseline: &Vgg,
         trained: &Tensors<f32>,
         curves: &mut Vec<Curve>,
         report: &mut Option<PruneReport>,
@@ -268,17 +225,39 @@ impl Experiment {
 
         let folded = coupled.prune_all(trained)?;
         let name = format!("keep-{keep}");
-        let mut train = |kind: &str, before: usize, tensors: &Tensors<f32>, epochs: usize| {
-            let name = format!("{name}-{kind}");
-            let (network, epochs) = self.train(&name, tensors, epochs, None)?;
+        let mut keep_curve = |kind: &str, before: usize, (network, epochs): Learned| {
             curves.push(Curve {
-                name,
+                name: format!("{name}-{kind}"),
                 before,
                 epochs,
             });
             network.accuracy(test)
         };
-        let tuned = train("tuned", self.epochs, &folded, self.tune_epochs)?;
+        let labels = Slimming { penalty: None };
+        let tune = |kind: &str, objective: &dyn Objective<Vgg>| {
+            self.train(
+                &format!("{name}-{kind}"),
+                &folded,
+                self.tune_epochs,
+                objective,
+            )
+        };
+        let tuned = keep_curve("tuned", self.epochs, tune("tuned", &labels)?)?;
+        let taught = if self.args.teach_for.contains(&keep) {
+            let (temperature, alpha) = TEACHING;
+            let objective = Taught {
+                distiller: KnowledgeDistillation::params(temperature).alpha(alpha),
+                teacher: &Asked(baseline),
+                labels: &self.data.train.labels,
+            };
+            Some(keep_curve(
+                "taught",
+                self.epochs,
+                tune("taught", &objective)?,
+            )?)
+        } else {
+            None
+        };
         let wanted = |parts: &Vec<f64>| parts.contains(&keep);
         let scratch = if self.args.scratch_for.as_ref().is_none_or(wanted) {
             let widths: Vec<usize> = (0..plan.layers())
@@ -286,7 +265,9 @@ impl Experiment {
                 .collect();
             let seed = self.args.common.seed(&format!("{name}-weights"));
             let fresh = vgg::untrained(self.colours, &widths, CLASSES, seed);
-            Some(train("scratch", 0, &fresh, self.scratch_epochs)?)
+            let name = format!("{name}-scratch");
+            let learned = self.train(&name, &fresh, self.scratch_epochs, &labels)?;
+            Some(keep_curve("scratch", 0, learned)?)
         } else {
             None
         };
@@ -297,6 +278,7 @@ impl Experiment {
             pruned: percent_equal(&of_pruned, &test.labels),
             folded: valid(&folded)?.accuracy(test)?,
             tuned,
+            taught,
             scratch,
             ratio_parameters: total.parameters.ratio(),
             ratio_multiply_adds: total.multiply_adds.ratio(),
@@ -341,8 +323,14 @@ fn main() -> anyhow::Result<()> {
         args.common.seed("weights"),
     );
     let penalty = SlimmingPenalty::new(args.penalty)?;
-    let (baseline, epochs) =
-        experiment.train("baseline", &untrained, experiment.epochs, Some(penalty))?;
+    let (baseline, epochs) = experiment.train(
+        "baseline",
+        &untrained,
+        experiment.epochs,
+        &Slimming {
+            penalty: Some(penalty),
+        },
+    )?;
     let trained = baseline.tensors()?;
     let mut curves = vec![Curve {
         name: "baseline".to_owned(),
@@ -353,7 +341,7 @@ fn main() -> anyhow::Result<()> {
     let mut rows = Vec::new();
     let mut report = None;
     for &keep in &args.keep {
-        rows.push(experiment.row(keep, &net, &trained, &mut curves, &mut report)?);
+        rows.push(experiment.row(keep, &net, &baseline, &trained, &mut curves, &mut report)?);
     }
     let figures = Figures {
         data: experiment.data_name(),
@@ -377,7 +365,7 @@ fn main() -> anyhow::Result<()> {
         support::json::write(path, &figures)?;
     }
     if let Some(path) = &args.common.plot {
-        bars(&figures).save(path)?;
+        lost_by_depth(&figures).save(path)?;
     }
     if let Some(path) = &args.curves {
         accuracy_over_epochs(&figures).save(path)?;
@@ -387,108 +375,4 @@ fn main() -> anyhow::Result<()> {
     }
     page.finish(args.common.markdown.as_deref())?;
     Ok(())
-}
-
-fn show(figures: &Figures, page: &mut Report) {
-    let mut table = Table::new(
-        format!(
-            "VGG-11 of width {} on {}: accuracy on the test images, baseline {:.2} % (published on CIFAR-10 at width 1: \
-             {PUBLISHED_BASELINE} %)",
-            figures.width, figures.data, figures.baseline
-        ),
-        [
-            "channels kept",
-            "pruned",
-            "folded",
-            "tuned",
-            "scratch",
-            "published",
-            "parameters",
-            "multiply-adds",
-            "bytes",
-            "time",
-            "= masked",
-        ],
-    );
-    for row in &figures.rows {
-        let near = |&&(kept, ..): &&(f64, f64, f64)| (kept - row.kept).abs() < 0.02;
-        let published = PUBLISHED.iter().find(near);
-        table.row([
-            format!("{:.0} %", 100.0 * row.kept),
-            format!("{:.2}", row.pruned),
-            format!("{:.2}", row.folded),
-            format!("{:.2}", row.tuned),
-            row.scratch
-                .map_or_else(String::new, |scratch| format!("{scratch:.2}")),
-            published.map_or_else(String::new, |(_, pruned, tuned)| {
-                format!("{pruned:.2}/{tuned:.2}")
-            }),
-            format!("÷{:.1}", row.ratio_parameters),
-            format!("÷{:.1}", row.ratio_multiply_adds),
-            format!("{} ÷{:.1}", bytes(row.bytes), row.ratio_bytes),
-            format!("÷{:.1}", row.time_ratio),
-            if row.equal_to_masked { "yes" } else { "no" }.to_owned(),
-        ]);
-    }
-    page.table(&table);
-    page.say(&format!(
-        "pruned: dropped channels are zero; folded: the constants they gave out live on in the next layer; tuned: folded, \
-         then {} epochs; scratch: the same architecture, {} epochs from random weights; published: pruned/tuned",
-        figures.tune_epochs,
-        figures.scratch_epochs
-    ));
-    let mut lost = Table::new("Channels lost by depth, %", {
-        let kept = figures
-            .rows
-            .iter()
-            .map(|row| format!("keep {:.0} %", 100.0 * row.kept));
-        std::iter::once("layer".to_owned())
-            .chain(kept)
-            .chain([String::new()])
-    });
-    let layers = figures.rows.first().map_or(0, |row| row.layers.len());
-    for layer in 0..layers {
-        let of = |row: &Row| 100.0 * (1.0 - row.layers.get(layer).copied().unwrap_or(1.0));
-        let cells = figures.rows.iter().map(|row| format!("{:.0}", of(row)));
-        let last = figures.rows.last().map_or(0.0, of);
-        let bar = format!("{:<20}", "█".repeat((last / 5.0).round() as usize));
-        lost.row(
-            std::iter::once(format!("conv{}", layer + 1))
-                .chain(cells)
-                .chain([bar]),
-        );
-    }
-    page.table(&lost);
-}
-
-/// Held-out accuracy over the epochs that a network has had.
-fn accuracy_over_epochs(figures: &Figures) -> Plot {
-    let series = figures.curves.iter().map(|curve| {
-        let points = curve.epochs.iter().filter_map(|report| {
-            let accuracy = report.accuracy?;
-            Some(((curve.before + report.epoch) as f64, accuracy))
-        });
-        Series::new(&curve.name, Mark::Line, points)
-    });
-    Plot {
-        title: format!("VGG-11 of width {} on {}", figures.width, figures.data),
-        x: Axis::new("epochs", Scale::Linear),
-        y: Axis::new("held-out accuracy in percent", Scale::Linear),
-        series: series.collect(),
-    }
-}
-
-/// Which depth loses the most.
-fn bars(figures: &Figures) -> Bars {
-    let layers = figures.rows.first().map_or(0, |row| row.layers.len());
-    let series = figures.rows.iter().map(|row| {
-        let lost = row.layers.iter().map(|left| 100.0 * (1.0 - left));
-        (format!("keep {:.0} %", 100.0 * row.kept), lost.collect())
-    });
-    Bars {
-        title: format!("VGG-11 of width {} on {}", figures.width, figures.data),
-        label: "channels lost, %".to_owned(),
-        groups: (1..=layers).map(|i| format!("conv{i}")).collect(),
-        series: series.collect(),
-    }
 }
