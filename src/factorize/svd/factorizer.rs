@@ -6,8 +6,12 @@ use super::low_rank::LowRankMatrix;
 use super::randomized::Projection;
 use super::spatial::SpatialConv2d;
 use super::{LowRankWarning, SvdMethod, SvdReport, TruncatedSvd, exact, randomized};
+use crate::float::largest_magnitude;
 use crate::linalg::Cholesky;
 use crate::{Factorizer, Float, InputMoments, LinearOp, Result, check, linalg, moments, parallel};
+
+/// The part of the squared norm above which a squared distance is taken from the singular values.
+const LARGE_REST: f64 = 0.25;
 
 /// Leading singular values with their vectors.
 pub(super) struct Triplets<F> {
@@ -86,6 +90,7 @@ impl<F: Float> Factorizer<F, Ix2> for TruncatedSvd {
             let tail: f64 = spectrum.iter().skip(rank).map(|s| s * s).sum();
             relative(tail.sqrt(), total)
         });
+        let energy: f64 = triplets.s.iter().map(|s| s.as_f64().powi(2)).sum();
         let kept = triplets.s.iter().map(|s| s.as_f64() * scale).collect();
         if let Some(root) = &root {
             let mut right = triplets.vt.mapv(Float::as_f64);
@@ -94,7 +99,15 @@ impl<F: Float> Factorizer<F, Ix2> for TruncatedSvd {
         }
         let mut artifact =
             LowRankMatrix::new(triplets, scale, self.singular_values, self.precision)?;
+        let rest = total * total - energy;
         let distance = match &root {
+            // Vectors that are orthonormal leave what their values do not hold. The difference has the rounding of both,
+            // which the square root of a large part of them does not raise.
+            None if rest > LARGE_REST * total * total
+                && self.precision.bits() >= u64::from(F::BITS) =>
+            {
+                rest.sqrt()
+            }
             None => artifact.distance(weights, scale),
             Some(root) => {
                 let error = &weights - &artifact.decompress_matrix()?;
@@ -162,8 +175,7 @@ fn scale_to_one<F: Float>(weights: ArrayView2<'_, F>) -> (CowArray<'_, F, Ix2>, 
     };
     let largest = parallel::map(weights.nrows(), |i| {
         let row = weights.row(i);
-        let max = |max: F, &x: &F| if x.abs() > max { x.abs() } else { max };
-        row.iter().fold(F::zero(), max).as_f64()
+        largest_magnitude(row.to_slice().unwrap_or_default()).as_f64()
     });
     let largest = largest.into_iter().fold(0.0, f64::max);
     if largest == 0.0 || (1e-6..=1e6).contains(&largest) {
