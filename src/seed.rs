@@ -69,9 +69,10 @@ mod tests {
 
     #[test]
     fn derived_seeds_do_not_meet() {
-        let seeds: HashSet<u64> = (0..64)
-            .flat_map(|seed| (0..64).map(move |stream| Seed::from(seed).derive(stream).value()))
+        let count = if cfg!(miri) { 8 } else { 64 };
+        let seeds: HashSet<u64> = (0..count)
+            .flat_map(|seed| (0..count).map(move |stream| Seed::from(seed).derive(stream).value()))
             .collect();
-        assert_eq!(seeds.len(), 64 * 64);
+        assert_eq!(seeds.len() as u64, count * count);
     }
 }

@@ -178,12 +178,13 @@ impl<F: Float> Work<'_, F> {
 mod tests {
     use super::*;
     use crate::Seed;
+    use crate::kernels::sizes;
     use ndarray::{Array2, s};
 
     /// The kernel against a loop that says what it computes, bit for bit, at every level.
     fn every_level_equals_the_loop<F: Float>() {
         const CLUSTERS: usize = 3;
-        for axes in (1..=18).chain([31, 32, 40]) {
+        for axes in sizes((1..=18).chain([31, 32, 40])) {
             let number = |i: usize| {
                 let bits = Seed::from(axes as u64).derive(i as u64).value();
                 F::from_f64_lossy((bits >> 11) as f64 / (1_u64 << 52) as f64 - 1.0)

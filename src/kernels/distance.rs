@@ -334,6 +334,7 @@ kernels!(
 mod tests {
     use super::*;
     use crate::Seed;
+    use crate::kernels::sizes;
     use rand::Rng;
 
     fn random<F: KernelFloat>(count: usize, seed: u64) -> Vec<F> {
@@ -345,8 +346,8 @@ mod tests {
 
     /// The kernels against loops that say what they compute, bit for bit, at every level.
     fn every_level_equals_the_loop<F: KernelFloat + std::fmt::Debug>() {
-        for axes in (1..=33).chain([64, 100]) {
-            for count in [1, 2, 3, 4, 5, 7, 16, 50, 129] {
+        for axes in sizes((1..=33).chain([64, 100])) {
+            for count in sizes([1, 2, 3, 4, 5, 7, 16, 50, 129]) {
                 let seed = (axes * 1000 + count) as u64;
                 let block = random::<F>(axes * BLOCK, seed);
                 let mut centroids = random::<F>(axes * count, seed + 500);

@@ -117,6 +117,14 @@ pub trait KernelFloat:
 impl KernelFloat for f32 {}
 impl KernelFloat for f64 {}
 
+/// The sizes that a test goes through: two of them under an interpreter (Miri), which takes a thousand times as long.
+#[cfg(test)]
+fn sizes(all: impl IntoIterator<Item = usize>) -> Vec<usize> {
+    let all: Vec<usize> = all.into_iter().collect();
+    let step = if cfg!(miri) { all.len().div_ceil(2) } else { 1 };
+    all.into_iter().step_by(step).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

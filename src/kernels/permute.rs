@@ -140,12 +140,13 @@ mod x86_64 {
 mod tests {
     use super::*;
     use crate::Seed;
+    use crate::kernels::sizes;
 
     #[test]
     fn permutations_add_what_look_ups_add() {
         for level in Level::available() {
-            for centroids in (1..=40).chain([50, 64, 65, 100, 128, 129, 200, 255, 256]) {
-                for outputs in [1, 7, 15, 16, 17, 33, 64, 100] {
+            for centroids in sizes((1..=40).chain([50, 64, 65, 100, 128, 129, 200, 255, 256])) {
+                for outputs in sizes([1, 7, 15, 16, 17, 33, 64, 100]) {
                     let seed = Seed::from((centroids * 1000 + outputs) as u64);
                     let value = |i: usize| (seed.derive(i as u64).value() >> 40) as f32 - 8e6;
                     let table: Vec<f32> = (0..centroids).map(value).collect();

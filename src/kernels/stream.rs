@@ -1,21 +1,22 @@
 //! Writing what is not read again soon: past the caches, where the processor can.
 //!
 //! A line that is written the usual way is first read from memory. An array that no cache holds is written in half the
-//! time without that; one that a cache would have held is slower to read afterwards.
+//! time without that; one that a cache would have held is slower to read afterwards. Miri, which knows no such stores, sees a
+//! plain copy.
 
 use super::KernelFloat;
 
 /// Bytes from which on an array is written past the caches.
 pub(crate) const LARGE: usize = 1 << 24;
 /// Bytes of a line of the cache.
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 const LINE: usize = 64;
 
 /// Copies values of the same number, whole lines of the cache past it. [`finish`] has to follow.
 #[inline]
 pub(crate) fn copy<F: KernelFloat>(from: &[F], to: &mut [F]) {
     assert_eq!(from.len(), to.len());
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
     {
         use std::arch::x86_64::{_mm_loadu_ps, _mm_stream_ps};
         let line = LINE / size_of::<F>();
@@ -30,13 +31,13 @@ pub(crate) fn copy<F: KernelFloat>(from: &[F], to: &mut [F]) {
             unsafe { _mm_stream_ps(target.add(i), _mm_loadu_ps(source.add(i))) }
         }
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(any(not(target_arch = "x86_64"), miri))]
     to.copy_from_slice(from);
 }
 
 /// Makes what this thread [copied](copy) visible to others before whatever it does next.
 pub(crate) fn finish() {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
     // Safe from some version of Rust on.
     #[allow(unused_unsafe)]
     // SAFETY: SSE is part of x86_64.
@@ -48,13 +49,14 @@ pub(crate) fn finish() {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::sizes;
 
     /// Of every length and from every place in a line on: neighbours stay as they are.
     fn copies<F: KernelFloat + std::fmt::Debug>() {
         let number = |i: usize| <F as num_traits::NumCast>::from(i + 1).unwrap_or(F::zero());
         let from: Vec<F> = (0..100).map(number).collect();
-        for length in (0..40).chain([63, 64, 65, 100]) {
-            for offset in 0..17 {
+        for length in sizes((0..40).chain([63, 64, 65, 100])) {
+            for offset in sizes(0..17) {
                 let mut to = vec![F::zero(); 120];
                 copy(&from[..length], &mut to[offset..offset + length]);
                 finish();
