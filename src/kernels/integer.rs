@@ -397,8 +397,12 @@ mod avx512 {
     ) -> [__m512i; A] {
         let mut sums = [[_mm512_setzero_si512(); 4]; A];
         for step in 0..steps {
-            // It has no effect on anything but time, wherever it points to.
-            _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(step * UNIT).cast());
+            // Safe from some version of Rust on.
+            #[allow(unused_unsafe)]
+            // SAFETY: it has no effect on anything but time, wherever it points to.
+            unsafe {
+                _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(step * UNIT).cast());
+            }
             let mut codes = [_mm512_setzero_si512(); 4];
             for v in 0..4 {
                 // SAFETY: the caller's promise.
