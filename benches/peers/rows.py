@@ -198,8 +198,9 @@ def pq_code():
         "Codes of a matrix on given codebooks, and the matrix that codes stand for. faiss by the faster of its two kernels.",
         "mean squared error",
         [case for case in cases if case.size or not case.plot_only],
-        bound="Decoding is bound by memory: nearly all of its bytes are written. taper reads codes group by group and writes rows past"
-        " the caches, piece by piece; faiss has the codes of a row side by side and writes rows from end to end.",
+        bound="Decoding is bound by memory: nearly all of its bytes are written, on both sides into an array that is there already."
+        " taper brings the codes, which lie group by group, into the order of rows in blocks of 512 rows by 512 inputs, whose codebooks"
+        " stay in the second level of the cache, and writes past the caches; faiss has the codes of a row side by side.",
     )
 
 

@@ -21,6 +21,7 @@ pub(crate) mod placed;
 mod softmax;
 pub(crate) mod sparse;
 pub(crate) mod stream;
+pub(crate) mod turn;
 pub(crate) mod unpack;
 pub(crate) mod vectorize;
 pub(crate) mod xnor;

@@ -8,34 +8,39 @@ use super::KernelFloat;
 
 /// Bytes from which on an array is written past the caches.
 pub(crate) const LARGE: usize = 1 << 24;
-/// Bytes of a line of the cache.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-const LINE: usize = 64;
 
-/// Copies values of the same number, whole lines of the cache past it. [`finish`] has to follow.
+/// Copies an entry of each table, one behind the other, past the cache where they come in whole pieces of sixteen bytes.
+/// [`finish`] has to follow.
+///
+/// Table g is the `entries` from g·`step` on; `codes` says which of it. What there is no entry for becomes zeros.
 #[inline]
-pub(crate) fn copy<F: KernelFloat>(from: &[F], to: &mut [F]) {
-    assert_eq!(from.len(), to.len());
+pub(crate) fn copy_entries<F: KernelFloat + Default, const W: usize>(
+    entries: &[[F; W]],
+    step: usize,
+    codes: &[u8],
+    to: &mut [F],
+) {
+    let none = [F::default(); W];
+    // Lines that are begun are filled by what follows: pieces of them may be written one by one.
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    {
-        use std::arch::x86_64::{_mm_loadu_ps, _mm_stream_ps};
-        let line = LINE / size_of::<F>();
-        let head = to.as_ptr().align_offset(LINE).min(to.len());
-        let rest = head + (to.len() - head) / line * line;
-        to[..head].copy_from_slice(&from[..head]);
-        to[rest..].copy_from_slice(&from[rest..]);
-        let source = from[head..rest].as_ptr().cast::<f32>();
-        let target = to[head..rest].as_mut_ptr().cast::<f32>();
-        for i in (0..size_of_val(&from[head..rest]) / 4).step_by(4) {
-            // SAFETY: both slices have that many bytes, a multiple of a line, and `target` begins at one; SSE is part of x86_64.
-            unsafe { _mm_stream_ps(target.add(i), _mm_loadu_ps(source.add(i))) }
+    let pieces = to.as_ptr().addr().is_multiple_of(16) && size_of::<[F; W]>().is_multiple_of(16);
+    for (g, (to, &code)) in to.as_chunks_mut::<W>().0.iter_mut().zip(codes).enumerate() {
+        let entry = entries.get(g * step + usize::from(code)).unwrap_or(&none);
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        if pieces {
+            use std::arch::x86_64::{_mm_loadu_ps, _mm_stream_ps};
+            let (from, to) = (entry.as_ptr().cast::<f32>(), to.as_mut_ptr().cast::<f32>());
+            for i in (0..size_of::<[F; W]>() / 4).step_by(4) {
+                // SAFETY: both have that many bytes, a multiple of sixteen, and `to` begins at one; SSE is part of x86_64.
+                unsafe { _mm_stream_ps(to.add(i), _mm_loadu_ps(from.add(i))) }
+            }
+            continue;
         }
+        *to = *entry;
     }
-    #[cfg(any(not(target_arch = "x86_64"), miri))]
-    to.copy_from_slice(from);
 }
 
-/// Makes what this thread [copied](copy) visible to others before whatever it does next.
+/// Makes what this thread [copied](copy_entries) visible to others before whatever it does next.
 pub(crate) fn finish() {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     // Safe from some version of Rust on.
@@ -49,29 +54,42 @@ pub(crate) fn finish() {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::sizes;
 
-    /// Of every length and from every place in a line on: neighbours stay as they are.
-    fn copies<F: KernelFloat + std::fmt::Debug>() {
-        let number = |i: usize| <F as num_traits::NumCast>::from(i + 1).unwrap_or(F::zero());
-        let from: Vec<F> = (0..100).map(number).collect();
-        for length in sizes((0..40).chain([63, 64, 65, 100])) {
-            for offset in sizes(0..17) {
-                let mut to = vec![F::zero(); 120];
-                copy(&from[..length], &mut to[offset..offset + length]);
+    /// The scalar twin is the definition.
+    fn copies_entries<F: KernelFloat + Default + PartialEq + std::fmt::Debug, const W: usize>(
+        number: impl Fn(usize) -> F,
+    ) {
+        let entries: Vec<[F; W]> = (0..5 * 3)
+            .map(|i| std::array::from_fn(|j| number(i * W + j)))
+            .collect();
+        for (step, codes) in [
+            (3, [0, 2, 1, 0, 2]),
+            (0, [0, 14, 7, 3, 15]),
+            (3, [2, 2, 0, 0, 3]),
+        ] {
+            let expected: Vec<F> = (0..5)
+                .flat_map(|g| {
+                    let entry = entries.get(g * step + usize::from(codes[g]));
+                    entry.copied().unwrap_or([F::default(); W])
+                })
+                .collect();
+            for offset in 0..9 {
+                let mut to = vec![number(99); 5 * W + 9];
+                copy_entries(&entries, step, &codes, &mut to[offset..offset + 5 * W]);
                 finish();
-                let expected = |i: usize| {
-                    let inside = (offset..offset + length).contains(&i);
-                    if inside { from[i - offset] } else { F::zero() }
-                };
-                assert_eq!(to, (0..120).map(expected).collect::<Vec<_>>());
+                assert_eq!(to[offset..offset + 5 * W], expected[..]);
+                assert!(to[..offset].iter().all(|&x| x == number(99)));
+                assert!(to[offset + 5 * W..].iter().all(|&x| x == number(99)));
             }
         }
     }
 
     #[test]
-    fn a_copy_is_equal_wherever_it_goes() {
-        copies::<f32>();
-        copies::<f64>();
+    fn entries_are_copied_wherever_they_go() {
+        copies_entries::<f32, 3>(|i| i as f32);
+        copies_entries::<f32, 4>(|i| i as f32);
+        copies_entries::<f32, 8>(|i| i as f32);
+        copies_entries::<f64, 3>(|i| i as f64);
+        copies_entries::<f64, 16>(|i| i as f64);
     }
 }

@@ -2,8 +2,10 @@
 
 use crate::parallel;
 
-/// Below this many words of work a product stays on its thread.
-const ALONE: usize = 1 << 14;
+/// Below this many words of work a product stays on its thread: some thirty microseconds, in which another one hardly woke up.
+const ALONE: usize = 1 << 18;
+/// Pieces of a single row for each thread: one that comes late takes fewer.
+const PIECES: usize = 4;
 /// Rows of the batch from which on each thread takes rows of it, rather than of the matrix.
 const BATCH: usize = 8;
 
@@ -26,20 +28,28 @@ pub(super) fn in_blocks<T: Copy + Default + Send>(
     if threads == 1 || values.len().saturating_mul(words) < ALONE {
         block(0..batch, 0..outputs, &mut values);
     } else if batch == 1 || batch >= BATCH {
-        let (tall, across) = (batch.max(outputs), batch == 1);
+        let across = batch == 1;
+        let (rows, pieces) = match across {
+            true => (outputs, PIECES * threads),
+            false => (batch, threads),
+        };
         // The kernels work on four rows at once.
-        let share = if across { tall } else { batch }
-            .div_ceil(threads)
-            .next_multiple_of(4);
+        let share = rows.div_ceil(pieces).next_multiple_of(4);
         let length = if across { share } else { share * outputs };
-        parallel::for_each_chunk_mut(&mut values, length, |i, values| {
-            let from = i * share;
-            if across {
-                block(0..1, from..from + values.len(), values);
-            } else {
-                block(from..from + values.len() / outputs, 0..outputs, values);
-            }
-        });
+        let pieces: Vec<_> = values.chunks_mut(length).enumerate().collect();
+        parallel::for_each_with(
+            pieces,
+            true,
+            || (),
+            |(), (i, values)| {
+                let from = i * share;
+                if across {
+                    block(0..1, from..from + values.len(), values);
+                } else {
+                    block(from..from + values.len() / outputs, 0..outputs, values);
+                }
+            },
+        );
     } else {
         let share = outputs.div_ceil(threads).next_multiple_of(4);
         let blocks = parallel::map(outputs.div_ceil(share), |i| {

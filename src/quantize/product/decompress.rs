@@ -7,6 +7,7 @@ use super::{PqMatrix, SplitAxis};
 use crate::kernels::Level;
 use crate::kernels::lookup::RowEntries;
 use crate::kernels::stream;
+use crate::kernels::turn::turn_bytes;
 use crate::{Float, parallel};
 
 /// Weights that are worth a thread's while: some ten microseconds.
@@ -19,7 +20,7 @@ const TILE_INPUTS: usize = 16;
 /// Rows and inputs of the tiles that whole centroids are copied into: rows enough to load the tables for, which the second
 /// level of the cache holds, and inputs enough to write whole lines.
 const COPIED_ROWS: usize = 512;
-const COPIED_INPUTS: usize = 256;
+const COPIED_INPUTS: usize = 512;
 
 impl<F: Float> PqMatrix<F> {
     /// How many rows of W decompress together.
@@ -120,51 +121,80 @@ impl<F: Float> PqMatrix<F> {
     fn copy_centroids<const W: usize>(&self, first: usize, out: &mut [F]) {
         let books = &self.codebooks;
         let (k, points, inputs) = (books.centroids(), self.points(), self.shape[1]);
+        let level = Level::current();
         // One book may serve all groups.
         let count = books.values().len() / (k * W);
         let mut turned = vec![[F::zero(); W]; count * k];
-        parallel::for_each_chunk_mut(&mut turned, k, |book, turned| {
-            for (j, column) in books.slice(book).chunks_exact(k).enumerate() {
-                for (centroid, &value) in turned.iter_mut().zip(column) {
-                    centroid[j] = value;
+        let whole: Vec<_> = turned.chunks_mut(k).enumerate().collect();
+        let share = count * k * W >= 2 * PIECE;
+        parallel::for_each_with(
+            whole,
+            share,
+            || (),
+            |(), (book, turned)| {
+                let mut columns = books.slice(book).chunks_exact(k);
+                let columns: [&[F]; W] =
+                    std::array::from_fn(|_| columns.next().unwrap_or_default());
+                for (c, centroid) in turned.iter_mut().enumerate() {
+                    *centroid = columns.map(|column| column.get(c).copied().unwrap_or(F::zero()));
                 }
-            }
-        });
+            },
+        );
         let past_the_caches = size_of_val(out) >= stream::LARGE;
         let together = (COPIED_INPUTS / W).max(1);
-        parallel::for_each_chunk_mut(out, COPIED_ROWS * inputs, |t, out| {
-            let first = first + t * COPIED_ROWS;
-            let rows = out.len() / inputs;
-            let mut codes = vec![0_u8; together * rows];
-            let mut centroids = vec![[F::zero(); W]; together];
-            for start in (0..books.groups()).step_by(together) {
-                let groups = start..books.groups().min(start + together);
-                for (group, codes) in groups.clone().zip(codes.chunks_exact_mut(rows)) {
-                    u8::unpack(&self.codes, group * points + first, codes);
-                }
-                let turned = match count {
-                    1 => &turned[..],
-                    _ => turned.get(start * k..groups.end * k).unwrap_or_default(),
-                };
-                let next = if count == 1 { 0 } else { k };
-                let centroids = centroids.get_mut(..groups.len()).unwrap_or_default();
-                let inputs_of_tile = start * W..groups.end * W;
-                for (r, row) in out.chunks_exact_mut(inputs).enumerate() {
-                    let row = row.get_mut(inputs_of_tile.clone()).unwrap_or_default();
-                    for (g, centroid) in centroids.iter_mut().enumerate() {
-                        let code = codes.get(g * rows + r).copied().unwrap_or(0);
-                        let found = turned.get(g * next + usize::from(code));
-                        *centroid = found.copied().unwrap_or([F::zero(); W]);
-                    }
-                    if past_the_caches {
-                        stream::copy(centroids.as_flattened(), row);
+        let share = out.len() >= 2 * PIECE;
+        let blocks: Vec<_> = out.chunks_mut(COPIED_ROWS * inputs).enumerate().collect();
+        let scratch = || (Vec::new(), Vec::new());
+        parallel::for_each_with(
+            blocks,
+            share,
+            scratch,
+            |(unpacked, by_rows), (block, out)| {
+                let first = first + block * COPIED_ROWS;
+                let rows = out.len() / inputs;
+                for start in (0..books.groups()).step_by(together) {
+                    let groups = start..books.groups().min(start + together);
+                    let width = groups.len();
+                    by_rows.resize(rows * width, 0);
+                    // Codes of a group are side by side; those of a row are to be.
+                    let whole = u8::borrow(
+                        &self.codes,
+                        groups.start * points + first..groups.end * points,
+                    );
+                    if let Some(codes) = whole {
+                        turn_bytes(level, codes, points, rows, width, by_rows);
                     } else {
-                        row.copy_from_slice(centroids.as_flattened());
+                        unpacked.resize(rows * width, 0);
+                        for (group, codes) in groups.clone().zip(unpacked.chunks_exact_mut(rows)) {
+                            u8::unpack(&self.codes, group * points + first, codes);
+                        }
+                        turn_bytes(level, unpacked, rows, rows, width, by_rows);
+                    }
+                    let (turned, step) = match count {
+                        1 => (&turned[..], 0),
+                        _ => (turned.get(start * k..groups.end * k).unwrap_or_default(), k),
+                    };
+                    let inputs_of_tile = start * W..groups.end * W;
+                    for (row, codes) in out
+                        .chunks_exact_mut(inputs)
+                        .zip(by_rows.chunks_exact(width))
+                    {
+                        let row = row.get_mut(inputs_of_tile.clone()).unwrap_or_default();
+                        if past_the_caches {
+                            stream::copy_entries(turned, step, codes, row);
+                        } else {
+                            for (g, (to, &code)) in
+                                row.as_chunks_mut::<W>().0.iter_mut().zip(codes).enumerate()
+                            {
+                                let found = turned.get(g * step + usize::from(code));
+                                *to = found.copied().unwrap_or([F::zero(); W]);
+                            }
+                        }
                     }
                 }
-            }
-            stream::finish();
-        });
+                stream::finish();
+            },
+        );
     }
 
     /// Rows from `first` on, whole groups of them, for a split of the outputs.

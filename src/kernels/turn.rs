@@ -1,0 +1,126 @@
+//! Bytes row by row out of bytes column by column.
+
+use super::Level;
+
+/// `to[r * columns + c] = from[c * stride + r]` for the `rows` and `columns` that `to` has room for.
+///
+/// Of columns that `from` does not have in full nothing is written.
+pub(crate) fn turn_bytes(
+    level: Level,
+    from: &[u8],
+    stride: usize,
+    rows: usize,
+    columns: usize,
+    to: &mut [u8],
+) {
+    let Some(to) = to.get_mut(..rows * columns) else {
+        return;
+    };
+    let mut done = (0, 0);
+    #[cfg(target_arch = "x86_64")]
+    if level != Level::Scalar && rows <= stride {
+        let whole = from.len().saturating_add(stride - rows) / stride.max(1);
+        done = (rows / 16 * 16, columns.min(whole) / 16 * 16);
+        for c in (0..done.1).step_by(16) {
+            for r in (0..done.0).step_by(16) {
+                // SAFETY: sixteen rows of sixteen whole columns are there on both sides.
+                unsafe {
+                    x86_64::sixteen(
+                        from.as_ptr().add(c * stride + r),
+                        stride,
+                        to.as_mut_ptr().add(r * columns + c),
+                        columns,
+                    );
+                }
+            }
+        }
+    }
+    let _ = level;
+    for (c, from) in from.chunks(stride.max(1)).take(columns).enumerate() {
+        let Some(from) = from.get(..rows) else { break };
+        let first = if c < done.1 { done.0 } else { 0 };
+        for (r, &byte) in from.iter().enumerate().skip(first) {
+            to[r * columns + c] = byte;
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86_64 {
+    use std::arch::x86_64::*;
+
+    /// Turns sixteen rows of sixteen bytes: four times each vector of the first half is interleaved with its counterpart of the
+    /// second. SSE2 is part of x86_64.
+    ///
+    /// # Safety
+    ///
+    /// Sixteen bytes must be readable at each multiple of `stride`, and writable at each multiple of `width`, sixteen times.
+    #[inline]
+    pub(super) unsafe fn sixteen(from: *const u8, stride: usize, to: *mut u8, width: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut rows = [_mm_setzero_si128(); 16];
+            for (i, row) in rows.iter_mut().enumerate() {
+                *row = _mm_loadu_si128(from.add(i * stride).cast());
+            }
+            for _ in 0..4 {
+                let mut next = rows;
+                for i in 0..8 {
+                    next[2 * i] = _mm_unpacklo_epi8(rows[i], rows[i + 8]);
+                    next[2 * i + 1] = _mm_unpackhi_epi8(rows[i], rows[i + 8]);
+                }
+                rows = next;
+            }
+            for (i, row) in rows.into_iter().enumerate() {
+                _mm_storeu_si128(to.add(i * width).cast(), row);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_level_turns_as_the_definition() {
+        for (rows, columns, gap) in [
+            (0, 3, 0),
+            (1, 1, 0),
+            (5, 40, 3),
+            (16, 16, 0),
+            (17, 16, 1),
+            (16, 33, 0),
+            (48, 64, 16),
+            (100, 70, 5),
+        ] {
+            let stride = rows + gap;
+            let from: Vec<u8> = (0..columns * stride)
+                .map(|i| (i * 31 % 251) as u8)
+                .collect();
+            let expected: Vec<u8> = (0..rows * columns)
+                .map(|i| from[i % columns * stride + i / columns])
+                .collect();
+            for level in Level::available() {
+                // The last column may end with its last row.
+                for end in [from.len(), from.len() - gap] {
+                    let mut to = vec![7; rows * columns];
+                    turn_bytes(level, &from[..end], stride, rows, columns, &mut to);
+                    assert_eq!(to, expected, "{level:?} {rows} {columns} {gap}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_turned() {
+        for level in Level::available() {
+            let mut to = vec![7; 20 * 32];
+            turn_bytes(level, &[1; 20 * 17 + 19], 20, 20, 32, &mut to);
+            let expected: Vec<u8> = (0..20 * 32)
+                .map(|i| if i % 32 < 17 { 1 } else { 7 })
+                .collect();
+            assert_eq!(to, expected, "{level:?}");
+        }
+    }
+}
