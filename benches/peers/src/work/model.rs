@@ -3,17 +3,16 @@
 use std::path::Path;
 
 use anyhow::Context;
-use taper::Quantizer;
-use taper::model::{CompressedModel, CompressedTensor};
+use taper::model::{CompressedModel, CompressedTensor, Dense, Dtype, PlainTensor};
 use taper::ndarray::{ArrayD, array};
-use taper::quantize::fixed_point::FixedPointQuantizer;
 use taper::quantize::trellis::TrellisQuantizer;
+use taper::{Compressed, Precision, Quantizer};
 
 use super::{Arguments, Work};
 use crate::Numbers;
 use crate::arrays::{read_f32, write_f32};
 
-/// Numbers of a step that is the same for all matrices, entropy-coded; vectors in sixteen bits.
+/// Numbers of a step that is the same for all matrices, entropy-coded; vectors in half precision.
 pub struct Code {
     tensors: Vec<(String, ArrayD<f32>)>,
     step: f64,
@@ -44,20 +43,25 @@ impl Code {
 impl Work for Code {
     fn run(&mut self) -> anyhow::Result<()> {
         let matrices = TrellisQuantizer::params(self.step);
-        let vectors = FixedPointQuantizer::params(16);
         let mut model = CompressedModel::new();
         for (name, tensor) in &self.tensors {
-            // A matrix of as many rows as the first axis is long; a vector is one row.
             let shape = tensor.shape();
-            let rows = if shape.len() > 1 { shape[0] } else { 1 };
+            let [rows, _, ..] = *shape else {
+                let halves = Dense::new(tensor.view(), Precision::F16)?;
+                let values = halves.parts().into_iter().next().context("no values")?;
+                let plain = PlainTensor {
+                    dtype: Dtype::F16,
+                    shape: shape.to_vec(),
+                    bytes: values.bytes.into_owned().into(),
+                };
+                model.insert_plain(name, plain)?;
+                continue;
+            };
+            // A matrix of as many rows as the first axis is long.
             let columns = tensor.len() / rows;
             let matrix = tensor.view().into_shape_with_order((rows, columns))?;
-            let tensor = if shape.len() > 1 {
-                CompressedTensor::new(matrices.quantize(matrix)?)
-            } else {
-                CompressedTensor::new(vectors.quantize(matrix)?)
-            };
-            model.insert(name, tensor.with_shape(shape)?)?;
+            let matrix = CompressedTensor::new(matrices.quantize(matrix)?);
+            model.insert(name, matrix.with_shape(shape)?)?;
         }
         self.bytes = Some(model.to_bytes()?);
         Ok(())
