@@ -72,6 +72,21 @@ pub(crate) fn largest<'a, F: Float>(values: impl IntoIterator<Item = &'a F>) -> 
     values.into_iter().fold(F::zero(), larger)
 }
 
+/// [`largest`] of a slice, many times as fast.
+pub(crate) fn largest_of<F: Float>(values: &[F]) -> F {
+    let larger = |a: F, b: F| if b > a { b } else { a };
+    // Side by side, so that they are compared in vectors.
+    let (chunks, rest) = values.as_chunks::<16>();
+    let mut largest = [F::zero(); 16];
+    for chunk in chunks {
+        for (largest, x) in largest.iter_mut().zip(chunk) {
+            *largest = larger(*largest, x.abs());
+        }
+    }
+    let all = largest.into_iter().chain(rest.iter().map(|x| x.abs()));
+    all.fold(F::zero(), larger)
+}
+
 /// Errs where a sum of `terms` products may leave the range of the type, each of one value of every factor; factors
 /// are told by their largest magnitudes.
 pub(crate) fn product_in_range<F: Float>(

@@ -49,21 +49,6 @@ pub trait Float:
     fn as_f64(self) -> f64;
 }
 
-/// The largest magnitude of `values`, none of which is NaN; zero where there are none.
-pub(crate) fn largest_magnitude<F: Float>(values: &[F]) -> F {
-    let larger = |a: F, b: F| if b > a { b } else { a };
-    // Side by side, so that they are compared in vectors.
-    let (chunks, rest) = values.as_chunks::<16>();
-    let mut largest = [F::zero(); 16];
-    for chunk in chunks {
-        for (largest, x) in largest.iter_mut().zip(chunk) {
-            *largest = larger(*largest, x.abs());
-        }
-    }
-    let all = largest.into_iter().chain(rest.iter().map(|x| x.abs()));
-    all.fold(F::zero(), larger)
-}
-
 mod sealed {
     pub trait Sealed {}
     impl Sealed for f32 {}

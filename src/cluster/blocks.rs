@@ -2,18 +2,14 @@
 
 use ndarray::{ArrayView2, s};
 
-use crate::float::largest_magnitude;
 use crate::kernels::distance::BLOCK;
-use crate::{Error, Float, Result};
+use crate::{Error, Float, Result, check};
 
 /// The largest magnitude of `points`, where squared distances between them stay within the range of `f64`.
 pub(super) fn magnitude<F: Float>(what: &'static str, points: &ArrayView2<'_, F>) -> Result<F> {
     let magnitude = match points.as_slice_memory_order() {
-        Some(values) => largest_magnitude(values),
-        None => {
-            let larger = |a: F, &b: &F| if b.abs() > a { b.abs() } else { a };
-            points.iter().fold(F::zero(), larger)
-        }
+        Some(values) => check::largest_of(values),
+        None => check::largest(points.iter()),
     };
     // (2 · 2^480)² · 2^60 values is less than 2^1024.
     if magnitude.as_f64() > 2_f64.powi(480) {

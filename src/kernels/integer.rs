@@ -36,7 +36,7 @@ impl<'a, T> Rows<'a, T> {
     }
 
     /// The columns from `from` on.
-    pub(crate) fn from_column(self, from: usize) -> Self {
+    pub(crate) fn starting_at(self, from: usize) -> Self {
         let values = self.values.get(from..).unwrap_or_default();
         Self { values, ..self }
     }
@@ -561,7 +561,7 @@ mod tests {
             let mut panel = Panel::default();
             for level in Level::available() {
                 let mut out = vec![7; height * width];
-                dot_bytes(level, a.from_column(from), b.from_column(from), columns, &mut panel, &mut out);
+                dot_bytes(level, a.starting_at(from), b.starting_at(from), columns, &mut panel, &mut out);
                 prop_assert_eq!(&out, &expected, "{:?}", level);
             }
         }

@@ -6,7 +6,6 @@ use super::low_rank::LowRankMatrix;
 use super::randomized::Projection;
 use super::spatial::SpatialConv2d;
 use super::{LowRankWarning, SvdMethod, SvdReport, TruncatedSvd, exact, randomized};
-use crate::float::largest_magnitude;
 use crate::linalg::Cholesky;
 use crate::{Factorizer, Float, InputMoments, LinearOp, Result, check, linalg, moments, parallel};
 
@@ -175,7 +174,7 @@ fn scale_to_one<F: Float>(weights: ArrayView2<'_, F>) -> (CowArray<'_, F, Ix2>, 
     };
     let largest = parallel::map(weights.nrows(), |i| {
         let row = weights.row(i);
-        largest_magnitude(row.to_slice().unwrap_or_default()).as_f64()
+        check::largest_of(row.to_slice().unwrap_or_default()).as_f64()
     });
     let largest = largest.into_iter().fold(0.0, f64::max);
     if largest == 0.0 || (1e-6..=1e6).contains(&largest) {

@@ -126,7 +126,7 @@ impl<F: Float> FixedPointMatrix<F> {
         scratch.long.clear();
         for from in (0..inputs).step_by(integer::LONGEST) {
             let columns = integer::LONGEST.min(inputs - from);
-            let (values, codes) = (values.from_column(from), codes.from_column(from));
+            let (values, codes) = (values.starting_at(from), codes.starting_at(from));
             let Scratch { panel, sums, .. } = scratch;
             integer::dot_bytes(level, values, codes, columns, panel, sums);
             if inputs > integer::LONGEST {
