@@ -2,8 +2,8 @@
 //!
 //! Rounding to a grid of step 2Δ leaves an error of (2Δ)²/12 a weight. Here weights are rounded to either of two such grids,
 //! the even and the odd multiples of Δ, and which of them it is follows from the codes before: a machine of eight states
-//! ([`states`]) goes on with the parity of each code. Of all sequences of codes the nearest one is found by
-//! the algorithm of Viterbi ([`quantizer`]): more choice at the same number of codes, for an error that is about 1.1 dB smaller,
+//! (`states`) goes on with the parity of each code. Of all sequences of codes the nearest one is found by
+//! the algorithm of Viterbi ([`TrellisQuantizer`]): more choice at the same number of codes, for an error that is about 1.1 dB smaller,
 //! or 0.18 bits a weight at the same error. The limit of any such code is 1.53 dB.
 //!
 //! M. Marcellin and T. Fischer, "Trellis coded quantization of memoryless and Gauss–Markov sources", 1990, doi:10.1109/26.46532;
