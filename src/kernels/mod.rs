@@ -24,6 +24,7 @@ pub(crate) mod stream;
 pub(crate) mod turn;
 pub(crate) mod unpack;
 pub(crate) mod vectorize;
+pub(crate) mod viterbi;
 pub(crate) mod xnor;
 
 use std::sync::OnceLock;

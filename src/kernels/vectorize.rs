@@ -18,23 +18,23 @@ macro_rules! at_level {
         {
             #[target_feature(enable = "avx2,fma,f16c")]
             fn avx2 $(<$($generic: $bound),+>)? ($($argument: $type),*) -> $result {
-                $body($($argument),*)
+                $body $(::<$($generic),+>)? ($($argument),*)
             }
             #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
             fn avx512 $(<$($generic: $bound),+>)? ($($argument: $type),*) -> $result {
-                $body($($argument),*)
+                $body $(::<$($generic),+>)? ($($argument),*)
             }
             match Ord::min($level, $crate::kernels::Level::highest()) {
                 // SAFETY: `Level::highest` has found these features on this processor.
-                $crate::kernels::Level::Avx512 => return unsafe { avx512($($argument),*) },
+                $crate::kernels::Level::Avx512 => return unsafe { avx512 $(::<$($generic),+>)? ($($argument),*) },
                 // SAFETY: as above.
-                $crate::kernels::Level::Avx2 => return unsafe { avx2($($argument),*) },
+                $crate::kernels::Level::Avx2 => return unsafe { avx2 $(::<$($generic),+>)? ($($argument),*) },
                 // NEON is part of every aarch64 processor: the plain function is compiled for it already.
                 $crate::kernels::Level::Scalar | $crate::kernels::Level::Neon => {}
             }
         }
         let _ = $level;
-        $body($($argument),*)
+        $body $(::<$($generic),+>)? ($($argument),*)
     }};
 }
 pub(crate) use at_level;

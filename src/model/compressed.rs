@@ -304,10 +304,7 @@ impl CompressedModel {
         for (key, value) in &self.metadata {
             assembler.metadata(key, value)?;
         }
-        for (name, entry) in &self.entries {
-            assembler.entry(name, entry)?;
-        }
-        Ok(())
+        assembler.entries(self.iter())
     }
 
     /// The length of the container, without writing it.
@@ -345,9 +342,7 @@ impl CompressedModel {
         for (key, value) in &self.metadata {
             writer.metadata(key, value)?;
         }
-        for (name, entry) in &self.entries {
-            writer.add(name, entry)?;
-        }
+        writer.add_all(self.iter())?;
         writer.finish()
     }
 

@@ -102,6 +102,9 @@ pub enum Step {
     Trellis {
         /// Of which all values are multiples. The error is near that of `FixedPoint` with a scale that is 1.76 times as large.
         step: f64,
+        /// What a bit may cost in squared steps; near 0.36 files are shortest for their error.
+        #[serde(default)]
+        rate_weight: f64,
         /// In which the step is stored.
         #[serde(default)]
         precision: Precision,
@@ -306,8 +309,14 @@ fn quantize(
                 quantizer.quantize_with(matrix, inputs)
             })?)
         }
-        Step::Trellis { step, precision } => {
-            let quantizer = TrellisQuantizer::params(step).precision(precision);
+        Step::Trellis {
+            step,
+            rate_weight,
+            precision,
+        } => {
+            let quantizer = TrellisQuantizer::params(step)
+                .rate_weight(rate_weight)
+                .precision(precision);
             Arc::new(guided(inputs, |inputs| {
                 quantizer.quantize_with(matrix, inputs)
             })?)

@@ -1,8 +1,9 @@
 //! The container: a safetensors file whose tensors are the parts of artifacts.
 //!
 //! `docs/format.md` describes the bytes. [`description`] is the text that says how parts become an artifact,
-//! [`write`] lays a file out, [`read`] checks and reads one.
+//! [`coded`] a tensor with its arrays as they are stored, [`write`] lays a file out, [`read`] checks and reads one.
 
+mod coded;
 mod description;
 mod read;
 mod write;

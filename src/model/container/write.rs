@@ -5,17 +5,16 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::description::{CodedPart, Description, PartLine, tensor_dtype};
-use super::{KEY, VERSION, description_key, join};
-use crate::model::compressed::{CompressedTensor, Entry};
-use crate::model::entropy::{self, Coding, Laws, Order};
+use super::coded::Coded;
+use super::{KEY, VERSION};
+use crate::model::compressed::Entry;
 use crate::model::header::{self, Planned};
 use crate::model::source::file_error;
-use crate::model::{Artifact, Dtype, TensorData};
-use crate::{DType, Error, Result};
+use crate::model::{Dtype, TensorData};
+use crate::{Error, Result, parallel};
 
-/// What the description of a coding costs: no part is coded for less.
-const MARGIN: usize = 24;
+/// Tensors that are coded before they are written: enough for threads to share, few beside a large model.
+const AT_ONCE: usize = 32;
 
 /// Collects tensors in any order in a spill, and writes them in the order of a file.
 #[derive(Debug)]
@@ -64,7 +63,7 @@ impl<S: Write> Assembler<S> {
         self.metadata.insert(key.to_owned(), value.to_owned());
     }
 
-    pub(in crate::model) fn tensor(
+    fn tensor(
         &mut self,
         name: String,
         dtype: Dtype,
@@ -90,82 +89,37 @@ impl<S: Write> Assembler<S> {
 
     /// Adds a tensor; the bytes of its arrays are returned.
     pub(in crate::model) fn entry(&mut self, name: &str, entry: &Entry) -> Result<u64> {
-        match entry {
-            Entry::Plain(tensor) => self.plain(name, tensor),
-            Entry::Compressed(tensor) => self.compressed(name, tensor),
-        }
+        self.coded(Coded::entry(name, entry)?)
     }
 
+    /// Adds a tensor as it is; its bytes are returned.
     pub(in crate::model) fn plain(&mut self, name: &str, tensor: &TensorData<'_>) -> Result<u64> {
-        tensor.check(name)?;
-        self.tensor(
-            name.to_owned(),
-            tensor.dtype,
-            tensor.shape.clone(),
-            &tensor.bytes,
-        )
+        self.coded(Coded::plain(name, tensor)?)
     }
 
-    fn compressed(&mut self, name: &str, tensor: &CompressedTensor) -> Result<u64> {
-        let artifact = tensor.artifact();
-        let mut description = Description::new(artifact)?;
-        if tensor.shape() != artifact.shape() {
-            description.view = Some(tensor.shape().to_vec());
-        }
-        if tensor.dtype() != Dtype::F32 {
-            description.dtype = Some(tensor.dtype());
-        }
-        self.artifact(name, artifact, description)
-    }
-
-    fn artifact(
-        &mut self,
-        path: &str,
-        artifact: &dyn Artifact,
-        mut description: Description,
-    ) -> Result<u64> {
+    /// Adds what was coded before; the bytes of its arrays are returned.
+    fn coded(&mut self, coded: Coded<'_>) -> Result<u64> {
         let mut written = 0;
-        let children = artifact.children();
-        let inherited: usize = children.iter().map(|child| child.1.parts().len()).sum();
-        let parts = artifact.parts();
-        let own = parts.len().saturating_sub(inherited);
-        for part in parts.into_iter().take(own) {
-            let layout = artifact.code_layout(part.name);
-            let width = part.dtype.bytes();
-            let coded = entropy::encode(&part.bytes, layout, width, MARGIN)?;
-            let path = join(path, part.name);
-            let coding = match coded {
-                Some((coding, bytes)) => {
-                    written += self.tensor(path, Dtype::U8, vec![bytes.len()], &bytes)?;
-                    // All others are packed codes, whose type and shape follow from their number.
-                    let (dtype, shape) = match coding {
-                        Coding::Laws(Laws {
-                            order: Order::Cyclic,
-                            ..
-                        }) => (part.dtype, part.shape),
-                        _ => (DType::U8, vec![part.bytes.len()]),
-                    };
-                    Some(CodedPart {
-                        coding,
-                        dtype,
-                        shape,
-                    })
-                }
-                None => {
-                    let dtype = tensor_dtype(part.dtype);
-                    written += self.tensor(path, dtype, part.shape, &part.bytes)?;
-                    None
-                }
-            };
-            let name = part.name.to_owned();
-            description.parts.push(PartLine { name, coding });
+        for (name, array) in coded.arrays {
+            written += self.tensor(name, array.dtype, array.shape, &array.bytes)?;
         }
-        for (name, child) in children {
-            written += self.artifact(&join(path, &name), child, Description::new(child)?)?;
-        }
-        let text = description.to_text()?;
-        self.metadata.insert(description_key(path), text);
+        self.metadata.extend(coded.descriptions);
         Ok(written)
+    }
+
+    /// Adds tensors in their order, coded on all threads.
+    pub(in crate::model) fn entries<'a>(
+        &mut self,
+        entries: impl Iterator<Item = (&'a str, &'a Entry)>,
+    ) -> Result<()> {
+        let entries: Vec<_> = entries.collect();
+        for some in entries.chunks(AT_ONCE) {
+            let code = |i: usize| some.get(i).map(|(name, entry)| Coded::entry(name, entry));
+            for coded in parallel::map(some.len(), code).into_iter().flatten() {
+                self.coded(coded?)?;
+            }
+        }
+        Ok(())
     }
 
     /// The header of the file, in which the tensors are put into their order.
@@ -339,6 +293,14 @@ impl ContainerWriter {
     /// artifact's [`attributes`](Artifact::attributes) say.
     pub fn add(&mut self, name: &str, entry: &Entry) -> Result<u64> {
         self.assembler.entry(name, entry)
+    }
+
+    /// Adds tensors in their order.
+    pub(in crate::model) fn add_all<'a>(
+        &mut self,
+        entries: impl Iterator<Item = (&'a str, &'a Entry)>,
+    ) -> Result<()> {
+        self.assembler.entries(entries)
     }
 
     /// Adds a tensor as it is, without a copy; returns its bytes.

@@ -102,7 +102,7 @@ impl Model {
             activity: Activity::new(columns, level),
             laws,
             shifts,
-            window: vec![0; predictor.coefficients().len() + columns],
+            window: vec![0; ORDER + columns],
             predictor,
             columns,
             column: 0,
@@ -113,8 +113,10 @@ impl Model {
     /// The place of the next number.
     #[inline]
     fn next(&self) -> Place {
-        let before = self.window.get(self.column..).unwrap_or_default();
-        let expected = self.predictor.predict(before);
+        let before = self.window.get(self.column..);
+        let expected = before
+            .and_then(|before| before.first_chunk())
+            .map_or(0, |before| self.predictor.predict(before));
         let (nearest, offset, grid, grids) = match self.state {
             None => {
                 let (nearest, offset) = on_grid(expected, 1);
@@ -161,8 +163,7 @@ impl Model {
         // In steps from one number to the next.
         let distance = (value << FRACTION).abs_diff(place.expected) >> halves;
         self.activity.record(self.column, distance);
-        let order = self.predictor.coefficients().len();
-        if let Some(seen) = self.window.get_mut(order + self.column) {
+        if let Some(seen) = self.window.get_mut(ORDER + self.column) {
             *seen = clamped(value);
         }
         self.state = self.state.map(|state| state.next(number));

@@ -13,14 +13,18 @@ pub(super) const FRACTION: u32 = 8;
 /// What the magnitudes of all coefficients may sum to; products with values of 16 bits then fit into 32 bits.
 const LARGEST: i32 = 1 << 14;
 /// About how many values the autocorrelation is taken of.
-const SAMPLE: usize = 1 << 18;
+const SAMPLE: usize = 1 << 16;
 
 /// What a coefficient costs in the file, in bits.
 const COST: f64 = 16.0;
 
 /// Coefficients c, of the value that lies farthest back first.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Predictor(Vec<i16>);
+pub(super) struct Predictor {
+    /// After zeros, so that all sums are of the same length.
+    padded: [i16; ORDER],
+    order: usize,
+}
 
 impl Predictor {
     /// The best one for rows of `columns` values, or one that predicts zero where it would not be worth its bytes.
@@ -71,20 +75,33 @@ impl Predictor {
     /// Coefficients as they were read; none where there are too many, or too large ones.
     pub(super) fn new(coefficients: Vec<i16>) -> Option<Self> {
         let sum: i32 = coefficients.iter().map(|&c| i32::from(c).abs()).sum();
-        (coefficients.len() <= ORDER && sum <= LARGEST).then_some(Self(coefficients))
+        let order = coefficients.len();
+        let mut padded = [0; ORDER];
+        let zeros = ORDER.checked_sub(order)?;
+        padded.get_mut(zeros..)?.copy_from_slice(&coefficients);
+        (sum <= LARGEST).then_some(Self { padded, order })
     }
 
     pub(super) fn coefficients(&self) -> &[i16] {
-        &self.0
+        self.padded.get(ORDER - self.order..).unwrap_or_default()
     }
 
-    /// The next value after `before`, as many as there are coefficients, in multiples of 2⁻⁸.
+    /// The next value after `before`, in multiples of 2⁻⁸.
     #[inline]
-    pub(super) fn predict(&self, before: &[i16]) -> i32 {
-        let products = self.0.iter().zip(before);
-        products
-            .map(|(&c, &value)| i32::from(c) * i32::from(value))
-            .sum()
+    pub(super) fn predict(&self, before: &[i16; ORDER]) -> i32 {
+        if self.order == 0 {
+            return 0;
+        }
+        // Neighbours first: processors have an instruction for eight products of sixteen bits that adds them by two.
+        let mut sums = [0_i32; 4];
+        let runs = self.padded.as_chunks::<8>().0.iter();
+        for (c, value) in runs.zip(before.as_chunks::<8>().0) {
+            let pairs = c.as_chunks::<2>().0.iter().zip(value.as_chunks::<2>().0);
+            for (sum, ([a, b], [x, y])) in sums.iter_mut().zip(pairs) {
+                *sum += i32::from(*a) * i32::from(*x) + i32::from(*b) * i32::from(*y);
+            }
+        }
+        sums.iter().sum()
     }
 }
 
@@ -172,5 +189,16 @@ mod tests {
         assert!(Predictor::new(vec![0; ORDER + 1]).is_none());
         let largest = Predictor::new(vec![512; ORDER]).unwrap();
         assert_eq!(largest.predict(&[i16::MIN; ORDER]), -(1 << 29));
+    }
+
+    #[test]
+    fn the_last_values_count() {
+        let mut before = [7; ORDER];
+        let [.., a, b, c] = &mut before;
+        (*a, *b, *c) = (100, -20, 3);
+        let predictor = Predictor::new(vec![1, -4, 256]).unwrap();
+        assert_eq!(predictor.coefficients(), [1, -4, 256]);
+        assert_eq!(predictor.predict(&before), 100 + 80 + 3 * 256);
+        assert_eq!(Predictor::default().predict(&before), 0);
     }
 }

@@ -1,7 +1,6 @@
 //! The machine that chooses between two grids.
 
-/// How many states there are.
-pub(super) const STATES: usize = 8;
+use crate::kernels::viterbi::{CLASSES, STATES};
 
 /// A state of the machine, which begins at zero.
 ///
@@ -13,22 +12,13 @@ pub(super) const STATES: usize = 8;
 pub(crate) struct State(u8);
 
 impl State {
-    pub(super) fn index(self) -> usize {
-        self.0.into()
-    }
-
-    /// All states.
-    pub(super) fn all() -> [Self; STATES] {
-        [0, 1, 2, 3, 4, 5, 6, 7].map(Self)
-    }
-
     /// Whether the next number lies on the odd grid.
-    pub(crate) fn odd_grid(self) -> bool {
+    pub(crate) const fn odd_grid(self) -> bool {
         self.0 & 1 == 1
     }
 
     /// Whether the machine inverts parities here.
-    fn inverts(self) -> bool {
+    const fn inverts(self) -> bool {
         (self.0 >> 2 ^ self.0 >> 1) & 1 == 1
     }
 
@@ -38,12 +28,21 @@ impl State {
         Self(self.0 << 1 & 7 | u8::from(odd != self.inverts()))
     }
 
-    /// The two states that this one may follow, and whether by an odd number.
-    pub(super) fn before(self) -> [(Self, bool); 2] {
-        let one = self.0 & 1 == 1;
-        let lower = Self(self.0 >> 1);
-        let upper = Self(self.0 >> 1 | 4);
-        [lower, upper].map(|state| (state, one != state.inverts()))
+    /// The classes of the values that lead into each state, from the lower and from the upper of the two that it may follow.
+    pub(super) const fn ways() -> [[usize; 2]; STATES] {
+        let mut ways = [[0; 2]; STATES];
+        let mut state = 0;
+        while state < STATES {
+            let mut upper = 0;
+            while upper < 2 {
+                let before = Self((state / 2 + upper * STATES / 2) as u8);
+                let odd = (state & 1 == 1) != before.inverts();
+                ways[state][upper] = class(before.odd_grid(), odd);
+                upper += 1;
+            }
+            state += 1;
+        }
+        ways
     }
 
     /// What a number stands for, in multiples of the step: 2k, or on the odd grid 2k − sgn k.
@@ -56,33 +55,55 @@ pub(super) fn value(odd_grid: bool, number: i32) -> i32 {
     2 * number - if odd_grid { number.signum() } else { 0 }
 }
 
-/// The number of a parity whose value on a grid is nearest to `x`, of magnitude below 2¹⁶.
-pub(super) fn nearest(x: f64, odd_grid: bool, odd: bool) -> i32 {
-    let magnitude = x.abs();
-    // Values of one class are four apart, but for the middle of the odd grid: …, −5, −1, 1, 5, … and …, −7, −3, 0, 3, 7, …
-    let number = match (odd_grid, odd) {
-        (false, false) => 2 * ((magnitude + 2.0) / 4.0) as i32,
-        (false, true) => 1 + 2 * (magnitude / 4.0) as i32,
-        (true, true) => 1 + 2 * ((magnitude + 1.0) / 4.0) as i32,
-        (true, false) if magnitude < 1.5 => 0,
-        (true, false) => 2 + 2 * ((magnitude - 1.0) / 4.0) as i32,
-    };
-    if x < 0.0 { -number } else { number }
+/// Numbers of a parity, on a grid. The values of a class are four apart, but for the middle of the odd grid: 0, ±4, …; ±2, ±6, …;
+/// on the odd grid 0, ±3, ±7, … and ±1, ±5, …
+const fn class(odd_grid: bool, odd: bool) -> usize {
+    2 * odd_grid as usize + odd as usize
+}
+
+/// The positive number of a class, or zero, whose value is nearest to `magnitude`, above −1 and below 2¹⁶.
+pub(super) fn nearest(magnitude: f64, class: usize) -> i32 {
+    // What is added before a quarter is cut off, and the number for the quarter zero.
+    const ADDED: [f64; CLASSES] = [2.0, 0.0, -1.0, 1.0];
+    const FIRST: [i32; CLASSES] = [0, 1, 2, 1];
+    let class = class.min(CLASSES - 1);
+    let number = FIRST[class] + 2 * ((magnitude + ADDED[class]) / 4.0) as i32;
+    let is_zero = class == 2 && magnitude < 1.5;
+    if is_zero { 0 } else { number }
+}
+
+/// How far `magnitude`, above −1 and below 2¹⁶, is from the nearest value of a class that is not negative, squared.
+#[inline(always)]
+pub(super) fn squared_distance(magnitude: f64, class: usize) -> f64 {
+    // Adding it leaves no binary digits after the point.
+    const WHOLE: f64 = 1.5 * (1_u64 << 52) as f64;
+    const FIRST: [f64; CLASSES] = [0.0, 2.0, 3.0, 1.0];
+    let first = FIRST[class];
+    // The nearest of first + 4 j: of two at the same distance either will do.
+    let quarters = ((magnitude - first) * 0.25 + WHOLE) - WHOLE;
+    let off = magnitude - (4.0 * quarters + first);
+    let to_zero = class == 2 && magnitude < 1.5;
+    let off = if to_zero { magnitude } else { off };
+    off * off
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn all() -> [State; STATES] {
+        [0, 1, 2, 3, 4, 5, 6, 7].map(State)
+    }
+
     #[test]
     fn states_follow_those_they_say() {
-        for state in State::all() {
+        let ways = State::ways();
+        for state in all() {
             for number in -4..=4 {
-                let next = state.next(number);
-                assert!(next.before().contains(&(state, number & 1 == 1)));
-            }
-            for (before, odd) in state.before() {
-                assert_eq!(before.next(odd.into()), state);
+                let next = usize::from(state.next(number).0);
+                let upper = usize::from(state.0) / (STATES / 2);
+                assert_eq!(next / 2 + upper * STATES / 2, usize::from(state.0));
+                assert_eq!(ways[next][upper], class(state.odd_grid(), number & 1 == 1));
             }
         }
     }
@@ -91,14 +112,18 @@ mod tests {
     fn no_number_of_the_class_is_nearer() {
         for odd_grid in [false, true] {
             for odd in [false, true] {
-                for i in -4000..=4000 {
+                for i in -199..=4000 {
                     let x = f64::from(i) / 200.0;
                     let distance = |k: i32| (x - f64::from(value(odd_grid, k))).abs();
-                    let found = nearest(x, odd_grid, odd);
+                    let class = class(odd_grid, odd);
+                    let found = nearest(x, class);
                     assert_eq!(found & 1 == 1, odd);
-                    let of_class = (-20..=20_i32).filter(|k| (k & 1 == 1) == odd);
+                    let of_class = (0..=20_i32).filter(|k| (k & 1 == 1) == odd);
                     let least = of_class.map(distance).fold(f64::INFINITY, f64::min);
                     assert!(distance(found) <= least + 1e-12, "{found} for {x}");
+                    // The path is chosen by the very distance that its number has.
+                    let squared = squared_distance(x, class);
+                    assert_eq!(squared, distance(found).powi(2), "{x}");
                 }
             }
         }
@@ -113,7 +138,7 @@ mod tests {
             let d = (a - b).rem_euclid(4);
             f64::from(d.min(4 - d)).powi(2)
         };
-        for start in State::all() {
+        for start in all() {
             let mut least = f64::INFINITY;
             // Depth first over pairs of paths, all values positive.
             let mut open = vec![(start, start, 0.0_f64, 0)];

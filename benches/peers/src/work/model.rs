@@ -16,6 +16,7 @@ use crate::arrays::{read_f32, write_f32};
 pub struct Code {
     tensors: Vec<(String, ArrayD<f32>)>,
     step: f64,
+    rate_weight: f64,
     bytes: Option<Vec<u8>>,
 }
 
@@ -35,6 +36,7 @@ impl Code {
         Ok(Self {
             tensors,
             step: arguments.word("step")?.parse()?,
+            rate_weight: arguments.word("rate_weight")?.parse()?,
             bytes: None,
         })
     }
@@ -42,7 +44,7 @@ impl Code {
 
 impl Work for Code {
     fn run(&mut self) -> anyhow::Result<()> {
-        let matrices = TrellisQuantizer::params(self.step);
+        let matrices = TrellisQuantizer::params(self.step).rate_weight(self.rate_weight);
         let mut model = CompressedModel::new();
         for (name, tensor) in &self.tensors {
             let shape = tensor.shape();

@@ -1,0 +1,117 @@
+//! A tensor in the form that it has in a file.
+
+use std::borrow::Cow;
+
+use super::description::{CodedPart, Description, PartLine, tensor_dtype};
+use super::{description_key, join};
+use crate::model::compressed::{CompressedTensor, Entry};
+use crate::model::entropy::{self, Coding, Laws, Order};
+use crate::model::{Artifact, Dtype, TensorData};
+use crate::{DType, Result};
+
+/// What the description of a coding costs: no part is coded for less.
+const MARGIN: usize = 24;
+
+/// The arrays of a tensor, coded where that is shorter, and how to read them.
+pub(super) struct Coded<'a> {
+    /// By name.
+    pub(super) arrays: Vec<(String, TensorData<'a>)>,
+    /// Keys and values of the file's metadata.
+    pub(super) descriptions: Vec<(String, String)>,
+}
+
+impl<'a> Coded<'a> {
+    pub(super) fn entry(name: &str, entry: &'a Entry) -> Result<Self> {
+        match entry {
+            Entry::Plain(tensor) => Self::plain(name, tensor),
+            Entry::Compressed(tensor) => Self::compressed(name, tensor),
+        }
+    }
+
+    /// A tensor as it is.
+    pub(super) fn plain(name: &str, tensor: &'a TensorData<'_>) -> Result<Self> {
+        tensor.check(name)?;
+        let array = TensorData {
+            dtype: tensor.dtype,
+            shape: tensor.shape.clone(),
+            bytes: Cow::Borrowed(&tensor.bytes),
+        };
+        Ok(Self {
+            arrays: vec![(name.to_owned(), array)],
+            descriptions: Vec::new(),
+        })
+    }
+
+    fn compressed(name: &str, tensor: &'a CompressedTensor) -> Result<Self> {
+        let artifact = tensor.artifact();
+        let mut description = Description::new(artifact)?;
+        if tensor.shape() != artifact.shape() {
+            description.view = Some(tensor.shape().to_vec());
+        }
+        if tensor.dtype() != Dtype::F32 {
+            description.dtype = Some(tensor.dtype());
+        }
+        let mut coded = Self {
+            arrays: Vec::new(),
+            descriptions: Vec::new(),
+        };
+        coded.artifact(name, artifact, description)?;
+        Ok(coded)
+    }
+
+    fn artifact(
+        &mut self,
+        path: &str,
+        artifact: &'a dyn Artifact,
+        mut description: Description,
+    ) -> Result<()> {
+        let children = artifact.children();
+        let inherited: usize = children.iter().map(|child| child.1.parts().len()).sum();
+        let parts = artifact.parts();
+        let own = parts.len().saturating_sub(inherited);
+        for part in parts.into_iter().take(own) {
+            let layout = artifact.code_layout(part.name);
+            let coded = entropy::encode(&part.bytes, layout, part.dtype.bytes(), MARGIN)?;
+            let (array, coding) = match coded {
+                Some((coding, bytes)) => {
+                    // All others are packed codes, whose type and shape follow from their number.
+                    let (dtype, shape) = match coding {
+                        Coding::Laws(Laws {
+                            order: Order::Cyclic,
+                            ..
+                        }) => (part.dtype, part.shape),
+                        _ => (DType::U8, vec![part.bytes.len()]),
+                    };
+                    let array = TensorData {
+                        dtype: Dtype::U8,
+                        shape: vec![bytes.len()],
+                        bytes: Cow::Owned(bytes),
+                    };
+                    let coding = CodedPart {
+                        coding,
+                        dtype,
+                        shape,
+                    };
+                    (array, Some(coding))
+                }
+                None => {
+                    let array = TensorData {
+                        dtype: tensor_dtype(part.dtype),
+                        shape: part.shape,
+                        bytes: part.bytes,
+                    };
+                    (array, None)
+                }
+            };
+            self.arrays.push((join(path, part.name), array));
+            let name = part.name.to_owned();
+            description.parts.push(PartLine { name, coding });
+        }
+        for (name, child) in children {
+            self.artifact(&join(path, &name), child, Description::new(child)?)?;
+        }
+        self.descriptions
+            .push((description_key(path), description.to_text()?));
+        Ok(())
+    }
+}
