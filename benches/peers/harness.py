@@ -180,16 +180,21 @@ def keep(row, results):
 
 
 def machine():
-    model = platform.processor()
+    model, vectors = platform.processor(), ""
     for line in open("/proc/cpuinfo") if os.path.exists("/proc/cpuinfo") else ():
-        if line.startswith("model name"):
-            model = line.split(":", 1)[1].strip()
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            model = value.strip()
+        if name.strip() == "flags":
+            known = {"avx512f": "AVX-512", "avx2": "AVX2"}
+            vectors = next((said for flag, said in known.items() if flag in value.split()), "")
             break
     lines = (HERE / "requirements.txt").read_text().splitlines()
     names = [line.split("==")[0] for line in lines if line and not line.startswith("#")]
     rust = subprocess.run(["rustc", "--version"], capture_output=True, text=True).stdout.split()
     return {
         "processor": model,
+        "vectors": vectors,
         "cores": os.cpu_count(),
         "system": platform.system(),
         "python": platform.python_version(),

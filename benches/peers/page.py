@@ -17,7 +17,8 @@ taper beside what one would use in its place. Written by the harness itself:
 
 It makes a virtual environment with the peers ({versions}), writes the inputs once, and runs
 both sides in turn, in processes of their own with the same number of threads: {pairs} pairs where that takes no longer than some
-seconds, fewer where it does. Measured on {cores} cores of an {processor}, {system}, Rust {rust}, while no other work ran.
+seconds, fewer where it does. Measured on {cores} cores of an {processor} with {vectors}, {system}, Rust {rust}, while no other work ran.
+What a processor with AVX-512 did is in [benchmarks-avx512.md](benchmarks-avx512.md).
 
 - **faster**: the peer's time over taper's, the median over the pairs, and the least and the largest of them.
 - **target**: the least that it should be, where one was set; *missed* where the median is below it, or where taper's error is more
@@ -187,7 +188,7 @@ def write(rows):
         pairs=PAIRS,
         summary=summary(kept),
         rates=rates(kept),
-        **{name: machine[name] for name in ("cores", "processor", "system", "rust")},
+        **{name: machine.get(name, "") for name in ("cores", "processor", "vectors", "system", "rust")},
     )
     lines = [head]
     for row, results in kept:

@@ -315,10 +315,11 @@ def fixed_point():
         "8-bit weights with a scale for each output, on both sides; the inputs are rounded to 8 bits while they are multiplied."
         " torch: dynamic quantized linear by each of its engines.",
         rounding=0.0,
-        bound="All of them multiply bytes by the processor's instruction for that (VNNI). torch rounds the whole batch by one"
-        " scale, to a bit less where it has to, of which its error is nearly twice that of taper, which has a scale for each row of x."
+        bound="All of them multiply bytes by the processor's instruction for that (VNNI), where it has one. Else taper multiplies numbers of"
+        " 16 bits, which is exact; fbgemm, of 8 bits in half of the instructions, for which it gives up a bit of x. torch rounds the"
+        " whole batch by one scale, of which its error is nearly twice that of taper, which has a scale for each row of x."
         " fbgemm packs the weights beforehand in the order in which they are read; taper multiplies the codes as they lie in a file, and"
-        " brings sixteen rows of them at a time into such an order where the batch is worth it: there the multiplications bound it, at"
+        " brings some rows of them at a time into such an order where the batch is worth it: there the multiplications bound it, at"
         " batch 1 the reading of the weights.",
     )
 

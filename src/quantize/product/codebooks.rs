@@ -184,10 +184,16 @@ impl<F: Float> ProductCodebooks<F> {
             check::same_shape("weights", &[expected.0, expected.1], weights.shape())?;
         }
         let width = self.group_width();
-        let codes = parallel::map(self.groups, |group| {
-            // Without the gaps of a row each, which lie a power of two apart where they push each other out of the cache.
-            let points = vectors.slice(s![.., group * width..(group + 1) * width]);
-            cluster::assign(points.as_standard_layout().view(), self.codebook(group))
+        let few = self.groups.div_ceil(4 * parallel::threads());
+        let together = (GATHERED / (width * size_of::<F>())).clamp(1, few);
+        let codes = parallel::map(self.groups.div_ceil(together), |batch| {
+            let first = batch * together;
+            let last = self.groups.min(first + together);
+            let vectors = vectors.slice(s![.., first * width..last * width]);
+            let codes = (first..last)
+                .zip(parts(vectors, width))
+                .map(|(group, points)| cluster::assign(points.view(), self.codebook(group)));
+            Ok(codes.collect::<Result<Vec<_>>>()?.concat())
         });
         let codes = codes.into_iter().collect::<Result<Vec<_>>>()?.concat();
         PqMatrix::from_codes(self.clone(), [weights.nrows(), weights.ncols()], &codes)
@@ -225,6 +231,33 @@ impl<F: Float> ProductCodebooks<F> {
             SplitAxis::Out => vectors.reversed_axes(),
         })
     }
+}
+
+/// Bytes of a row that are gathered together: waiting for the first line of memory then is a small part of it.
+const GATHERED: usize = 1024;
+
+/// Each `width` columns of `vectors` as an array of their own, without the gaps of rows, which lie a power of two apart where they
+/// push each other out of the cache.
+fn parts<F: Float>(vectors: ArrayView2<'_, F>, width: usize) -> Vec<Array2<F>> {
+    let count = vectors.ncols() / width;
+    let mut parts = vec![Array2::zeros((vectors.nrows(), width)); count];
+    if vectors.strides()[1] == 1 {
+        let mut slices: Vec<_> = parts.iter_mut().filter_map(Array2::as_slice_mut).collect();
+        for (i, row) in vectors.outer_iter().enumerate() {
+            let values = row.as_slice().unwrap_or_default().chunks_exact(width);
+            for (part, values) in slices.iter_mut().zip(values) {
+                part[i * width..(i + 1) * width].copy_from_slice(values);
+            }
+        }
+    } else {
+        for (part, values) in parts
+            .iter_mut()
+            .zip(vectors.axis_chunks_iter(Axis(1), width))
+        {
+            part.assign(&values);
+        }
+    }
+    parts
 }
 
 fn from_order<F: Float>(shape: (usize, usize, usize), values: Vec<F>) -> Result<Array3<F>> {

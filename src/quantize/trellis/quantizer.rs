@@ -26,7 +26,7 @@ const NAME: &str = "TrellisQuantizer";
 /// With a [`rate_weight`](TrellisQuantizerParams::rate_weight) λ it is a sum of error and rate that is least, Σ ((w / Δ − v)² + λ b):
 /// numbers that a coder needs more bits b for have to be worth them, as in G. Sullivan and T. Wiegand, "Rate-distortion optimization
 /// for video compression", 1998, doi:10.1109/79.733497. The bits are those of a geometric law, whose mean is what row and column of
-/// the weight let expect: so many for each step away from zero.
+/// the weight let expect: so many for each number away from zero, but no more than 3.6 squared steps' worth.
 ///
 /// Nothing is asked of the inputs of the layer: with moments it is [`Error::MomentsUnused`].
 ///
@@ -77,10 +77,10 @@ impl TrellisQuantizer {
 pub struct TrellisQuantizerParams(TrellisQuantizer);
 
 impl TrellisQuantizerParams {
-    /// What a bit may cost, in squared steps; zero unless said.
+    /// What a bit may cost, in squared steps, from 0 to 16; zero unless said.
     ///
-    /// About 0.36 is best for a file of a given error: of codes at high rates, one bit more makes the squared error, 0.26 of a
-    /// squared step a weight, a quarter, and the slope there is 2 ln 2 times the error.
+    /// About 0.3 is best for a file of a given error: at high rates, one bit more makes the squared error, 0.26 of a squared
+    /// step a weight, a quarter, and the slope there is 2 ln 2 times the error, 0.36.
     ///
     /// ```
     /// use taper::model::{CompressedModel, CompressedTensor};
@@ -97,7 +97,7 @@ impl TrellisQuantizerParams {
     ///     Ok((off.iter().map(|x| x * x).sum::<f32>(), model.file_bytes()?))
     /// };
     /// let (error, bytes) = file(TrellisQuantizer::params(0.2))?;
-    /// let (other_error, fewer) = file(TrellisQuantizer::params(0.2).rate_weight(0.36))?;
+    /// let (other_error, fewer) = file(TrellisQuantizer::params(0.2).rate_weight(0.3))?;
     /// assert!(fewer < bytes && other_error >= error);
     /// # Ok::<(), taper::Error>(())
     /// ```
@@ -213,6 +213,8 @@ impl Rates {
     /// The largest part of a step that is taken off: a number is never nearer to the other side of zero.
     const MOST: f64 = 0.9;
     const LEVELS: usize = 96;
+    /// What is taken off is a multiple of a step over this.
+    const PARTS: f64 = (1 << 20) as f64;
     /// The binary exponent of the least mean that is told from zero.
     const LEAST: i32 = -12;
 
@@ -230,21 +232,22 @@ impl Rates {
         for row in values.chunks(columns) {
             let mut of_row = 0.0;
             for (sum, value) in sums.iter_mut().zip(row) {
-                let magnitude = value.as_f64().abs();
+                let magnitude = value.as_f64().abs() / scale;
                 *sum += magnitude;
                 of_row += magnitude;
             }
             // Numbers are worth two steps.
-            rates.rows.push(of_row / (columns as f64 * 2.0 * scale));
+            rates.rows.push(of_row / (columns as f64 * 2.0));
         }
         let all = rates.rows.iter().sum::<f64>() / rows as f64;
-        let of_column = |sum: f64| sum / (rows as f64 * 2.0 * scale) / all;
+        let of_column = |sum: f64| sum / (rows as f64 * 2.0) / all;
         rates.columns = sums.into_iter().map(of_column).collect();
         for (level, less) in rates.less.iter_mut().enumerate() {
             let octave = f64::exp2((level / 4) as f64 + f64::from(Self::LEAST));
             let mean = octave * (1.0 + ((level % 4) as f64 + 0.5) / 4.0);
-            // The law with this mean has the ratio m / (1 + m).
-            *less = (weight * (1.0 + 1.0 / mean).log2() / 4.0).min(Self::MOST);
+            // The law with this mean has the ratio m / (1 + m). Rounded, so that a system's logarithm leaves no trace.
+            let price = weight * (1.0 + 1.0 / mean).log2() / 4.0;
+            *less = ((price * Self::PARTS).round() / Self::PARTS).min(Self::MOST);
         }
         rates
     }
@@ -400,6 +403,39 @@ mod tests {
                 .map(|(column, &v)| cost(column, v))
                 .sum();
             assert!((found - least).abs() <= 1e-12, "{found} for {least}");
+        }
+    }
+
+    #[test]
+    fn bits_cost_what_the_law_of_row_and_column_takes() {
+        // Rows of magnitudes 6 and 2, columns of 1 and 3 times that, in steps: numbers of 3 and 1, times 1 and 3.
+        let values = [3.0_f64, -9.0, 1.0, 3.0];
+        let rates = Rates::new(&values, 2, 1.0, 0.5);
+        for (i, value) in values.iter().enumerate() {
+            let mean: f64 = value.abs() / 2.0;
+            let exact = 0.5 * (1.0 + 1.0 / mean).log2() / 4.0;
+            // An octave has four means: they are off by an eighth of the least of it at most, and bits by no more.
+            let found = rates.less(i / 2, i % 2);
+            assert!((found / exact - 1.0).abs() <= 0.125, "{found} for {exact}");
+        }
+        // Nothing is known of what is always zero, and what costs nothing is not reckoned.
+        assert_eq!(Rates::new(&values, 2, 1.0, 0.0).less(0, 0), 0.0);
+        assert!(Rates::new(&[0.0; 4], 2, 1.0, 0.5).less(1, 1) <= Rates::MOST);
+    }
+
+    #[test]
+    fn rows_are_rounded_alone() {
+        // Whole groups of rows, and one that is not full, in two tasks.
+        let weights = Array2::from_shape_vec((37, 11), uniform(37 * 11, 8)).unwrap();
+        let quantizer = TrellisQuantizer::params(0.05);
+        let all = quantizer
+            .quantize(weights.view())
+            .unwrap()
+            .decompress_matrix()
+            .unwrap();
+        for (row, rounded) in weights.rows().into_iter().zip(all.rows()) {
+            let alone = quantizer.quantize(row.insert_axis(ndarray::Axis(0)));
+            assert_eq!(alone.unwrap().decompress_matrix().unwrap().row(0), rounded);
         }
     }
 

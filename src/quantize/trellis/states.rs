@@ -81,6 +81,7 @@ pub(super) fn squared_distance(magnitude: f64, class: usize) -> f64 {
     let first = FIRST[class];
     // The nearest of first + 4 j: of two at the same distance either will do.
     let quarters = ((magnitude - first) * 0.25 + WHOLE) - WHOLE;
+    let quarters = if quarters > 0.0 { quarters } else { 0.0 };
     let off = magnitude - (4.0 * quarters + first);
     let to_zero = class == 2 && magnitude < 1.5;
     let off = if to_zero { magnitude } else { off };
