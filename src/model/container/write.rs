@@ -290,7 +290,7 @@ impl ContainerWriter {
     /// # Errors
     ///
     /// [`Error::DuplicateName`] where a tensor or a part has that name already, [`Error::File`], and what the
-    /// artifact's [`attributes`](Artifact::attributes) say.
+    /// artifact's [`attributes`](crate::model::Artifact::attributes) say.
     pub fn add(&mut self, name: &str, entry: &Entry) -> Result<u64> {
         self.assembler.entry(name, entry)
     }
