@@ -88,7 +88,8 @@ impl TrellisQuantizerParams {
     /// use taper::quantize::trellis::TrellisQuantizer;
     /// use taper::{Compressed, Quantizer};
     ///
-    /// let weights = Array2::from_shape_fn((64, 128), |(o, i)| ((o * 31 + i * 17) as f32 * 0.7).sin().powi(5));
+    /// let random = |i: usize| taper::Seed::from(7).derive(i as u64).value() as f32 / u64::MAX as f32 - 0.5;
+    /// let weights = Array2::from_shape_fn((64, 128), |(o, i)| random(128 * o + i));
     /// let file = |quantizer: taper::quantize::trellis::TrellisQuantizerParams| -> taper::Result<_> {
     ///     let rounded = quantizer.quantize(weights.view())?;
     ///     let off = rounded.decompress()? - &weights;
