@@ -3,8 +3,12 @@
 //!
 //! `cargo bench --bench cp` prints the errors first; a word as argument chooses among the tensors.
 
+#[path = "shared/cases.rs"]
+mod cases;
+
 use std::time::Duration;
 
+use cases::cases;
 use criterion::{BatchSize, Criterion};
 use ndarray::{Array1, ArrayD, IxDyn};
 use ndarray_rand::RandomExt;
@@ -55,7 +59,7 @@ fn main() {
         .sample_size(10)
         .without_plots();
     let chosen: Option<String> = std::env::args().skip(1).find(|word| !word.starts_with('-'));
-    for (name, shape, rank) in TENSORS {
+    for &(name, shape, rank) in cases(&TENSORS) {
         if chosen.as_ref().is_some_and(|word| !name.contains(word)) {
             continue;
         }

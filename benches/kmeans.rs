@@ -1,7 +1,11 @@
 //! k-means as product quantization uses it: throughput by distance and the loss that comes out.
 
+#[path = "shared/cases.rs"]
+mod cases;
+
 use std::hint::black_box;
 
+use cases::cases;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ndarray::{Array2, Axis, s};
 use taper::Seed;
@@ -23,7 +27,7 @@ fn mean_loss(results: &[Clustering<f32>]) -> f64 {
 }
 
 fn kmeans(c: &mut Criterion) {
-    for (size, clusters) in [(512, 50), (4096, 256)] {
+    for &(size, clusters) in cases(&[(512, 50), (4096, 256)]) {
         let matrix = weights(size, size);
         let groups: Vec<_> = matrix.axis_chunks_iter(Axis(1), 8).collect();
         let mut bench =
@@ -50,25 +54,27 @@ fn kmeans(c: &mut Criterion) {
 }
 
 fn shared(c: &mut Criterion) {
-    let matrix = weights(4096 * 512, 8);
-    let mut bench = c.benchmark_group("2M vectors of 8, 256 centroids");
-    bench
-        .sample_size(10)
-        .throughput(Throughput::Elements(matrix.len() as u64));
-    let mut loss = f64::NAN;
-    bench.bench_function("k-means++", |b| {
-        b.iter(|| {
-            let result = KMeans::params().cluster(matrix.view(), None, 256, Seed::from(1));
-            loss = result.map_or(f64::NAN, |result| mean_loss(&[result]));
+    for &count in cases(&[1 << 14, 1 << 21]) {
+        let matrix = weights(count, 8);
+        let mut bench = c.benchmark_group(format!("{count} vectors of 8, 256 centroids"));
+        bench
+            .sample_size(10)
+            .throughput(Throughput::Elements(matrix.len() as u64));
+        let mut loss = f64::NAN;
+        bench.bench_function("k-means++", |b| {
+            b.iter(|| {
+                let result = KMeans::params().cluster(matrix.view(), None, 256, Seed::from(1));
+                loss = result.map_or(f64::NAN, |result| mean_loss(&[result]));
+            });
         });
-    });
-    eprintln!("shared: mean squared error a vector {loss:.6}");
-    let centroids = matrix.slice(s![..256, ..]);
-    // Distances a second rather than elements.
-    bench.throughput(Throughput::Elements(matrix.nrows() as u64 * 256));
-    bench.bench_function("assign", |b| {
-        b.iter(|| black_box(assign(matrix.view(), centroids)))
-    });
+        eprintln!("shared: mean squared error a vector {loss:.6}");
+        let centroids = matrix.slice(s![..256, ..]);
+        // Distances a second rather than elements.
+        bench.throughput(Throughput::Elements(matrix.nrows() as u64 * 256));
+        bench.bench_function("assign", |b| {
+            b.iter(|| black_box(assign(matrix.view(), centroids)))
+        });
+    }
 }
 
 fn scalars(c: &mut Criterion) {

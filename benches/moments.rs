@@ -3,6 +3,10 @@
 //! The figures printed beside are relative output errors with the moments and without: a compressor that is not better
 //! with them would be a waste of their time.
 
+#[path = "shared/cases.rs"]
+mod cases;
+
+use cases::cases;
 use criterion::{Criterion, criterion_group, criterion_main};
 use ndarray_rand::RandomExt;
 use ndarray_rand::rand::SeedableRng;
@@ -49,7 +53,7 @@ fn compare<Q: Quantizer<f32>>(
 }
 
 fn with_moments(c: &mut Criterion) {
-    for features in [512, 4096] {
+    for &features in cases(&[512, 4096]) {
         let x = inputs(4096, features);
         let weights = normal(features, features, 2);
         let mut group = c.benchmark_group(format!("moments_{features}"));

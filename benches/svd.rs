@@ -2,6 +2,10 @@
 //!
 //! Errors are printed beside the times: a faster decomposition that is further from the optimum is no better.
 
+#[path = "shared/cases.rs"]
+mod cases;
+
+use cases::cases;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use ndarray_rand::RandomExt;
 use ndarray_rand::rand::SeedableRng;
@@ -12,7 +16,7 @@ use taper::factorize::svd::{SvdMethod, TruncatedSvd};
 use taper::ndarray::Array2;
 
 fn truncated_svd(c: &mut Criterion) {
-    for (m, n, rank) in [(512, 512, 26), (784, 4096, 39)] {
+    for &(m, n, rank) in cases(&[(512, 512, 26), (784, 4096, 39)]) {
         let mut rng = rand_xoshiro::Xoshiro256PlusPlus::seed_from_u64(1);
         let weights = Array2::<f32>::random_using((m, n), StandardNormal, &mut rng);
         let mut group = c.benchmark_group(format!("svd_{m}x{n}_rank{rank}"));
