@@ -33,6 +33,15 @@ impl<T: Copy + Default> Placed<T> {
         Self { padded, inside }
     }
 
+    /// The first `length` values, for which more room is made from the beginning of a line on where there is too little; what was
+    /// there may be lost.
+    pub(crate) fn room(&mut self, length: usize) -> &mut [T] {
+        if self.inside.len() < length {
+            *self = Self::zeros(length, 0);
+        }
+        &mut self.values_mut()[..length]
+    }
+
     pub(crate) fn values(&self) -> &[T] {
         self.padded.get(self.inside.clone()).unwrap_or_default()
     }
@@ -60,5 +69,16 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn room_is_made_once() {
+        let mut bytes = Placed::<u8>::default();
+        bytes.room(100).fill(7);
+        assert_eq!(place_of(bytes.values()), 0);
+        // Less than there is leaves it as it is.
+        assert_eq!(bytes.room(40), [7; 40]);
+        assert_eq!(bytes.values().len(), 100);
+        assert_eq!(bytes.room(200).len(), 200);
     }
 }
