@@ -15,7 +15,7 @@ const SIZE: usize = 4096;
 
 fn layer(c: &mut Criterion) {
     let weights = random(1, (SIZE, SIZE));
-    let binary = Binarizer::params()
+    let binary = Binarizer::new()
         .quantize(weights.view())
         .expect("finite weights");
     for batch in [1, 100] {
@@ -42,7 +42,7 @@ fn layer(c: &mut Criterion) {
 
 fn network(c: &mut Criterion) {
     let signs = |seed, shape| {
-        Binarizer::params()
+        Binarizer::new()
             .quantize(random(seed, shape).view())
             .expect("finite weights")
     };

@@ -64,7 +64,7 @@ fn main() {
             continue;
         }
         let tensor = tensor(shape, rank);
-        let fit = CpAls::params(Rank::Fixed(rank))
+        let fit = CpAls::new(Rank::Fixed(rank))
             .max_sweeps(100)
             .factorize(tensor.view())
             .unwrap();
@@ -74,7 +74,7 @@ fn main() {
             report.relative_error, report.fit.iterations, report.start
         );
         let als = |sweeps| {
-            let als = CpAls::params(Rank::Fixed(rank))
+            let als = CpAls::new(Rank::Fixed(rank))
                 .start(Start::Random)
                 .starts(1, 0);
             let als = als.norm_bound(None).tolerance(0.0).max_sweeps(sweeps);
@@ -87,7 +87,7 @@ fn main() {
             ("non-negative", Constraint::NonNegative),
         ] {
             let admm = |sweeps| {
-                let admm = CpAdmm::params(Rank::Fixed(rank))
+                let admm = CpAdmm::new(Rank::Fixed(rank))
                     .all(constraint)
                     .start(Start::Random, 1);
                 admm.tolerance(0.0)

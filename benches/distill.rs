@@ -21,14 +21,14 @@ fn distill(c: &mut Criterion) {
         let mut gradient = Array2::zeros(student.dim());
         let mut group = c.benchmark_group(format!("distill {samples}x{classes}"));
         for (name, temperature) in [("loss and gradient", 4.0), ("flat, T = 1e4", 1e4)] {
-            let loss = KnowledgeDistillation::params(temperature).alpha(0.7);
+            let loss = KnowledgeDistillation::new(temperature).alpha(0.7);
             group.bench_function(name, |b| {
                 b.iter(|| {
                     loss.loss_into(student.view(), teacher.view(), &labels, gradient.view_mut())
                 });
             });
         }
-        let loss = KnowledgeDistillation::params(4.0).alpha(0.7);
+        let loss = KnowledgeDistillation::new(4.0).alpha(0.7);
         group.bench_function("loss and gradient, allocating", |b| {
             b.iter(|| loss.loss(student.view(), teacher.view(), &labels));
         });

@@ -19,7 +19,7 @@ fn apply(c: &mut Criterion) {
         let x = random(2, (batch, SIZE));
         let mut group = c.benchmark_group(format!("apply 2048x2048, batch {batch}"));
         for bits in [1, 4, 8, 16] {
-            let q = FixedPointQuantizer::params(bits)
+            let q = FixedPointQuantizer::new(bits)
                 .quantize(weights.view())
                 .expect("finite weights");
             group.bench_function(format!("{bits} bits"), |b| {
@@ -44,7 +44,7 @@ fn quantize(c: &mut Criterion) {
         ("percentile", Range::Percentile(99.9)),
         ("squared error", Range::SquaredError),
     ] {
-        let params = FixedPointQuantizer::params(4).range(range);
+        let params = FixedPointQuantizer::new(4).range(range);
         group.bench_function(name, |b| {
             b.iter(|| {
                 params

@@ -40,7 +40,7 @@ fn kmeans(c: &mut Criterion) {
             ("greedy k-means++", Seeding::Greedy),
             ("random", Seeding::Random),
         ] {
-            let kmeans = KMeans::params().seeding(seeding);
+            let kmeans = KMeans::new().seeding(seeding);
             let mut loss = f64::NAN;
             bench.bench_function(name, |b| {
                 b.iter(|| {
@@ -63,7 +63,7 @@ fn shared(c: &mut Criterion) {
         let mut loss = f64::NAN;
         bench.bench_function("k-means++", |b| {
             b.iter(|| {
-                let result = KMeans::params().cluster(matrix.view(), None, 256, Seed::from(1));
+                let result = KMeans::new().cluster(matrix.view(), None, 256, Seed::from(1));
                 loss = result.map_or(f64::NAN, |result| mean_loss(&[result]));
             });
         });

@@ -42,8 +42,10 @@ fn layer(rows: usize, columns: usize) -> Array2<f32> {
     })
 }
 
-fn product(codebook: Codebook) -> taper::quantize::product::ProductQuantizerParams {
-    let product = ProductQuantizer::params_with_width(8).axis(SplitAxis::In);
+fn product(codebook: Codebook) -> taper::quantize::product::ProductQuantizer {
+    let product = ProductQuantizer::with_width(8)
+        .codebook(Codebook::PerGroup)
+        .axis(SplitAxis::In);
     product.codebook(codebook).centroids(256).max_iterations(3)
 }
 
@@ -107,10 +109,10 @@ fn run(method: &str, rows: usize, columns: usize) -> Result<()> {
         "none" => return Ok(()),
         "product" => Box::new(product(Codebook::PerGroup).quantize(w)?),
         "product_shared" => Box::new(product(Codebook::Shared).quantize(w)?),
-        "fixed_point" => Box::new(FixedPointQuantizer::params(8).quantize(w)?),
-        "binary" => Box::new(Binarizer::params().quantize(w)?),
+        "fixed_point" => Box::new(FixedPointQuantizer::new(8).quantize(w)?),
+        "binary" => Box::new(Binarizer::new().quantize(w)?),
         _ => {
-            let svd = TruncatedSvd::params(Rank::Fixed(32.min(rows.min(columns))));
+            let svd = TruncatedSvd::new(Rank::Fixed(32.min(rows.min(columns))));
             Box::new(svd.method(SvdMethod::Randomized).factorize(w)?)
         }
     };

@@ -62,10 +62,11 @@ fn with_moments(c: &mut Criterion) {
             return;
         };
         group.bench_function("add_4096_rows", |b| b.iter(|| moments.add(x.view())));
-        let fixed = FixedPointQuantizer::params(4)
+        let fixed = FixedPointQuantizer::new(4)
             .granularity(Granularity::PerRow)
             .range(Range::SquaredError);
-        let product = ProductQuantizer::params_with_width(8)
+        let product = ProductQuantizer::with_width(8)
+            .codebook(Codebook::PerGroup)
             .axis(SplitAxis::In)
             .centroids(256)
             .sweeps(2);

@@ -43,7 +43,10 @@ fn train(c: &mut Criterion) {
     group.sample_size(10);
     for (n, groups, centroids) in [(512, 64, 50), (512, 128, 256)] {
         let w = weights(n, n, 1);
-        let quantizer = ProductQuantizer::params(groups).centroids(centroids);
+        let quantizer = ProductQuantizer::new(groups)
+            .axis(SplitAxis::Out)
+            .codebook(Codebook::PerGroup)
+            .centroids(centroids);
         let matrix = quantizer.quantize(w.view()).unwrap();
         eprintln!(
             "{n}x{n} m={groups} k={centroids}: relative error {:.4}, {:.2} times smaller",
@@ -94,8 +97,9 @@ fn apply(c: &mut Criterion) {
                 continue;
             }
             for axis in [SplitAxis::In, SplitAxis::Out] {
-                let kmeans = KMeans::params().max_iterations(1).seeding(Seeding::Random);
-                let quantizer = ProductQuantizer::params_with_width(width)
+                let kmeans = KMeans::new().max_iterations(1).seeding(Seeding::Random);
+                let quantizer = ProductQuantizer::with_width(width)
+                    .codebook(Codebook::PerGroup)
                     .centroids(centroids)
                     .axis(axis)
                     .clusterer(kmeans);

@@ -10,7 +10,7 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, get_global_parallelism};
 use taper::ndarray::Array2;
 use taper::prune::{Keep, MagnitudePruner, Sparsity};
-use taper::{LinearOp, ParamGuard, Seed};
+use taper::{LinearOp, Seed};
 
 /// Uniform in ±1.
 fn numbers(rows: usize, columns: usize, seed: u64) -> Array2<f32> {
@@ -53,7 +53,7 @@ fn apply(c: &mut Criterion) {
         let pruned = patterns.map(|(pattern, kept, sparsity)| {
             let w = &w;
             let sparse = LazyCell::new(move || {
-                let pruner = MagnitudePruner::params(sparsity).check().unwrap();
+                let pruner = MagnitudePruner::new(sparsity);
                 pruner.prune_matrix(w.view()).unwrap()
             });
             (pattern, kept, sparse)

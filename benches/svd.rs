@@ -21,7 +21,7 @@ fn truncated_svd(c: &mut Criterion) {
         let weights = Array2::<f32>::random_using((m, n), StandardNormal, &mut rng);
         let mut group = c.benchmark_group(format!("svd_{m}x{n}_rank{rank}"));
         group.sample_size(20);
-        let params = TruncatedSvd::params(Rank::Fixed(rank)).seed(2);
+        let params = TruncatedSvd::new(Rank::Fixed(rank)).seed(2);
         for (name, params) in [
             ("exact", params.method(SvdMethod::Exact)),
             ("randomized_2", params.method(SvdMethod::Randomized)),

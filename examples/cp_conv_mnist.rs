@@ -237,12 +237,12 @@ fn decompose(method: &str, kernel: &Array4<f32>, ratio: f64, seed: Seed) -> anyh
     let rank = Rank::Ratio(ratio);
     Ok(match method {
         "cp-als" => {
-            let fit = CpAls::params(rank).seed(seed).factorize(kernel.view())?;
+            let fit = CpAls::new(rank).seed(seed).factorize(kernel.view())?;
             Chain::Cp(CpConv2d::new(&fit, None, GEOMETRY)?)
         }
         "cp-admm" => {
             // Small entries: a chain of bounded norm that training can go on from.
-            let admm = CpAdmm::params(rank).all(Constraint::Ridge(1e-2)).seed(seed);
+            let admm = CpAdmm::new(rank).all(Constraint::Ridge(1e-2)).seed(seed);
             Chain::Cp(CpConv2d::new(
                 &admm.factorize(kernel.view())?,
                 None,

@@ -23,8 +23,8 @@ use support::plot::{Axis, Mark, Plot, Scale, Series};
 use support::progress::bar;
 use support::report::Report;
 use support::table::{Table, bytes};
+use taper::Compressed;
 use taper::distill::KnowledgeDistillation;
-use taper::{Compressed, ParamGuard};
 
 support::fast_allocator!();
 
@@ -155,11 +155,7 @@ fn main() -> anyhow::Result<()> {
     let mut lessons: Vec<Lesson> = vec![None];
     for &temperature in &temperatures {
         for &alpha in &alphas {
-            lessons.push(Some(
-                KnowledgeDistillation::params(temperature)
-                    .alpha(alpha)
-                    .check()?,
-            ));
+            lessons.push(Some(KnowledgeDistillation::new(temperature).alpha(alpha)));
         }
     }
     let mut data = mnist::load()?;
@@ -336,9 +332,7 @@ impl<'a> School<'a> {
             shift(self.args.shift).as_ref(),
             || {},
         )?;
-        let by_teacher = KnowledgeDistillation::params(temperature)
-            .alpha(1.0)
-            .check()?;
+        let by_teacher = KnowledgeDistillation::new(temperature).alpha(1.0);
         let lessons = [None, Some(by_teacher)];
         let bar = bar("left out", 2);
         let students = share_out(2, |i| {

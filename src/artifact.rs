@@ -20,8 +20,8 @@ use crate::{Error, Float, Result};
 ///
 /// let weights = Array2::from_shape_fn((32, 16), |(o, i)| ((o * 3 + i * 5) as f32).sin());
 /// let artifacts: Vec<Box<dyn Compressed<f32>>> = vec![
-///     Box::new(FixedPointQuantizer::params(4).quantize(weights.view())?),
-///     Box::new(TruncatedSvd::params(Rank::Fixed(2)).factorize(weights.view())?),
+///     Box::new(FixedPointQuantizer::new(4).quantize(weights.view())?),
+///     Box::new(TruncatedSvd::new(Rank::Fixed(2)).factorize(weights.view())?),
 /// ];
 /// for artifact in &artifacts {
 ///     let written: usize = artifact.parts().iter().map(|part| part.bytes.len()).sum();
@@ -85,7 +85,7 @@ pub trait Compressed<F: Float>: Debug + Send + Sync {
 /// use taper::{LinearOp, Quantizer};
 ///
 /// let weights = Array2::from_shape_fn((32, 16), |(o, i)| ((o * 3 + i * 5) as f64).sin());
-/// let matrix = ProductQuantizer::params(8).centroids(8).quantize(weights.view())?;
+/// let matrix = ProductQuantizer::new(8).axis(SplitAxis::Out).codebook(Codebook::PerGroup).centroids(8).quantize(weights.view())?;
 /// let x = Array2::ones((4, 16));
 /// let dense = x.dot(&matrix.decompress_matrix()?.t());
 /// assert!((matrix.apply(x.view())? - dense).iter().all(|difference| difference.abs() < 1e-12));
@@ -126,7 +126,7 @@ pub trait LinearOp<F: Float>: Compressed<F> {
     /// use taper::{LinearOp, Quantizer};
     ///
     /// let w = array![[0.5, -1.5], [2.0, 2.0]];
-    /// let binary = Binarizer::params().scaling(Scaling::PerRow).quantize(w.view())?;
+    /// let binary = Binarizer::new().scaling(Scaling::PerRow).quantize(w.view())?;
     /// assert_eq!(binary.decompress_matrix()?, array![[1.0, -1.0], [2.0, 2.0]]);
     /// # Ok::<(), taper::Error>(())
     /// ```
@@ -164,7 +164,7 @@ pub(crate) fn check_apply<F: Float>(
 /// use taper::{Compressed, DType, Quantizer, Role};
 ///
 /// let w = array![[0.5_f32, -1.5], [2.0, 2.0]];
-/// let binary = Binarizer::params().scaling(Scaling::PerRow).quantize(w.view())?;
+/// let binary = Binarizer::new().scaling(Scaling::PerRow).quantize(w.view())?;
 /// let parts = binary.parts();
 /// assert_eq!((parts[0].name, parts[0].role), ("signs", Role::Payload));
 /// assert_eq!((parts[1].name, parts[1].dtype, parts[1].shape.as_slice()), ("scales", DType::F32, &[2][..]));
@@ -247,7 +247,7 @@ pub enum Role {
 /// use taper::{Compressed, Precision, Quantizer};
 ///
 /// let weights = Array2::from_shape_fn((16, 32), |(o, i)| ((o * 3 + i * 5) as f32).sin());
-/// let quantizer = ProductQuantizer::params(4).centroids(4);
+/// let quantizer = ProductQuantizer::new(4).axis(SplitAxis::Out).codebook(Codebook::PerGroup).centroids(4);
 /// let single = quantizer.clone().quantize(weights.view())?;
 /// let half = quantizer.precision(Precision::F16).quantize(weights.view())?;
 /// assert_eq!(2 * half.storage().side_information(), single.storage().side_information());
@@ -438,7 +438,7 @@ impl fmt::Display for StorageBits {
 /// use taper::{Compressed, Quantizer};
 ///
 /// let weights = Array2::from_shape_fn((16, 32), |(o, i)| ((o * 3 + i * 5) as f64).sin());
-/// let matrix = ProductQuantizer::params(4).centroids(4).quantize(weights.view())?;
+/// let matrix = ProductQuantizer::new(4).axis(SplitAxis::Out).codebook(Codebook::PerGroup).centroids(4).quantize(weights.view())?;
 /// let report = matrix.report().expect("k-means is iterative");
 /// assert!(report.losses.windows(2).all(|pair| pair[1] <= pair[0] * (1.0 + 1e-12)));
 /// assert_eq!(report.loss(), report.losses.last().copied());

@@ -5,7 +5,7 @@
 /// ```
 /// fn halve(weights: taper::ndarray::ArrayView2<'_, f32>) -> taper::Result<u64> {
 ///     use taper::{Compressed, Quantizer, quantize::fixed_point::FixedPointQuantizer};
-///     Ok(FixedPointQuantizer::params(16).quantize(weights)?.storage().payload())
+///     Ok(FixedPointQuantizer::new(16).quantize(weights)?.storage().payload())
 /// }
 /// assert_eq!(halve(taper::ndarray::arr2(&[[1.0, 2.0]]).view())?, 32);
 /// # Ok::<(), taper::Error>(())
@@ -21,7 +21,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// use taper::quantize::fixed_point::FixedPointQuantizer;
 /// use taper::{Error, Quantizer};
 ///
-/// let error = FixedPointQuantizer::params(4).quantize(array![[0.5, f64::NAN]].view()).unwrap_err();
+/// let error = FixedPointQuantizer::new(4).quantize(array![[0.5, f64::NAN]].view()).unwrap_err();
 /// assert!(matches!(&error, Error::NonFinite { index, .. } if index == &[0, 1]));
 /// assert_eq!(error.to_string(), "weights holds NaN at [0, 1]: every value must be finite");
 /// ```
@@ -261,9 +261,9 @@ impl From<linfa::Error> for Error {
 ///
 /// ```
 /// use taper::quantize::fixed_point::FixedPointQuantizer;
-/// use taper::{ParamError, ParamGuard};
+/// use taper::{ParamError};
 ///
-/// let error = FixedPointQuantizer::params(40).check().unwrap_err();
+/// let error = FixedPointQuantizer::new(40).validate().unwrap_err();
 /// assert!(matches!(error, ParamError::OutOfRange { value: 40.0, .. }));
 /// ```
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

@@ -65,7 +65,7 @@
 //! let x = random(64, 12, 1);
 //! let dense = [random(16, 12, 2), random(4, 16, 3)];
 //! let (_, teacher) = forward(&dense, &x);
-//! let distiller = KnowledgeDistillation::params(2.0).alpha(1.0); // the teacher alone: no labels
+//! let distiller = KnowledgeDistillation::new(2.0).alpha(1.0); // the teacher alone: no labels
 //!
 //! // Some steps on the codebooks of the given layers; the loss before each.
 //! let tune = |w: &mut [Array2<f64>; 2],
@@ -97,7 +97,7 @@
 //!     Ok(losses)
 //! };
 //!
-//! let quantizer = ProductQuantizer::params(4).centroids(4).seed(7);
+//! let quantizer = ProductQuantizer::new(4).axis(SplitAxis::Out).codebook(Codebook::PerGroup).centroids(4).seed(7);
 //! let mut weights = dense.clone();
 //! let mut small = [None, None];
 //! for layer in 0..2 {

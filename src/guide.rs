@@ -21,7 +21,7 @@
 //! use taper::quantize::fixed_point::FixedPointQuantizer;
 //! use taper::{Compressed, Quantizer};
 //!
-//! let artifact = FixedPointQuantizer::params(4).quantize(Array2::<f32>::eye(8).view())?;
+//! let artifact = FixedPointQuantizer::new(4).quantize(Array2::<f32>::eye(8).view())?;
 //! assert_eq!(artifact.storage().bytes(), 8 * 8 / 2 + 4);
 //! # Ok::<(), taper::Error>(())
 //! ```

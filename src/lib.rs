@@ -10,7 +10,7 @@
 //! use taper::{Compressed, LinearOp, Quantizer};
 //!
 //! let weights = Array2::from_shape_fn((256, 128), |(i, j)| ((i * 37 + j * 11) as f32).sin());
-//! let compressed = ProductQuantizer::params(16).centroids(50).seed(7).quantize(weights.view())?;
+//! let compressed = ProductQuantizer::new(16).axis(SplitAxis::Out).codebook(Codebook::PerGroup).centroids(50).seed(7).quantize(weights.view())?;
 //! let x = Array2::from_elem((4, 128), 0.5);
 //! let y = compressed.apply(x.view())?; // x Wᵀ, from the codes
 //! println!("{:?}: {}, {:.1} times smaller", y.shape(), compressed.storage(), compressed.ratio());
@@ -71,6 +71,8 @@
 mod artifact;
 mod check;
 pub mod cluster;
+mod context;
+mod defaults;
 pub mod distill;
 mod error;
 pub mod factorize;
@@ -97,13 +99,14 @@ mod trainable;
 mod traits;
 
 pub use artifact::{Compressed, DType, FitReport, LinearOp, Part, Precision, Role, StorageBits};
+pub use context::FitContext;
 pub use error::{Error, ParamError, Result};
 pub use float::Float;
 pub use moments::{InputMoments, Patches};
 pub use observer::{Observer, Progress, Stage};
 pub use seed::Seed;
 pub use trainable::Trainable;
-pub use traits::{Distiller, Factorizer, ParamGuard, Pruner, Quantizer};
+pub use traits::{Distiller, Factorizer, Pruner, Quantizer};
 
 /// The crate of the arrays, in the version that taper's functions take.
 ///

@@ -1,8 +1,6 @@
-//! Long fits, watched and stopped by who asked for them.
+//! Progress reporting and cancellation, for fits and for whole models.
 
-use std::fmt;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 /// Watches a fit, and may stop it.
 ///
@@ -38,7 +36,7 @@ use std::sync::Arc;
 ///         false => ControlFlow::Continue(()),
 ///     }
 /// };
-/// let quantizer = ProductQuantizer::params(8).centroids(32).observer(Arc::new(observer));
+/// let quantizer = ProductQuantizer::new(8).axis(SplitAxis::Out).codebook(Codebook::PerGroup).centroids(32).observer(Arc::new(observer));
 /// let matrix = quantizer.quantize(weights.view())?;
 /// assert!(button.load(Ordering::Relaxed));
 /// assert!(matrix.report().is_some_and(|report| report.stopped && report.iterations <= 3));
@@ -46,11 +44,11 @@ use std::sync::Arc;
 /// ```
 pub trait Observer: Send + Sync {
     /// Takes note of how far a fit is; [`ControlFlow::Break`] ends it.
-    fn observe(&self, progress: &Progress) -> ControlFlow<()>;
+    fn observe(&self, progress: &Progress<'_>) -> ControlFlow<()>;
 }
 
-impl<T: Fn(&Progress) -> ControlFlow<()> + Send + Sync> Observer for T {
-    fn observe(&self, progress: &Progress) -> ControlFlow<()> {
+impl<T: Fn(&Progress<'_>) -> ControlFlow<()> + Send + Sync> Observer for T {
+    fn observe(&self, progress: &Progress<'_>) -> ControlFlow<()> {
         self(progress)
     }
 }
@@ -69,12 +67,14 @@ impl<T: Fn(&Progress) -> ControlFlow<()> + Send + Sync> Observer for T {
 ///     assert!(progress.stage == Stage::KMeans && progress.iteration <= progress.max_iterations);
 ///     ControlFlow::Continue(())
 /// };
-/// ProductQuantizer::params(4).centroids(8).observer(Arc::new(observer)).quantize(weights.view())?;
+/// ProductQuantizer::new(4).axis(SplitAxis::Out).codebook(Codebook::PerGroup).centroids(8).observer(Arc::new(observer)).quantize(weights.view())?;
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
-pub struct Progress {
+pub struct Progress<'a> {
+    /// The tensor of the model that is compressed; `None` for a fit of a single array.
+    pub tensor: Option<&'a str>,
     /// What is iterated.
     pub stage: Stage,
     /// Which of the fits that make up the whole: the group of a matrix, or the start of several.
@@ -101,7 +101,7 @@ pub struct Progress {
 ///     assert!(progress.stage == Stage::KMeans && progress.iteration <= progress.max_iterations);
 ///     ControlFlow::Continue(())
 /// };
-/// ProductQuantizer::params(4).centroids(8).observer(Arc::new(observer)).quantize(weights.view())?;
+/// ProductQuantizer::new(4).axis(SplitAxis::Out).codebook(Codebook::PerGroup).centroids(8).observer(Arc::new(observer)).quantize(weights.view())?;
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -121,50 +121,11 @@ pub enum Stage {
     CpAdmm,
     /// Rounds over the two sides of a kernel, in its Tucker decomposition.
     Tucker,
+    /// The tensors of a model. An iteration is one tensor; the loss is not used.
+    Model,
 }
 
-/// The observer of a fit, if there is one.
-#[derive(Clone, Default)]
-pub(crate) struct Observed(Option<Arc<dyn Observer>>);
-
-impl Observed {
-    pub(crate) fn by(observer: Arc<dyn Observer>) -> Self {
-        Self(Some(observer))
-    }
-
-    /// A fit that is told of from now on.
-    pub(crate) fn fit(&self, stage: Stage, part: usize, max_iterations: usize) -> ObservedFit<'_> {
-        ObservedFit {
-            observer: self.0.as_deref(),
-            stage,
-            part,
-            max_iterations,
-        }
-    }
-}
-
-impl fmt::Debug for Observed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() {
-            "observed"
-        } else {
-            "not observed"
-        })
-    }
-}
-
-/// Two observers are equal where they are the same.
-impl PartialEq for Observed {
-    fn eq(&self, other: &Self) -> bool {
-        match (&self.0, &other.0) {
-            (None, None) => true,
-            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-            _ => false,
-        }
-    }
-}
-
-/// One fit, and who watches it.
+/// One fit, and the observer that receives its progress.
 #[derive(Clone, Copy)]
 pub(crate) struct ObservedFit<'a> {
     observer: Option<&'a dyn Observer>,
@@ -173,13 +134,28 @@ pub(crate) struct ObservedFit<'a> {
     max_iterations: usize,
 }
 
-impl ObservedFit<'_> {
-    /// Tells the observer how far the fit is; whether it is to stop.
+impl<'a> ObservedFit<'a> {
+    pub(crate) fn new(
+        observer: Option<&'a dyn Observer>,
+        stage: Stage,
+        part: usize,
+        max_iterations: usize,
+    ) -> Self {
+        Self {
+            observer,
+            stage,
+            part,
+            max_iterations,
+        }
+    }
+
+    /// Reports the state of the fit to the observer; returns whether the fit has to stop.
     pub(crate) fn stops(&self, iteration: usize, loss: f64) -> bool {
         let Some(observer) = self.observer else {
             return false;
         };
         let progress = Progress {
+            tensor: None,
             stage: self.stage,
             part: self.part,
             iteration,

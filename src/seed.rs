@@ -17,6 +17,8 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 /// assert_ne!(Seed::from(7).derive(1), Seed::from(7).derive(2));
 /// assert_ne!(Seed::from(7).derive_name("fc1.weight"), Seed::from(7).derive_name("fc2.weight"));
 /// ```
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(transparent))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Seed(u64);
 

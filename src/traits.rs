@@ -1,44 +1,10 @@
-//! The four families of compressors, and how their parameters are checked.
+//! The four families of compressors.
 
 use ndarray::{Array, ArrayView, ArrayView1, ArrayView2, ArrayViewMut, Dimension, Ix2};
 
 use crate::distill::{DistillationLoss, LossValue};
 use crate::prune::PrunePlan;
-use crate::{Compressed, Error, Float, InputMoments, ParamError, Result};
-
-/// Parameters that have yet to be checked.
-///
-/// A compressor's builder (say that of product quantization)
-/// collects parameters without complaint; checking them gives the compressor. Builders implement the
-/// traits of their compressor too, and check on each call, so that the check may be left out.
-///
-/// ```
-/// use taper::factorize::{Rank, svd::TruncatedSvd};
-/// use taper::{Factorizer, ParamGuard};
-///
-/// let svd: TruncatedSvd = TruncatedSvd::params(Rank::Fraction(0.25)).check()?;
-/// assert_eq!(svd.factorize(taper::ndarray::Array2::<f32>::eye(8).view())?.rank(), 2);
-/// assert!(TruncatedSvd::params(Rank::Fraction(1.5)).check().is_err());
-/// # Ok::<(), taper::Error>(())
-/// ```
-pub trait ParamGuard {
-    /// The compressor that checked parameters make.
-    type Checked;
-
-    /// The compressor, by reference.
-    ///
-    /// # Errors
-    ///
-    /// The first parameter that no input could make right.
-    fn check_ref(&self) -> Result<&Self::Checked, ParamError>;
-
-    /// The compressor.
-    ///
-    /// # Errors
-    ///
-    /// The first parameter that no input could make right.
-    fn check(self) -> Result<Self::Checked, ParamError>;
-}
+use crate::{Compressed, FitContext, Float, Result};
 
 /// Replaces the weights of a matrix by a few values and codes that choose among them.
 ///
@@ -58,8 +24,8 @@ pub trait ParamGuard {
 ///     Ok(quantizer.quantize(weights)?.storage().bytes())
 /// }
 /// let weights = Array2::from_shape_fn((64, 64), |(o, i)| ((o * 7 + i * 11) as f32).sin());
-/// assert_eq!(bytes(FixedPointQuantizer::params(4), weights.view())?, 64 * 64 / 2 + 4);
-/// assert_eq!(bytes(ProductQuantizer::params(8).centroids(16), weights.view())?, 64 * 8 / 2 + 16 * 64 * 4);
+/// assert_eq!(bytes(FixedPointQuantizer::new(4), weights.view())?, 64 * 64 / 2 + 4);
+/// assert_eq!(bytes(ProductQuantizer::new(8).axis(SplitAxis::Out).codebook(Codebook::PerGroup).centroids(16), weights.view())?, 64 * 8 / 2 + 16 * 64 * 4);
 /// # Ok::<(), taper::Error>(())
 /// ```
 pub trait Quantizer<F: Float> {
@@ -77,7 +43,7 @@ pub trait Quantizer<F: Float> {
     fn quantize_with(
         &self,
         weights: ArrayView2<'_, F>,
-        inputs: Option<&InputMoments>,
+        context: FitContext<'_>,
     ) -> Result<Self::Output>;
 
     /// Quantizes `weights`, of shape (out_features, in_features), so that they change least.
@@ -86,7 +52,7 @@ pub trait Quantizer<F: Float> {
     ///
     /// As [`quantize_with`](Self::quantize_with) without moments.
     fn quantize(&self, weights: ArrayView2<'_, F>) -> Result<Self::Output> {
-        self.quantize_with(weights, None)
+        self.quantize_with(weights, FitContext::new())
     }
 }
 
@@ -106,8 +72,8 @@ pub trait Quantizer<F: Float> {
 ///
 /// let matrix = Array2::from_shape_fn((8, 6), |(o, i)| ((o + 1) * (i + 2)) as f64);
 /// let kernel = Array4::from_shape_fn((4, 3, 2, 2), |(o, i, y, x)| ((o + 1) * (i + 1) * (y + x + 1)) as f64);
-/// assert_eq!(TruncatedSvd::params(Rank::Fixed(1)).factorize(matrix.view())?.shape(), [8, 6]);
-/// assert_eq!(CpAls::params(Rank::Fixed(2)).factorize(kernel.view())?.shape(), [4, 3, 2, 2]);
+/// assert_eq!(TruncatedSvd::new(Rank::Fixed(1)).factorize(matrix.view())?.shape(), [8, 6]);
+/// assert_eq!(CpAls::new(Rank::Fixed(2)).factorize(kernel.view())?.shape(), [4, 3, 2, 2]);
 /// # Ok::<(), taper::Error>(())
 /// ```
 pub trait Factorizer<F: Float, D: Dimension> {
@@ -126,7 +92,7 @@ pub trait Factorizer<F: Float, D: Dimension> {
     fn factorize_with(
         &self,
         weights: ArrayView<'_, F, D>,
-        inputs: Option<&InputMoments>,
+        context: FitContext<'_>,
     ) -> Result<Self::Output>;
 
     /// Factorizes `weights` so that they change least.
@@ -135,7 +101,7 @@ pub trait Factorizer<F: Float, D: Dimension> {
     ///
     /// As [`factorize_with`](Self::factorize_with) without moments.
     fn factorize(&self, weights: ArrayView<'_, F, D>) -> Result<Self::Output> {
-        self.factorize_with(weights, None)
+        self.factorize_with(weights, FitContext::new())
     }
 }
 
@@ -153,7 +119,7 @@ pub trait Factorizer<F: Float, D: Dimension> {
 /// use taper::prune::{ChannelSlimming, Keep};
 ///
 /// let scales = arr1(&[0.9_f32, 0.01, 0.4]);
-/// let plan = ChannelSlimming::params(Keep::Count(2)).plan(&[scales.view()])?;
+/// let plan = ChannelSlimming::new(Keep::Count(2)).plan(&[scales.view()])?;
 /// assert_eq!(plan.kept(0), Some(&[0, 2][..]));
 /// # Ok::<(), taper::Error>(())
 /// ```
@@ -185,7 +151,7 @@ pub trait Pruner<F: Float> {
 /// use taper::distill::{HintLoss, KnowledgeDistillation};
 /// use taper::ndarray::array;
 ///
-/// let losses: [&dyn Distiller<f64>; 2] = [&KnowledgeDistillation::params(4.0).alpha(1.0), &HintLoss::params()];
+/// let losses: [&dyn Distiller<f64>; 2] = [&KnowledgeDistillation::new(4.0).alpha(1.0), &HintLoss::new()];
 /// let logits = array![[2.0, -1.0, 0.5]];
 /// for loss in losses {
 ///     // A student that says what its teacher says has nothing to learn.
@@ -227,63 +193,5 @@ pub trait Distiller<F: Float, D: Dimension = Ix2> {
         let mut gradient = Array::zeros(student.raw_dim());
         let value = self.loss_into(student, teacher, labels, gradient.view_mut())?;
         Ok(DistillationLoss { value, gradient })
-    }
-}
-
-impl<F: Float, P: ParamGuard> Quantizer<F> for P
-where
-    P::Checked: Quantizer<F>,
-{
-    type Output = <P::Checked as Quantizer<F>>::Output;
-
-    fn quantize_with(
-        &self,
-        weights: ArrayView2<'_, F>,
-        inputs: Option<&InputMoments>,
-    ) -> Result<Self::Output> {
-        let checked = self.check_ref().map_err(Error::from)?;
-        checked.quantize_with(weights, inputs)
-    }
-}
-
-impl<F: Float, D: Dimension, P: ParamGuard> Factorizer<F, D> for P
-where
-    P::Checked: Factorizer<F, D>,
-{
-    type Output = <P::Checked as Factorizer<F, D>>::Output;
-
-    fn factorize_with(
-        &self,
-        weights: ArrayView<'_, F, D>,
-        inputs: Option<&InputMoments>,
-    ) -> Result<Self::Output> {
-        let checked = self.check_ref().map_err(Error::from)?;
-        checked.factorize_with(weights, inputs)
-    }
-}
-
-impl<F: Float, P: ParamGuard> Pruner<F> for P
-where
-    P::Checked: Pruner<F>,
-{
-    fn plan(&self, scores: &[ArrayView1<'_, F>]) -> Result<PrunePlan> {
-        self.check_ref().map_err(Error::from)?.plan(scores)
-    }
-}
-
-impl<F: Float, D: Dimension, P: ParamGuard> Distiller<F, D> for P
-where
-    P::Checked: Distiller<F, D>,
-{
-    fn loss_into(
-        &self,
-        student: ArrayView<'_, F, D>,
-        teacher: ArrayView<'_, F, D>,
-        labels: &[usize],
-        gradient: ArrayViewMut<'_, F, D>,
-    ) -> Result<LossValue<F>> {
-        self.check_ref()
-            .map_err(Error::from)?
-            .loss_into(student, teacher, labels, gradient)
     }
 }

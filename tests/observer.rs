@@ -74,22 +74,22 @@ fn ended_somehow(report: &FitReport) -> FitReport {
 #[test]
 fn a_stopped_clustering_is_one_of_so_many_iterations() {
     let points = matrix(400, 3);
-    let run = |kmeans: taper::cluster::KMeansParams| -> Clustering<f32> {
+    let run = |kmeans: taper::cluster::KMeans| -> Clustering<f32> {
         kmeans
             .cluster(points.view(), None, 20, Seed::from(1))
             .unwrap()
     };
-    let free = run(KMeans::params());
+    let free = run(KMeans::new());
     assert!(free.report.iterations > 5 && !free.report.stopped);
     for iterations in 1..6 {
-        let limited = run(KMeans::params().max_iterations(iterations));
-        let mut stopped = run(KMeans::params().observer(stop_at(Stage::KMeans, iterations)));
+        let limited = run(KMeans::new().max_iterations(iterations));
+        let mut stopped = run(KMeans::new().observer(stop_at(Stage::KMeans, iterations)));
         assert!(stopped.report.stopped && !stopped.report.converged);
         stopped.report.stopped = false;
         assert_eq!(stopped, limited);
     }
     // The start is a result too, and further restarts are left out.
-    let start = run(KMeans::params()
+    let start = run(KMeans::new()
         .restarts(9)
         .observer(stop_at(Stage::KMeans, 0)));
     assert_eq!(start.report.losses.len(), 1);
@@ -100,7 +100,10 @@ fn a_stopped_clustering_is_one_of_so_many_iterations() {
 #[test]
 fn groups_are_told_apart_and_stopped_alike() {
     let w = matrix(12, 200);
-    let quantizer = ProductQuantizer::params(4).centroids(16);
+    let quantizer = ProductQuantizer::new(4)
+        .axis(SplitAxis::Out)
+        .codebook(Codebook::PerGroup)
+        .centroids(16);
     let witness = Arc::new(Witness::default());
     let free = quantizer.quantize(w.view()).unwrap();
     let watched = quantizer
@@ -140,8 +143,11 @@ fn sweeps_for_the_outputs_are_watched() {
     let mut moments = InputMoments::new(40).unwrap();
     moments.add(matrix(200, 40).view()).unwrap();
     for axis in [SplitAxis::In, SplitAxis::Out] {
-        let quantizer = ProductQuantizer::params(2).axis(axis).centroids(4);
-        let fit = |quantizer: taper::quantize::product::ProductQuantizerParams| {
+        let quantizer = ProductQuantizer::new(2)
+            .codebook(Codebook::PerGroup)
+            .axis(axis)
+            .centroids(4);
+        let fit = |quantizer: taper::quantize::product::ProductQuantizer| {
             quantizer.quantize_with(w.view(), Some(&moments)).unwrap()
         };
         let free = fit(quantizer.clone());
@@ -163,9 +169,12 @@ fn sweeps_for_the_outputs_are_watched() {
 #[test]
 fn rotations_and_stages_end_early() {
     let w = matrix(12, 100);
-    let plain = ProductQuantizer::params(4).centroids(8);
+    let plain = ProductQuantizer::new(4)
+        .axis(SplitAxis::Out)
+        .codebook(Codebook::PerGroup)
+        .centroids(8);
     let rotations = |plain, n| {
-        let rotated = OptimizedProductQuantizer::params(plain)
+        let rotated = OptimizedProductQuantizer::new(plain)
             .tolerance(0.0)
             .iterations(n);
         rotated.quantize(w.view()).unwrap()
@@ -180,7 +189,7 @@ fn rotations_and_stages_end_early() {
         );
     }
     let stopped = plain.clone().observer(stop_at(Stage::KMeans, 1));
-    let residual = ResidualQuantizer::params(stopped.clone(), 3)
+    let residual = ResidualQuantizer::new(stopped.clone(), 3)
         .quantize(w.view())
         .unwrap();
     let report = residual.report().unwrap();
@@ -223,7 +232,7 @@ fn sweeps_are_watched(
 #[test]
 fn alternating_least_squares_is_watched() {
     sweeps_are_watched(Stage::CpAls, |sweeps, observer| {
-        let als = CpAls::params(Rank::Fixed(4)).max_sweeps(sweeps).seed(1);
+        let als = CpAls::new(Rank::Fixed(4)).max_sweeps(sweeps).seed(1);
         let als = match observer {
             Some(observer) => als.observer(observer),
             None => als,
@@ -235,7 +244,7 @@ fn alternating_least_squares_is_watched() {
 #[test]
 fn constrained_factorization_is_watched() {
     sweeps_are_watched(Stage::CpAdmm, |sweeps, observer| {
-        let admm = CpAdmm::params(Rank::Fixed(4)).all(Constraint::NonNegative);
+        let admm = CpAdmm::new(Rank::Fixed(4)).all(Constraint::NonNegative);
         let admm = admm.max_sweeps(sweeps).seed(1);
         let admm = match observer {
             Some(observer) => admm.observer(observer),

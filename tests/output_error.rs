@@ -5,15 +5,11 @@ use taper::factorize::convolution::Tucker2;
 use taper::factorize::cp::CpAls;
 use taper::factorize::svd::TruncatedSvd;
 use taper::ndarray::{Array2, Array4, ArrayView2, Ix2, s};
-use taper::prune::{Keep, MagnitudePruner, MagnitudePrunerParams, Sparsity};
+use taper::prune::{Keep, MagnitudePruner, Sparsity};
 use taper::quantize::binary::{Binarizer, Scaling};
 use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range, Symmetry};
-use taper::quantize::product::{
-    Codebook, ProductQuantizer, ProductQuantizerParams, ResidualQuantizer, SplitAxis,
-};
-use taper::{
-    Compressed, Error, Factorizer, InputMoments, ParamError, ParamGuard, Precision, Quantizer, Seed,
-};
+use taper::quantize::product::{Codebook, ProductQuantizer, ResidualQuantizer, SplitAxis};
+use taper::{Compressed, Error, Factorizer, InputMoments, ParamError, Precision, Quantizer, Seed};
 
 const OUTPUTS: usize = 40;
 const INPUTS: usize = 96;
@@ -114,7 +110,7 @@ fn fixed_point_with_error_feedback() {
     for bits in [2, 3, 4, 8] {
         for symmetry in [Symmetry::Symmetric, Symmetry::Affine] {
             for granularity in [Granularity::PerRow, Granularity::PerTensor] {
-                let quantizer = FixedPointQuantizer::params(bits)
+                let quantizer = FixedPointQuantizer::new(bits)
                     .symmetry(symmetry)
                     .granularity(granularity)
                     .range(Range::SquaredError);
@@ -130,7 +126,7 @@ fn fixed_point_with_error_feedback() {
 
 #[test]
 fn weights_that_are_on_the_grid_stay_there() {
-    let quantizer = FixedPointQuantizer::params(4);
+    let quantizer = FixedPointQuantizer::new(4);
     let once = quantizer
         .quantize_with(weights(3).view(), Some(&correlated(INPUTS, 1)))
         .unwrap();
@@ -141,10 +137,10 @@ fn weights_that_are_on_the_grid_stay_there() {
 #[test]
 fn binary_with_error_feedback() {
     for scaling in [Scaling::PerRow, Scaling::PerTensor] {
-        outputs_move_less(&Binarizer::params().scaling(scaling));
+        outputs_move_less(&Binarizer::new().scaling(scaling));
     }
     for scaling in [Scaling::PerRow, Scaling::PerTensor, Scaling::None] {
-        let binarizer = Binarizer::params().scaling(scaling);
+        let binarizer = Binarizer::new().scaling(scaling);
         for seed in 0..8 {
             // Even where inputs hardly say anything, it is not worse than without them.
             let w = weights(seed);
@@ -163,20 +159,20 @@ fn binary_with_error_feedback() {
             assert!((a - b).abs() <= 2.0 * f64::from(f32::EPSILON) * b.abs());
         }
     }
-    let stochastic = Binarizer::params().stochastic(1);
+    let stochastic = Binarizer::new().stochastic(1);
     assert!(matches!(
         stochastic.quantize_with(weights(1).view(), Some(&white(INPUTS))),
         Err(Error::MomentsUnused { .. })
     ));
 }
 
-fn product_quantizers() -> Vec<ProductQuantizerParams> {
+fn product_quantizers() -> Vec<ProductQuantizer> {
     let mut all = Vec::new();
     for axis in [SplitAxis::In, SplitAxis::Out] {
         for codebook in [Codebook::PerGroup, Codebook::Shared] {
             for (width, k) in [(4, 8), (8, 12), (1, 4)] {
                 all.push(
-                    ProductQuantizer::params_with_width(width)
+                    ProductQuantizer::with_width(width)
                         .axis(axis)
                         .codebook(codebook)
                         .centroids(k)
@@ -240,7 +236,8 @@ fn product_quantization_for_uncorrelated_inputs_is_as_good_as_plain() {
 fn as_many_centroids_as_points_leave_no_error() {
     for axis in [SplitAxis::In, SplitAxis::Out] {
         let (w, moments) = (weights(2), correlated(INPUTS, 2));
-        let quantizer = ProductQuantizer::params_with_width(4)
+        let quantizer = ProductQuantizer::with_width(4)
+            .codebook(Codebook::PerGroup)
             .axis(axis)
             .centroids(INPUTS)
             .precision(Precision::F64);
@@ -257,10 +254,11 @@ fn as_many_centroids_as_points_leave_no_error() {
 #[test]
 fn residual_stages_see_the_inputs() {
     for axis in [SplitAxis::In, SplitAxis::Out] {
-        let stage = ProductQuantizer::params_with_width(4)
+        let stage = ProductQuantizer::with_width(4)
+            .codebook(Codebook::PerGroup)
             .axis(axis)
             .centroids(8);
-        let quantizer = ResidualQuantizer::params(stage, 3);
+        let quantizer = ResidualQuantizer::new(stage, 3);
         outputs_move_less(&quantizer);
         let (w, moments) = (weights(2), correlated(INPUTS, 2));
         let aware = quantizer.quantize_with(w.view(), Some(&moments)).unwrap();
@@ -269,21 +267,21 @@ fn residual_stages_see_the_inputs() {
     }
 }
 
-fn pruners() -> Vec<MagnitudePrunerParams> {
+fn pruners() -> Vec<MagnitudePruner> {
     [
         Sparsity::Unstructured(Keep::Fraction(0.5)),
         Sparsity::Unstructured(Keep::Fraction(0.1)),
         Sparsity::NOfM { n: 2, m: 4 },
         Sparsity::NOfM { n: 1, m: 8 },
     ]
-    .map(MagnitudePruner::params)
+    .map(MagnitudePruner::new)
     .to_vec()
 }
 
 #[test]
 fn pruning_with_compensation() {
     for params in pruners() {
-        let pruner = params.clone().check().unwrap();
+        let pruner = params.clone();
         for seed in 0..4 {
             let (w, moments) = (weights(seed), correlated(INPUTS, seed));
             let damped =
@@ -295,7 +293,7 @@ fn pruning_with_compensation() {
             let mut last = plain_error;
             // More refinements never make it worse.
             for refinements in [0, 1, 10, 300] {
-                let pruner = params.clone().refinements(refinements).check().unwrap();
+                let pruner = params.clone().refinements(refinements);
                 let aware = pruner.prune_matrix_with(w.view(), Some(&moments)).unwrap();
                 let found = error(&damped, &w, &aware);
                 // Kept weights are stored in single precision.
@@ -322,9 +320,7 @@ fn pruning_with_compensation() {
 
 #[test]
 fn the_pattern_of_pruning_is_kept() {
-    let pruner = MagnitudePruner::params(Sparsity::NOfM { n: 2, m: 4 })
-        .check()
-        .unwrap();
+    let pruner = MagnitudePruner::new(Sparsity::NOfM { n: 2, m: 4 });
     let w = weights(3);
     let aware = pruner.prune_matrix_with(w.view(), Some(&correlated(INPUTS, 3)));
     let aware = dense(&aware.unwrap());
@@ -340,11 +336,9 @@ fn the_pattern_of_pruning_is_kept() {
 #[test]
 fn kept_weights_are_the_best_that_they_can_be() {
     let (w, moments) = (weights(4), correlated(INPUTS, 4));
-    let pruner = MagnitudePruner::params(Sparsity::Unstructured(Keep::Fraction(0.2)))
+    let pruner = MagnitudePruner::new(Sparsity::Unstructured(Keep::Fraction(0.2)))
         .precision(Precision::F64)
-        .refinements(400)
-        .check()
-        .unwrap();
+        .refinements(400);
     let pruned = dense(&pruner.prune_matrix_with(w.view(), Some(&moments)).unwrap());
     let damped = moments.damped(0.01).unwrap();
     let gradient = (&w - &pruned).dot(&damped);
@@ -368,9 +362,7 @@ fn kept_weights_are_the_best_that_they_can_be() {
 #[test]
 fn all_layers_need_their_inputs() {
     let (w, moments) = (weights(1), white(INPUTS));
-    let pruner = MagnitudePruner::params(Sparsity::Unstructured(Keep::Fraction(0.5)))
-        .check()
-        .unwrap();
+    let pruner = MagnitudePruner::new(Sparsity::Unstructured(Keep::Fraction(0.5)));
     let views: [ArrayView2<'_, f64>; 2] = [w.view(), w.view()];
     assert!(matches!(
         pruner.prune_with(&views, Some(&[&moments])),
@@ -391,7 +383,7 @@ fn all_layers_need_their_inputs() {
 fn low_rank_is_best_for_the_outputs() {
     for rank in [1, 5, 20] {
         let (w, moments) = (weights(6), correlated(INPUTS, 6));
-        let svd = TruncatedSvd::params(Rank::Fixed(rank)).precision(Precision::F64);
+        let svd = TruncatedSvd::new(Rank::Fixed(rank)).precision(Precision::F64);
         let plain = svd.factorize(w.view()).unwrap();
         let aware = svd.factorize_with(w.view(), Some(&moments)).unwrap();
         assert!(error(&moments, &w, &aware) < error(&moments, &w, &plain));
@@ -408,7 +400,7 @@ fn what_has_no_use_for_moments_says_so() {
             "{result:?}"
         );
     };
-    let cp = CpAls::params(Rank::Fixed(2));
+    let cp = CpAls::new(Rank::Fixed(2));
     unused(cp.factorize_with(kernel.view(), Some(&moments)).map(|_| ()));
     let tucker = Tucker2::ranks(2, 2);
     unused(
@@ -416,7 +408,7 @@ fn what_has_no_use_for_moments_says_so() {
             .factorize_with(kernel.view(), Some(&moments))
             .map(|_| ()),
     );
-    let svd = TruncatedSvd::params(Rank::Fixed(2));
+    let svd = TruncatedSvd::new(Rank::Fixed(2));
     unused(
         svd.factorize_with(kernel.view(), Some(&moments))
             .map(|_| ()),
@@ -433,18 +425,25 @@ fn damping_is_checked() {
             );
         };
         out_of_range(
-            FixedPointQuantizer::params(4)
+            FixedPointQuantizer::new(4)
                 .damping(damping)
-                .check()
+                .validate()
                 .err(),
         );
-        out_of_range(Binarizer::params().damping(damping).check().err());
-        out_of_range(ProductQuantizer::params(4).damping(damping).check().err());
+        out_of_range(Binarizer::new().damping(damping).validate().err());
+        out_of_range(
+            ProductQuantizer::new(4)
+                .axis(SplitAxis::Out)
+                .codebook(Codebook::PerGroup)
+                .damping(damping)
+                .validate()
+                .err(),
+        );
         let sparsity = Sparsity::Unstructured(Keep::Fraction(0.5));
         out_of_range(
-            MagnitudePruner::params(sparsity)
+            MagnitudePruner::new(sparsity)
                 .damping(damping)
-                .check()
+                .validate()
                 .err(),
         );
     }

@@ -383,8 +383,8 @@ fn a_residual_network_is_pruned_through_its_additions_by_its_scales() {
     let scores = coupling
         .scores(&tensors, ChannelScore::Filter(Norm::L2))
         .unwrap();
-    let views: Vec<_> = scores.iter().map(Array1::view).collect();
-    let plan = ChannelSlimming::params(Keep::Fraction(0.5))
+    let views: Vec<_> = scores.iter().map(|array| array.view()).collect();
+    let plan = ChannelSlimming::new(Keep::Fraction(0.5))
         .scope(Scope::Layer)
         .plan(&views)
         .unwrap();

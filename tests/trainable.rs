@@ -126,14 +126,14 @@ proptest! {
         } else {
             (SplitAxis::Out, matrix(groups * width, points, seed))
         };
-        let quantizer = ProductQuantizer::params(groups)
+        let quantizer = ProductQuantizer::new(groups)
             .centroids(centroids)
             .axis(axis)
             .codebook(if shared { Codebook::Shared } else { Codebook::PerGroup })
             .precision(Precision::F64)
             .seed(seed);
         laws_hold_for(&mut quantizer.quantize(w.view()).unwrap(), seed);
-        let residual = ResidualQuantizer::params(quantizer, 2);
+        let residual = ResidualQuantizer::new(quantizer, 2);
         laws_hold_for(&mut residual.quantize(w.view()).unwrap(), seed);
     }
 
@@ -141,14 +141,14 @@ proptest! {
     fn scales(rows in 1_usize..5, columns in 1_usize..70, bits in 1_u32..6, per_row in any::<bool>(), seed in any::<u64>()) {
         let w = matrix(rows, columns, seed);
         for symmetry in [Symmetry::Symmetric, Symmetry::Affine] {
-            let quantizer = FixedPointQuantizer::params(bits)
+            let quantizer = FixedPointQuantizer::new(bits)
                 .symmetry(symmetry)
                 .granularity(if per_row { Granularity::PerRow } else { Granularity::PerTensor })
                 .precision(Precision::F64);
             laws_hold_for(&mut quantizer.quantize(w.view()).unwrap(), seed);
         }
         for scaling in [Scaling::None, Scaling::PerTensor, Scaling::PerRow] {
-            let binarizer = Binarizer::params().scaling(scaling).precision(Precision::F64);
+            let binarizer = Binarizer::new().scaling(scaling).precision(Precision::F64);
             laws_hold_for(&mut binarizer.quantize(w.view()).unwrap(), seed);
         }
     }
@@ -157,7 +157,7 @@ proptest! {
     fn thin_factors(m in 1_usize..6, n in 1_usize..6, rank in 1_usize..4, seed in any::<u64>()) {
         let w = matrix(m, n, seed);
         for folding in [SingularValues::Split, SingularValues::Apart] {
-            let svd = TruncatedSvd::params(Rank::Fixed(rank.min(m).min(n)))
+            let svd = TruncatedSvd::new(Rank::Fixed(rank.min(m).min(n)))
                 .singular_values(folding)
                 .precision(Precision::F64);
             laws_hold_for(&mut svd.factorize(w.view()).unwrap(), seed);
@@ -167,7 +167,7 @@ proptest! {
     #[test]
     fn terms(rank in 1_usize..4, seed in any::<u64>()) {
         let tensor: Array3<f64> = numbers(&[3, 4, 2], seed).into_dimensionality().unwrap();
-        let cp = CpAls::params(Rank::Fixed(rank)).precision(Precision::F64);
+        let cp = CpAls::new(Rank::Fixed(rank)).precision(Precision::F64);
         laws_hold_for(&mut cp.factorize(tensor.view()).unwrap(), seed);
     }
 
@@ -181,10 +181,10 @@ proptest! {
 #[test]
 fn scales_stay_scales() {
     let w = array![[1.0, -2.0], [3.0, 4.0]];
-    let mut fixed = FixedPointQuantizer::params(3).quantize(w.view()).unwrap();
+    let mut fixed = FixedPointQuantizer::new(3).quantize(w.view()).unwrap();
     fixed.set_parameters(array![-1.0].view()).unwrap();
     assert_eq!(fixed.parameters(), array![0.0]);
-    let mut binary = Binarizer::params()
+    let mut binary = Binarizer::new()
         .scaling(Scaling::PerTensor)
         .quantize(w.view())
         .unwrap();

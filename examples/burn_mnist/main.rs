@@ -73,10 +73,12 @@ fn main() -> anyhow::Result<()> {
     ));
 
     let weights = dense.weights()?;
-    let product = ProductQuantizer::params_with_width(4)
+    let product = ProductQuantizer::with_width(4)
+        .axis(SplitAxis::Out)
+        .codebook(Codebook::PerGroup)
         .centroids(16)
         .seed(common.seed("codes"));
-    let low_rank = TruncatedSvd::params(Rank::Ratio(16.0)).seed(common.seed("projection"));
+    let low_rank = TruncatedSvd::new(Rank::Ratio(16.0)).seed(common.seed("projection"));
     let store = |factors: bool| -> taper::Result<Vec<Stored>> {
         let stored = weights.iter().map(|weight| {
             Ok(if factors {

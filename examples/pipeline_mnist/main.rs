@@ -24,9 +24,9 @@ use support::plot::{Axis, Mark, Plot, Scale, Series};
 use support::progress::bar;
 use support::report::Report;
 use support::table::{Table, bytes};
+use taper::LinearOp;
 use taper::distill::KnowledgeDistillation;
 use taper::prune::{Keep, MagnitudePruner, Sparsity};
-use taper::{LinearOp, ParamGuard};
 
 use network::{Lesson, Plain, Training};
 use operator::{Operator, SPARSE};
@@ -131,9 +131,7 @@ fn main() -> anyhow::Result<()> {
     let ensemble = train(&args, epochs, &data)?;
     let dense = ensemble.first().context("no network was trained")?.clone();
     let said = network::teach(&ensemble, data.train.images.view(), args.temperature)?;
-    let distiller = KnowledgeDistillation::params(args.temperature)
-        .alpha(args.alpha)
-        .check()?;
+    let distiller = KnowledgeDistillation::new(args.temperature).alpha(args.alpha);
     let teaching = Teaching {
         data: &data.train,
         lesson: Lesson {
@@ -244,7 +242,7 @@ fn load(quick: bool) -> anyhow::Result<Splits> {
 
 /// The networks of the ensemble: equal in all but their seeds.
 fn train(args: &Args, epochs: usize, data: &Splits) -> anyhow::Result<Vec<Plain>> {
-    let labels_alone = KnowledgeDistillation::params(1.0).alpha(0.0).check()?;
+    let labels_alone = KnowledgeDistillation::new(1.0).alpha(0.0);
     let lesson = Lesson {
         distiller: &labels_alone,
         teacher: None,
@@ -299,10 +297,9 @@ fn prune(
             .iter()
             .map(|layer| layer.weight.matrix())
             .collect();
-        let views: Vec<_> = weights.iter().map(Array2::view).collect();
+        let views: Vec<_> = weights.iter().map(|array| array.view()).collect();
         // All layers compete: the largest weights of the network are left.
-        let pruner =
-            MagnitudePruner::params(Sparsity::Unstructured(Keep::Fraction(keep))).check()?;
+        let pruner = MagnitudePruner::new(Sparsity::Unstructured(Keep::Fraction(keep)));
         for (layer, left) in network.layers.iter_mut().zip(pruner.prune(&views)?) {
             let left = left.decompress_matrix()?;
             layer.weight = Operator::of(left, keep);

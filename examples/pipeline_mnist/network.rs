@@ -272,7 +272,7 @@ pub fn teach(
     temperature: f64,
 ) -> anyhow::Result<TeacherLogits> {
     let members: Vec<Array2<f32>> = networks.iter().map(|n| n.logits(images)).collect();
-    let views: Vec<_> = members.iter().map(Array2::view).collect();
+    let views: Vec<_> = members.iter().map(|array| array.view()).collect();
     let logits = ensemble_logits(&views, temperature)?;
     Ok(TeacherLogits::dense(logits.view(), Precision::F16)?)
 }

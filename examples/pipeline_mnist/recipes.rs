@@ -165,7 +165,7 @@ pub fn others(
     let mut all = Vec::new();
     let bits: &[u32] = if quick { &[4] } else { &[8, 4, 3, 2] };
     for &bits in bits {
-        let quantizer = FixedPointQuantizer::params(bits)
+        let quantizer = FixedPointQuantizer::new(bits)
             .granularity(Granularity::PerRow)
             .range(Range::SquaredError)
             .precision(Precision::F16);
@@ -175,7 +175,7 @@ pub fn others(
         })?);
         bar.inc(1);
     }
-    let binarizer = Binarizer::params()
+    let binarizer = Binarizer::new()
         .scaling(Scaling::PerRow)
         .precision(Precision::F16);
     all.push(tuned(
@@ -200,7 +200,7 @@ pub fn others(
             (epochs, 1e-3),
             |layer, w| {
                 // One codebook a layer: each of its own would outweigh the codes of so small a network.
-                ProductQuantizer::params(w.ncols() / width)
+                ProductQuantizer::new(w.ncols() / width)
                     .centroids(k)
                     .axis(SplitAxis::In)
                     .codebook(taper::quantize::product::Codebook::Shared)
@@ -215,7 +215,7 @@ pub fn others(
     for &rank in ranks {
         let svd = |w: ArrayView2<'_, f32>| {
             let most = w.nrows().min(w.ncols());
-            TruncatedSvd::params(Rank::Fixed(rank.min(most)))
+            TruncatedSvd::new(Rank::Fixed(rank.min(most)))
                 .precision(Precision::F16)
                 .factorize(w)
         };
@@ -234,7 +234,7 @@ pub fn others(
             .map(|layer| layer.bias.clone())
             .collect();
         // The same factors, in fixed point.
-        let quantizer = FixedPointQuantizer::params(5)
+        let quantizer = FixedPointQuantizer::new(5)
             .granularity(Granularity::PerRow)
             .range(Range::SquaredError)
             .precision(Precision::F16);
@@ -290,7 +290,8 @@ pub fn pruned_and_shared(
         let places = Sparse::of(layer.weight.matrix().view());
         let values: Vec<f32> = places.values.to_vec();
         let column = ArrayView2::from_shape((values.len(), 1), &values)?;
-        let codes = ProductQuantizer::params(1)
+        let codes = ProductQuantizer::new(1)
+            .codebook(Codebook::PerGroup)
             .centroids(centroids.min(values.len()))
             .axis(SplitAxis::In)
             .precision(Precision::F16)

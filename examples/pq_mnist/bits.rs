@@ -34,10 +34,10 @@ pub(crate) struct Fitted {
 }
 
 pub(crate) fn fit(network: &Network, statistics: &Dataset) -> anyhow::Result<Vec<Fitted>> {
-    let binary = Binarizer::params().scaling(Scaling::PerRow);
+    let binary = Binarizer::new().scaling(Scaling::PerRow);
     let mut all = vec![fit_one("signs".into(), &binary, network, statistics)?];
     for bits in [2, 3, 4] {
-        let fixed = FixedPointQuantizer::params(bits)
+        let fixed = FixedPointQuantizer::new(bits)
             .granularity(Granularity::PerRow)
             .range(Range::SquaredError);
         all.push(fit_one(

@@ -94,8 +94,12 @@ impl Scheme {
         seed: Seed,
     ) -> taper::Result<PqMatrix<f32>> {
         match self.split {
-            Split::Groups(groups) => ProductQuantizer::params(groups),
-            Split::Width(width) => ProductQuantizer::params_with_width(width),
+            Split::Groups(groups) => ProductQuantizer::new(groups)
+                .axis(SplitAxis::Out)
+                .codebook(Codebook::PerGroup),
+            Split::Width(width) => ProductQuantizer::with_width(width)
+                .axis(SplitAxis::Out)
+                .codebook(Codebook::PerGroup),
         }
         .centroids(self.centroids)
         .axis(self.axis)

@@ -203,7 +203,7 @@ impl Experiment {
     ) -> anyhow::Result<Row> {
         let scores = net.scores(trained, ChannelScore::NormScale)?;
         let views: Vec<ArrayView1<'_, f32>> = scores.iter().map(|layer| layer.view()).collect();
-        let plan = ChannelSlimming::params(Keep::Fraction(keep))
+        let plan = ChannelSlimming::new(Keep::Fraction(keep))
             .minimum(self.args.minimum)
             .plan(&views)?;
         let coupled = CoupledPlan::new(net, &plan)?;
@@ -246,7 +246,7 @@ impl Experiment {
         let taught = if self.args.teach_for.contains(&keep) {
             let (temperature, alpha) = TEACHING;
             let objective = Taught {
-                distiller: KnowledgeDistillation::params(temperature).alpha(alpha),
+                distiller: KnowledgeDistillation::new(temperature).alpha(alpha),
                 teacher: &Asked(baseline),
                 labels: &self.data.train.labels,
             };

@@ -31,7 +31,7 @@ use support::timing::least_seconds;
 use taper::distill::KnowledgeDistillation;
 use taper::factorize::Rank;
 use taper::factorize::svd::{LowRankMatrix, TruncatedSvd};
-use taper::{Compressed, Factorizer, ParamGuard};
+use taper::{Compressed, Factorizer};
 
 use factored::Factored;
 use limit::{Limit, Limits};
@@ -185,9 +185,7 @@ fn main() -> anyhow::Result<()> {
     let limits = Limits::of(&network, &moments)?;
     let teacher = Teacher::new(&network, train, None, || {})?;
     let lesson = Taught {
-        distiller: KnowledgeDistillation::params(args.temperature)
-            .alpha(args.alpha)
-            .check()?,
+        distiller: KnowledgeDistillation::new(args.temperature).alpha(args.alpha),
         teacher: &teacher,
         labels: &train.labels,
     };
@@ -248,7 +246,7 @@ fn experiment(
     train: &Dataset,
     measured: &Dataset,
 ) -> anyhow::Result<Row> {
-    let svd = TruncatedSvd::params(Rank::Fraction(kept)).seed(args.common.seed("svd"));
+    let svd = TruncatedSvd::new(Rank::Fraction(kept)).seed(args.common.seed("svd"));
     let images = train.first(STATISTICS).images;
     let (mut small, plain) = truncated(network, |weight, _| svd.factorize(weight))?;
     let accuracy = small.accuracy(measured)?;

@@ -1,7 +1,5 @@
 //! The parameters of k-means, and what is done around its iterations.
 
-use std::sync::Arc;
-
 use ndarray::{Array2, ArrayView1, ArrayView2};
 
 use super::assignment::check_clusters;
@@ -10,10 +8,8 @@ use super::distinct::cluster_distinct;
 use super::lloyd::{Fit, Limits, Problem};
 use super::seeding::{Seeding, choose};
 use super::{Clusterer, Clustering};
-use crate::observer::Observed;
-use crate::{
-    Error, FitReport, Float, Observer, ParamError, ParamGuard, Result, Seed, Stage, check,
-};
+use crate::observer::ObservedFit;
+use crate::{Error, FitReport, Float, Observer, ParamError, Result, Seed, Stage, check};
 
 /// k-means by Lloyd's algorithm (Lloyd, "Least squares quantization in PCM", 1982, doi:10.1109/TIT.1982.1056489).
 ///
@@ -31,51 +27,51 @@ use crate::{
 /// use taper::cluster::{Clusterer, KMeans};
 ///
 /// let points = array![[0.0_f32, 0.0], [0.0, 1.0], [9.0, 9.0], [9.0, 8.0]];
-/// let result = KMeans::params().restarts(3).cluster(points.view(), None, 2, Seed::from(7))?;
+/// let result = KMeans::new().restarts(3).cluster(points.view(), None, 2, Seed::from(7), None)?;
 /// assert_eq!(result.assignments[0], result.assignments[1]);
 /// assert_ne!(result.assignments[0], result.assignments[2]);
 /// assert_eq!(result.report.loss(), Some(0.25));
 /// # Ok::<(), taper::Error>(())
 /// ```
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(deny_unknown_fields, default))]
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct KMeans {
-    limits: (usize, f64),
-    restarts: usize,
-    seeding: Seeding,
-    observed: Observed,
+    /// The largest number of iterations, at least 1.
+    pub max_iterations: usize,
+    /// The iterations end when one lowers the loss by no more than this fraction of it, in [0, 1). At 0 they end when no assignment changes.
+    pub tolerance: f64,
+    /// The number of starts, at least 1. The first of the least loss is kept.
+    pub restarts: usize,
+    /// How the first centroids are chosen.
+    pub seeding: Seeding,
+}
+
+impl Default for KMeans {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl KMeans {
     /// k-means++, one start, at most 25 iterations, until no assignment changes.
     #[must_use]
-    pub fn params() -> KMeansParams {
-        KMeansParams(Self {
-            limits: (25, 0.0),
+    pub fn new() -> Self {
+        Self {
+            max_iterations: 25,
+            tolerance: 0.0,
             restarts: 1,
             seeding: Seeding::PlusPlus,
-            observed: Observed::default(),
-        })
+        }
     }
 }
 
-/// Parameters of [`KMeans`], not checked yet.
-///
-/// ```
-/// use taper::cluster::{KMeans, Seeding};
-/// use taper::ParamGuard;
-///
-/// let kmeans = KMeans::params().seeding(Seeding::Greedy).max_iterations(50).tolerance(1e-4).restarts(2);
-/// assert!(kmeans.check().is_ok());
-/// assert!(KMeans::params().max_iterations(0).check().is_err());
-/// ```
-#[derive(Debug, Clone, PartialEq)]
-pub struct KMeansParams(KMeans);
-
-impl KMeansParams {
+impl KMeans {
     /// The most iterations made, at least one.
     #[must_use]
     pub fn max_iterations(mut self, max_iterations: usize) -> Self {
-        self.0.limits.0 = max_iterations;
+        self.max_iterations = max_iterations;
         self
     }
 
@@ -84,14 +80,14 @@ impl KMeansParams {
     /// At zero, the default, they end when no assignment changes, which is exact.
     #[must_use]
     pub fn tolerance(mut self, tolerance: f64) -> Self {
-        self.0.limits.1 = tolerance;
+        self.tolerance = tolerance;
         self
     }
 
     /// How the first centroids are chosen.
     #[must_use]
     pub fn seeding(mut self, seeding: Seeding) -> Self {
-        self.0.seeding = seeding;
+        self.seeding = seeding;
         self
     }
 
@@ -100,31 +96,22 @@ impl KMeansParams {
     /// From [given](Seeding::Given) centroids, all would be the same and one is made.
     #[must_use]
     pub fn restarts(mut self, restarts: usize) -> Self {
-        self.0.restarts = restarts;
-        self
-    }
-
-    /// Who watches the iterations and may stop them: no restart is made after that.
-    #[must_use]
-    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
-        self.0.observed = Observed::by(observer);
+        self.restarts = restarts;
         self
     }
 }
 
-impl ParamGuard for KMeansParams {
-    type Checked = KMeans;
-
-    fn check_ref(&self) -> Result<&KMeans, ParamError> {
-        check::at_least_one("max_iterations", self.0.limits.0)?;
-        check::at_least_one("restarts", self.0.restarts)?;
-        check::tolerance(self.0.limits.1)?;
-        Ok(&self.0)
-    }
-
-    fn check(self) -> Result<KMeans, ParamError> {
-        self.check_ref()?;
-        Ok(self.0)
+impl KMeans {
+    /// Checks the parameters, as every call that uses them does.
+    ///
+    /// # Errors
+    ///
+    /// The first parameter that no input could make right.
+    pub fn validate(&self) -> Result<(), ParamError> {
+        check::at_least_one("max_iterations", self.max_iterations)?;
+        check::at_least_one("restarts", self.restarts)?;
+        check::tolerance(self.tolerance)?;
+        Ok(())
     }
 }
 
@@ -137,8 +124,10 @@ impl<F: Float> Clusterer<F> for KMeans {
         weights: Option<ArrayView1<'_, F>>,
         clusters: usize,
         seed: Seed,
+        observer: Option<&dyn Observer>,
     ) -> Result<Clustering<F>> {
-        self.cluster_part(0, points, weights, clusters, seed)
+        self.validate()?;
+        self.cluster_part(0, points, weights, clusters, seed, observer)
     }
 
     fn cluster_groups(
@@ -147,9 +136,11 @@ impl<F: Float> Clusterer<F> for KMeans {
         weights: Option<&[ArrayView1<'_, F>]>,
         clusters: usize,
         seed: Seed,
+        observer: Option<&dyn Observer>,
     ) -> Result<Vec<Clustering<F>>> {
+        self.validate()?;
         super::by_group(groups, weights, seed, |group, points, weights, seed| {
-            self.cluster_part(group, points, weights, clusters, seed)
+            self.cluster_part(group, points, weights, clusters, seed, observer)
         })
     }
 }
@@ -163,6 +154,7 @@ impl KMeans {
         weights: Option<ArrayView1<'_, F>>,
         clusters: usize,
         seed: Seed,
+        observer: Option<&dyn Observer>,
     ) -> Result<Clustering<F>> {
         // Columns of a wide matrix lie a power of two apart, where they push each other out of the cache: a copy
         // without gaps pays for itself many times over.
@@ -208,9 +200,9 @@ impl KMeans {
             magnitude,
         };
         let limits = Limits {
-            iterations: self.limits.0,
-            tolerance: self.limits.1,
-            observed: self.observed.fit(Stage::KMeans, part, self.limits.0),
+            iterations: self.max_iterations,
+            tolerance: self.tolerance,
+            observed: ObservedFit::new(observer, Stage::KMeans, part, self.max_iterations),
         };
         let mut best: Option<Fit<F>> = None;
         for restart in 0..self.restarts {

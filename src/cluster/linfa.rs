@@ -10,7 +10,7 @@ use super::blocks::magnitude;
 use super::distinct::cluster_distinct;
 use super::kmeans::checked_weights;
 use super::{Clusterer, Clustering, assign};
-use crate::{Error, FitReport, Float, ParamError, ParamGuard, Result, Seed, check};
+use crate::{Error, FitReport, Float, ParamError, Result, Seed, check};
 
 /// The k-means of `linfa-clustering` as a [`Clusterer`].
 ///
@@ -23,79 +23,78 @@ use crate::{Error, FitReport, Float, ParamError, ParamGuard, Result, Seed, check
 /// use taper::Seed;
 ///
 /// let points = array![[0.0_f32, 0.0], [0.1, 0.0], [5.0, 5.0], [5.1, 5.0]];
-/// let result = LinfaKMeans::params().cluster(points.view(), None, 2, Seed::from(1))?;
+/// let result = LinfaKMeans::new().cluster(points.view(), None, 2, Seed::from(1))?;
 /// assert_eq!(result.assignments[0], result.assignments[1]);
 /// assert_ne!(result.assignments[0], result.assignments[2]);
 /// # Ok::<(), taper::Error>(())
 /// ```
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(deny_unknown_fields, default))]
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct LinfaKMeans {
-    max_iterations: usize,
-    restarts: usize,
-    tolerance: f64,
+    /// The largest number of iterations, at least 1.
+    pub max_iterations: usize,
+    /// The number of starts, at least 1.
+    pub restarts: usize,
+    /// The iterations end when the centroids move by less than this distance.
+    pub tolerance: f64,
+}
+
+impl Default for LinfaKMeans {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl LinfaKMeans {
     /// At most 300 iterations, one start, a tolerance of 10⁻⁴: the engine's own defaults but for its ten starts.
     #[must_use]
-    pub fn params() -> LinfaKMeansParams {
-        LinfaKMeansParams(Self {
+    pub fn new() -> Self {
+        LinfaSelf {
             max_iterations: 300,
             restarts: 1,
             tolerance: 1e-4,
-        })
+        }
     }
 }
 
-/// Unchecked parameters of [`LinfaKMeans`].
-///
-/// ```
-/// use taper::ParamGuard;
-/// use taper::cluster::LinfaKMeans;
-///
-/// assert!(LinfaKMeans::params().max_iterations(50).restarts(2).tolerance(1e-4).check().is_ok());
-/// ```
-#[derive(Debug, Clone, PartialEq)]
-pub struct LinfaKMeansParams(LinfaKMeans);
-
-impl LinfaKMeansParams {
+impl LinfaKMeans {
     /// The most iterations of one start.
     #[must_use]
     pub fn max_iterations(mut self, max_iterations: usize) -> Self {
-        self.0.max_iterations = max_iterations;
+        self.max_iterations = max_iterations;
         self
     }
 
     /// How many starts are made; the best result is kept.
     #[must_use]
     pub fn restarts(mut self, restarts: usize) -> Self {
-        self.0.restarts = restarts;
+        self.restarts = restarts;
         self
     }
 
     /// The engine ends where the centroids together move by less than this, a distance.
     #[must_use]
     pub fn tolerance(mut self, tolerance: f64) -> Self {
-        self.0.tolerance = tolerance;
+        self.tolerance = tolerance;
         self
     }
 }
 
-impl ParamGuard for LinfaKMeansParams {
-    type Checked = LinfaKMeans;
-
-    fn check_ref(&self) -> Result<&LinfaKMeans, ParamError> {
-        check::at_least_one("max_iterations", self.0.max_iterations)?;
-        check::at_least_one("restarts", self.0.restarts)?;
-        let tolerance = self.0.tolerance;
+impl LinfaKMeans {
+    /// Checks the parameters, as every call that uses them does.
+    ///
+    /// # Errors
+    ///
+    /// The first parameter that no input could make right.
+    pub fn validate(&self) -> Result<(), ParamError> {
+        check::at_least_one("max_iterations", self.max_iterations)?;
+        check::at_least_one("restarts", self.restarts)?;
+        let tolerance = self.tolerance;
         let inside = tolerance > 0.0 && tolerance.is_finite();
         check::in_range("tolerance", tolerance, "positive and finite", inside)?;
-        Ok(&self.0)
-    }
-
-    fn check(self) -> Result<LinfaKMeans, ParamError> {
-        self.check_ref()?;
-        Ok(self.0)
+        Ok(())
     }
 }
 
@@ -196,14 +195,14 @@ fn mean_loss<F: Float>(
 ///
 /// let points = array![[0.0_f64, 0.0], [0.2, 0.0], [5.0, 5.0], [5.2, 5.0]];
 /// let dataset = DatasetBase::from(points.clone());
-/// let model = KMeansEstimator::new(KMeans::params(), 2, Seed::from(1)).fit(&dataset)?;
+/// let model = KMeansEstimator::new(KMeans::new(), 2, Seed::from(1)).fit(&dataset)?;
 /// let clusters = model.predict(&points);
 /// assert_eq!(clusters[0], clusters[1]);
 /// assert_ne!(clusters[0], clusters[2]);
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq)]
-pub struct KMeansEstimator<C = super::KMeansParams> {
+pub struct KMeansEstimator<C = super::KMeans> {
     clusterer: C,
     clusters: usize,
     seed: Seed,
@@ -295,7 +294,7 @@ mod tests {
     fn both_engines_reach_the_same_centroids_from_the_same_start() {
         let points = clouds();
         let start = points.select(Axis(0), &[0, 1, 2]);
-        let ours = KMeans::params()
+        let ours = KMeans::new()
             .seeding(Seeding::Given(start.clone()))
             .max_iterations(100)
             .cluster(points.view(), None, 3, Seed::from(0))
@@ -317,7 +316,7 @@ mod tests {
     #[test]
     fn the_engine_keeps_the_promises_of_a_clusterer() {
         let points = clouds();
-        let linfa = LinfaKMeans::params();
+        let linfa = LinfaKMeans::new();
         let result = linfa
             .cluster(points.view(), None, 3, Seed::from(5))
             .unwrap();
@@ -346,7 +345,7 @@ mod tests {
     fn the_estimator_is_the_clusterer() {
         let points = clouds();
         let dataset = DatasetBase::from(points.clone());
-        let kmeans = KMeans::params().check().unwrap();
+        let kmeans = KMeans::new();
         let direct = kmeans.cluster(points.view(), None, 3, Seed::from(9));
         let fitted: Result<Clustering<f64>> =
             KMeansEstimator::new(kmeans, 3, Seed::from(9)).fit(&dataset);

@@ -14,7 +14,7 @@
 //! use taper::ndarray::array;
 //!
 //! let points = array![[0.0_f32, 0.0], [0.0, 1.0], [9.0, 9.0]];
-//! let clusters = KMeans::params().cluster(points.view(), None, 2, Seed::from(7))?;
+//! let clusters = KMeans::new().cluster(points.view(), None, 2, Seed::from(7))?;
 //! let nearest = assign(points.view(), clusters.centroids.view())?;
 //! assert_eq!(nearest[0], nearest[1]);
 //! # Ok::<(), taper::Error>(())
@@ -37,12 +37,12 @@ use std::fmt::Debug;
 
 use ndarray::{Array2, ArrayView1, ArrayView2};
 
-use crate::{Error, FitReport, Float, ParamGuard, Result, Seed, parallel};
+use crate::{FitReport, Float, Observer, Result, Seed, parallel};
 
 #[cfg(feature = "linfa")]
-pub use self::linfa::{KMeansEstimator, LinfaKMeans, LinfaKMeansParams};
+pub use self::linfa::{KMeansEstimator, LinfaKMeans};
 pub use assignment::assign;
-pub use kmeans::{KMeans, KMeansParams};
+pub use kmeans::KMeans;
 pub use optimal::{OptimalScalar, cluster_scalars};
 pub use seeding::Seeding;
 
@@ -83,9 +83,9 @@ pub struct Clustering<F> {
 /// use taper::ndarray::array;
 ///
 /// let points = array![[0.0_f32], [1.0], [8.0], [9.0]];
-/// let engines: [&dyn Clusterer<f32>; 2] = [&KMeans::params().restarts(4), &OptimalScalar];
+/// let engines: [&dyn Clusterer<f32>; 2] = [&KMeans::new().restarts(4), &OptimalScalar];
 /// for engine in engines {
-///     assert_eq!(engine.cluster(points.view(), None, 2, Seed::from(7))?.report.loss(), Some(0.25));
+///     assert_eq!(engine.cluster(points.view(), None, 2, Seed::from(7), None)?.report.loss(), Some(0.25));
 /// }
 /// # Ok::<(), taper::Error>(())
 /// ```
@@ -105,6 +105,7 @@ pub trait Clusterer<F: Float>: Debug + Send + Sync {
         weights: Option<ArrayView1<'_, F>>,
         clusters: usize,
         seed: Seed,
+        observer: Option<&dyn Observer>,
     ) -> Result<Clustering<F>>;
 
     /// Divides the points of each group among `clusters` clusters of its own, all groups at the same time.
@@ -122,9 +123,10 @@ pub trait Clusterer<F: Float>: Debug + Send + Sync {
         weights: Option<&[ArrayView1<'_, F>]>,
         clusters: usize,
         seed: Seed,
+        observer: Option<&dyn Observer>,
     ) -> Result<Vec<Clustering<F>>> {
         by_group(groups, weights, seed, |_, points, weights, seed| {
-            self.cluster(points, weights, clusters, seed)
+            self.cluster(points, weights, clusters, seed, observer)
         })
     }
 }
@@ -148,33 +150,4 @@ pub(crate) fn by_group<F: Float>(
     })
     .into_iter()
     .collect()
-}
-
-impl<F: Float, P: ParamGuard + Debug + Send + Sync> Clusterer<F> for P
-where
-    P::Checked: Clusterer<F>,
-{
-    fn cluster(
-        &self,
-        points: ArrayView2<'_, F>,
-        weights: Option<ArrayView1<'_, F>>,
-        clusters: usize,
-        seed: Seed,
-    ) -> Result<Clustering<F>> {
-        self.check_ref()
-            .map_err(Error::from)?
-            .cluster(points, weights, clusters, seed)
-    }
-
-    fn cluster_groups(
-        &self,
-        groups: &[ArrayView2<'_, F>],
-        weights: Option<&[ArrayView1<'_, F>]>,
-        clusters: usize,
-        seed: Seed,
-    ) -> Result<Vec<Clustering<F>>> {
-        self.check_ref()
-            .map_err(Error::from)?
-            .cluster_groups(groups, weights, clusters, seed)
-    }
 }

@@ -6,7 +6,7 @@ use super::assignment::{assign_checked, check_clusters};
 use super::blocks::magnitude;
 use super::kmeans::checked_weights;
 use super::{Clusterer, Clustering};
-use crate::{Error, FitReport, Float, Result, Seed, check};
+use crate::{Error, FitReport, Float, Observer, Result, Seed, check};
 
 /// Optimal k-means on the line, as a [`Clusterer`] of points with a single axis.
 ///
@@ -33,6 +33,7 @@ impl<F: Float> Clusterer<F> for OptimalScalar {
         weights: Option<ArrayView1<'_, F>>,
         clusters: usize,
         _: Seed,
+        _: Option<&dyn Observer>,
     ) -> Result<Clustering<F>> {
         check::same_shape("points", &[points.nrows(), 1], points.shape())?;
         cluster_scalars(points.column(0), weights, clusters)
@@ -327,7 +328,7 @@ mod tests {
             let best = OptimalScalar
                 .cluster(points.view(), None, clusters, seed)
                 .unwrap();
-            let found = KMeans::params()
+            let found = KMeans::new()
                 .restarts(4)
                 .cluster(points.view(), None, clusters, seed)
                 .unwrap();

@@ -17,11 +17,13 @@ use crate::{Float, Seed, parallel};
 /// use taper::ndarray::array;
 ///
 /// let points = array![[0.0_f64], [1.0], [8.0], [9.0]];
-/// let given = KMeans::params().seeding(Seeding::Given(array![[0.0], [9.0]]));
+/// let given = KMeans::new().seeding(Seeding::Given(array![[0.0], [9.0]]));
 /// let result = given.cluster(points.view(), None, 2, Seed::default())?;
 /// assert_eq!(result.centroids, array![[0.5], [8.5]]);
 /// # Ok::<(), taper::Error>(())
 /// ```
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub enum Seeding {
@@ -36,6 +38,7 @@ pub enum Seeding {
     /// Distinct points drawn uniformly.
     Random,
     /// These centroids, of shape (clusters, axes).
+    #[cfg_attr(feature = "model", serde(skip))]
     Given(Array2<f64>),
 }
 

@@ -90,7 +90,7 @@ fn members<F>(result: &Clustering<F>) -> Vec<usize> {
 }
 
 fn kmeans() -> KMeans {
-    KMeans::params().check().unwrap()
+    KMeans::new()
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn one_iteration_is_that_of_the_naive_loop() {
         let points = random::<f32>(700, axes, 3);
         let weights = random::<f32>(700, 1, 4).mapv(f32::abs).remove_axis(Axis(1));
         let start = points.slice(s![..20, ..]).mapv(f64::from);
-        let one = KMeans::params()
+        let one = KMeans::new()
             .seeding(Seeding::Given(start.clone()))
             .max_iterations(1)
             .cluster(points.view(), Some(weights.view()), 20, Seed::default())
@@ -183,7 +183,7 @@ proptest! {
         let weights = weighted.then(|| whole(points, 1, seed ^ 1).mapv(f32::abs).remove_axis(Axis(1)));
         let weights = weights.as_ref().map(|w| w.view());
         let usable = weights.filter(|w| w.sum() > 0.0);
-        let result = KMeans::params().seeding(seeding).cluster(data.view(), weights, clusters, Seed::from(seed)).unwrap();
+        let result = KMeans::new().seeding(seeding).cluster(data.view(), weights, clusters, Seed::from(seed)).unwrap();
         check_laws(data.view(), usable, &result);
         let mut distinct: Vec<Vec<u32>> = data.outer_iter().enumerate()
             .filter(|(i, _)| usable.is_none_or(|w| w[*i] > 0.0))
@@ -261,7 +261,7 @@ fn the_better_restart_is_kept_and_more_never_hurt() {
     let points = random::<f32>(500, 4, 9);
     let loss = |restarts| {
         let result =
-            KMeans::params()
+            KMeans::new()
                 .restarts(restarts)
                 .cluster(points.view(), None, 25, Seed::from(3));
         result.unwrap().report.loss().unwrap()
@@ -280,7 +280,7 @@ fn weights_count_like_repeated_points() {
         .flat_map(|i| std::iter::repeat_n(i, counts[i]))
         .collect();
     let start = points.slice(s![..7, ..]).mapv(f64::from);
-    let clusterer = KMeans::params().seeding(Seeding::Given(start));
+    let clusterer = KMeans::new().seeding(Seeding::Given(start));
     let weighted = clusterer
         .cluster(points.view(), Some(weights.view()), 7, Seed::default())
         .unwrap();
@@ -310,7 +310,7 @@ fn pruned_weights_leave_no_cluster_empty() {
         Seeding::Random,
         Seeding::PlusPlus,
     ] {
-        let result = KMeans::params()
+        let result = KMeans::new()
             .seeding(seeding)
             .cluster(points.view(), None, 50, Seed::from(1))
             .unwrap();
@@ -400,17 +400,17 @@ fn wrong_inputs_are_errors() {
     let huge = Array2::from_elem((3, 2), 1e200);
     let result = kmeans().cluster(huge.view(), None, 2, Seed::default());
     assert!(matches!(result, Err(Error::Overflow { .. })));
-    let given = KMeans::params().seeding(Seeding::Given(Array2::zeros((3, 2))));
+    let given = KMeans::new().seeding(Seeding::Given(Array2::zeros((3, 2))));
     let result = given.cluster(points.view(), None, 2, Seed::default());
     assert!(matches!(result, Err(Error::ShapeMismatch { .. })));
     assert!(assign(points.view(), Array2::zeros((3, 1)).view()).is_err());
     for params in [
-        KMeans::params().max_iterations(0),
-        KMeans::params().restarts(0),
-        KMeans::params().tolerance(f64::NAN),
-        KMeans::params().tolerance(1.0),
+        KMeans::new().max_iterations(0),
+        KMeans::new().restarts(0),
+        KMeans::new().tolerance(f64::NAN),
+        KMeans::new().tolerance(1.0),
     ] {
-        assert!(params.check().is_err());
+        assert!(params.validate().is_err());
     }
 }
 

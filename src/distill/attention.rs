@@ -4,7 +4,7 @@ use ndarray::{ArrayView3, ArrayView4, ArrayViewMut3, ArrayViewMut4, Axis, Ix4};
 
 use super::LossValue;
 use super::loss::in_range;
-use crate::{Distiller, Float, ParamError, ParamGuard, Result, check};
+use crate::{Distiller, Float, ParamError, Result, check};
 
 /// Activation-based attention transfer of Zagoruyko and Komodakis, "Paying More Attention to Attention"
 /// ([arXiv:1612.03928](https://arxiv.org/abs/1612.03928)).
@@ -27,68 +27,66 @@ use crate::{Distiller, Float, ParamError, ParamGuard, Result, check};
 /// let student = Array4::from_shape_fn((2, 3, 4, 4), |(n, c, y, x)| (n + c + y * x) as f64);
 /// // Twice as strong over twice as many channels, but the same places: nothing to learn.
 /// let teacher = ndarray::concatenate![ndarray::Axis(1), student, student] * 2.0;
-/// let loss = AttentionTransfer::params().loss(student.view(), teacher.view(), &[])?;
+/// let loss = AttentionTransfer::new().loss(student.view(), teacher.view(), &[])?;
 /// assert!(loss.value.total < 1e-15);
 /// # Ok::<(), taper::Error>(())
 /// ```
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(deny_unknown_fields, default))]
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct AttentionTransfer {
-    exponent: f64,
-    weight: f64,
+    /// The exponent p of the activations, at least 1.
+    pub exponent: f64,
+    /// The weight of the loss, at least 0.
+    pub weight: f64,
 }
 
-/// Parameters of [`AttentionTransfer`], not checked yet.
-///
-/// ```
-/// use taper::ParamGuard;
-/// use taper::distill::AttentionTransfer;
-///
-/// assert!(AttentionTransfer::params().exponent(1.0).weight(0.5).check().is_ok());
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AttentionTransferParams(AttentionTransfer);
+impl Default for AttentionTransfer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl AttentionTransfer {
     /// Parameters with p = 2 and β = 1.
     #[must_use]
-    pub fn params() -> AttentionTransferParams {
-        AttentionTransferParams(Self {
+    pub fn new() -> Self {
+        Self {
             exponent: 2.0,
             weight: 1.0,
-        })
+        }
     }
 }
 
-impl AttentionTransferParams {
+impl AttentionTransfer {
     /// Sets the exponent p of the activations, at least 1: the larger, the more the strongest channel counts.
     #[must_use]
     pub fn exponent(mut self, exponent: f64) -> Self {
-        self.0.exponent = exponent;
+        self.exponent = exponent;
         self
     }
 
     /// Sets the weight β of the loss, at least 0.
     #[must_use]
     pub fn weight(mut self, weight: f64) -> Self {
-        self.0.weight = weight;
+        self.weight = weight;
         self
     }
 }
 
-impl ParamGuard for AttentionTransferParams {
-    type Checked = AttentionTransfer;
-
-    fn check_ref(&self) -> Result<&Self::Checked, ParamError> {
-        super::check_weight(self.0.weight)?;
-        let exponent = self.0.exponent;
+impl AttentionTransfer {
+    /// Checks the parameters, as every call that uses them does.
+    ///
+    /// # Errors
+    ///
+    /// The first parameter that no input could make right.
+    pub fn validate(&self) -> Result<(), ParamError> {
+        super::check_weight(self.weight)?;
+        let exponent = self.exponent;
         let inside = exponent >= 1.0 && exponent.is_finite();
         check::in_range("exponent", exponent, "at least 1 and finite", inside)?;
-        Ok(&self.0)
-    }
-
-    fn check(self) -> Result<Self::Checked, ParamError> {
-        self.check_ref()?;
-        Ok(self.0)
+        Ok(())
     }
 }
 

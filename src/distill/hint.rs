@@ -6,7 +6,7 @@ use ndarray::{
 
 use super::LossValue;
 use super::loss::in_range;
-use crate::{Distiller, Error, Float, ParamError, ParamGuard, Result, check};
+use crate::{Distiller, Error, Float, ParamError, Result, check};
 
 /// The hint loss of Romero et al., "FitNets: Hints for Thin Deep Nets"
 /// ([arXiv:1412.6550](https://arxiv.org/abs/1412.6550)), between features of one shape:
@@ -21,59 +21,52 @@ use crate::{Distiller, Error, Float, ParamError, ParamGuard, Result, check};
 /// use taper::distill::HintLoss;
 ///
 /// let (student, teacher) = (array![[1.0, 2.0]], array![[1.0, 5.0]]);
-/// let loss = HintLoss::params().loss(student.view(), teacher.view(), &[])?;
+/// let loss = HintLoss::new().loss(student.view(), teacher.view(), &[])?;
 /// assert_eq!(loss.value.total, 4.5);
 /// assert_eq!(loss.gradient, array![[0.0, -3.0]]);
 /// # Ok::<(), taper::Error>(())
 /// ```
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(deny_unknown_fields, default))]
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct HintLoss {
-    weight: f64,
+    /// The weight of the loss, at least 0.
+    pub weight: f64,
 }
 
-/// Parameters of [`HintLoss`], not checked yet.
-///
-/// ```
-/// use taper::Distiller;
-/// use taper::distill::HintLoss;
-/// use taper::ndarray::array;
-///
-/// let (student, teacher) = (array![[1.0, 2.0]], array![[1.0, 5.0]]);
-/// let loss = HintLoss::params().weight(2.0).loss(student.view(), teacher.view(), &[])?;
-/// assert_eq!(loss.value.total, 9.0);
-/// # Ok::<(), taper::Error>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct HintLossParams(HintLoss);
+impl Default for HintLoss {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl HintLoss {
     /// Parameters with a weight of 1.
     #[must_use]
-    pub fn params() -> HintLossParams {
-        HintLossParams(Self { weight: 1.0 })
+    pub fn new() -> Self {
+        Self { weight: 1.0 }
     }
 }
 
-impl HintLossParams {
+impl HintLoss {
     /// Sets the weight of the loss, at least 0.
     #[must_use]
     pub fn weight(mut self, weight: f64) -> Self {
-        self.0.weight = weight;
+        self.weight = weight;
         self
     }
 }
 
-impl ParamGuard for HintLossParams {
-    type Checked = HintLoss;
-
-    fn check_ref(&self) -> Result<&Self::Checked, ParamError> {
-        super::check_weight(self.0.weight)?;
-        Ok(&self.0)
-    }
-
-    fn check(self) -> Result<Self::Checked, ParamError> {
-        self.check_ref()?;
-        Ok(self.0)
+impl HintLoss {
+    /// Checks the parameters, as every call that uses them does.
+    ///
+    /// # Errors
+    ///
+    /// The first parameter that no input could make right.
+    pub fn validate(&self) -> Result<(), ParamError> {
+        super::check_weight(self.weight)?;
+        Ok(())
     }
 }
 

@@ -7,7 +7,7 @@ use super::loss::in_range;
 use super::row::{self, RowValue, RowWeights, Scratch};
 use super::{LossValue, check_alpha, check_labels, check_temperature};
 use crate::kernels::Level;
-use crate::{Distiller, Error, Float, ParamError, ParamGuard, Result, check};
+use crate::{Distiller, Error, Float, ParamError, Result, check};
 
 /// Which value the teacher's part of the loss takes; the gradient is the same.
 ///
@@ -17,12 +17,14 @@ use crate::{Distiller, Error, Float, ParamError, ParamGuard, Result, check};
 /// use taper::ndarray::array;
 ///
 /// let (student, teacher) = (array![[1.0, 0.0]], array![[0.0, 2.0]]);
-/// let of = |soft| KnowledgeDistillation::params(2.0).alpha(1.0).soft_loss(soft).loss(student.view(), teacher.view(), &[]);
+/// let of = |soft| KnowledgeDistillation::new(2.0).alpha(1.0).soft_loss(soft).loss(student.view(), teacher.view(), &[]);
 /// let (divergence, entropy) = (of(SoftLoss::Divergence)?, of(SoftLoss::CrossEntropy)?);
 /// assert!(divergence.value.total < entropy.value.total);
 /// assert_eq!(divergence.gradient, entropy.gradient);
 /// # Ok::<(), taper::Error>(())
 /// ```
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum SoftLoss {
@@ -64,7 +66,7 @@ pub enum SoftLoss {
 ///
 /// let student = array![[1.0, 0.0, -1.0], [0.5, 0.5, 0.0]];
 /// let teacher = array![[4.0, 1.0, -2.0], [-1.0, 3.0, 2.0]];
-/// let loss = KnowledgeDistillation::params(4.0)
+/// let loss = KnowledgeDistillation::new(4.0)
 ///     .alpha(0.7)
 ///     .loss(student.view(), teacher.view(), &[0, 1])?;
 /// let hard = loss.value.hard.unwrap_or_default();
@@ -74,46 +76,30 @@ pub enum SoftLoss {
 /// assert!(loss.gradient.rows().into_iter().all(|row| row.sum().abs() < 1e-12));
 /// # Ok::<(), taper::Error>(())
 /// ```
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(deny_unknown_fields))]
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct KnowledgeDistillation {
-    temperature: f64,
-    alpha: f64,
-    soft_loss: SoftLoss,
+    /// The temperature T, above 0.
+    pub temperature: f64,
+    /// The weight α of the loss against the teacher, in [0, 1]; the loss against the labels has the rest.
+    #[cfg_attr(feature = "model", serde(default = "crate::defaults::alpha"))]
+    pub alpha: f64,
+    /// The value that the loss against the teacher reports.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub soft_loss: SoftLoss,
 }
-
-/// Parameters of [`KnowledgeDistillation`], not checked yet.
-///
-/// ```
-/// use taper::ParamGuard;
-/// use taper::distill::{KnowledgeDistillation, SoftLoss};
-///
-/// assert!(KnowledgeDistillation::params(4.0).alpha(0.7).soft_loss(SoftLoss::CrossEntropy).check().is_ok());
-/// assert!(KnowledgeDistillation::params(0.0).check().is_err());
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct KnowledgeDistillationParams(KnowledgeDistillation);
 
 impl KnowledgeDistillation {
     /// Parameters with the temperature given, α = 0.9 and the divergence as the teacher's part.
     #[must_use]
-    pub fn params(temperature: f64) -> KnowledgeDistillationParams {
-        KnowledgeDistillationParams(Self {
+    pub fn new(temperature: f64) -> Self {
+        Self {
             temperature,
-            alpha: 0.9,
+            alpha: crate::defaults::alpha(),
             soft_loss: SoftLoss::default(),
-        })
-    }
-
-    /// The temperature T.
-    #[must_use]
-    pub fn temperature(&self) -> f64 {
-        self.temperature
-    }
-
-    /// The weight α of the teacher's part.
-    #[must_use]
-    pub fn alpha(&self) -> f64 {
-        self.alpha
+        }
     }
 
     fn total(&self, mean: &RowValue) -> f64 {
@@ -131,34 +117,32 @@ impl KnowledgeDistillation {
     }
 }
 
-impl KnowledgeDistillationParams {
+impl KnowledgeDistillation {
     /// Sets the weight of the teacher's part, in [0, 1]; the labels' part has the rest.
     #[must_use]
     pub fn alpha(mut self, alpha: f64) -> Self {
-        self.0.alpha = alpha;
+        self.alpha = alpha;
         self
     }
 
     /// Sets which value the teacher's part takes.
     #[must_use]
     pub fn soft_loss(mut self, soft_loss: SoftLoss) -> Self {
-        self.0.soft_loss = soft_loss;
+        self.soft_loss = soft_loss;
         self
     }
 }
 
-impl ParamGuard for KnowledgeDistillationParams {
-    type Checked = KnowledgeDistillation;
-
-    fn check_ref(&self) -> Result<&Self::Checked, ParamError> {
-        check_temperature(self.0.temperature)?;
-        check_alpha(self.0.alpha)?;
-        Ok(&self.0)
-    }
-
-    fn check(self) -> Result<Self::Checked, ParamError> {
-        self.check_ref()?;
-        Ok(self.0)
+impl KnowledgeDistillation {
+    /// Checks the parameters, as every call that uses them does.
+    ///
+    /// # Errors
+    ///
+    /// The first parameter that no input could make right.
+    pub fn validate(&self) -> Result<(), ParamError> {
+        check_temperature(self.temperature)?;
+        check_alpha(self.alpha)?;
+        Ok(())
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{Error, Float, Result};
 ///
 /// let (student, teacher) = (array![[1.0, 0.0]], array![[0.0, 2.0]]);
 /// let loss: DistillationLoss<f64> =
-///     KnowledgeDistillation::params(1.0).alpha(0.5).loss(student.view(), teacher.view(), &[1])?;
+///     KnowledgeDistillation::new(1.0).alpha(0.5).loss(student.view(), teacher.view(), &[1])?;
 /// let LossValue { total, soft, hard, .. } = loss.value;
 /// assert!((total - 0.5 * (soft + hard.unwrap())).abs() < 1e-12);
 /// assert_eq!(loss.gradient.dim(), (1, 2));
@@ -36,7 +36,7 @@ pub struct DistillationLoss<F: Float, D: Dimension = Ix2> {
 ///
 /// let (student, teacher) = (array![[1.0, 0.0]], array![[0.0, 2.0]]);
 /// let loss: DistillationLoss<f64> =
-///     KnowledgeDistillation::params(1.0).alpha(0.5).loss(student.view(), teacher.view(), &[1])?;
+///     KnowledgeDistillation::new(1.0).alpha(0.5).loss(student.view(), teacher.view(), &[1])?;
 /// let LossValue { total, soft, hard, .. } = loss.value;
 /// assert!((total - 0.5 * (soft + hard.unwrap())).abs() < 1e-12);
 /// assert_eq!(loss.gradient.dim(), (1, 2));

@@ -17,7 +17,7 @@
 //! use taper::ndarray::array;
 //!
 //! let (student, teacher) = (array![[1.0, 0.0, -1.0]], array![[4.0, 1.0, -2.0]]);
-//! let loss = KnowledgeDistillation::params(4.0).alpha(0.9).loss(student.view(), teacher.view(), &[0])?;
+//! let loss = KnowledgeDistillation::new(4.0).alpha(0.9).loss(student.view(), teacher.view(), &[0])?;
 //! assert_eq!(loss.gradient.dim(), student.dim()); // the framework carries it on
 //! # Ok::<(), taper::Error>(())
 //! ```
@@ -33,11 +33,11 @@ mod softmax;
 mod stored;
 mod teacher;
 
-pub use attention::{AttentionTransfer, AttentionTransferParams};
-pub use hint::{HintLoss, HintLossParams, HintRegressor, RegressedHint};
-pub use knowledge::{KnowledgeDistillation, KnowledgeDistillationParams, SoftLoss};
+pub use attention::AttentionTransfer;
+pub use hint::{HintLoss, HintRegressor, RegressedHint};
+pub use knowledge::{KnowledgeDistillation, SoftLoss};
 pub use loss::{DistillationLoss, LossValue};
-pub use schedule::{Anneal, DistillationSchedule, DistillationScheduleParams};
+pub use schedule::{Anneal, DistillationSchedule};
 pub use softmax::{log_softened_softmax, softened_softmax};
 pub use stored::TeacherLogits;
 pub use teacher::{ensemble_logits, smoothed_labels};

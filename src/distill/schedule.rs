@@ -1,7 +1,7 @@
 //! Temperature and α over the course of a training.
 
 use super::{KnowledgeDistillation, check_temperature};
-use crate::{ParamError, ParamGuard, check};
+use crate::{ParamError, check};
 
 /// A number that changes over the course of a training, from `from` at its start to `to` at its end.
 ///
@@ -12,6 +12,8 @@ use crate::{ParamError, ParamGuard, check};
 /// assert!((cosine.at(0.5)? - 5.0).abs() < 1e-12);
 /// # Ok::<(), taper::ParamError>(())
 /// ```
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Anneal {
@@ -100,44 +102,37 @@ impl Anneal {
 /// [`KnowledgeDistillation`] whose temperature and α change over the course of a training.
 ///
 /// ```
-/// use taper::ParamGuard;
 /// use taper::distill::{Anneal, DistillationSchedule};
 ///
-/// let schedule = DistillationSchedule::params(Anneal::Cosine { from: 8.0, to: 2.0 })
+/// let schedule = DistillationSchedule::new(Anneal::Cosine { from: 8.0, to: 2.0 })
 ///     .alpha(Anneal::Linear { from: 1.0, to: 0.5 })
-///     .check()?;
+///     ;
 /// for epoch in 0..20 {
 ///     let distiller = schedule.at(f64::from(epoch) / 19.0)?;
 ///     assert!((2.0..=8.0).contains(&distiller.temperature()));
 /// }
 /// # Ok::<(), taper::ParamError>(())
 /// ```
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(deny_unknown_fields))]
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct DistillationSchedule {
-    temperature: Anneal,
-    alpha: Anneal,
+    /// The temperature T over the training.
+    pub temperature: Anneal,
+    /// The weight α over the training.
+    #[cfg_attr(feature = "model", serde(default = "crate::defaults::constant_alpha"))]
+    pub alpha: Anneal,
 }
-
-/// Parameters of [`DistillationSchedule`], not checked yet.
-///
-/// ```
-/// use taper::ParamGuard;
-/// use taper::distill::{Anneal, DistillationSchedule};
-///
-/// let schedule = DistillationSchedule::params(Anneal::Constant(4.0)).alpha(Anneal::Linear { from: 1.0, to: 0.0 });
-/// assert!(schedule.check().is_ok());
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct DistillationScheduleParams(DistillationSchedule);
 
 impl DistillationSchedule {
     /// Parameters with the course of the temperature given and α = 0.9 throughout.
     #[must_use]
-    pub fn params(temperature: Anneal) -> DistillationScheduleParams {
-        DistillationScheduleParams(Self {
+    pub fn new(temperature: Anneal) -> Self {
+        Self {
             temperature,
-            alpha: Anneal::Constant(0.9),
-        })
+            alpha: crate::defaults::constant_alpha(),
+        }
     }
 
     /// The loss after the part `progress` of the training, in [0, 1].
@@ -146,32 +141,30 @@ impl DistillationSchedule {
     ///
     /// [`ParamError::OutOfRange`] for a progress outside [0, 1].
     pub fn at(&self, progress: f64) -> Result<KnowledgeDistillation, ParamError> {
-        KnowledgeDistillation::params(self.temperature.at(progress)?)
-            .alpha(self.alpha.at(progress)?)
-            .check()
+        self.validate()?;
+        let temperature = self.temperature.at(progress)?;
+        Ok(KnowledgeDistillation::new(temperature).alpha(self.alpha.at(progress)?))
     }
 }
 
-impl DistillationScheduleParams {
+impl DistillationSchedule {
     /// Sets the course of the weight of the teacher's part, in [0, 1].
     #[must_use]
     pub fn alpha(mut self, alpha: Anneal) -> Self {
-        self.0.alpha = alpha;
+        self.alpha = alpha;
         self
     }
 }
 
-impl ParamGuard for DistillationScheduleParams {
-    type Checked = DistillationSchedule;
-
-    fn check_ref(&self) -> Result<&Self::Checked, ParamError> {
-        self.0.temperature.check(check_temperature)?;
-        self.0.alpha.check(super::check_alpha)?;
-        Ok(&self.0)
-    }
-
-    fn check(self) -> Result<Self::Checked, ParamError> {
-        self.check_ref()?;
-        Ok(self.0)
+impl DistillationSchedule {
+    /// Checks the parameters, as every call that uses them does.
+    ///
+    /// # Errors
+    ///
+    /// The first parameter that no input could make right.
+    pub fn validate(&self) -> Result<(), ParamError> {
+        self.temperature.check(check_temperature)?;
+        self.alpha.check(super::check_alpha)?;
+        Ok(())
     }
 }

@@ -8,7 +8,7 @@
 //! use taper::ndarray::Array2;
 //!
 //! let weights = Array2::from_shape_fn((40, 30), |(o, i)| ((o + i) as f64).sin());
-//! assert_eq!(TruncatedSvd::params(Rank::Energy(0.9999)).factorize(weights.view())?.rank(), 2);
+//! assert_eq!(TruncatedSvd::new(Rank::Energy(0.9999)).factorize(weights.view())?.rank(), 2);
 //! # Ok::<(), taper::Error>(())
 //! ```
 

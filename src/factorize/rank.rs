@@ -12,7 +12,7 @@ use crate::{Error, ParamError, Result, check};
 /// use taper::ndarray::Array2;
 ///
 /// let weights = Array2::from_shape_fn((64, 48), |(i, j)| ((i * j) as f32).sin());
-/// let small = TruncatedSvd::params(Rank::Ratio(4.0)).factorize(weights.view())?;
+/// let small = TruncatedSvd::new(Rank::Ratio(4.0)).factorize(weights.view())?;
 /// assert_eq!(small.rank(), 6); // 64 · 48 / (6 · (64 + 48)) = 4.6, and rank 7 gives 3.9
 /// assert!(small.ratio() >= 4.0);
 /// # Ok::<(), taper::Error>(())

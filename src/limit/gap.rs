@@ -24,7 +24,7 @@ const HIGH_RATE: f64 = 1.0 / 1024.0;
 /// let w = Array2::from_shape_fn((200, 100), |(i, j)| {
 ///     Seed::from(3).derive((100 * i + j) as u64).value() as f32 / u64::MAX as f32 - 0.5
 /// });
-/// let four_bits = FixedPointQuantizer::params(4).quantize(w.view())?;
+/// let four_bits = FixedPointQuantizer::new(4).quantize(w.view())?;
 /// let gap = RateDistortionGap::of(&four_bits, w.view().into_dyn())?;
 /// // Long blocks would save the scalar quantizer about a quarter of a bit.
 /// assert!(gap.bits().unwrap() > 0.2 && gap.bits().unwrap() < 0.5);
@@ -59,7 +59,7 @@ pub struct RateDistortionGap {
 /// use taper::quantize::fixed_point::FixedPointQuantizer;
 ///
 /// let weights = Array2::from_shape_fn((64, 64), |(o, i)| ((o * 64 + i) as f32).sin());
-/// let two_bits = FixedPointQuantizer::params(2).quantize(weights.view())?;
+/// let two_bits = FixedPointQuantizer::new(2).quantize(weights.view())?;
 /// let gap = RateDistortionGap::of(&two_bits, weights.view().into_dyn())?;
 /// assert_eq!(gap.estimator, Estimator::BlahutArimoto);
 /// # Ok::<(), taper::Error>(())

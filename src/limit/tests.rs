@@ -221,7 +221,7 @@ proptest! {
         let bits = levels.ilog2().max(1);
         if 1 << bits <= levels {
             let w = values.view().insert_axis(ndarray::Axis(0));
-            let fixed = FixedPointQuantizer::params(bits).range(Range::SquaredError).quantize(w).unwrap();
+            let fixed = FixedPointQuantizer::new(bits).range(Range::SquaredError).quantize(w).unwrap();
             let gap = RateDistortionGap::of(&fixed, w.into_dyn()).unwrap();
             prop_assert!(exact <= gap.mean_squared_error * (1.0 + 1e-6));
         }
@@ -230,7 +230,7 @@ proptest! {
     #[test]
     fn signs_reach_their_limit(seed in any::<u64>(), rows in 1_usize..6, columns in 1_usize..30) {
         let w = matrix(seed, rows, columns);
-        let binary = Binarizer::params().scaling(Scaling::PerTensor).precision(crate::Precision::F64);
+        let binary = Binarizer::new().scaling(Scaling::PerTensor).precision(crate::Precision::F64);
         let rebuilt = binary.quantize(w.view()).unwrap().decompress().unwrap();
         let error = w.iter().zip(&rebuilt).map(|(w, r)| (w - r).powi(2)).sum::<f64>() / w.len() as f64;
         let limit = sign_error(w.view()).unwrap();
@@ -254,7 +254,7 @@ proptest! {
         let w = matrix(seed, m, n);
         let rank = rank.min(m).min(n);
         let limit = LowRankLimit::of(w.view()).unwrap();
-        let svd = TruncatedSvd::params(Rank::Fixed(rank)).factorize(w.view()).unwrap();
+        let svd = TruncatedSvd::new(Rank::Fixed(rank)).factorize(w.view()).unwrap();
         let rebuilt = svd.decompress().unwrap();
         let error: f64 = w.iter().zip(&rebuilt).map(|(w, r)| (w - r).powi(2)).sum();
         let norm = limit.squared_error(0);
@@ -286,7 +286,7 @@ proptest! {
         let total = limit.squared_error(0);
         prop_assert!((best - limit.squared_error(rank)).abs() <= 1e-11 * total.max(1.0));
         // The plain truncation is some matrix of that rank.
-        let svd = TruncatedSvd::params(Rank::Fixed(rank)).factorize(w.view()).unwrap();
+        let svd = TruncatedSvd::new(Rank::Fixed(rank)).factorize(w.view()).unwrap();
         let plain = svd.decompress().unwrap().into_dimensionality().unwrap();
         prop_assert!(output_error(plain.view()) >= limit.squared_error(rank) - 1e-11 * total);
     }
@@ -295,7 +295,7 @@ proptest! {
     fn no_tensor_of_that_rank_is_nearer(seed in any::<u64>(), rank in 1_usize..4) {
         let tensor = Array3::from_shape_fn((4, 3, 5), |(i, j, k)| uniform(seed, (i * 3 + j) * 5 + k) - 0.5);
         let limit = UnfoldingLimit::of(tensor.view()).unwrap();
-        let fit = CpAls::params(Rank::Fixed(rank)).factorize(tensor.view()).unwrap();
+        let fit = CpAls::new(Rank::Fixed(rank)).factorize(tensor.view()).unwrap();
         let error: f64 = tensor.iter().zip(&fit.decompress().unwrap()).map(|(w, r)| (w - r).powi(2)).sum();
         let norm = limit.squared_norm();
         prop_assert!(error >= limit.cp_squared_error(rank).unwrap() - 1e-12 * norm);
@@ -361,7 +361,7 @@ fn the_gap_of_a_scalar_quantizer_is_a_quarter_of_a_bit() {
     // Uniform weights, all codes equally used: at high rates ½ log₂(2πe/12) = 0.2546 bits above the limit.
     let w = Array2::from_shape_fn((100, 1000), |(i, j)| (1000 * i + j) as f64 / 1e5);
     for bits in [3, 4, 8] {
-        let affine = FixedPointQuantizer::params(bits)
+        let affine = FixedPointQuantizer::new(bits)
             .symmetry(crate::quantize::fixed_point::Symmetry::Affine)
             .range(Range::SquaredError)
             .precision(crate::Precision::F64);
@@ -382,7 +382,7 @@ fn the_gap_of_a_scalar_quantizer_is_a_quarter_of_a_bit() {
         assert_eq!(gap.estimator == Estimator::Shannon, bits == 8);
     }
     // Wrong weights.
-    let fixed = FixedPointQuantizer::params(4).quantize(w.view()).unwrap();
+    let fixed = FixedPointQuantizer::new(4).quantize(w.view()).unwrap();
     let other = w.slice(s![..50, ..]).into_dyn();
     assert!(RateDistortionGap::of(&fixed, other).is_err());
     // Nothing lost: no rate to compare with.

@@ -25,7 +25,7 @@ use crate::{Compressed, DType, Error, LinearOp, Precision, Result};
 /// use taper::ndarray::Array2;
 /// use taper::quantize::fixed_point::FixedPointQuantizer;
 ///
-/// let matrix = FixedPointQuantizer::params(4).quantize(Array2::<f32>::eye(4).view())?;
+/// let matrix = FixedPointQuantizer::new(4).quantize(Array2::<f32>::eye(4).view())?;
 /// let artifact: &dyn Artifact = &matrix;
 /// assert_eq!(artifact.kind(), "fixed_point");
 /// assert_eq!(artifact.attributes()?.get::<u32>("bits")?, 4);
@@ -79,7 +79,7 @@ pub trait Artifact: Compressed<f32> + Any {
 /// use taper::ndarray::Array2;
 /// use taper::quantize::fixed_point::FixedPointQuantizer;
 ///
-/// let matrix = FixedPointQuantizer::params(4).quantize(Array2::<f32>::eye(4).view())?;
+/// let matrix = FixedPointQuantizer::new(4).quantize(Array2::<f32>::eye(4).view())?;
 /// let layout = matrix.code_layout("codes").expect("codes may be entropy-coded");
 /// assert_eq!((layout.bits, layout.count), (4, 16));
 /// # Ok::<(), taper::Error>(())
@@ -105,7 +105,7 @@ pub struct CodeLayout {
 /// use taper::ndarray::Array2;
 /// use taper::quantize::fixed_point::FixedPointQuantizer;
 ///
-/// let matrix = FixedPointQuantizer::params(4).quantize(Array2::<f32>::eye(4).view())?;
+/// let matrix = FixedPointQuantizer::new(4).quantize(Array2::<f32>::eye(4).view())?;
 /// let layout = matrix.code_layout("codes").expect("codes may be entropy-coded");
 /// assert_eq!(layout.meaning, CodeMeaning::Numbers { columns: 4 });
 /// # Ok::<(), taper::Error>(())

@@ -25,7 +25,7 @@ use crate::{Error, Result};
 /// use taper::quantize::fixed_point::FixedPointQuantizer;
 ///
 /// let weights = Array2::from_shape_fn((8, 6), |(o, i)| (o + i) as f32);
-/// let matrix = FixedPointQuantizer::params(4).quantize(weights.view())?;
+/// let matrix = FixedPointQuantizer::new(4).quantize(weights.view())?;
 /// // The kernel of a convolution, compressed as a matrix.
 /// let tensor = CompressedTensor::new(matrix).with_shape(&[8, 6, 1, 1])?;
 /// assert_eq!(tensor.decompress()?.shape(), [8, 6, 1, 1]);
@@ -138,7 +138,7 @@ impl From<Box<dyn Artifact>> for CompressedTensor {
 /// use taper::quantize::fixed_point::FixedPointQuantizer;
 ///
 /// let weights = Array2::from_shape_fn((8, 6), |(o, i)| (o + i) as f32);
-/// let matrix = FixedPointQuantizer::params(4).quantize(weights.view())?;
+/// let matrix = FixedPointQuantizer::new(4).quantize(weights.view())?;
 /// let entries = [
 ///     Entry::Compressed(CompressedTensor::new(matrix)),
 ///     Entry::Plain(weights.view().into_dyn().into()),
@@ -192,7 +192,7 @@ impl Entry {
 /// use taper::quantize::fixed_point::FixedPointQuantizer;
 ///
 /// let weights = Array2::from_shape_fn((8, 6), |(o, i)| (o + i) as f32);
-/// let matrix = FixedPointQuantizer::params(4).quantize(weights.view())?;
+/// let matrix = FixedPointQuantizer::new(4).quantize(weights.view())?;
 /// let mut model = CompressedModel::new();
 /// model.insert("fc.weight", CompressedTensor::new(matrix))?;
 /// model.insert_plain("fc.bias", taper::ndarray::ArrayD::zeros(vec![8]).view().into())?;

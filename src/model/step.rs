@@ -302,7 +302,7 @@ fn quantize(
             range,
             precision,
         } => {
-            let quantizer = FixedPointQuantizer::params(bits)
+            let quantizer = FixedPointQuantizer::new(bits)
                 .symmetry(symmetry)
                 .granularity(granularity)
                 .range(range)
@@ -312,7 +312,7 @@ fn quantize(
             })?)
         }
         Step::Binary { scaling, precision } => {
-            let quantizer = Binarizer::params().scaling(scaling).precision(precision);
+            let quantizer = Binarizer::new().scaling(scaling).precision(precision);
             Arc::new(guided(inputs, |inputs| {
                 quantizer.quantize_with(matrix, inputs)
             })?)
@@ -322,7 +322,7 @@ fn quantize(
             rate_weight,
             precision,
         } => {
-            let quantizer = TrellisQuantizer::params(step)
+            let quantizer = TrellisQuantizer::new(step)
                 .rate_weight(rate_weight)
                 .precision(precision);
             Arc::new(guided(inputs, |inputs| {
@@ -338,14 +338,14 @@ fn quantize(
             stages,
             rotate,
         } => {
-            let quantizer = ProductQuantizer::params_with_width(width)
+            let quantizer = ProductQuantizer::with_width(width)
                 .centroids(centroids)
                 .axis(axis)
                 .codebook(codebook)
                 .precision(precision)
                 .seed(seed);
             if rotate {
-                let quantizer = OptimizedProductQuantizer::params(quantizer);
+                let quantizer = OptimizedProductQuantizer::new(quantizer);
                 Arc::new(guided(inputs, |inputs| {
                     quantizer.quantize_with(matrix, inputs)
                 })?)
@@ -354,7 +354,7 @@ fn quantize(
                     quantizer.quantize_with(matrix, inputs)
                 })?)
             } else {
-                let quantizer = ResidualQuantizer::params(quantizer, stages);
+                let quantizer = ResidualQuantizer::new(quantizer, stages);
                 Arc::new(guided(inputs, |inputs| {
                     quantizer.quantize_with(matrix, inputs)
                 })?)
@@ -413,14 +413,14 @@ pub(super) fn compress(
     let artifact: Arc<dyn Artifact> = match chain {
         [Step::Dense { precision }] => Arc::new(Dense::new(weights.view(), *precision)?),
         [Step::Svd { rank, precision }] => {
-            let svd = TruncatedSvd::params(*rank).precision(*precision).seed(seed);
+            let svd = TruncatedSvd::new(*rank).precision(*precision).seed(seed);
             let matrix = matrix()?;
             Arc::new(guided(inputs, |inputs| {
                 svd.factorize_with(matrix.view(), inputs)
             })?)
         }
         [Step::Svd { rank, .. }, quantizer] => {
-            let svd = TruncatedSvd::params(*rank).seed(seed);
+            let svd = TruncatedSvd::new(*rank).seed(seed);
             let matrix = matrix()?;
             let product = guided(inputs, |inputs| svd.factorize_with(matrix.view(), inputs))?;
             let right = quantize(
@@ -441,11 +441,11 @@ pub(super) fn compress(
             Arc::new(FactoredMatrix::of(left, right)?)
         }
         [Step::Cp { rank, precision }] => {
-            let cp = CpAls::params(*rank).precision(*precision).seed(seed);
+            let cp = CpAls::new(*rank).precision(*precision).seed(seed);
             Arc::new(cp.factorize(weights.view())?)
         }
         [Step::Cp { rank, .. }, quantizer] => {
-            let cp = CpAls::params(*rank).seed(seed).factorize(weights.view())?;
+            let cp = CpAls::new(*rank).seed(seed).factorize(weights.view())?;
             // The terms' weights go into the factors in equal shares.
             let axes = cp.factors().len() as f32;
             let share = cp.weights().mapv(|weight| weight.abs().powf(1.0 / axes));
@@ -478,14 +478,14 @@ pub(super) fn compress(
             })?)
         }
         [Step::Prune { keep, precision }] => {
-            let pruner = MagnitudePruner::params(Sparsity::Unstructured(*keep))
+            let pruner = MagnitudePruner::new(Sparsity::Unstructured(*keep))
                 .scope(Scope::Layer)
                 .precision(*precision);
             let pruner = crate::ParamGuard::check(pruner)?;
             Arc::new(pruner.prune_matrix(matrix()?.view())?)
         }
         [Step::Prune { keep, .. }, quantizer] => {
-            let pruner = MagnitudePruner::params(Sparsity::Unstructured(*keep)).scope(Scope::Layer);
+            let pruner = MagnitudePruner::new(Sparsity::Unstructured(*keep)).scope(Scope::Layer);
             let pruner = crate::ParamGuard::check(pruner)?;
             let left = pruner.prune_matrix(matrix()?.view())?.decompress()?;
             let left = as_matrix(left.view())?;

@@ -57,12 +57,14 @@ fn tensor(kind: usize, [rows, columns]: [usize; 2], seed: u64) -> Result<Compres
     let view = weights.view();
     let precision = precision(seed);
     let rank = Rank::Fixed(2);
-    let pq = ProductQuantizer::params(1)
+    let pq = ProductQuantizer::new(1)
+        .axis(SplitAxis::Out)
+        .codebook(Codebook::PerGroup)
         .centroids(1 + seed as usize % 9)
         .precision(precision)
         .seed(seed);
     let affine = seed.is_multiple_of(3);
-    let fixed = FixedPointQuantizer::params(1 + seed as u32 % 16).precision(Precision::F32);
+    let fixed = FixedPointQuantizer::new(1 + seed as u32 % 16).precision(Precision::F32);
     let fixed = if affine {
         fixed.symmetry(Symmetry::Affine)
     } else {
@@ -72,16 +74,16 @@ fn tensor(kind: usize, [rows, columns]: [usize; 2], seed: u64) -> Result<Compres
     Ok(match kind % KINDS {
         0 => CompressedTensor::new(pq.quantize(view)?),
         1 => CompressedTensor::new(pq.axis(SplitAxis::In).quantize(view)?),
-        2 => CompressedTensor::new(ResidualQuantizer::params(pq, 2).quantize(view)?),
+        2 => CompressedTensor::new(ResidualQuantizer::new(pq, 2).quantize(view)?),
         3 => CompressedTensor::new(fixed.quantize(view)?),
         4 => CompressedTensor::new(fixed.granularity(Granularity::PerRow).quantize(view)?),
         5 => {
             let scaling = [Scaling::None, Scaling::PerTensor, Scaling::PerRow];
             let scaling = scaling[seed as usize % 3];
-            CompressedTensor::new(Binarizer::params().scaling(scaling).quantize(view)?)
+            CompressedTensor::new(Binarizer::new().scaling(scaling).quantize(view)?)
         }
         6 => {
-            let svd = TruncatedSvd::params(rank).precision(precision);
+            let svd = TruncatedSvd::new(rank).precision(precision);
             let svd = if affine {
                 svd.singular_values(SingularValues::Apart)
             } else {
@@ -89,17 +91,17 @@ fn tensor(kind: usize, [rows, columns]: [usize; 2], seed: u64) -> Result<Compres
             };
             CompressedTensor::new(svd.factorize(view)?)
         }
-        7 => CompressedTensor::new(TruncatedSvd::params(rank).factorize(kernel(seed).view())?),
+        7 => CompressedTensor::new(TruncatedSvd::new(rank).factorize(kernel(seed).view())?),
         8 => {
             let kernel = numbers(&[4, 3, 5], seed).into_dimensionality::<ndarray::Ix3>();
             CompressedTensor::new(
-                CpAls::params(Rank::Fixed(2))
+                CpAls::new(Rank::Fixed(2))
                     .seed(seed)
                     .factorize(kernel.unwrap().view())?,
             )
         }
         9 => {
-            let kernel = CpAls::params(Rank::Fixed(2))
+            let kernel = CpAls::new(Rank::Fixed(2))
                 .seed(seed)
                 .factorize(kernel(seed).view())?;
             let geometry = Geometry {
@@ -119,7 +121,7 @@ fn tensor(kind: usize, [rows, columns]: [usize; 2], seed: u64) -> Result<Compres
             CompressedTensor::new(SparseQuantized::new(weights.view(), of_column)?)
         }
         13 => {
-            let product = TruncatedSvd::params(rank).factorize(view)?;
+            let product = TruncatedSvd::new(rank).factorize(view)?;
             let left = fixed.quantize(product.left())?;
             CompressedTensor::new(FactoredMatrix::new(left, of_column(product.right())?)?)
         }
@@ -132,7 +134,7 @@ fn tensor(kind: usize, [rows, columns]: [usize; 2], seed: u64) -> Result<Compres
             let factors = factors.iter().map(|factor| fixed.quantize(factor.view()));
             CompressedTensor::new(FactoredTensor::new(factors.collect::<Result<Vec<_>>>()?)?)
         }
-        15 => CompressedTensor::new(OptimizedProductQuantizer::params(pq).quantize(view)?),
+        15 => CompressedTensor::new(OptimizedProductQuantizer::new(pq).quantize(view)?),
         _ => CompressedTensor::new(Dense::new(weights.into_dyn().view(), precision)?)
             .with_shape(&[1, rows, columns])?
             .with_dtype(Dtype::BF16),
@@ -366,7 +368,7 @@ fn entropy_coding_makes_real_laws_smaller() {
         (model.file_bytes().unwrap() as f64, bytes as f64)
     };
     // Eight bits that span ±4.3 σ of a normal law carry log2(255 / 8.6 · √(2πe)) = 6.94 bits.
-    let quantizer = FixedPointQuantizer::params(8);
+    let quantizer = FixedPointQuantizer::new(8);
     let (file, raw) = coded(CompressedTensor::new(
         quantizer.quantize(weights.view()).unwrap(),
     ));
@@ -375,7 +377,8 @@ fn entropy_coding_makes_real_laws_smaller() {
     let sparse = pruned(&weights, 1.645);
     let nonzeros = sparse.iter().filter(|&&w| w != 0.0).count() as f64;
     let values = |values: ArrayView2<'_, f32>| {
-        ProductQuantizer::params(1)
+        ProductQuantizer::new(1)
+            .codebook(Codebook::PerGroup)
             .centroids(16)
             .axis(SplitAxis::In)
             .seed(1)

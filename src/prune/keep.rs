@@ -16,7 +16,7 @@ use crate::{Error, Float, ParamError, Result, check};
 ///
 /// let scales = arr1(&[0.9_f32, 0.1, 0.5, 0.4]);
 /// for keep in [Keep::Fraction(0.5), Keep::Count(2), Keep::Threshold(0.45)] {
-///     let plan = ChannelSlimming::params(keep).plan(&[scales.view()])?;
+///     let plan = ChannelSlimming::new(keep).plan(&[scales.view()])?;
 ///     assert_eq!(plan.kept(0), Some(&[0, 2][..]));
 /// }
 /// # Ok::<(), taper::Error>(())
@@ -63,7 +63,7 @@ impl Keep {
 ///
 /// let (large, small) = (arr1(&[0.9_f32, 0.8]), arr1(&[0.2_f32, 0.1]));
 /// let kept = |scope| {
-///     let pruner = ChannelSlimming::params(Keep::Fraction(0.75)).scope(scope);
+///     let pruner = ChannelSlimming::new(Keep::Fraction(0.75)).scope(scope);
 ///     let plan = pruner.plan(&[large.view(), small.view()])?;
 ///     Ok::<_, taper::Error>([0, 1].map(|layer| plan.kept(layer).map_or(0, <[usize]>::len)))
 /// };
@@ -72,6 +72,8 @@ impl Keep {
 /// assert_eq!(kept(Scope::Layer)?, [2, 2]);
 /// # Ok::<(), taper::Error>(())
 /// ```
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Scope {
     /// All layers together: one threshold, and layers that matter less lose more.
@@ -201,7 +203,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn views(layers: &[Array1<f32>]) -> Vec<ArrayView1<'_, f32>> {
-        layers.iter().map(Array1::view).collect()
+        layers.iter().map(|array| array.view()).collect()
     }
 
     proptest! {

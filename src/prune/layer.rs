@@ -4,7 +4,7 @@ use ndarray::ArrayView1;
 
 use super::keep::choose;
 use super::{Keep, PrunePlan, Scope};
-use crate::{Float, ParamError, ParamGuard, Pruner, Result, check};
+use crate::{Float, ParamError, Pruner, Result, check};
 
 /// Keeps whole layers, by the mean magnitude of their channels' scores.
 ///
@@ -22,48 +22,38 @@ use crate::{Float, ParamError, ParamGuard, Pruner, Result, check};
 ///
 /// let scores = [arr1(&[0.9, 0.1]), arr1(&[0.2, 0.3]), arr1(&[-0.8, 0.1])];
 /// let views: Vec<_> = scores.iter().map(|layer| layer.view()).collect();
-/// let plan = LayerPruner::params(Keep::Count(2)).plan(&views)?;
+/// let plan = LayerPruner::new(Keep::Count(2)).plan(&views)?;
 /// assert_eq!(plan.kept(0), Some(&[0, 1][..]));
 /// assert_eq!(plan.kept(1), Some(&[][..]));
 /// assert_eq!(plan.kept(2), Some(&[0, 1][..]));
 /// # Ok::<(), taper::Error>(())
 /// ```
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(deny_unknown_fields))]
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct LayerPruner {
-    keep: Keep,
+    /// The layers that are kept.
+    pub keep: Keep,
 }
-
-/// Parameters of [`LayerPruner`], yet to be checked.
-///
-/// ```
-/// use taper::ParamGuard;
-/// use taper::prune::{Keep, LayerPruner};
-///
-/// assert!(LayerPruner::params(Keep::Count(3)).check().is_ok());
-/// assert!(LayerPruner::params(Keep::Fraction(1.5)).check().is_err());
-/// ```
-#[derive(Debug, Clone, PartialEq)]
-pub struct LayerPrunerParams(LayerPruner);
 
 impl LayerPruner {
     /// Keeps `keep` of the layers.
     #[must_use]
-    pub fn params(keep: Keep) -> LayerPrunerParams {
-        LayerPrunerParams(Self { keep })
+    pub fn new(keep: Keep) -> Self {
+        Self { keep }
     }
 }
 
-impl ParamGuard for LayerPrunerParams {
-    type Checked = LayerPruner;
-
-    fn check_ref(&self) -> Result<&LayerPruner, ParamError> {
-        self.0.keep.check()?;
-        Ok(&self.0)
-    }
-
-    fn check(self) -> Result<LayerPruner, ParamError> {
-        self.check_ref()?;
-        Ok(self.0)
+impl LayerPruner {
+    /// Checks the parameters, as every call that uses them does.
+    ///
+    /// # Errors
+    ///
+    /// The first parameter that no input could make right.
+    pub fn validate(&self) -> Result<(), ParamError> {
+        self.keep.check()?;
+        Ok(())
     }
 }
 
@@ -106,7 +96,7 @@ mod tests {
 
     #[test]
     fn scores_are_checked() {
-        let params = LayerPruner::params(Keep::Fraction(0.5));
+        let params = LayerPruner::new(Keep::Fraction(0.5));
         assert!(matches!(
             Pruner::<f32>::plan(&params, &[]),
             Err(Error::EmptyAxis { .. })
@@ -116,14 +106,14 @@ mod tests {
             params.plan(&[bad.view()]),
             Err(Error::NonFinite { .. })
         ));
-        assert!(LayerPruner::params(Keep::Fraction(-0.1)).check().is_err());
+        assert!(LayerPruner::new(Keep::Fraction(-0.1)).validate().is_err());
     }
 
     #[test]
     fn a_mean_does_not_grow_with_the_width() {
         let narrow = arr1(&[0.5_f64]);
         let wide = Array1::from_elem(100, 0.4);
-        let plan = LayerPruner::params(Keep::Count(1))
+        let plan = LayerPruner::new(Keep::Count(1))
             .plan(&[wide.view(), narrow.view()])
             .unwrap();
         assert_eq!(plan.kept(0), Some(&[][..]));

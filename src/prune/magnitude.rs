@@ -5,15 +5,12 @@ use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 use super::compensate::{compensate, scores};
 use super::keep::choose;
 use super::{Keep, PrunePlan, Scope, SparseMatrix};
-use crate::{
-    Error, Float, InputMoments, ParamError, ParamGuard, Precision, Pruner, Result, check, parallel,
-};
+use crate::{FitContext, Float, ParamError, Precision, Pruner, Result, check, parallel};
 
 /// Which patterns of weights may be left.
 ///
 /// ```
 /// use ndarray::arr2;
-/// use taper::ParamGuard;
 /// use taper::prune::{Keep, MagnitudePruner, Sparsity};
 ///
 /// let weights = arr2(&[[4.0_f32, 3.0, 2.0, 1.0], [0.4, 0.3, 0.2, 0.1]]);
@@ -21,13 +18,15 @@ use crate::{
 ///     (Sparsity::Unstructured(Keep::Count(4)), [4.0, 3.0, 2.0, 1.0]),
 ///     (Sparsity::NOfM { n: 2, m: 4 }, [4.0, 3.0, 0.0, 0.0]),
 /// ] {
-///     let sparse = MagnitudePruner::params(sparsity).check()?.prune_matrix(weights.view())?;
+///     let sparse = MagnitudePruner::new(sparsity).prune_matrix(weights.view())?;
 ///     assert_eq!(sparse.nonzeros(), 4);
 ///     let dense = taper::Compressed::decompress(&sparse)?;
 ///     assert_eq!(dense.iter().take(4).copied().collect::<Vec<_>>(), first_row);
 /// }
 /// # Ok::<(), taper::Error>(())
 /// ```
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Sparsity {
@@ -53,51 +52,50 @@ pub enum Sparsity {
 /// ```
 /// use ndarray::arr2;
 /// use taper::prune::{Keep, MagnitudePruner, Scope, Sparsity};
-/// use taper::{Compressed, ParamGuard};
+/// use taper::{Compressed};
 ///
 /// let weights = arr2(&[[0.1_f32, -0.9, 0.3, 0.2], [0.8, 0.05, -0.7, 0.6]]);
-/// let quarter = MagnitudePruner::params(Sparsity::Unstructured(Keep::Fraction(0.25))).check()?;
+/// let quarter = MagnitudePruner::new(Sparsity::Unstructured(Keep::Fraction(0.25)));
 /// let sparse = quarter.prune_matrix(weights.view())?;
 /// assert_eq!(sparse.decompress()?, arr2(&[[0., -0.9, 0., 0.], [0.8, 0., 0., 0.]]).into_dyn());
 ///
-/// let two_of_four = MagnitudePruner::params(Sparsity::NOfM { n: 2, m: 4 }).check()?;
+/// let two_of_four = MagnitudePruner::new(Sparsity::NOfM { n: 2, m: 4 });
 /// let sparse = two_of_four.prune_matrix(weights.view())?;
 /// assert_eq!(sparse.decompress()?, arr2(&[[0., -0.9, 0.3, 0.], [0.8, 0., -0.7, 0.]]).into_dyn());
 /// # Ok::<(), taper::Error>(())
 /// ```
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(deny_unknown_fields))]
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct MagnitudePruner {
-    sparsity: Sparsity,
-    scope: Scope,
-    precision: Precision,
-    damping: f64,
-    refinements: usize,
+    /// The pattern of weights that is kept.
+    pub sparsity: Sparsity,
+    /// Whether the weights of all layers compete, or those of each layer. [`Sparsity::NOfM`] does not use it.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub scope: Scope,
+    /// The precision in which kept weights are stored.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub precision: Precision,
+    /// How strongly moments are damped; see [`InputMoments::damped`](crate::InputMoments::damped).
+    #[cfg_attr(feature = "model", serde(default = "crate::defaults::damping"))]
+    pub damping: f64,
+    /// The number of conjugate-gradient steps that the kept weights take when moments are given.
+    #[cfg_attr(feature = "model", serde(default = "crate::defaults::refinements"))]
+    pub refinements: usize,
 }
-
-/// Parameters of [`MagnitudePruner`], yet to be checked.
-///
-/// ```
-/// use taper::ndarray::arr2;
-/// use taper::prune::{Keep, MagnitudePruner, Scope, Sparsity};
-///
-/// let pruner = MagnitudePruner::params(Sparsity::Unstructured(Keep::Count(1))).scope(Scope::Layer);
-/// assert_eq!(pruner.prune_matrix(arr2(&[[0.1_f32, -0.9]]).view())?.nonzeros(), 1);
-/// # Ok::<(), taper::Error>(())
-/// ```
-#[derive(Debug, Clone, PartialEq)]
-pub struct MagnitudePrunerParams(MagnitudePruner);
 
 impl MagnitudePruner {
     /// Leaves weights in the given pattern.
     #[must_use]
-    pub fn params(sparsity: Sparsity) -> MagnitudePrunerParams {
-        MagnitudePrunerParams(Self {
+    pub fn new(sparsity: Sparsity) -> Self {
+        Self {
             sparsity,
             scope: Scope::Global,
             precision: Precision::F32,
-            damping: 0.01,
-            refinements: 10,
-        })
+            damping: crate::defaults::damping(),
+            refinements: crate::defaults::refinements(),
+        }
     }
 
     /// The kept weights of each matrix, of shape (out_features, in_features).
@@ -106,7 +104,7 @@ impl MagnitudePruner {
     ///
     /// As [`plan`](Pruner::plan), and what [`SparseMatrix::from_dense`] says.
     pub fn prune<F: Float>(&self, weights: &[ArrayView2<'_, F>]) -> Result<Vec<SparseMatrix<F>>> {
-        self.prune_with(weights, None)
+        self.prune_with(weights, &[])
     }
 
     /// Some weights of each matrix, of shape (out_features, in_features), chosen and changed so that with the moments of
@@ -117,19 +115,19 @@ impl MagnitudePruner {
     /// [threshold](Keep::Threshold) is one of such scores. The weights that are kept then make good what is lost
     /// with the others: column by column, as in E. Frantar and D. Alistarh, "SparseGPT", 2023,
     /// [arXiv:2301.00774](https://arxiv.org/abs/2301.00774), and by
-    /// [refinements](MagnitudePrunerParams::refinements).
+    /// [refinements](MagnitudePruner::refinements).
     ///
     /// ```
     /// use ndarray::{Array2, arr2};
     /// use taper::prune::{Keep, MagnitudePruner, Sparsity};
-    /// use taper::{Compressed, InputMoments, ParamGuard};
+    /// use taper::{Compressed, FitContext, InputMoments};
     ///
     /// // Two inputs that are almost the same: the one that is kept stands for both.
     /// let mut inputs = InputMoments::new(2)?;
     /// inputs.add(arr2(&[[1.0_f64, 1.0], [-2.0, -2.0], [0.5, 0.51]]).view())?;
     /// let weights = arr2(&[[1.0_f64, 0.9]]);
-    /// let pruner = MagnitudePruner::params(Sparsity::Unstructured(Keep::Count(1))).damping(1e-9).check()?;
-    /// let sparse = &pruner.prune_with(&[weights.view()], Some(&[&inputs]))?[0];
+    /// let pruner = MagnitudePruner::new(Sparsity::Unstructured(Keep::Count(1))).damping(1e-9);
+    /// let sparse = &pruner.prune_with(&[weights.view()], &[FitContext::new().inputs(&inputs)])?[0];
     /// let kept = sparse.decompress()?.sum();
     /// assert!((kept - 1.9).abs() < 0.01);
     /// # Ok::<(), taper::Error>(())
@@ -142,12 +140,13 @@ impl MagnitudePruner {
     pub fn prune_with<F: Float>(
         &self,
         weights: &[ArrayView2<'_, F>],
-        inputs: Option<&[&InputMoments]>,
+        contexts: &[FitContext<'_>],
     ) -> Result<Vec<SparseMatrix<F>>> {
-        if let Some(inputs) = inputs {
-            check::same_shape("the list of inputs", &[weights.len()], &[inputs.len()])?;
+        self.validate()?;
+        if !contexts.is_empty() {
+            check::same_shape("the list of contexts", &[weights.len()], &[contexts.len()])?;
         }
-        let inputs = |layer: usize| inputs.and_then(|inputs| inputs.get(layer).copied());
+        let inputs = |layer: usize| contexts.get(layer).and_then(|context| context.inputs);
         if let Sparsity::NOfM { m, .. } = self.sparsity {
             for weights in weights {
                 groups_of(m, weights.ncols())?;
@@ -162,12 +161,14 @@ impl MagnitudePruner {
             }
         });
         let flat = flat.into_iter().collect::<Result<Vec<Array1<F>>>>()?;
-        let views: Vec<ArrayView1<'_, F>> = flat.iter().map(Array1::view).collect();
+        let views: Vec<ArrayView1<'_, F>> = flat.iter().map(|array| array.view()).collect();
         let plan = self.plan(&views)?;
         let layers = weights.iter().enumerate();
         layers
             .map(|(layer, weights)| {
-                let mask = plan.mask(layer).unwrap_or_default();
+                let mask = plan
+                    .mask(layer)
+                    .expect("the plan has an entry for each layer");
                 let kept = match inputs(layer) {
                     Some(inputs) => {
                         compensate(*weights, &mask, inputs, self.damping, self.refinements)?
@@ -192,7 +193,7 @@ impl MagnitudePruner {
     ///
     /// As [`prune`](Self::prune).
     pub fn prune_matrix<F: Float>(&self, weights: ArrayView2<'_, F>) -> Result<SparseMatrix<F>> {
-        self.prune_matrix_with(weights, None)
+        self.prune_matrix_with(weights, FitContext::new())
     }
 
     /// Some weights of one matrix, of shape (out_features, in_features), for the inputs that its layer has.
@@ -203,77 +204,20 @@ impl MagnitudePruner {
     pub fn prune_matrix_with<F: Float>(
         &self,
         weights: ArrayView2<'_, F>,
-        inputs: Option<&InputMoments>,
+        context: FitContext<'_>,
     ) -> Result<SparseMatrix<F>> {
-        let inputs = inputs.map(|inputs| [inputs]);
-        let mut pruned = self.prune_with(&[weights], inputs.as_ref().map(|inputs| &inputs[..]))?;
-        pruned.pop().ok_or(Error::EmptyAxis {
-            what: "the list of weights",
-            shape: vec![0],
-        })
+        let mut pruned = self.prune_with(&[weights], &[context])?;
+        Ok(pruned.pop().expect("one matrix was pruned"))
     }
 }
 
-impl MagnitudePrunerParams {
-    /// [`MagnitudePruner::prune`], with parameters that are checked first.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Parameter`], and those of [`MagnitudePruner::prune`].
-    pub fn prune<F: Float>(&self, weights: &[ArrayView2<'_, F>]) -> Result<Vec<SparseMatrix<F>>> {
-        self.check_ref()?.prune(weights)
-    }
-
-    /// [`MagnitudePruner::prune_with`], with parameters that are checked first.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Parameter`], and those of [`MagnitudePruner::prune_with`].
-    pub fn prune_with<F: Float>(
-        &self,
-        weights: &[ArrayView2<'_, F>],
-        inputs: Option<&[&InputMoments]>,
-    ) -> Result<Vec<SparseMatrix<F>>> {
-        self.check_ref()?.prune_with(weights, inputs)
-    }
-
-    /// [`MagnitudePruner::prune_matrix`], with parameters that are checked first.
-    ///
-    /// ```
-    /// use taper::ndarray::arr2;
-    /// use taper::prune::{Keep, MagnitudePruner, Sparsity};
-    ///
-    /// let half = MagnitudePruner::params(Sparsity::Unstructured(Keep::Fraction(0.5)));
-    /// assert_eq!(half.prune_matrix(arr2(&[[0.1_f32, -0.9], [0.8, 0.05]]).view())?.nonzeros(), 2);
-    /// # Ok::<(), taper::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Parameter`], and those of [`MagnitudePruner::prune_matrix`].
-    pub fn prune_matrix<F: Float>(&self, weights: ArrayView2<'_, F>) -> Result<SparseMatrix<F>> {
-        self.check_ref()?.prune_matrix(weights)
-    }
-
-    /// [`MagnitudePruner::prune_matrix_with`], with parameters that are checked first.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Parameter`], and those of [`MagnitudePruner::prune_matrix_with`].
-    pub fn prune_matrix_with<F: Float>(
-        &self,
-        weights: ArrayView2<'_, F>,
-        inputs: Option<&InputMoments>,
-    ) -> Result<SparseMatrix<F>> {
-        self.check_ref()?.prune_matrix_with(weights, inputs)
-    }
-
+impl MagnitudePruner {
     /// Whether the weights of all layers compete (the default) or those of each layer among themselves.
     ///
     /// Without a say for [`Sparsity::NOfM`].
     #[must_use]
     pub fn scope(mut self, scope: Scope) -> Self {
-        self.0.scope = scope;
+        self.scope = scope;
         self
     }
 
@@ -281,7 +225,7 @@ impl MagnitudePrunerParams {
     /// has no effect.
     #[must_use]
     pub fn damping(mut self, damping: f64) -> Self {
-        self.0.damping = damping;
+        self.damping = damping;
         self
     }
 
@@ -290,36 +234,34 @@ impl MagnitudePrunerParams {
     /// that of the moments.
     #[must_use]
     pub fn refinements(mut self, refinements: usize) -> Self {
-        self.0.refinements = refinements;
+        self.refinements = refinements;
         self
     }
 
     /// The precision in which kept weights are stored; single unless told otherwise.
     #[must_use]
     pub fn precision(mut self, precision: Precision) -> Self {
-        self.0.precision = precision;
+        self.precision = precision;
         self
     }
 }
 
-impl ParamGuard for MagnitudePrunerParams {
-    type Checked = MagnitudePruner;
-
-    fn check_ref(&self) -> Result<&MagnitudePruner, ParamError> {
-        check::damping(self.0.damping)?;
-        match self.0.sparsity {
+impl MagnitudePruner {
+    /// Checks the parameters, as every call that uses them does.
+    ///
+    /// # Errors
+    ///
+    /// The first parameter that no input could make right.
+    pub fn validate(&self) -> Result<(), ParamError> {
+        check::damping(self.damping)?;
+        match self.sparsity {
             Sparsity::Unstructured(keep) => keep.check()?,
             Sparsity::NOfM { n, m } => {
                 check::at_least_one("n", n)?;
                 check::in_range("m", m as f64, "at least n", m >= n)?;
             }
         }
-        Ok(&self.0)
-    }
-
-    fn check(self) -> Result<MagnitudePruner, ParamError> {
-        self.check_ref()?;
-        Ok(self.0)
+        Ok(())
     }
 }
 
@@ -328,6 +270,7 @@ impl<F: Float> Pruner<F> for MagnitudePruner {
     ///
     /// As [`Pruner::plan`] says, and [`Error::Indivisible`] where groups of m do not fill a layer.
     fn plan(&self, scores: &[ArrayView1<'_, F>]) -> Result<PrunePlan> {
+        self.validate()?;
         let (n, m) = match self.sparsity {
             Sparsity::Unstructured(keep) => return choose(scores, keep, self.scope, 0),
             Sparsity::NOfM { n, m } => (n, m),
@@ -379,7 +322,7 @@ mod tests {
             let weights = Array2::from_shape_fn((rows, groups * m), |(i, j)| {
                 f32::from(weights[(i * groups * m + j) % weights.len()])
             });
-            let pruner = MagnitudePruner::params(Sparsity::NOfM { n, m }).check().unwrap();
+            let pruner = MagnitudePruner::new(Sparsity::NOfM { n, m });
             // Any strides: from the transposed copy.
             let turned = weights.t().as_standard_layout().into_owned();
             let sparse = pruner.prune_matrix(turned.t()).unwrap();
@@ -403,9 +346,9 @@ mod tests {
     fn layers_compete_or_do_not() {
         let weights = [arr2(&[[1.0_f32, 2.0], [3.0, 4.0]]), arr2(&[[0.1, 0.2]])];
         let views = [weights[0].view(), weights[1].view()];
-        let params = MagnitudePruner::params(Sparsity::Unstructured(Keep::Fraction(0.5)));
-        let counts = |params: MagnitudePrunerParams| -> Vec<usize> {
-            let pruned = params.check().unwrap().prune(&views).unwrap();
+        let params = MagnitudePruner::new(Sparsity::Unstructured(Keep::Fraction(0.5)));
+        let counts = |params: MagnitudePruner| -> Vec<usize> {
+            let pruned = params.prune(&views).unwrap();
             pruned.iter().map(SparseMatrix::nonzeros).collect()
         };
         assert_eq!(counts(params.clone()), [3, 0]);
@@ -414,7 +357,7 @@ mod tests {
 
     #[test]
     fn patterns_are_checked() {
-        let check = |sparsity| MagnitudePruner::params(sparsity).check();
+        let check = |sparsity| MagnitudePruner::new(sparsity).check();
         assert!(matches!(
             check(Sparsity::NOfM { n: 0, m: 4 }),
             Err(ParamError::Zero { .. })

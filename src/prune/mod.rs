@@ -42,7 +42,7 @@
 //! .map(|(name, tensor)| (name.to_owned(), tensor))
 //! .into();
 //! let scores = net.scores(&tensors, ChannelScore::Filter(Norm::L1))?;
-//! let plan = ChannelSlimming::params(Keep::Count(2)).plan(&[scores[0].view()])?;
+//! let plan = ChannelSlimming::new(Keep::Count(2)).plan(&[scores[0].view()])?;
 //! let small = CoupledPlan::new(&net, &plan)?.prune_all(&tensors)?;
 //! assert_eq!((small["fc1.weight"].shape(), small["fc2.weight"].shape()), (&[2, 2][..], &[1, 2][..]));
 //! # Ok::<(), taper::Error>(())
@@ -68,12 +68,12 @@ mod trainable;
 pub use coupled::{CoupledPlan, Dropped, Tensors};
 pub use coupling::{ChannelGroup, Channels, Coupling};
 pub use keep::{Keep, Scope};
-pub use layer::{LayerPruner, LayerPrunerParams};
-pub use magnitude::{MagnitudePruner, MagnitudePrunerParams, Sparsity};
+pub use layer::LayerPruner;
+pub use magnitude::{MagnitudePruner, Sparsity};
 pub use names::TensorNames;
 pub use plan::PrunePlan;
 pub use report::{Change, LayerReport, PruneReport};
-pub use schedule::{Decay, IterativeSchedule, IterativeScheduleParams};
+pub use schedule::{Decay, IterativeSchedule};
 pub use score::{ChannelScore, Norm, filter_norms};
-pub use slimming::{ChannelSlimming, ChannelSlimmingParams, SlimmingPenalty};
+pub use slimming::{ChannelSlimming, SlimmingPenalty};
 pub use sparse::{SparseMatrix, SparsePositions};

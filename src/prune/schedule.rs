@@ -1,23 +1,24 @@
 //! How much is left after each of several rounds of pruning and fine-tuning.
 
 use super::Keep;
-use crate::{ParamError, ParamGuard, Result, check};
+use crate::{ParamError, Result, check};
 
 /// How the kept fraction falls from round to round.
 ///
 /// ```
-/// use taper::ParamGuard;
 /// use taper::prune::{Decay, IterativeSchedule};
 ///
 /// let after_first = |decay| {
-///     let schedule = IterativeSchedule::params(0.25).rounds(2).decay(decay).check()?;
-///     Ok::<_, taper::ParamError>(schedule.fractions().next().unwrap_or(1.0))
+///     let schedule = IterativeSchedule::new(0.25).rounds(2).decay(decay);
+///     Ok::<_, taper::ParamError>(schedule.fractions()?[0])
 /// };
 /// assert_eq!(after_first(Decay::Geometric)?, 0.5);
 /// assert_eq!(after_first(Decay::Linear)?, 0.625);
 /// assert_eq!(after_first(Decay::Cubic)?, 0.34375);
 /// # Ok::<(), taper::ParamError>(())
 /// ```
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Decay {
@@ -38,48 +39,47 @@ pub enum Decay {
 /// [`PrunePlan::then`](super::PrunePlan::then) where one for the original network is wanted.
 ///
 /// ```
-/// use taper::ParamGuard;
 /// use taper::prune::{IterativeSchedule, Keep};
 ///
-/// let schedule = IterativeSchedule::params(0.25).rounds(2).check()?;
-/// let rounds: Vec<Keep> = schedule.keeps(1000).collect();
+/// let schedule = IterativeSchedule::new(0.25).rounds(2);
+/// let rounds = schedule.keeps(1000)?;
 /// assert_eq!(rounds, [Keep::Count(500), Keep::Count(250)]);
 /// # Ok::<(), taper::ParamError>(())
 /// ```
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(deny_unknown_fields))]
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct IterativeSchedule {
-    fraction: f64,
-    rounds: usize,
-    decay: Decay,
+    /// The fraction that is left after the last round.
+    pub fraction: f64,
+    /// The number of rounds, at least 1.
+    #[cfg_attr(feature = "model", serde(default = "crate::defaults::rounds"))]
+    pub rounds: usize,
+    /// How the kept fraction falls.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub decay: Decay,
 }
-
-/// Parameters of [`IterativeSchedule`], yet to be checked.
-///
-/// ```
-/// use taper::ParamGuard;
-/// use taper::prune::IterativeSchedule;
-///
-/// let schedule = IterativeSchedule::params(0.125).rounds(3).check()?;
-/// assert_eq!(schedule.fractions().last(), Some(0.125));
-/// # Ok::<(), taper::ParamError>(())
-/// ```
-#[derive(Debug, Clone, PartialEq)]
-pub struct IterativeScheduleParams(IterativeSchedule);
 
 impl IterativeSchedule {
     /// Ends with `fraction` of all kept, after three rounds.
     #[must_use]
-    pub fn params(fraction: f64) -> IterativeScheduleParams {
-        IterativeScheduleParams(Self {
+    pub fn new(fraction: f64) -> Self {
+        Self {
             fraction,
-            rounds: 3,
+            rounds: crate::defaults::rounds(),
             decay: Decay::default(),
-        })
+        }
     }
 
-    /// The fraction of all that is left after each round; it never rises, and ends at the one asked for.
-    pub fn fractions(&self) -> impl Iterator<Item = f64> + '_ {
-        (1..=self.rounds).map(|round| {
+    /// Returns the fraction that is left after each round. The fractions never rise and end at the requested one.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`validate`](Self::validate).
+    pub fn fractions(&self) -> Result<Vec<f64>, ParamError> {
+        self.validate()?;
+        let fraction = |round| {
             if round == self.rounds {
                 return self.fraction;
             }
@@ -90,44 +90,47 @@ impl IterativeSchedule {
                 Decay::Linear => 1.0 - dropped * time,
                 Decay::Cubic => 1.0 - dropped * (1.0 - (1.0 - time).powi(3)),
             }
-        })
+        };
+        Ok((1..=self.rounds).map(fraction).collect())
     }
 
-    /// What to keep in each round of `total` channels (or weights) that were there at the start.
-    pub fn keeps(&self, total: usize) -> impl Iterator<Item = Keep> + '_ {
-        self.fractions()
-            .map(move |fraction| Keep::Count((fraction * total as f64).round() as usize))
+    /// Returns the number of channels (or weights) to keep in each round, of the `total` before the first round.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`validate`](Self::validate).
+    pub fn keeps(&self, total: usize) -> Result<Vec<Keep>, ParamError> {
+        let count = |fraction: f64| Keep::Count((fraction * total as f64).round() as usize);
+        Ok(self.fractions()?.into_iter().map(count).collect())
     }
 }
 
-impl IterativeScheduleParams {
+impl IterativeSchedule {
     /// The number of rounds, at least 1.
     #[must_use]
     pub fn rounds(mut self, rounds: usize) -> Self {
-        self.0.rounds = rounds;
+        self.rounds = rounds;
         self
     }
 
     /// How the kept fraction falls.
     #[must_use]
     pub fn decay(mut self, decay: Decay) -> Self {
-        self.0.decay = decay;
+        self.decay = decay;
         self
     }
 }
 
-impl ParamGuard for IterativeScheduleParams {
-    type Checked = IterativeSchedule;
-
-    fn check_ref(&self) -> Result<&IterativeSchedule, ParamError> {
-        Keep::Fraction(self.0.fraction).check()?;
-        check::at_least_one("the number of rounds", self.0.rounds)?;
-        Ok(&self.0)
-    }
-
-    fn check(self) -> Result<IterativeSchedule, ParamError> {
-        self.check_ref()?;
-        Ok(self.0)
+impl IterativeSchedule {
+    /// Checks the parameters, as every call that uses them does.
+    ///
+    /// # Errors
+    ///
+    /// The first parameter that no input could make right.
+    pub fn validate(&self) -> Result<(), ParamError> {
+        Keep::Fraction(self.fraction).check()?;
+        check::at_least_one("the number of rounds", self.rounds)?;
+        Ok(())
     }
 }
 
@@ -144,13 +147,13 @@ mod tests {
             decay in prop::sample::select(vec![Decay::Geometric, Decay::Linear, Decay::Cubic]),
             total in 0_usize..5000,
         ) {
-            let schedule = IterativeSchedule::params(fraction).rounds(rounds).decay(decay).check().unwrap();
-            let fractions: Vec<f64> = schedule.fractions().collect();
+            let schedule = IterativeSchedule::new(fraction).rounds(rounds).decay(decay);
+            let fractions = schedule.fractions().unwrap();
             prop_assert_eq!(fractions.len(), rounds);
             prop_assert_eq!(fractions.last(), Some(&fraction));
             // The last is exact, those before carry a few roundings of numbers below 1.
             prop_assert!(fractions.windows(2).all(|pair| pair[1] <= pair[0] + 8.0 * f64::EPSILON));
-            let last = schedule.keeps(total).last();
+            let last = schedule.keeps(total).unwrap().pop();
             prop_assert_eq!(last, Some(Keep::Count((fraction * total as f64).round() as usize)));
         }
     }
@@ -158,8 +161,8 @@ mod tests {
     #[test]
     fn each_decay_has_its_closed_form() {
         let left = |decay| -> Vec<f64> {
-            let schedule = IterativeSchedule::params(0.0625).rounds(2).decay(decay);
-            schedule.check().unwrap().fractions().collect()
+            let schedule = IterativeSchedule::new(0.0625).rounds(2).decay(decay);
+            schedule.fractions().unwrap()
         };
         assert_eq!(left(Decay::Geometric), [0.25, 0.0625]);
         assert_eq!(left(Decay::Linear), [0.53125, 0.0625]);
@@ -168,8 +171,8 @@ mod tests {
 
     #[test]
     fn parameters_are_checked() {
-        assert!(IterativeSchedule::params(1.1).check().is_err());
-        assert!(IterativeSchedule::params(f64::NAN).check().is_err());
-        assert!(IterativeSchedule::params(0.5).rounds(0).check().is_err());
+        assert!(IterativeSchedule::new(1.1).validate().is_err());
+        assert!(IterativeSchedule::new(f64::NAN).validate().is_err());
+        assert!(IterativeSchedule::new(0.5).rounds(0).validate().is_err());
     }
 }

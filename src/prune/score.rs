@@ -144,7 +144,7 @@ impl Coupling {
     /// let scores = net.scores(&tensors, ChannelScore::Filter(Norm::L1))?;
     /// assert_eq!(scores, [arr1(&[3.0, 0.5, 11.0])]);
     /// let views: Vec<_> = scores.iter().map(|group| group.view()).collect();
-    /// let plan = ChannelSlimming::params(Keep::Count(2)).scope(Scope::Layer).plan(&views)?;
+    /// let plan = ChannelSlimming::new(Keep::Count(2)).scope(Scope::Layer).plan(&views)?;
     /// assert_eq!(plan.kept(0), Some(&[0, 2][..]));
     /// # Ok::<(), taper::Error>(())
     /// ```

@@ -4,7 +4,7 @@ use ndarray::{Array1, ArrayView1, ArrayViewMut1};
 
 use super::keep::choose;
 use super::{Keep, PrunePlan, Scope};
-use crate::{Float, ParamError, ParamGuard, Pruner, Result, check};
+use crate::{Float, ParamError, Pruner, Result, check};
 
 /// Keeps the channels with the largest |score|, by one threshold for all layers.
 ///
@@ -16,7 +16,7 @@ use crate::{Float, ParamError, ParamGuard, Pruner, Result, check};
 /// [arXiv:1608.08710](https://arxiv.org/abs/1608.08710)).
 ///
 /// Of equal magnitudes the one in the earlier layer, and there the one with the lower index, is kept. Every
-/// layer keeps at least [`minimum`](ChannelSlimmingParams::minimum) channels (1 unless told otherwise); these
+/// layer keeps at least [`minimum`](ChannelSlimming::minimum) channels (1 unless told otherwise); these
 /// count towards what is kept, so that a fraction or a count over all layers is met exactly, unless the minima
 /// alone exceed it.
 ///
@@ -27,50 +27,43 @@ use crate::{Float, ParamError, ParamGuard, Pruner, Result, check};
 ///
 /// // The scales γ of two batch normalizations; the second would lose all its channels.
 /// let scales = [arr1(&[0.9, -0.8, 0.4]), arr1(&[0.1, -0.2, 0.05])];
-/// let plan = ChannelSlimming::params(Keep::Fraction(0.5)).plan(&[scales[0].view(), scales[1].view()])?;
+/// let plan = ChannelSlimming::new(Keep::Fraction(0.5)).plan(&[scales[0].view(), scales[1].view()])?;
 /// assert_eq!(plan.kept(0), Some(&[0, 1][..]));
 /// assert_eq!(plan.kept(1), Some(&[1][..]));
 /// # Ok::<(), taper::Error>(())
 /// ```
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(deny_unknown_fields))]
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct ChannelSlimming {
-    keep: Keep,
-    scope: Scope,
-    minimum: usize,
+    /// The channels that are kept.
+    pub keep: Keep,
+    /// Whether the channels of all layers compete, or those of each layer.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub scope: Scope,
+    /// The least number of channels that a layer keeps.
+    #[cfg_attr(feature = "model", serde(default = "crate::defaults::one"))]
+    pub minimum: usize,
 }
-
-/// Parameters of [`ChannelSlimming`], yet to be checked.
-///
-/// ```
-/// use taper::Pruner;
-/// use taper::ndarray::arr1;
-/// use taper::prune::{ChannelSlimming, Keep};
-///
-/// let dead = arr1(&[0.0_f32, 0.0]);
-/// let plan = ChannelSlimming::params(Keep::Threshold(0.5)).minimum(1).plan(&[dead.view()])?;
-/// assert_eq!(plan.kept(0).map(<[usize]>::len), Some(1));
-/// # Ok::<(), taper::Error>(())
-/// ```
-#[derive(Debug, Clone, PartialEq)]
-pub struct ChannelSlimmingParams(ChannelSlimming);
 
 impl ChannelSlimming {
     /// Keeps `keep` of the channels of all layers together, at least one in each.
     #[must_use]
-    pub fn params(keep: Keep) -> ChannelSlimmingParams {
-        ChannelSlimmingParams(Self {
+    pub fn new(keep: Keep) -> Self {
+        Self {
             keep,
             scope: Scope::Global,
-            minimum: 1,
-        })
+            minimum: crate::defaults::one(),
+        }
     }
 }
 
-impl ChannelSlimmingParams {
+impl ChannelSlimming {
     /// Whether the channels of all layers compete (the default) or those of each layer among themselves.
     #[must_use]
     pub fn scope(mut self, scope: Scope) -> Self {
-        self.0.scope = scope;
+        self.scope = scope;
         self
     }
 
@@ -85,7 +78,7 @@ impl ChannelSlimmingParams {
     ///
     /// // One threshold for all layers would leave nothing of the second.
     /// let (large, small) = (arr1(&[0.9_f32, 0.8, 0.7, 0.6]), arr1(&[0.03_f32, 0.02, 0.01, 0.04]));
-    /// let pruner = ChannelSlimming::params(Keep::Count(4)).minimum(2);
+    /// let pruner = ChannelSlimming::new(Keep::Count(4)).minimum(2);
     /// let plan = pruner.plan(&[large.view(), small.view()])?;
     /// assert_eq!(plan.kept(0), Some(&[0, 1][..]));
     /// assert_eq!(plan.kept(1), Some(&[0, 3][..]));
@@ -93,22 +86,20 @@ impl ChannelSlimmingParams {
     /// ```
     #[must_use]
     pub fn minimum(mut self, channels: usize) -> Self {
-        self.0.minimum = channels;
+        self.minimum = channels;
         self
     }
 }
 
-impl ParamGuard for ChannelSlimmingParams {
-    type Checked = ChannelSlimming;
-
-    fn check_ref(&self) -> Result<&ChannelSlimming, ParamError> {
-        self.0.keep.check()?;
-        Ok(&self.0)
-    }
-
-    fn check(self) -> Result<ChannelSlimming, ParamError> {
-        self.check_ref()?;
-        Ok(self.0)
+impl ChannelSlimming {
+    /// Checks the parameters, as every call that uses them does.
+    ///
+    /// # Errors
+    ///
+    /// The first parameter that no input could make right.
+    pub fn validate(&self) -> Result<(), ParamError> {
+        self.keep.check()?;
+        Ok(())
     }
 }
 
@@ -245,11 +236,11 @@ mod tests {
             Keep::Threshold(f64::INFINITY),
         ] {
             assert!(matches!(
-                ChannelSlimming::params(keep).check(),
+                ChannelSlimming::new(keep).check(),
                 Err(ParamError::OutOfRange { .. })
             ));
             assert!(matches!(
-                ChannelSlimming::params(keep).plan(&[arr1(&[1.0_f32]).view()]),
+                ChannelSlimming::new(keep).plan(&[arr1(&[1.0_f32]).view()]),
                 Err(Error::Parameter(_))
             ));
         }
@@ -261,7 +252,7 @@ mod tests {
     fn a_layer_is_emptied_only_where_asked() {
         let scores = [arr1(&[1.0_f32, 2.0]), arr1(&[0.1, 0.2])];
         let views = [scores[0].view(), scores[1].view()];
-        let params = ChannelSlimming::params(Keep::Count(2));
+        let params = ChannelSlimming::new(Keep::Count(2));
         let plan = params.clone().plan(&views).unwrap();
         assert_eq!(
             (plan.kept(0), plan.kept(1)),

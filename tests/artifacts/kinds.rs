@@ -8,12 +8,10 @@ use taper::model::{Artifact, Dense, FactoredMatrix, FactoredTensor, SparseQuanti
 use taper::ndarray::{Array2, ArrayView, ArrayView2, ArrayViewD, Dimension, Ix2, Ix4, IxDyn};
 use taper::prune::SparseMatrix;
 use taper::quantize::binary::{Binarizer, Scaling};
-use taper::quantize::fixed_point::{
-    FixedPointQuantizer, FixedPointQuantizerParams, Granularity, Range, Symmetry,
-};
+use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range, Symmetry};
 use taper::quantize::product::{
-    Codebook, OptimizedProductQuantizer, ProductQuantizer, ProductQuantizerParams,
-    ResidualQuantizer, RotationStart, SplitAxis,
+    Codebook, OptimizedProductQuantizer, ProductQuantizer, ResidualQuantizer, RotationStart,
+    SplitAxis,
 };
 use taper::quantize::trellis::TrellisQuantizer;
 use taper::{Compressed, Error, Factorizer, Float, Precision, Quantizer, Result};
@@ -94,7 +92,7 @@ pub fn kinds() -> Vec<Kind> {
             NoLaw("the first stage fits what all stages made"),
             |w, d| {
                 let stage = product(w, d);
-                ResidualQuantizer::params(stage, d.between(1, 3)).quantize(w)
+                ResidualQuantizer::new(stage, d.between(1, 3)).quantize(w)
             }
         ),
         kind!(
@@ -118,7 +116,7 @@ pub fn kinds() -> Vec<Kind> {
         }),
         kind!("trellis", Ix2, Same, |w, d| {
             let step = d.choose(&[1.0, 0.25, 0.03, 0.001]);
-            TrellisQuantizer::params(step)
+            TrellisQuantizer::new(step)
                 .precision(precision(d))
                 .quantize(w)
         }),
@@ -139,7 +137,10 @@ pub fn kinds() -> Vec<Kind> {
         kind!("sparse and quantized", Ix2, single, PRUNED, |w, d| {
             let share = d.within(0, 6) as f64 / 8.0;
             SparseQuantized::new(pruned(w, share).view(), |values| {
-                let pq = ProductQuantizer::params(1).centroids(d.between(1, 9));
+                let pq = ProductQuantizer::new(1)
+                    .axis(SplitAxis::Out)
+                    .codebook(Codebook::PerGroup)
+                    .centroids(d.between(1, 9));
                 pq.axis(SplitAxis::In).quantize(values)
             })
         }),
@@ -162,7 +163,7 @@ pub fn kinds() -> Vec<Kind> {
                 Constraint::Ridge(0.01),
                 Constraint::L1(0.01),
             ];
-            let admm = CpAdmm::params(rank(w.shape(), d))
+            let admm = CpAdmm::new(rank(w.shape(), d))
                 .all(d.choose(&CONSTRAINTS))
                 .max_sweeps(20);
             admm.precision(precision(d)).seed(d.seed()).factorize(w)
@@ -184,7 +185,7 @@ pub fn kinds() -> Vec<Kind> {
             single,
             NoLaw("rounds factors, not their product"),
             |w, d| {
-                let product = TruncatedSvd::params(rank(w.shape(), d)).factorize(w)?;
+                let product = TruncatedSvd::new(rank(w.shape(), d)).factorize(w)?;
                 let left = fixed_point(d).quantize(product.left())?;
                 FactoredMatrix::new(
                     left,
@@ -224,13 +225,13 @@ fn rank(shape: &[usize], d: &mut Draw<'_>) -> Rank {
     Rank::Fixed(d.between(1, shortest.clamp(1, 4)))
 }
 
-fn product<F: Float>(w: ArrayView2<'_, F>, d: &mut Draw<'_>) -> ProductQuantizerParams {
+fn product<F: Float>(w: ArrayView2<'_, F>, d: &mut Draw<'_>) -> ProductQuantizer {
     let axis = d.choose(&[SplitAxis::In, SplitAxis::Out]);
     let groups = d.divisor(match axis {
         SplitAxis::In => w.ncols(),
         _ => w.nrows(),
     });
-    ProductQuantizer::params(groups)
+    ProductQuantizer::new(groups)
         .axis(axis)
         .centroids(d.between(1, 24))
         .codebook(d.choose(&[Codebook::PerGroup, Codebook::Shared]))
@@ -248,11 +249,12 @@ fn rotated<F: Float>(
     };
     // The width of a sub-vector divides the side of a block, which divides the axis.
     let block = d.divisor(length);
-    let plain = ProductQuantizer::params_with_width(d.divisor(block))
+    let plain = ProductQuantizer::with_width(d.divisor(block))
+        .codebook(Codebook::PerGroup)
         .axis(axis)
         .centroids(d.between(1, 9))
         .seed(d.seed());
-    OptimizedProductQuantizer::params(plain)
+    OptimizedProductQuantizer::new(plain)
         .block(block)
         .start(d.choose(&[RotationStart::Identity, RotationStart::Eigenvalues]))
         .iterations(3)
@@ -260,15 +262,15 @@ fn rotated<F: Float>(
         .quantize(w)
 }
 
-fn fixed_point(d: &mut Draw<'_>) -> FixedPointQuantizerParams {
-    FixedPointQuantizer::params(d.between(1, 16) as u32)
+fn fixed_point(d: &mut Draw<'_>) -> FixedPointQuantizer {
+    FixedPointQuantizer::new(d.between(1, 16) as u32)
         .symmetry(d.choose(&[Symmetry::Symmetric, Symmetry::Affine]))
         .granularity(d.choose(&[Granularity::PerTensor, Granularity::PerRow]))
         .precision(precision(d))
 }
 
-fn binarizer(d: &mut Draw<'_>) -> taper::quantize::binary::BinarizerParams {
-    Binarizer::params()
+fn binarizer(d: &mut Draw<'_>) -> taper::quantize::binary::Binarizer {
+    Binarizer::new()
         .scaling(d.choose(&[Scaling::None, Scaling::PerTensor, Scaling::PerRow]))
         .precision(precision(d))
 }
@@ -285,15 +287,15 @@ fn pruned<F: Float>(w: ArrayView2<'_, F>, share: f64) -> Array2<F> {
     })
 }
 
-fn low_rank(shape: &[usize], d: &mut Draw<'_>) -> taper::factorize::svd::TruncatedSvdParams {
+fn low_rank(shape: &[usize], d: &mut Draw<'_>) -> taper::factorize::svd::TruncatedSvd {
     use SingularValues::{Apart, Left, Right, Split};
-    TruncatedSvd::params(rank(shape, d))
+    TruncatedSvd::new(rank(shape, d))
         .singular_values(d.choose(&[Split, Left, Right, Apart]))
         .precision(precision(d))
 }
 
-fn als(shape: &[usize], d: &mut Draw<'_>) -> taper::factorize::cp::CpAlsParams {
-    CpAls::params(rank(shape, d))
+fn als(shape: &[usize], d: &mut Draw<'_>) -> taper::factorize::cp::CpAls {
+    CpAls::new(rank(shape, d))
         .max_sweeps(20)
         .precision(precision(d))
         .seed(d.seed())

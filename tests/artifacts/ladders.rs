@@ -45,7 +45,8 @@ fn ladders() -> Vec<Ladder> {
             "centroids of scalars, exactly",
             [1, 2, 3, 4, 5, 6, 7, 8],
             |w, n| {
-                let scalars = ProductQuantizer::params_with_width(1)
+                let scalars = ProductQuantizer::with_width(1)
+                    .codebook(Codebook::PerGroup)
                     .axis(SplitAxis::In)
                     .centroids(n);
                 scalars
@@ -54,21 +55,21 @@ fn ladders() -> Vec<Ladder> {
             }
         ),
         ladder!("centroids after a rotation", [1, 2, 4, 8, 16], |w, n| {
-            OptimizedProductQuantizer::params(pairs(n)).quantize(w.matrix.view())
+            OptimizedProductQuantizer::new(pairs(n)).quantize(w.matrix.view())
         }),
-        ladder!("stages", [1, 2, 3, 4, 5], |w, n| ResidualQuantizer::params(
+        ladder!("stages", [1, 2, 3, 4, 5], |w, n| ResidualQuantizer::new(
             pairs(4),
             n
         )
         .quantize(w.matrix.view())),
         ladder!("bits", [2, 3, 4, 5, 6, 8, 10, 12, 16], |w, n| {
-            FixedPointQuantizer::params(n as u32).quantize(w.matrix.view())
+            FixedPointQuantizer::new(n as u32).quantize(w.matrix.view())
         }),
         ladder!(
             "bits of affine rows",
             [1, 2, 3, 4, 5, 6, 8, 10, 12, 16],
             |w, n| {
-                let rows = FixedPointQuantizer::params(n as u32).granularity(Granularity::PerRow);
+                let rows = FixedPointQuantizer::new(n as u32).granularity(Granularity::PerRow);
                 rows.symmetry(Symmetry::Affine)
                     .range(Range::SquaredError)
                     .quantize(w.matrix.view())
@@ -79,24 +80,24 @@ fn ladders() -> Vec<Ladder> {
             let kept = w.matrix.mapv(|w| if w.abs() < threshold { 0.0 } else { w });
             SparseMatrix::from_dense(kept.view(), Precision::F32)
         }),
-        ladder!("rank", [1, 2, 3, 5, 9, 18], |w, n| TruncatedSvd::params(
+        ladder!("rank", [1, 2, 3, 5, 9, 18], |w, n| TruncatedSvd::new(
             Rank::Fixed(n)
         )
         .factorize(w.matrix.view())),
         ladder!("rank at random", [1, 2, 4, 8, 16], |w, n| {
-            TruncatedSvd::params(Rank::Fixed(n))
+            TruncatedSvd::new(Rank::Fixed(n))
                 .method(SvdMethod::BlockKrylov)
                 .factorize(w.matrix.view())
         }),
         ladder!("rank of a spatial convolution", [1, 2, 4, 8], |w, n| {
-            TruncatedSvd::params(Rank::Fixed(n)).factorize(w.kernel.view())
+            TruncatedSvd::new(Rank::Fixed(n)).factorize(w.kernel.view())
         }),
-        ladder!("terms by ALS", [1, 2, 4, 8, 16], |w, n| CpAls::params(
+        ladder!("terms by ALS", [1, 2, 4, 8, 16], |w, n| CpAls::new(
             Rank::Fixed(n)
         )
         .factorize(w.tensor.view())),
         ladder!("terms by ADMM", [1, 2, 4, 8, 16], |w, n| {
-            CpAdmm::params(Rank::Fixed(n))
+            CpAdmm::new(Rank::Fixed(n))
                 .all(Constraint::NonNegative)
                 .factorize(w.tensor.view())
         }),
@@ -106,8 +107,10 @@ fn ladders() -> Vec<Ladder> {
     ]
 }
 
-fn pairs(centroids: usize) -> taper::quantize::product::ProductQuantizerParams {
-    let pairs = ProductQuantizer::params_with_width(2).axis(SplitAxis::In);
+fn pairs(centroids: usize) -> taper::quantize::product::ProductQuantizer {
+    let pairs = ProductQuantizer::with_width(2)
+        .codebook(Codebook::PerGroup)
+        .axis(SplitAxis::In);
     pairs.centroids(centroids).seed(1)
 }
 

@@ -2,14 +2,14 @@
 
 use ndarray::{Array1, Array2, Array4, Axis, array, s};
 use taper::distill::{AttentionTransfer, HintLoss, HintRegressor};
-use taper::{Distiller, Error, ParamGuard};
+use taper::{Distiller, Error};
 
 use super::{assert_gradient, values};
 
 #[test]
 fn the_hint_loss_has_the_gradient_of_its_value() {
     let (student, teacher) = (values((3, 2, 4), 4.0, 1), values((3, 2, 4), 4.0, 2));
-    let distiller = HintLoss::params().weight(0.5);
+    let distiller = HintLoss::new().weight(0.5);
     let loss = distiller.loss(student.view(), teacher.view(), &[]).unwrap();
     assert_gradient(&loss.gradient, &student, 24.0, |s| {
         distiller
@@ -51,7 +51,7 @@ fn attention_transfer_has_the_gradient_of_its_value() {
     let student = values((2, 3, 3, 2), 4.0, 7);
     let teacher = values((2, 5, 3, 2), 4.0, 8);
     for exponent in [1.0, 2.0, 3.5] {
-        let distiller = AttentionTransfer::params().exponent(exponent).weight(3.0);
+        let distiller = AttentionTransfer::new().exponent(exponent).weight(3.0);
         let loss = distiller.loss(student.view(), teacher.view(), &[]).unwrap();
         assert_gradient(&loss.gradient, &student, 100.0, |s| {
             distiller
@@ -69,7 +69,7 @@ fn attention_transfer_has_the_gradient_of_its_value() {
 #[test]
 fn attention_does_not_see_strength() {
     let (student, teacher) = (values((2, 4, 3, 3), 2.0, 9), values((2, 4, 3, 3), 2.0, 10));
-    let distiller = AttentionTransfer::params();
+    let distiller = AttentionTransfer::new();
     let loss = distiller.loss(student.view(), teacher.view(), &[]).unwrap();
     for scale in [-4.0, 1e150, 1e-150] {
         let scaled = &student * scale;
@@ -85,7 +85,7 @@ fn attention_does_not_see_strength() {
 fn a_student_without_activations_is_no_nan() {
     let student = Array4::<f32>::zeros((1, 2, 2, 2));
     let teacher = Array4::ones((1, 3, 2, 2));
-    let loss = AttentionTransfer::params()
+    let loss = AttentionTransfer::new()
         .loss(student.view(), teacher.view(), &[])
         .unwrap();
     assert_eq!(loss.value.total, 0.5);
@@ -102,12 +102,12 @@ fn views_of_any_strides_give_the_same() {
     view.swap_axes(0, 3);
     let doubled = ndarray::concatenate![Axis(1), teacher, teacher];
     let part = doubled.slice(s![.., 3.., .., ..]);
-    let attention = AttentionTransfer::params();
+    let attention = AttentionTransfer::new();
     assert_eq!(
         attention.loss(view, part, &[]),
         attention.loss(student.view(), teacher.view(), &[])
     );
-    let hint = HintLoss::params();
+    let hint = HintLoss::new();
     assert_eq!(
         hint.loss(view, part, &[]),
         hint.loss(student.view(), teacher.view(), &[])
@@ -118,7 +118,7 @@ fn views_of_any_strides_give_the_same() {
 fn wrong_features_are_named() {
     let features = Array4::<f32>::ones((2, 3, 4, 4));
     let view = features.view();
-    let attention = AttentionTransfer::params();
+    let attention = AttentionTransfer::new();
     for wrong in [(2, 3, 4, 5), (1, 3, 4, 4)] {
         let wrong = Array4::ones(wrong);
         let error = attention.loss(view, wrong.view(), &[]).unwrap_err();
@@ -129,9 +129,7 @@ fn wrong_features_are_named() {
                 ..
             }
         ));
-        let error = HintLoss::params()
-            .loss(view, wrong.view(), &[])
-            .unwrap_err();
+        let error = HintLoss::new().loss(view, wrong.view(), &[]).unwrap_err();
         assert!(matches!(
             error,
             Error::ShapeMismatch {
@@ -150,7 +148,7 @@ fn wrong_features_are_named() {
         })
     ));
     assert!(matches!(
-        HintLoss::params().loss(bad.view(), view, &[]),
+        HintLoss::new().loss(bad.view(), view, &[]),
         Err(Error::NonFinite {
             what: "student",
             ..
@@ -161,14 +159,14 @@ fn wrong_features_are_named() {
         attention.loss(none.view(), view, &[]),
         Err(Error::EmptyAxis { .. })
     ));
-    assert!(AttentionTransfer::params().exponent(0.5).check().is_err());
+    assert!(AttentionTransfer::new().exponent(0.5).validate().is_err());
     assert!(
-        AttentionTransfer::params()
+        AttentionTransfer::new()
             .weight(f64::NAN)
-            .check()
+            .validate()
             .is_err()
     );
-    assert!(HintLoss::params().weight(-1.0).check().is_err());
+    assert!(HintLoss::new().weight(-1.0).validate().is_err());
     assert!(HintRegressor::new(Array2::<f32>::zeros((2, 3)), Array1::zeros(3)).is_err());
     let huge = array![[f32::MAX]];
     let regressor = HintRegressor::new(huge.clone(), array![0.0]).unwrap();
@@ -177,7 +175,7 @@ fn wrong_features_are_named() {
         Err(Error::Overflow { .. })
     ));
     assert!(matches!(
-        HintLoss::params().loss(huge.view(), (-&huge).view(), &[]),
+        HintLoss::new().loss(huge.view(), (-&huge).view(), &[]),
         Err(Error::Overflow { .. })
     ));
 }

@@ -3,7 +3,7 @@
 use ndarray::{Array1, Array2, ArrayView2, Axis, array, s};
 use proptest::prelude::*;
 use taper::distill::{KnowledgeDistillation, SoftLoss, log_softened_softmax, softened_softmax};
-use taper::{Distiller, Error, ParamError, ParamGuard};
+use taper::{Distiller, Error, ParamError};
 
 use super::{assert_gradient, values};
 
@@ -43,7 +43,7 @@ fn gradients_are_those_of_the_value() {
     for temperature in [0.5, 1.0, 3.0, 20.0, 40.0] {
         for alpha in [0.0, 0.3, 1.0] {
             for soft_loss in [SoftLoss::Divergence, SoftLoss::CrossEntropy] {
-                let distiller = KnowledgeDistillation::params(temperature)
+                let distiller = KnowledgeDistillation::new(temperature)
                     .alpha(alpha)
                     .soft_loss(soft_loss);
                 let value = |z: &Array2<f64>| {
@@ -67,7 +67,7 @@ fn both_values_are_those_of_the_definition() {
     let labels = labels(6, 11);
     for temperature in [0.7, 1.0, 4.0, 30.0, 100.0] {
         let (total, cross, hard) = naive(&student, &teacher, &labels, temperature, 0.6);
-        let loss = KnowledgeDistillation::params(temperature)
+        let loss = KnowledgeDistillation::new(temperature)
             .alpha(0.6)
             .loss(student.view(), teacher.view(), &labels)
             .unwrap();
@@ -76,7 +76,7 @@ fn both_values_are_those_of_the_definition() {
         assert!((loss.value.total - total).abs() <= tolerance * (1.0 + total));
         assert!((loss.value.hard.unwrap() - hard).abs() <= tolerance);
         assert!((loss.value.soft_cross_entropy().unwrap() - cross).abs() <= tolerance);
-        let with_entropy = KnowledgeDistillation::params(temperature)
+        let with_entropy = KnowledgeDistillation::new(temperature)
             .alpha(0.6)
             .soft_loss(SoftLoss::CrossEntropy)
             .loss(student.view(), teacher.view(), &labels)
@@ -101,7 +101,7 @@ fn a_high_temperature_matches_logits() {
     let expected = &difference / (samples * classes) as f64;
     let value = difference.mapv(|d| d * d).sum() / (2 * samples * classes) as f64;
     for temperature in [1e3, 1e5, 1e7] {
-        let distiller = KnowledgeDistillation::params(temperature).alpha(1.0);
+        let distiller = KnowledgeDistillation::new(temperature).alpha(1.0);
         let loss = distiller.loss(student.view(), teacher.view(), &[]).unwrap();
         // The next term of the series in 1/T, and the rounding of the sums times T.
         let tolerance = 6.0 * 6.0 / temperature + temperature * f64::EPSILON * 36.0;
@@ -128,7 +128,7 @@ fn a_high_temperature_matches_logits() {
 fn without_a_teacher_it_is_cross_entropy() {
     let (student, teacher) = (values((4, 6), 10.0, 7), values((4, 6), 10.0, 8));
     let labels = labels(4, 6);
-    let loss = KnowledgeDistillation::params(5.0)
+    let loss = KnowledgeDistillation::new(5.0)
         .alpha(0.0)
         .loss(student.view(), teacher.view(), &labels)
         .unwrap();
@@ -155,7 +155,7 @@ fn a_student_that_matches_has_nothing_to_learn() {
     // A shift of all logits of a row changes no probability.
     let student = &teacher + &array![[1.0], [-2.0], [5.0]];
     for temperature in [1.0, 6.0, 1e4] {
-        let loss = KnowledgeDistillation::params(temperature)
+        let loss = KnowledgeDistillation::new(temperature)
             .alpha(1.0)
             .loss(student.view(), teacher.view(), &[])
             .unwrap();
@@ -170,10 +170,7 @@ fn strides_and_threads_change_nothing() {
     // More rows than one thread takes at a time.
     let (student, teacher) = (values((700, 40), 9.0, 10), values((700, 40), 9.0, 11));
     let labels = labels(700, 40);
-    let distiller = KnowledgeDistillation::params(2.5)
-        .alpha(0.4)
-        .check()
-        .unwrap();
+    let distiller = KnowledgeDistillation::new(2.5).alpha(0.4);
     let loss = distiller
         .loss(student.view(), teacher.view(), &labels)
         .unwrap();
@@ -215,7 +212,7 @@ fn strides_and_threads_change_nothing() {
 fn the_mean_does_not_depend_on_the_size_of_the_batch() {
     let (student, teacher) = (values((3, 8), 9.0, 12), values((3, 8), 9.0, 13));
     let twice = |x: &Array2<f64>| ndarray::concatenate![Axis(0), *x, *x];
-    let distiller = KnowledgeDistillation::params(3.0).alpha(0.5);
+    let distiller = KnowledgeDistillation::new(3.0).alpha(0.5);
     let once = distiller
         .loss(student.view(), teacher.view(), &[0, 1, 2])
         .unwrap();
@@ -234,8 +231,8 @@ fn wrong_parameters_and_inputs_are_named() {
     let z = array![[1.0_f32, 2.0], [3.0, 4.0]];
     let view = z.view();
     for temperature in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-        let error = KnowledgeDistillation::params(temperature)
-            .check()
+        let error = KnowledgeDistillation::new(temperature)
+            .validate()
             .unwrap_err();
         assert!(matches!(
             error,
@@ -248,16 +245,16 @@ fn wrong_parameters_and_inputs_are_named() {
         assert!(log_softened_softmax(view, temperature).is_err());
     }
     for alpha in [-0.1, 1.1, f64::NAN] {
-        let error = KnowledgeDistillation::params(1.0)
+        let error = KnowledgeDistillation::new(1.0)
             .alpha(alpha)
-            .check()
+            .validate()
             .unwrap_err();
         assert!(matches!(
             error,
             ParamError::OutOfRange { name: "alpha", .. }
         ));
     }
-    let distiller = KnowledgeDistillation::params(2.0).alpha(0.5);
+    let distiller = KnowledgeDistillation::new(2.0).alpha(0.5);
     let error = |student: ArrayView2<'_, f32>, teacher: ArrayView2<'_, f32>, labels: &[usize]| {
         distiller.loss(student, teacher, labels).unwrap_err()
     };
@@ -317,7 +314,7 @@ fn the_ends_of_the_range_give_numbers_or_an_overflow() {
             assert!((row.sum() - 1.0).abs() <= 3.0 * f32::EPSILON);
         }
         for (student, teacher) in [(&extreme, &extreme), (&extreme, &(-&extreme))] {
-            let distiller = KnowledgeDistillation::params(temperature).alpha(0.5);
+            let distiller = KnowledgeDistillation::new(temperature).alpha(0.5);
             match distiller.loss(student.view(), teacher.view(), &[0, 1]) {
                 Ok(loss) => {
                     assert!(loss.value.total.is_finite());
@@ -371,7 +368,7 @@ proptest! {
         let student = values((2, classes), 12.0, seed).mapv(|x| x as f32);
         let teacher = values((2, classes), 12.0, !seed).mapv(|x| x as f32);
         let labels = labels(2, classes);
-        let distiller = KnowledgeDistillation::params(temperature).alpha(alpha);
+        let distiller = KnowledgeDistillation::new(temperature).alpha(alpha);
         let single = distiller.loss(student.view(), teacher.view(), &labels).unwrap();
         let double = distiller
             .loss(student.mapv(f64::from).view(), teacher.mapv(f64::from).view(), &labels)
@@ -394,8 +391,8 @@ proptest! {
 #[test]
 fn losses_are_objects() {
     let losses: Vec<Box<dyn Distiller<f32>>> = vec![
-        Box::new(KnowledgeDistillation::params(2.0)),
-        Box::new(KnowledgeDistillation::params(3.0).check().unwrap()),
+        Box::new(KnowledgeDistillation::new(2.0)),
+        Box::new(KnowledgeDistillation::new(3.0)),
     ];
     let z = array![[1.0_f32, 2.0]];
     for loss in losses {

@@ -8,7 +8,7 @@ use taper::distill::{
     Anneal, DistillationSchedule, KnowledgeDistillation, TeacherLogits, ensemble_logits,
     log_softened_softmax, smoothed_labels, softened_softmax,
 };
-use taper::{Compressed, DType, Distiller, Error, ParamGuard, Part, Precision};
+use taper::{Compressed, DType, Distiller, Error, Part, Precision};
 
 use super::values;
 
@@ -213,12 +213,12 @@ fn smoothed_labels_are_a_teacher() {
     let (classes, epsilon, labels) = (5, 0.1, [3, 0, 4]);
     let student: Array2<f64> = values((3, classes), 8.0, 5);
     let teacher = smoothed_labels(&labels, classes, epsilon).unwrap();
-    let from_teacher = KnowledgeDistillation::params(1.0)
+    let from_teacher = KnowledgeDistillation::new(1.0)
         .alpha(1.0)
         .loss(student.view(), teacher.view(), &labels)
         .unwrap();
     let zeros = Array2::zeros((3, classes));
-    let from_zeros = KnowledgeDistillation::params(1.0)
+    let from_zeros = KnowledgeDistillation::new(1.0)
         .alpha(epsilon)
         .loss(student.view(), zeros.view(), &labels)
         .unwrap();
@@ -263,7 +263,7 @@ proptest! {
                 let step = (pair[1] - pair[0]) * (end - from).signum();
                 prop_assert!(step >= -slack * from.max(to));
             }
-            let schedule = DistillationSchedule::params(anneal).check().unwrap();
+            let schedule = DistillationSchedule::new(anneal);
             prop_assert_eq!(schedule.at(1.0).unwrap().temperature(), end);
         }
     }
@@ -283,22 +283,20 @@ fn wrong_schedules_are_refused() {
             to: 1.0,
         },
     ] {
-        assert!(DistillationSchedule::params(bad).check().is_err());
+        assert!(DistillationSchedule::new(bad).validate().is_err());
     }
-    let alpha = |alpha| DistillationSchedule::params(good).alpha(alpha);
+    let alpha = |alpha| DistillationSchedule::new(good).alpha(alpha);
     assert!(
         alpha(Anneal::Linear { from: 0.0, to: 1.1 })
-            .check()
+            .validate()
             .is_err()
     );
     assert!(
         alpha(Anneal::Geometric { from: 0.0, to: 1.0 })
-            .check()
+            .validate()
             .is_err()
     );
-    let schedule = alpha(Anneal::Cosine { from: 1.0, to: 0.0 })
-        .check()
-        .unwrap();
+    let schedule = alpha(Anneal::Cosine { from: 1.0, to: 0.0 });
     assert_eq!(schedule.at(1.0).unwrap().alpha(), 0.0);
     for progress in [-0.1, 1.1, f64::NAN] {
         assert!(schedule.at(progress).is_err());

@@ -200,7 +200,7 @@ impl LowBitMlp {
         let (first, hidden) = hidden
             .split_first()
             .context("a network without hidden layers")?;
-        let signs = |layer: &Layer| Binarizer::params().quantize(layer.matrix()?.view());
+        let signs = |layer: &Layer| Binarizer::new().quantize(layer.matrix()?.view());
         let mut network = BinaryMlp::new(signs(first)?, &first.norm()?)?;
         for layer in hidden {
             network = network.hidden(signs(layer)?, &layer.norm()?)?;

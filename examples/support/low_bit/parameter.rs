@@ -4,9 +4,9 @@ use anyhow::{Context, anyhow, ensure};
 use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
 use ndarray::{ArrayView1, ArrayView2, ArrayViewMut1};
 use rayon::prelude::*;
+use taper::Seed;
 use taper::quantize::binary::StraightThrough;
-use taper::quantize::fixed_point::{FixedPointQuantizer, FixedPointQuantizerParams, Range};
-use taper::{ParamGuard, Seed};
+use taper::quantize::fixed_point::{FixedPointQuantizer, Range};
 
 use crate::random;
 
@@ -23,8 +23,8 @@ pub enum Weights {
 
 impl Weights {
     /// The quantizer of a fixed-point width.
-    pub fn fixed_point(bits: u32) -> FixedPointQuantizerParams {
-        FixedPointQuantizer::params(bits).range(Range::Fixed(1.0))
+    pub fn fixed_point(bits: u32) -> FixedPointQuantizer {
+        FixedPointQuantizer::new(bits).range(Range::Fixed(1.0))
     }
 
     fn write(self, latent: &[f32], values: &mut [f32]) -> taper::Result<()> {
@@ -33,7 +33,7 @@ impl Weights {
             Self::Binary => StraightThrough
                 .forward_into(ArrayView1::from(latent), ArrayViewMut1::from(values))?,
             Self::FixedPoint(bits) => {
-                let quantizer = Self::fixed_point(bits).check()?;
+                let quantizer = Self::fixed_point(bits);
                 let row = ArrayView1::from(latent);
                 let row: ArrayView2<'_, f32> = row.insert_axis(ndarray::Axis(0));
                 let quantized = quantizer.fake_quantize(row)?;

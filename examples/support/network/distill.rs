@@ -170,7 +170,7 @@ mod tests {
     fn the_injected_gradient_arrives_unchanged_with_the_value() {
         let student = array![[1.0_f32, -2.0, 0.5], [0.0, 3.0, -1.0]];
         let teacher = array![[2.0_f32, 0.0, 0.0], [1.0, 1.0, -4.0]];
-        let loss = KnowledgeDistillation::params(3.0)
+        let loss = KnowledgeDistillation::new(3.0)
             .alpha(0.7)
             .loss(student.view(), teacher.view(), &[0, 1])
             .unwrap();

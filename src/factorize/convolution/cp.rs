@@ -26,7 +26,7 @@ use crate::{Compressed, Error, Float, Part, Precision, Result, Role, StorageBits
 ///     let (o, i, y, x) = (o as f32, i as f32, y as f32, x as f32);
 ///     (1.0 + o) * (1.0 - i) * (1.0 + y) * x + o * i * (1.0 - y)
 /// });
-/// let fit = CpAls::params(Rank::Fixed(2)).factorize(kernel.view())?;
+/// let fit = CpAls::new(Rank::Fixed(2)).factorize(kernel.view())?;
 /// let geometry = Geometry { stride: [1, 1], padding: [1, 1] };
 /// let chain = CpConv2d::new(&fit, None, geometry)?;
 /// assert_eq!(chain.links()[1].shape(), [2, 1, 3, 1]);

@@ -47,7 +47,7 @@ fn chains_are_the_convolution_with_the_rebuilt_kernel() {
     for kernel in [[3, 3], [5, 2], [1, 4], [1, 1]] {
         let x = random([2, 3, 8, 9], 1);
         let weights = random([6, 3, kernel[0], kernel[1]], 2);
-        let als = CpAls::params(Rank::Fixed(3))
+        let als = CpAls::new(Rank::Fixed(3))
             .precision(Precision::F64)
             .max_sweeps(5);
         let fit = als.factorize(weights.view()).unwrap();
@@ -93,7 +93,7 @@ fn the_links_are_convolutions() {
         ndarray::concatenate(ndarray::Axis(1), &views).unwrap()
     };
     let x = random([1, 3, 8, 9], 1);
-    let fit = CpAls::params(Rank::Fixed(4))
+    let fit = CpAls::new(Rank::Fixed(4))
         .precision(Precision::F64)
         .factorize(random([5, 3, 3, 3], 2).view())
         .unwrap();
@@ -112,7 +112,7 @@ fn the_links_are_convolutions() {
 
 #[test]
 fn what_does_not_fit_is_an_error() {
-    let fit = CpAls::params(Rank::Fixed(2))
+    let fit = CpAls::new(Rank::Fixed(2))
         .factorize(random([4, 3, 9, 1], 2).slice(s![.., .., .., 0]))
         .unwrap();
     let plain = Geometry::default();

@@ -31,5 +31,5 @@ mod tucker_conv;
 pub use cp::CpConv2d;
 pub use dense::conv2d;
 pub use geometry::Geometry;
-pub use tucker::{Tucker2, Tucker2Params};
+pub use tucker::{Tucker2, TuckerSize};
 pub use tucker_conv::TuckerConv2d;

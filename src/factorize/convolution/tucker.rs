@@ -1,17 +1,15 @@
 //! Tucker decomposition of a kernel's two channel axes.
 
-use std::sync::Arc;
-
 use ndarray::{Array2, Array4, ArrayView, Ix4};
 
 use super::geometry::{Geometry, dimensions};
 use super::tucker_conv::TuckerConv2d;
 use crate::factorize::Rank;
 use crate::factorize::cp::{End, leading_vectors, multiply_mode, standard, unfolding_spectrum};
-use crate::observer::Observed;
+use crate::observer::ObservedFit;
 use crate::{
-    Error, Factorizer, FitReport, Float, InputMoments, Observer, ParamError, ParamGuard, Precision,
-    Result, Stage, check, moments,
+    Error, Factorizer, FitContext, FitReport, Float, Observer, ParamError, Precision, Result,
+    Stage, check, moments,
 };
 
 /// Tucker-2: a kernel as a smaller kernel between two 1×1 convolutions.
@@ -37,74 +35,76 @@ use crate::{
 /// assert_eq!(chain.apply(Array4::ones((1, 8, 5, 5)).view())?.shape(), [1, 16, 5, 5]);
 /// # Ok::<(), taper::Error>(())
 /// ```
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(deny_unknown_fields))]
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Tucker2 {
-    size: Size,
-    max_iterations: usize,
-    tolerance: f64,
-    precision: Precision,
-    observed: Observed,
+    /// How the numbers of channels of the small kernel are chosen.
+    pub size: TuckerSize,
+    /// The largest number of rounds over both sides.
+    #[cfg_attr(
+        feature = "model",
+        serde(default = "crate::defaults::tucker_iterations")
+    )]
+    pub max_iterations: usize,
+    /// The fit ends when a round lowers the squared error by less than this fraction of it.
+    #[cfg_attr(feature = "model", serde(default = "crate::defaults::fit_tolerance"))]
+    pub tolerance: f64,
+    /// The precision in which the kernels are stored.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub precision: Precision,
 }
 
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Size {
+#[non_exhaustive]
+pub enum TuckerSize {
+    /// The numbers of channels on the output and the input side.
     Ranks(usize, usize),
+    /// The smallest numbers of channels that lose on each side at most half of the energy (the squared norm) that may be
+    /// lost. Together they keep at least this fraction of it, in (0, 1].
     Energy(f64),
+    /// The largest numbers of channels, in the proportion of the kernel's, that divide the number of stored values by at
+    /// least this ratio.
     Ratio(f64),
 }
 
-/// Parameters of [`Tucker2`].
-///
-/// ```
-/// use taper::Factorizer;
-/// use taper::factorize::convolution::Tucker2;
-/// use taper::ndarray::Array4;
-///
-/// let kernel = Array4::from_shape_fn((16, 8, 3, 3), |(o, i, y, x)| ((o + 2 * i) * (y + 3 * x)) as f64);
-/// let chain = Tucker2::ratio(4.0).max_iterations(5).tolerance(1e-6).factorize(kernel.view())?;
-/// let links = chain.links(); // 1×1, 3×3 and 1×1 kernels
-/// assert_eq!(links.len(), 3);
-/// assert_eq!(links[1].shape()[..2], chain.ranks());
-/// # Ok::<(), taper::Error>(())
-/// ```
-#[derive(Debug, Clone, PartialEq)]
-pub struct Tucker2Params(Tucker2);
-
 impl Tucker2 {
-    fn sized(size: Size) -> Tucker2Params {
-        Tucker2Params(Self {
+    pub fn new(size: TuckerSize) -> Self {
+        Self {
             size,
-            max_iterations: 30,
-            tolerance: 1e-6,
+            max_iterations: crate::defaults::tucker_iterations(),
+            tolerance: crate::defaults::fit_tolerance(),
             precision: Precision::F32,
-            observed: Observed::default(),
-        })
+        }
     }
 
     /// Parameters for given numbers of channels on the output and the input side of the small kernel.
     #[must_use]
-    pub fn ranks(output: usize, input: usize) -> Tucker2Params {
-        Self::sized(Size::Ranks(output, input))
+    pub fn ranks(output: usize, input: usize) -> Tucker2 {
+        Self::new(TuckerSize::Ranks(output, input))
     }
 
     /// Parameters for the smallest numbers of channels that leave on each side at most half of the energy (the
     /// squared norm) that may be lost, so that at least `fraction` of it is kept together.
     #[must_use]
-    pub fn energy(fraction: f64) -> Tucker2Params {
-        Self::sized(Size::Energy(fraction))
+    pub fn energy(fraction: f64) -> Tucker2 {
+        Self::new(TuckerSize::Energy(fraction))
     }
 
     /// Parameters for the largest numbers of channels, in the proportion of the kernel's, that make the number of
     /// stored values smaller by at least `ratio`.
     #[must_use]
-    pub fn ratio(ratio: f64) -> Tucker2Params {
-        Self::sized(Size::Ratio(ratio))
+    pub fn ratio(ratio: f64) -> Tucker2 {
+        Self::new(TuckerSize::Ratio(ratio))
     }
 
     fn resolve<F: Float>(&self, values: &[F], shape: [usize; 4]) -> Result<[usize; 2]> {
         let [output, input, height, width] = shape;
         match self.size {
-            Size::Ranks(p, q) => {
+            TuckerSize::Ranks(p, q) => {
                 // Beyond these the unfoldings have no further singular vectors.
                 let area = height * width;
                 let limits = [output.min(input * area), input.min(output * area)];
@@ -118,7 +118,7 @@ impl Tucker2 {
                 }
                 Ok([p, q])
             }
-            Size::Energy(fraction) => {
+            TuckerSize::Energy(fraction) => {
                 let mut ranks = [1, 1];
                 for (mode, rank) in ranks.iter_mut().enumerate() {
                     let (energies, _) = unfolding_spectrum(values, &shape, mode)?;
@@ -133,7 +133,7 @@ impl Tucker2 {
                 }
                 Ok(limit_each_other(ranks, shape))
             }
-            Size::Ratio(ratio) => {
+            TuckerSize::Ratio(ratio) => {
                 let dense: usize = shape.iter().product();
                 let stored = |[p, q]: [usize; 2]| p * output + q * input + p * q * height * width;
                 let longest = output.max(input);
@@ -221,8 +221,12 @@ impl<F: Float> Alternation<'_, F> {
 
 impl Tucker2 {
     /// Rounds until the loss falls no more.
-    fn alternate<F: Float>(&self, kernel: &Alternation<'_, F>) -> Result<(Fit<F>, FitReport)> {
-        let observed = self.observed.fit(Stage::Tucker, 0, self.max_iterations);
+    fn alternate<F: Float>(
+        &self,
+        kernel: &Alternation<'_, F>,
+        observer: Option<&dyn Observer>,
+    ) -> Result<(Fit<F>, FitReport)> {
+        let observed = ObservedFit::new(observer, Stage::Tucker, 0, self.max_iterations);
         let mut fit = kernel.start()?;
         let mut losses = vec![fit.loss];
         let mut iterations = 0;
@@ -262,8 +266,10 @@ impl<F: Float> Factorizer<F, Ix4> for Tucker2 {
     fn factorize_with(
         &self,
         weights: ArrayView<'_, F, Ix4>,
-        inputs: Option<&InputMoments>,
+        context: FitContext<'_>,
     ) -> Result<TuckerConv2d<F>> {
+        self.validate()?;
+        let inputs = context.inputs;
         moments::unused("Tucker2", inputs)?;
         check::finite("the kernel", &weights)?;
         let shape = dimensions(weights.dim());
@@ -283,7 +289,7 @@ impl<F: Float> Factorizer<F, Ix4> for Tucker2 {
             ranks: [p, q],
             squared_norm: values.iter().map(|x| x.as_f64() * x.as_f64()).sum(),
         };
-        let (fit, report) = self.alternate(&kernel)?;
+        let (fit, report) = self.alternate(&kernel, context.observer)?;
         let Fit {
             output,
             input,
@@ -309,55 +315,46 @@ impl<F: Float> Factorizer<F, Ix4> for Tucker2 {
     }
 }
 
-impl Tucker2Params {
+impl Tucker2 {
     /// Rounds over both sides at most; 30 unless set. Zero leaves the start as it is.
     #[must_use]
     pub fn max_iterations(mut self, iterations: usize) -> Self {
-        self.0.max_iterations = iterations;
+        self.max_iterations = iterations;
         self
     }
 
     /// The fit ends where a round lowers the squared error by less than this share of itself; 10⁻⁶ unless set.
     #[must_use]
     pub fn tolerance(mut self, tolerance: f64) -> Self {
-        self.0.tolerance = tolerance;
-        self
-    }
-
-    /// Who watches the rounds ([`Stage::Tucker`]), and may stop them; nobody unless set.
-    #[must_use]
-    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
-        self.0.observed = Observed::by(observer);
+        self.tolerance = tolerance;
         self
     }
 
     /// In which precision the links are stored; single unless set.
     #[must_use]
     pub fn precision(mut self, precision: Precision) -> Self {
-        self.0.precision = precision;
+        self.precision = precision;
         self
     }
 }
 
-impl ParamGuard for Tucker2Params {
-    type Checked = Tucker2;
-
-    fn check_ref(&self) -> Result<&Tucker2, ParamError> {
-        check::tolerance(self.0.tolerance)?;
-        match self.0.size {
-            Size::Ranks(output, input) => {
+impl Tucker2 {
+    /// Checks the parameters, as every call that uses them does.
+    ///
+    /// # Errors
+    ///
+    /// The first parameter that no input could make right.
+    pub fn validate(&self) -> Result<(), ParamError> {
+        check::tolerance(self.tolerance)?;
+        match self.size {
+            TuckerSize::Ranks(output, input) => {
                 check::at_least_one("the output rank", output)?;
                 check::at_least_one("the input rank", input)?;
             }
-            Size::Energy(fraction) => Rank::Energy(fraction).check()?,
-            Size::Ratio(ratio) => Rank::Ratio(ratio).check()?,
+            TuckerSize::Energy(fraction) => Rank::Energy(fraction).check()?,
+            TuckerSize::Ratio(ratio) => Rank::Ratio(ratio).check()?,
         }
-        Ok(&self.0)
-    }
-
-    fn check(self) -> Result<Tucker2, ParamError> {
-        self.check_ref()?;
-        Ok(self.0)
+        Ok(())
     }
 }
 

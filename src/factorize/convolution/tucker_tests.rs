@@ -90,9 +90,9 @@ fn ranks_follow_from_an_energy_or_a_ratio() {
 #[test]
 fn what_cannot_be_is_an_error() {
     let mut kernel = random([4, 3, 1, 1], 1);
-    assert!(Tucker2::ranks(0, 1).check().is_err());
-    assert!(Tucker2::energy(0.0).check().is_err());
-    assert!(Tucker2::ratio(f64::NAN).check().is_err());
+    assert!(Tucker2::ranks(0, 1).validate().is_err());
+    assert!(Tucker2::energy(0.0).validate().is_err());
+    assert!(Tucker2::ratio(f64::NAN).validate().is_err());
     assert!(matches!(
         Tucker2::ranks(4, 3).factorize(kernel.view()),
         Err(Error::ExceedsInput {

@@ -1,11 +1,10 @@
 //! Alternating optimization with ADMM: CP under constraints.
 
-use std::sync::Arc;
-
 use ndarray::{ArrayView, ArrayViewD, Dimension};
 
 use super::als::CpAls;
 use super::constraint::Constraint;
+use super::correction::NormBound;
 use super::end::End;
 use super::model::{Model, factor_with_ridge, gram, gram_without, inner_product, relative_loss};
 use super::mttkrp::{Walk, view};
@@ -13,10 +12,10 @@ use super::problem::Problem;
 use super::start::{Beginning, Start};
 use super::tensor::{CpReport, CpTensor, Freedom};
 use crate::factorize::Rank;
-use crate::observer::{Observed, ObservedFit};
+use crate::observer::ObservedFit;
 use crate::{
-    Error, Factorizer, Float, InputMoments, Observer, ParamError, ParamGuard, Precision, Result,
-    Seed, Stage, check, linalg, moments,
+    Error, Factorizer, FitContext, Float, Observer, ParamError, Precision, Result, Seed, Stage,
+    check, linalg, moments,
 };
 
 /// CP decomposition with a [`Constraint`] a factor, by AO-ADMM.
@@ -40,38 +39,48 @@ use crate::{
 /// use taper::Factorizer;
 ///
 /// let tensor = Array3::from_shape_fn((5, 4, 3), |(i, j, k)| ((i * j + k) % 4) as f64);
-/// let fit = CpAdmm::params(Rank::Fixed(3)).all(Constraint::NonNegative).factorize(tensor.view())?;
+/// let fit = CpAdmm::new(Rank::Fixed(3)).all(Constraint::NonNegative).factorize(tensor.view())?;
 /// assert!(fit.factors().iter().flatten().all(|&x| x >= 0.0));
 /// # Ok::<(), taper::Error>(())
 /// ```
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(deny_unknown_fields))]
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct CpAdmm {
-    rank: Rank,
-    all: Constraint,
-    modes: Vec<(usize, Constraint)>,
-    max_sweeps: usize,
-    inner: usize,
-    tolerance: f64,
-    start: Start,
-    starts: usize,
-    precision: Precision,
-    seed: Seed,
-    observed: Observed,
+    /// The number of terms.
+    pub rank: Rank,
+    /// The constraint of each factor that `modes` does not name.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub all: Constraint,
+    /// Constraints of single factors, by the number of their axis; the last entry for an axis counts.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub modes: Vec<(usize, Constraint)>,
+    /// The largest number of sweeps over all factors.
+    #[cfg_attr(feature = "model", serde(default = "crate::defaults::cp_sweeps"))]
+    pub max_sweeps: usize,
+    /// The largest number of ADMM iterations for a factor in a sweep, at least 1.
+    #[cfg_attr(
+        feature = "model",
+        serde(default = "crate::defaults::inner_iterations")
+    )]
+    pub inner_iterations: usize,
+    /// The fit ends when a sweep lowers the objective by less than this fraction of it.
+    #[cfg_attr(feature = "model", serde(default = "crate::defaults::fit_tolerance"))]
+    pub tolerance: f64,
+    /// The first start of the unconstrained decomposition that the fit begins with.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub start: Start,
+    /// The number of starts tried on the compressed tensor, at least 1.
+    #[cfg_attr(feature = "model", serde(default = "crate::defaults::starts"))]
+    pub starts: usize,
+    /// The precision in which weights and factors are stored.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub precision: Precision,
+    /// The seed of random starts.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub seed: Seed,
 }
-
-/// Parameters of [`CpAdmm`].
-///
-/// ```
-/// use taper::ParamGuard;
-/// use taper::factorize::Rank;
-/// use taper::factorize::cp::{Constraint, CpAdmm};
-///
-/// let params = CpAdmm::params(Rank::Fixed(4)).mode(0, Constraint::NonNegative).max_sweeps(20).seed(7);
-/// assert!(params.check().is_ok());
-/// assert!(CpAdmm::params(Rank::Fixed(4)).all(Constraint::L1(-1.0)).check().is_err());
-/// ```
-#[derive(Debug, Clone, PartialEq)]
-pub struct CpAdmmParams(CpAdmm);
 
 /// Relative residuals at which the inner iterations end.
 const INNER_TOLERANCE: f64 = 1e-3;
@@ -79,23 +88,26 @@ const INNER_TOLERANCE: f64 = 1e-3;
 impl CpAdmm {
     /// Parameters for a decomposition of rank `rank`, without constraints yet.
     #[must_use]
-    pub fn params(rank: Rank) -> CpAdmmParams {
-        CpAdmmParams(Self {
+    pub fn new(rank: Rank) -> Self {
+        Self {
             rank,
             all: Constraint::None,
             modes: Vec::new(),
-            max_sweeps: 200,
-            inner: 10,
-            tolerance: 1e-6,
+            max_sweeps: crate::defaults::cp_sweeps(),
+            inner_iterations: crate::defaults::inner_iterations(),
+            tolerance: crate::defaults::fit_tolerance(),
             start: Start::Hosvd,
-            starts: 3,
+            starts: crate::defaults::starts(),
             precision: Precision::F32,
             seed: Seed::default(),
-            observed: Observed::default(),
-        })
+        }
     }
 
-    fn fit<F: Float>(&self, tensor: ArrayViewD<'_, F>) -> Result<CpTensor<F>> {
+    fn fit<F: Float>(
+        &self,
+        tensor: ArrayViewD<'_, F>,
+        observer: Option<&dyn Observer>,
+    ) -> Result<CpTensor<F>> {
         let problem = Problem::new(&tensor)?;
         let order = problem.shape.len();
         if let Some(&(value, _)) = self.modes.iter().find(|(mode, _)| *mode >= order) {
@@ -109,13 +121,11 @@ impl CpAdmm {
         for &(mode, constraint) in &self.modes {
             constraints[mode] = constraint;
         }
-        let mut als = CpAls::params(self.rank)
+        let als = CpAls::new(self.rank)
             .start(self.start)
             .starts(self.starts, 50)
-            .norm_bound(None)
-            .seed(self.seed)
-            .check()?;
-        als.observed = self.observed.clone();
+            .norm_bound(NormBound::OFF)
+            .seed(self.seed);
         let terms = als.resolve_rank(&problem)?;
         let Beginning {
             model,
@@ -128,9 +138,9 @@ impl CpAdmm {
                 stopped: false,
             }
         } else {
-            als.begin(&problem, terms)?
+            als.begin(&problem, terms, observer)?
         };
-        let mut fit = Fit::new(&problem, &constraints, self.inner, model);
+        let mut fit = Fit::new(&problem, &constraints, self.inner_iterations, model);
         let mut report = CpReport {
             start,
             ..CpReport::default()
@@ -140,7 +150,7 @@ impl CpAdmm {
         } else if stopped {
             End::Stopped
         } else {
-            let observed = self.observed.fit(Stage::CpAdmm, 0, self.max_sweeps);
+            let observed = ObservedFit::new(observer, Stage::CpAdmm, 0, self.max_sweeps);
             fit.run(self.max_sweeps, self.tolerance, observed)?
         };
         report.fit = end.report(fit.losses.len() - 1, fit.losses);
@@ -455,46 +465,48 @@ impl<F: Float, D: Dimension> Factorizer<F, D> for CpAdmm {
     fn factorize_with(
         &self,
         weights: ArrayView<'_, F, D>,
-        inputs: Option<&InputMoments>,
+        context: FitContext<'_>,
     ) -> Result<CpTensor<F>> {
+        self.validate()?;
+        let inputs = context.inputs;
         moments::unused("CpAdmm", inputs)?;
-        self.fit(weights.into_dyn())
+        self.fit(weights.into_dyn(), context.observer)
     }
 }
 
-impl CpAdmmParams {
+impl CpAdmm {
     /// The constraint of every factor that has none of its own.
     #[must_use]
     pub fn all(mut self, constraint: Constraint) -> Self {
-        self.0.all = constraint;
+        self.all = constraint;
         self
     }
 
     /// The constraint of the factor of axis `mode`.
     #[must_use]
     pub fn mode(mut self, mode: usize, constraint: Constraint) -> Self {
-        self.0.modes.push((mode, constraint));
+        self.modes.push((mode, constraint));
         self
     }
 
     /// Sweeps over all factors at most; 200 unless set.
     #[must_use]
     pub fn max_sweeps(mut self, sweeps: usize) -> Self {
-        self.0.max_sweeps = sweeps;
+        self.max_sweeps = sweeps;
         self
     }
 
     /// Iterations of ADMM for each factor in each sweep, at most; 10 unless set.
     #[must_use]
     pub fn inner_iterations(mut self, iterations: usize) -> Self {
-        self.0.inner = iterations;
+        self.inner_iterations = iterations;
         self
     }
 
     /// The fit ends where a sweep lowers the objective by less than this share of itself; 10⁻⁶ unless set.
     #[must_use]
     pub fn tolerance(mut self, tolerance: f64) -> Self {
-        self.0.tolerance = tolerance;
+        self.tolerance = tolerance;
         self
     }
 
@@ -502,52 +514,43 @@ impl CpAdmmParams {
     /// for it; the first is [`Start::Hosvd`], and 3 are tried, unless set.
     #[must_use]
     pub fn start(mut self, start: Start, starts: usize) -> Self {
-        self.0.start = start;
-        self.0.starts = starts;
+        self.start = start;
+        self.starts = starts;
         self
     }
 
     /// In which precision weights and factors are stored; single unless set.
     #[must_use]
     pub fn precision(mut self, precision: Precision) -> Self {
-        self.0.precision = precision;
+        self.precision = precision;
         self
     }
 
     /// The seed of random starts.
     #[must_use]
     pub fn seed(mut self, seed: impl Into<Seed>) -> Self {
-        self.0.seed = seed.into();
-        self
-    }
-
-    /// Who watches the sweeps, those in search of a start among them, and may stop them.
-    #[must_use]
-    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
-        self.0.observed = Observed::by(observer);
+        self.seed = seed.into();
         self
     }
 }
 
-impl ParamGuard for CpAdmmParams {
-    type Checked = CpAdmm;
-
-    fn check_ref(&self) -> Result<&CpAdmm, ParamError> {
-        let admm = &self.0;
+impl CpAdmm {
+    /// Checks the parameters, as every call that uses them does.
+    ///
+    /// # Errors
+    ///
+    /// The first parameter that no input could make right.
+    pub fn validate(&self) -> Result<(), ParamError> {
+        let admm = self;
         admm.rank.check()?;
         check::at_least_one("starts", admm.starts)?;
-        check::at_least_one("inner_iterations", admm.inner)?;
+        check::at_least_one("inner_iterations", admm.inner_iterations)?;
         check::tolerance(admm.tolerance)?;
         admm.all.check()?;
         admm.modes
             .iter()
             .try_for_each(|(_, constraint)| constraint.check())?;
-        Ok(admm)
-    }
-
-    fn check(self) -> Result<CpAdmm, ParamError> {
-        self.check_ref()?;
-        Ok(self.0)
+        Ok(())
     }
 }
 

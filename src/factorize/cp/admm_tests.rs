@@ -21,11 +21,11 @@ fn all_constraints() -> Vec<Constraint> {
 fn unconstrained_it_agrees_with_als() {
     let tensor = low_rank::<f64>(&[9, 8, 7], 3, 0.2, 1);
     let rank = Rank::Fixed(3);
-    let als = CpAls::params(rank)
+    let als = CpAls::new(rank)
         .precision(Precision::F64)
         .tolerance(1e-12)
         .max_sweeps(500);
-    let admm = CpAdmm::params(rank)
+    let admm = CpAdmm::new(rank)
         .precision(Precision::F64)
         .tolerance(1e-12)
         .max_sweeps(500);
@@ -45,7 +45,7 @@ fn unconstrained_it_agrees_with_als() {
 fn penalties_of_zero_and_wide_boxes_change_nothing() {
     let tensor = low_rank::<f64>(&[9, 8, 7], 3, 0.2, 1);
     let fit = |constraint| {
-        let admm = CpAdmm::params(Rank::Fixed(3))
+        let admm = CpAdmm::new(Rank::Fixed(3))
             .all(constraint)
             .tolerance(1e-12)
             .max_sweeps(500);
@@ -80,9 +80,7 @@ fn constraints_hold_exactly_and_objectives_never_rise() {
     for seed in 0..3 {
         let tensor = low_rank::<f32>(&[9, 8, 7], 4, 0.2, seed);
         for constraint in all_constraints() {
-            let admm = CpAdmm::params(Rank::Fixed(4))
-                .all(constraint)
-                .max_sweeps(40);
+            let admm = CpAdmm::new(Rank::Fixed(4)).all(constraint).max_sweeps(40);
             let fit = admm.factorize(tensor.view()).unwrap();
             let report = fit.cp_report();
             never_rise(&report.fit);
@@ -111,7 +109,7 @@ fn constraints_hold_exactly_and_objectives_never_rise() {
 #[test]
 fn a_tensor_of_known_nonnegative_rank_is_recovered() {
     let tensor = low_rank::<f64>(&[8, 7, 6], 2, 0.0, 4);
-    let factors: Vec<_> = CpAls::params(Rank::Fixed(2))
+    let factors: Vec<_> = CpAls::new(Rank::Fixed(2))
         .precision(Precision::F64)
         .factorize(tensor.view())
         .unwrap()
@@ -124,7 +122,7 @@ fn a_tensor_of_known_nonnegative_rank_is_recovered() {
         .unwrap()
         .decompress()
         .unwrap();
-    let admm = CpAdmm::params(Rank::Fixed(2))
+    let admm = CpAdmm::new(Rank::Fixed(2))
         .all(Constraint::NonNegative)
         .tolerance(1e-10)
         .max_sweeps(3000);
@@ -146,7 +144,7 @@ fn smoothness_smooths() {
     let tensor = low_rank::<f64>(&[20, 8, 7], 2, 0.5, 1);
     let roughness = |weight| {
         // Without a penalty on the others, the scale would move to them.
-        let admm = CpAdmm::params(Rank::Fixed(2))
+        let admm = CpAdmm::new(Rank::Fixed(2))
             .all(Constraint::Ridge(1.0))
             .mode(0, Constraint::Smooth(weight));
         let fit = admm.factorize(tensor.view()).unwrap();
@@ -167,12 +165,12 @@ fn each_mode_has_its_own_constraint() {
     let tensor = low_rank::<f32>(&[6, 5, 4], 3, 0.1, 2)
         .into_dimensionality::<Ix3>()
         .unwrap();
-    let admm = CpAdmm::params(Rank::Fixed(3)).mode(1, Constraint::NonNegative);
+    let admm = CpAdmm::new(Rank::Fixed(3)).mode(1, Constraint::NonNegative);
     let fit = admm.factorize(tensor.view()).unwrap();
     assert!(fit.factors()[1].iter().all(|&x| x >= 0.0));
     assert!(fit.factors()[0].iter().any(|&x| x < 0.0));
     assert!(matches!(
-        CpAdmm::params(Rank::Fixed(3))
+        CpAdmm::new(Rank::Fixed(3))
             .mode(3, Constraint::NonNegative)
             .factorize(tensor.view()),
         Err(Error::ExceedsInput {
@@ -182,18 +180,18 @@ fn each_mode_has_its_own_constraint() {
         })
     ));
     assert!(
-        CpAdmm::params(Rank::Fixed(1))
+        CpAdmm::new(Rank::Fixed(1))
             .mode(0, Constraint::L1(-1.0))
-            .check()
+            .validate()
             .is_err()
     );
-    assert!(CpAdmm::params(Rank::Fixed(0)).check().is_err());
+    assert!(CpAdmm::new(Rank::Fixed(0)).validate().is_err());
 }
 
 #[test]
 fn zero_is_rebuilt_exactly() {
     for constraint in all_constraints() {
-        let admm = CpAdmm::params(Rank::Fixed(2)).all(constraint);
+        let admm = CpAdmm::new(Rank::Fixed(2)).all(constraint);
         let fit = admm
             .factorize(ArrayD::<f32>::zeros(vec![4, 3, 3]).view())
             .unwrap();

@@ -1,7 +1,5 @@
 //! Alternating least squares.
 
-use std::sync::Arc;
-
 use ndarray::{ArrayView, ArrayViewD, Dimension};
 
 use super::correction::{self, NormBound, norm_ratio};
@@ -15,10 +13,10 @@ use super::problem::Problem;
 use super::start::{Beginning, Compression, Start, unfolding_spectrum};
 use super::tensor::{CpReport, CpTensor, Freedom};
 use crate::factorize::Rank;
-use crate::observer::{Observed, ObservedFit};
+use crate::observer::ObservedFit;
 use crate::{
-    Factorizer, Float, InputMoments, Observer, ParamError, ParamGuard, Precision, Result, Seed,
-    Stage, check, moments,
+    Factorizer, FitContext, Float, Observer, ParamError, Precision, Result, Seed, Stage, check,
+    moments,
 };
 
 /// CP decomposition by alternating least squares, of tensors of any order from two on.
@@ -44,38 +42,46 @@ use crate::{
 ///
 /// // One rank-one term.
 /// let tensor = Array3::from_shape_fn((4, 3, 2), |(i, j, k)| ((i + 1) * (j + 2) * (k + 1)) as f32);
-/// let fit = CpAls::params(Rank::Fixed(1)).factorize(tensor.view())?;
+/// let fit = CpAls::new(Rank::Fixed(1)).factorize(tensor.view())?;
 /// assert!(fit.cp_report().relative_error < 1e-6);
 /// assert_eq!(fit.storage().bytes(), 4 * (4 + 3 + 2 + 1));
 /// # Ok::<(), taper::Error>(())
 /// ```
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(deny_unknown_fields))]
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct CpAls {
-    rank: Rank,
-    max_sweeps: usize,
-    tolerance: f64,
-    start: Start,
-    starts: usize,
-    start_sweeps: usize,
-    extrapolate: bool,
-    norm_bound: Option<NormBound>,
-    precision: Precision,
-    seed: Seed,
-    pub(super) observed: Observed,
+    /// The number of terms.
+    pub rank: Rank,
+    /// The largest number of sweeps over all factors.
+    #[cfg_attr(feature = "model", serde(default = "crate::defaults::cp_sweeps"))]
+    pub max_sweeps: usize,
+    /// The fit ends when a sweep lowers the squared error by less than this fraction of it.
+    #[cfg_attr(feature = "model", serde(default = "crate::defaults::fit_tolerance"))]
+    pub tolerance: f64,
+    /// The first start; all others are random.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub start: Start,
+    /// The number of starts tried on the compressed tensor, at least 1.
+    #[cfg_attr(feature = "model", serde(default = "crate::defaults::starts"))]
+    pub starts: usize,
+    /// The number of sweeps from each start.
+    #[cfg_attr(feature = "model", serde(default = "crate::defaults::start_sweeps"))]
+    pub start_sweeps: usize,
+    /// Whether factors are extrapolated along their last step.
+    #[cfg_attr(feature = "model", serde(default = "crate::defaults::yes"))]
+    pub extrapolate: bool,
+    /// When terms that cancel each other are corrected.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub norm_bound: NormBound,
+    /// The precision in which weights and factors are stored.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub precision: Precision,
+    /// The seed of random starts.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub seed: Seed,
 }
-
-/// Parameters of [`CpAls`].
-///
-/// ```
-/// use taper::ParamGuard;
-/// use taper::factorize::Rank;
-/// use taper::factorize::cp::{CpAls, Start};
-///
-/// let params = CpAls::params(Rank::Ratio(4.0)).start(Start::Random).max_sweeps(50).tolerance(1e-6).seed(7);
-/// assert!(params.check().is_ok());
-/// ```
-#[derive(Debug, Clone, PartialEq)]
-pub struct CpAlsParams(CpAls);
 
 impl CpAls {
     /// Parameters for a decomposition of rank `rank`.
@@ -85,23 +91,26 @@ impl CpAls {
     /// [`Rank::Energy`] takes the largest, over all axes, of the ranks at which the unfolding's leading singular
     /// values hold the energy: no sum of fewer terms can hold it, but more may be needed.
     #[must_use]
-    pub fn params(rank: Rank) -> CpAlsParams {
-        CpAlsParams(Self {
+    pub fn new(rank: Rank) -> Self {
+        Self {
             rank,
-            max_sweeps: 200,
-            tolerance: 1e-6,
+            max_sweeps: crate::defaults::cp_sweeps(),
+            tolerance: crate::defaults::fit_tolerance(),
             start: Start::Hosvd,
-            starts: 3,
-            start_sweeps: 50,
-            extrapolate: true,
-            norm_bound: Some(NormBound::default()),
+            starts: crate::defaults::starts(),
+            start_sweeps: crate::defaults::start_sweeps(),
+            extrapolate: crate::defaults::yes(),
+            norm_bound: NormBound::default(),
             precision: Precision::F32,
             seed: Seed::default(),
-            observed: Observed::default(),
-        })
+        }
     }
 
-    fn fit<F: Float>(&self, tensor: ArrayViewD<'_, F>) -> Result<CpTensor<F>> {
+    fn fit<F: Float>(
+        &self,
+        tensor: ArrayViewD<'_, F>,
+        observer: Option<&dyn Observer>,
+    ) -> Result<CpTensor<F>> {
         let problem = Problem::new(&tensor)?;
         let terms = self.resolve_rank(&problem)?;
         let free = vec![Freedom::ScaleAndSign; problem.shape.len()];
@@ -118,10 +127,10 @@ impl CpAls {
             report.fit.losses.push(0.0);
             return CpTensor::finish(&problem, model, &free, self.precision, report);
         }
-        let beginning = self.begin(&problem, terms)?;
+        let beginning = self.begin(&problem, terms, observer)?;
         report.start = beginning.start;
         let mut state = Alternation::new(&problem, beginning.model, self.extrapolate);
-        let observed = self.observed.fit(Stage::CpAls, 0, self.max_sweeps);
+        let observed = ObservedFit::new(observer, Stage::CpAls, 0, self.max_sweeps);
         let end = if beginning.stopped {
             End::Stopped
         } else {
@@ -159,6 +168,7 @@ impl CpAls {
         &self,
         problem: &Problem<F>,
         terms: usize,
+        observer: Option<&dyn Observer>,
     ) -> Result<Beginning<F>> {
         let of = |model, start| Beginning {
             model,
@@ -185,12 +195,12 @@ impl CpAls {
         for start in 0..self.starts {
             let model = compression.start(self.start, start, terms, self.seed);
             let mut state = Alternation::new(&compression.core, model, self.extrapolate);
-            let observed = self.observed.fit(Stage::CpStart, start, self.start_sweeps);
-            let end = state.run(self.start_sweeps, self.tolerance, None, observed)?;
+            let observed = ObservedFit::new(observer, Stage::CpStart, start, self.start_sweeps);
+            let end = state.run(self.start_sweeps, self.tolerance, NormBound::OFF, observed)?;
             // A start whose terms cancel each other is worth less than its loss says.
-            let degenerate = self
-                .norm_bound
-                .is_some_and(|bound| norm_ratio(&compression.core, &state.model) > bound.ratio);
+            let bound = self.norm_bound;
+            let degenerate =
+                bound.sweeps > 0 && norm_ratio(&compression.core, &state.model) > bound.ratio;
             let score = state.loss + if degenerate { 1.0 } else { 0.0 };
             if best.as_ref().is_none_or(|(least, ..)| score < *least) {
                 best = Some((score, state.model, start));
@@ -295,7 +305,7 @@ impl<'a, F: Float> Alternation<'a, F> {
         &mut self,
         max_sweeps: usize,
         tolerance: f64,
-        bound: Option<NormBound>,
+        bound: NormBound,
         observed: ObservedFit<'_>,
     ) -> Result<End> {
         let mut lowest = self.loss;
@@ -321,8 +331,7 @@ impl<'a, F: Float> Alternation<'a, F> {
                 }
             }
             lowest = lowest.min(self.loss);
-            if let Some(bound) = bound
-                && self.corrections < bound.sweeps
+            if self.corrections < bound.sweeps
                 && norm_ratio(self.problem, &self.model) > bound.ratio
             {
                 let allowed = before.max(lowest * (1.0 + bound.slack).powi(2));
@@ -482,32 +491,34 @@ impl<F: Float, D: Dimension> Factorizer<F, D> for CpAls {
     fn factorize_with(
         &self,
         weights: ArrayView<'_, F, D>,
-        inputs: Option<&InputMoments>,
+        context: FitContext<'_>,
     ) -> Result<CpTensor<F>> {
+        self.validate()?;
+        let inputs = context.inputs;
         moments::unused("CpAls", inputs)?;
-        self.fit(weights.into_dyn())
+        self.fit(weights.into_dyn(), context.observer)
     }
 }
 
-impl CpAlsParams {
+impl CpAls {
     /// Sweeps over all factors at most; 200 unless set.
     #[must_use]
     pub fn max_sweeps(mut self, sweeps: usize) -> Self {
-        self.0.max_sweeps = sweeps;
+        self.max_sweeps = sweeps;
         self
     }
 
     /// The fit ends where a sweep lowers the squared error by less than this share of itself; 10⁻⁶ unless set.
     #[must_use]
     pub fn tolerance(mut self, tolerance: f64) -> Self {
-        self.0.tolerance = tolerance;
+        self.tolerance = tolerance;
         self
     }
 
     /// What the first start is; [`Start::Hosvd`] unless set. All others are random.
     #[must_use]
     pub fn start(mut self, start: Start) -> Self {
-        self.0.start = start;
+        self.start = start;
         self
     }
 
@@ -515,77 +526,65 @@ impl CpAlsParams {
     /// unless set. With one start there is no trial.
     #[must_use]
     pub fn starts(mut self, starts: usize, sweeps: usize) -> Self {
-        self.0.starts = starts;
-        self.0.start_sweeps = sweeps;
+        self.starts = starts;
+        self.start_sweeps = sweeps;
         self
     }
 
     /// Whether factors are extrapolated along their last step; yes unless set.
     #[must_use]
     pub fn extrapolate(mut self, extrapolate: bool) -> Self {
-        self.0.extrapolate = extrapolate;
+        self.extrapolate = extrapolate;
         self
     }
 
     /// When terms that cancel each other are corrected, or never; [`NormBound::default`] unless set.
     #[must_use]
-    pub fn norm_bound(mut self, bound: Option<NormBound>) -> Self {
-        self.0.norm_bound = bound;
+    pub fn norm_bound(mut self, bound: NormBound) -> Self {
+        self.norm_bound = bound;
         self
     }
 
     /// In which precision weights and factors are stored; single unless set.
     #[must_use]
     pub fn precision(mut self, precision: Precision) -> Self {
-        self.0.precision = precision;
+        self.precision = precision;
         self
     }
 
     /// The seed of random starts.
     #[must_use]
     pub fn seed(mut self, seed: impl Into<Seed>) -> Self {
-        self.0.seed = seed.into();
-        self
-    }
-
-    /// Who watches the sweeps, those in search of a start among them, and may stop them.
-    #[must_use]
-    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
-        self.0.observed = Observed::by(observer);
+        self.seed = seed.into();
         self
     }
 }
 
-impl ParamGuard for CpAlsParams {
-    type Checked = CpAls;
-
-    fn check_ref(&self) -> Result<&CpAls, ParamError> {
-        let als = &self.0;
+impl CpAls {
+    /// Checks the parameters, as every call that uses them does.
+    ///
+    /// # Errors
+    ///
+    /// The first parameter that no input could make right.
+    pub fn validate(&self) -> Result<(), ParamError> {
+        let als = self;
         als.rank.check()?;
         check::at_least_one("starts", als.starts)?;
         check::tolerance(als.tolerance)?;
-        if let Some(bound) = als.norm_bound {
-            let ratio = bound.ratio;
-            check::in_range(
-                "norm_bound.ratio",
-                ratio,
-                "at least 1",
-                ratio >= 1.0 && ratio.is_finite(),
-            )?;
-            let slack = bound.slack;
-            check::in_range(
-                "norm_bound.slack",
-                slack,
-                "in [0, 1]",
-                (0.0..=1.0).contains(&slack),
-            )?;
-        }
-        Ok(als)
-    }
-
-    fn check(self) -> Result<CpAls, ParamError> {
-        self.check_ref()?;
-        Ok(self.0)
+        let NormBound { ratio, slack, .. } = als.norm_bound;
+        check::in_range(
+            "norm_bound.ratio",
+            ratio,
+            "at least 1",
+            ratio >= 1.0 && ratio.is_finite(),
+        )?;
+        check::in_range(
+            "norm_bound.slack",
+            slack,
+            "in [0, 1]",
+            (0.0..=1.0).contains(&slack),
+        )?;
+        Ok(())
     }
 }
 

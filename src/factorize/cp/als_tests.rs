@@ -57,7 +57,7 @@ fn known_rank_is_recovered_to_rounding() {
         (vec![7, 6, 3, 3], 4),
         (vec![5, 4, 3, 3, 2], 3),
     ] {
-        let als = CpAls::params(Rank::Fixed(rank))
+        let als = CpAls::new(Rank::Fixed(rank))
             .tolerance(1e-9)
             .max_sweeps(1000)
             .precision(Precision::F64);
@@ -86,7 +86,7 @@ fn losses_never_rise_and_are_those_of_the_result() {
     for seed in 0..6 {
         for extrapolate in [false, true] {
             let tensor = low_rank::<f32>(&[12, 10, 3, 3], 6, 0.5, seed);
-            let als = CpAls::params(Rank::Fixed(5))
+            let als = CpAls::new(Rank::Fixed(5))
                 .extrapolate(extrapolate)
                 .start(Start::Random)
                 .starts(1, 0);
@@ -114,11 +114,11 @@ fn the_largest_rank_of_a_shape_is_exact() {
     for shape in [vec![4, 6], vec![3, 5, 2], vec![2, 3, 2, 2]] {
         let tensor = low_rank::<f32>(&shape, 40, 0.0, 3);
         let limit: usize = shape.iter().product::<usize>() / shape.iter().max().unwrap();
-        let fit = CpAls::params(Rank::Fixed(limit))
+        let fit = CpAls::new(Rank::Fixed(limit))
             .factorize(tensor.view())
             .unwrap();
         assert!(relative_error(&tensor, &fit) <= 2.0 * f64::from(f32::EPSILON));
-        let error = CpAls::params(Rank::Fixed(limit + 1))
+        let error = CpAls::new(Rank::Fixed(limit + 1))
             .factorize(tensor.view())
             .unwrap_err();
         assert_eq!(
@@ -135,7 +135,7 @@ fn the_largest_rank_of_a_shape_is_exact() {
 #[test]
 fn a_rank_above_that_of_the_tensor_is_exact() {
     let tensor = low_rank::<f64>(&[6, 5, 4], 2, 0.0, 8);
-    let fit = CpAls::params(Rank::Fixed(4))
+    let fit = CpAls::new(Rank::Fixed(4))
         .precision(Precision::F64)
         .factorize(tensor.view())
         .unwrap();
@@ -153,7 +153,7 @@ fn order_two_is_the_truncated_svd() {
     let svd = crate::linalg::thin_svd(dense.view()).unwrap();
     let discarded: f64 = svd.s.iter().skip(3).map(|x| x * x).sum();
     let total: f64 = svd.s.iter().map(|x| x * x).sum();
-    let fit = CpAls::params(Rank::Fixed(3))
+    let fit = CpAls::new(Rank::Fixed(3))
         .precision(Precision::F64)
         .tolerance(1e-12)
         .factorize(dense.view())
@@ -165,7 +165,7 @@ fn order_two_is_the_truncated_svd() {
 
 #[test]
 fn zero_is_rebuilt_exactly() {
-    let fit = CpAls::params(Rank::Fixed(3))
+    let fit = CpAls::new(Rank::Fixed(3))
         .factorize(ArrayD::<f32>::zeros(vec![4, 3, 3]).view())
         .unwrap();
     assert!(fit.decompress().unwrap().iter().all(|&x| x == 0.0));
@@ -176,39 +176,39 @@ fn zero_is_rebuilt_exactly() {
 fn what_cannot_be_fitted_is_an_error() {
     let mut tensor = low_rank::<f32>(&[4, 3, 3], 2, 0.0, 1);
     assert_eq!(
-        CpAls::params(Rank::Fixed(0))
+        CpAls::new(Rank::Fixed(0))
             .factorize(tensor.view())
             .unwrap_err(),
         ParamError::Zero { name: "rank" }.into()
     );
     assert!(
-        CpAls::params(Rank::Fixed(1))
+        CpAls::new(Rank::Fixed(1))
             .tolerance(f64::NAN)
-            .check()
+            .validate()
             .is_err()
     );
-    assert!(CpAls::params(Rank::Fixed(1)).starts(0, 1).check().is_err());
+    assert!(CpAls::new(Rank::Fixed(1)).starts(0, 1).validate().is_err());
     let loose = NormBound {
         ratio: 0.5,
         ..NormBound::default()
     };
     assert!(
-        CpAls::params(Rank::Fixed(1))
+        CpAls::new(Rank::Fixed(1))
             .norm_bound(Some(loose))
-            .check()
+            .validate()
             .is_err()
     );
     tensor[[3, 1, 2]] = f32::NAN;
     assert!(matches!(
-        CpAls::params(Rank::Fixed(2)).factorize(tensor.view()),
+        CpAls::new(Rank::Fixed(2)).factorize(tensor.view()),
         Err(crate::Error::NonFinite { index, .. }) if index == [3, 1, 2]
     ));
     assert!(matches!(
-        CpAls::params(Rank::Fixed(1)).factorize(ArrayD::<f32>::zeros(vec![3]).view()),
+        CpAls::new(Rank::Fixed(1)).factorize(ArrayD::<f32>::zeros(vec![3]).view()),
         Err(crate::Error::Dimensions { .. })
     ));
     assert!(matches!(
-        CpAls::params(Rank::Fixed(1)).factorize(Array2::<f32>::zeros((3, 0)).view()),
+        CpAls::new(Rank::Fixed(1)).factorize(Array2::<f32>::zeros((3, 0)).view()),
         Err(crate::Error::EmptyAxis { .. })
     ));
 }
@@ -218,7 +218,7 @@ fn strides_and_scale_do_not_matter() {
     let tensor = low_rank::<f64>(&[6, 5, 4], 3, 0.1, 4)
         .into_dimensionality::<ndarray::Ix3>()
         .unwrap();
-    let als = CpAls::params(Rank::Fixed(3)).precision(Precision::F64);
+    let als = CpAls::new(Rank::Fixed(3)).precision(Precision::F64);
     let fit = als.factorize(tensor.view()).unwrap();
     let mut spread = Array3::<f64>::zeros((4, 10, 6));
     spread.slice_mut(s![..;-1, ..;2, ..]).assign(&tensor.t());
@@ -240,7 +240,7 @@ fn strides_and_scale_do_not_matter() {
 fn the_number_of_threads_does_not_matter() {
     // Large enough that products and contractions are shared out.
     let tensor = low_rank::<f32>(&[80, 70, 60], 24, 0.3, 4);
-    let als = CpAls::params(Rank::Fixed(24)).max_sweeps(4).starts(2, 3);
+    let als = CpAls::new(Rank::Fixed(24)).max_sweeps(4).starts(2, 3);
     let run = |threads| {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -256,9 +256,7 @@ fn the_number_of_threads_does_not_matter() {
 #[test]
 fn signs_scales_and_order_follow_the_convention() {
     let tensor = low_rank::<f32>(&[6, 5, 4], 3, 0.1, 6);
-    let fit = CpAls::params(Rank::Fixed(3))
-        .factorize(tensor.view())
-        .unwrap();
+    let fit = CpAls::new(Rank::Fixed(3)).factorize(tensor.view()).unwrap();
     assert!(
         fit.weights()
             .windows(2)
@@ -290,7 +288,7 @@ fn border() -> Array3<f64> {
 #[test]
 fn terms_that_cancel_are_corrected_without_a_larger_error() {
     let tensor = border();
-    let als = CpAls::params(Rank::Fixed(2))
+    let als = CpAls::new(Rank::Fixed(2))
         .precision(Precision::F64)
         .max_sweeps(400)
         .tolerance(0.0)
@@ -342,7 +340,7 @@ fn terms_that_cancel_are_corrected_without_a_larger_error() {
 fn ranks_follow_from_the_shape_or_an_energy() {
     let tensor = low_rank::<f64>(&[8, 7, 6], 3, 0.0, 2);
     let rank = |rank| {
-        CpAls::params(rank)
+        CpAls::new(rank)
             .factorize(tensor.view())
             .map(|fit| fit.rank())
     };

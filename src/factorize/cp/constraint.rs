@@ -13,10 +13,12 @@ use crate::{ParamError, check};
 /// use taper::ndarray::Array3;
 ///
 /// let tensor = Array3::from_shape_fn((4, 3, 2), |(i, j, k)| ((i + j + k) % 3) as f64);
-/// let bounded = CpAdmm::params(Rank::Fixed(2)).all(Constraint::Box { low: 0.0, high: 1.0 }).factorize(tensor.view())?;
+/// let bounded = CpAdmm::new(Rank::Fixed(2)).all(Constraint::Box { low: 0.0, high: 1.0 }).factorize(tensor.view())?;
 /// assert!(bounded.factors().iter().flatten().all(|x| (0.0..=1.0).contains(x)));
 /// # Ok::<(), taper::Error>(())
 /// ```
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[non_exhaustive]
 pub enum Constraint {

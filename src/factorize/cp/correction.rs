@@ -23,21 +23,31 @@ use crate::{Float, Result, linalg};
 /// spend what that sweep gained: the norm falls, and the loss does not rise above that before both.
 ///
 /// ```
-/// use taper::ParamGuard;
 /// use taper::factorize::{Rank, cp::{CpAls, NormBound}};
 ///
 /// let bound = NormBound { ratio: 2.0, ..NormBound::default() };
-/// assert!(CpAls::params(Rank::Fixed(3)).norm_bound(Some(bound)).check().is_ok());
+/// assert!(CpAls::new(Rank::Fixed(3)).norm_bound(bound).validate().is_ok());
 /// ```
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(default, deny_unknown_fields))]
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct NormBound {
     /// The correction is made while √(Σ ‖term‖²) is above this many times ‖W‖. At least 1.
     pub ratio: f64,
-    /// Sweeps of the correction at most.
+    /// The largest number of sweeps of the correction; 0 turns it off.
     pub sweeps: usize,
     /// By how much the relative error ‖W − Ŵ‖ / ‖W‖ may rise above the lowest seen, as a share of it. With
     /// zero, losses never rise; with more, the norm falls further.
     pub slack: f64,
+}
+
+impl NormBound {
+    /// No correction.
+    pub const OFF: Self = Self {
+        ratio: 4.0,
+        sweeps: 0,
+        slack: 0.0,
+    };
 }
 
 impl Default for NormBound {

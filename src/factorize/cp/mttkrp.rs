@@ -400,7 +400,7 @@ mod tests {
                 .zip(&shape)
                 .map(|(values, &n)| Array2::from_shape_vec((n, terms), values).unwrap())
                 .collect();
-            let views: Vec<_> = factors.iter().map(Array2::view).collect();
+            let views: Vec<_> = factors.iter().map(|array| array.view()).collect();
             for mode in 0..shape.len() {
                 let product = mttkrp(tensor.view(), &views, mode).unwrap();
                 let expected = naive(&tensor, &factors, mode);

@@ -25,11 +25,13 @@ pub(super) struct Beginning<F: Float> {
 ///
 /// let tensor = Array3::from_shape_fn((4, 3, 2), |(i, j, k)| ((i + 1) * (j + 2) * (k + 1)) as f64);
 /// for start in [Start::Hosvd, Start::Random] {
-///     let fit = CpAls::params(Rank::Fixed(1)).start(start).factorize(tensor.view())?;
+///     let fit = CpAls::new(Rank::Fixed(1)).start(start).factorize(tensor.view())?;
 ///     assert!(fit.cp_report().relative_error < 1e-6 && fit.cp_report().term_norm_ratio > 0.99);
 /// }
 /// # Ok::<(), taper::Error>(())
 /// ```
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Start {
     /// The leading left singular vectors of each unfolding of the tensor (its higher-order singular value

@@ -18,7 +18,7 @@ use crate::{
 ///
 /// let tensor = Array3::from_shape_fn((4, 3, 2), |(i, j, k)| ((i + 1) * (j + 2) * (k + 1)) as f64);
 /// for start in [Start::Hosvd, Start::Random] {
-///     let fit = CpAls::params(Rank::Fixed(1)).start(start).factorize(tensor.view())?;
+///     let fit = CpAls::new(Rank::Fixed(1)).start(start).factorize(tensor.view())?;
 ///     assert!(fit.cp_report().relative_error < 1e-6 && fit.cp_report().term_norm_ratio > 0.99);
 /// }
 /// # Ok::<(), taper::Error>(())

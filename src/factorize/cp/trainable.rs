@@ -31,7 +31,8 @@ impl<F: Float> Trainable<F> for CpTensor<F> {
     /// Of a factor it is the matricized gradient times the Khatri–Rao product of the others ([`mttkrp`]), times the weights.
     fn gradient(&self, dense: ArrayViewD<'_, F>) -> Result<Array1<F>> {
         check_dense(self.shape(), &dense)?;
-        let factors: Vec<ArrayView2<'_, F>> = self.factors().iter().map(Array2::view).collect();
+        let factors: Vec<ArrayView2<'_, F>> =
+            self.factors().iter().map(|array| array.view()).collect();
         let mut gradient = Vec::new();
         for (mode, factor) in factors.iter().enumerate() {
             let product = mttkrp(dense.view(), &factors, mode)?;

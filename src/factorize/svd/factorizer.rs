@@ -7,7 +7,7 @@ use super::randomized::Projection;
 use super::spatial::SpatialConv2d;
 use super::{LowRankWarning, SvdMethod, SvdReport, TruncatedSvd, exact, randomized};
 use crate::linalg::Cholesky;
-use crate::{Factorizer, Float, InputMoments, LinearOp, Result, check, linalg, moments, parallel};
+use crate::{Factorizer, FitContext, Float, LinearOp, Result, check, linalg, moments, parallel};
 
 /// The part of the squared norm above which a squared distance is taken from the singular values.
 const LARGE_REST: f64 = 0.25;
@@ -29,7 +29,7 @@ impl<F: Float> Factorizer<F, Ix2> for TruncatedSvd {
     ///
     /// With moments M = L Lᵀ of the inputs the product W L is cut off instead of W, and L taken out of the right factor
     /// again: no matrix of this rank has a smaller output error tr(E M Eᵀ), by the theorem of Eckart and Young on
-    /// W L. (M is [damped](super::TruncatedSvdParams::damping) first.) Singular values and errors in the report are
+    /// W L. (M is [damped](super::TruncatedSvd::damping) first.) Singular values and errors in the report are
     /// those of W L then.
     ///
     /// # Errors
@@ -39,8 +39,10 @@ impl<F: Float> Factorizer<F, Ix2> for TruncatedSvd {
     fn factorize_with(
         &self,
         weights: ArrayView2<'_, F>,
-        inputs: Option<&InputMoments>,
+        context: FitContext<'_>,
     ) -> Result<LowRankMatrix<F>> {
+        self.validate()?;
+        let inputs = context.inputs;
         check::finite("weights", &weights)?;
         let root = match inputs {
             None => None,
@@ -135,8 +137,10 @@ impl<F: Float> Factorizer<F, Ix4> for TruncatedSvd {
     fn factorize_with(
         &self,
         weights: ArrayView4<'_, F>,
-        inputs: Option<&InputMoments>,
+        context: FitContext<'_>,
     ) -> Result<SpatialConv2d<F>> {
+        self.validate()?;
+        let inputs = context.inputs;
         moments::unused("the spatial SVD of a kernel", inputs)?;
         check::finite("weights", &weights)?;
         SpatialConv2d::factorize(self, weights)

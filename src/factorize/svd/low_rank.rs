@@ -28,7 +28,7 @@ const ARTIFACT: &str = "a low-rank matrix";
 /// use taper::Factorizer;
 ///
 /// let weights = Array2::from_shape_fn((20, 12), |(o, i)| ((o * o * i + i) as f64).sin());
-/// let factors = TruncatedSvd::params(Rank::Fixed(3))
+/// let factors = TruncatedSvd::new(Rank::Fixed(3))
 ///     .method(SvdMethod::Exact)
 ///     .singular_values(SingularValues::Apart)
 ///     .factorize(weights.view())?;
@@ -189,7 +189,7 @@ impl<F: Float> LowRankMatrix<F> {
     /// The r singular values, where they are kept apart.
     #[must_use]
     pub fn singular_values(&self) -> Option<ArrayView1<'_, F>> {
-        self.singular_values.as_ref().map(Array1::view)
+        self.singular_values.as_ref().map(|array| array.view())
     }
 
     /// R, of shape (r, n).

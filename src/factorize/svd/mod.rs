@@ -18,7 +18,7 @@
 //! use taper::ndarray::Array2;
 //!
 //! let weights = Array2::from_shape_fn((40, 30), |(o, i)| ((o + i) as f64).sin());
-//! assert_eq!(TruncatedSvd::params(Rank::Energy(0.9999)).factorize(weights.view())?.rank(), 2);
+//! assert_eq!(TruncatedSvd::new(Rank::Energy(0.9999)).factorize(weights.view())?.rank(), 2);
 //! # Ok::<(), taper::Error>(())
 //! ```
 
@@ -34,6 +34,6 @@ mod tests;
 mod trainable;
 
 pub use low_rank::LowRankMatrix;
-pub use params::{SingularValues, SvdMethod, TruncatedSvd, TruncatedSvdParams};
+pub use params::{SingularValues, SvdMethod, TruncatedSvd};
 pub use report::{LowRankWarning, SvdReport};
 pub use spatial::SpatialConv2d;

@@ -1,7 +1,7 @@
 //! What can be chosen about a truncated SVD.
 
 use crate::factorize::Rank;
-use crate::{ParamError, ParamGuard, Precision, Seed, check};
+use crate::{ParamError, Precision, Seed, check};
 
 /// How the leading singular values and vectors are found.
 ///
@@ -12,7 +12,7 @@ use crate::{ParamError, ParamGuard, Precision, Seed, check};
 /// use taper::Factorizer;
 ///
 /// let weights = Array2::from_shape_fn((20, 12), |(o, i)| ((o * o * i + i) as f64).sin());
-/// let factors = TruncatedSvd::params(Rank::Fixed(3))
+/// let factors = TruncatedSvd::new(Rank::Fixed(3))
 ///     .method(SvdMethod::Exact)
 ///     .singular_values(SingularValues::Apart)
 ///     .factorize(weights.view())?;
@@ -23,6 +23,8 @@ use crate::{ParamError, ParamGuard, Precision, Seed, check};
 /// assert!(report.warning.is_none() && report.excess_error().is_some_and(|excess| excess < 1e-6));
 /// # Ok::<(), taper::Error>(())
 /// ```
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum SvdMethod {
@@ -48,7 +50,7 @@ pub enum SvdMethod {
 /// use taper::Factorizer;
 ///
 /// let weights = Array2::from_shape_fn((20, 12), |(o, i)| ((o * o * i + i) as f64).sin());
-/// let factors = TruncatedSvd::params(Rank::Fixed(3))
+/// let factors = TruncatedSvd::new(Rank::Fixed(3))
 ///     .method(SvdMethod::Exact)
 ///     .singular_values(SingularValues::Apart)
 ///     .factorize(weights.view())?;
@@ -59,6 +61,8 @@ pub enum SvdMethod {
 /// assert!(report.warning.is_none() && report.excess_error().is_some_and(|excess| excess < 1e-6));
 /// # Ok::<(), taper::Error>(())
 /// ```
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum SingularValues {
@@ -88,7 +92,7 @@ pub enum SingularValues {
 ///
 /// // Any matrix of sin(i + j) has rank two.
 /// let weights = Array2::from_shape_fn((40, 30), |(i, j)| ((i + j) as f64).sin());
-/// let factors = TruncatedSvd::params(Rank::Fixed(2)).factorize(weights.view())?;
+/// let factors = TruncatedSvd::new(Rank::Fixed(2)).factorize(weights.view())?;
 /// assert!(factors.svd_report().is_some_and(|report| report.relative_error < 1e-7));
 /// assert_eq!(factors.storage().bytes(), 4 * 2 * (40 + 30)); // single precision unless asked otherwise
 ///
@@ -96,72 +100,72 @@ pub enum SingularValues {
 /// assert_eq!(factors.apply(x.view())?.dim(), (3, 40));
 /// # Ok::<(), taper::Error>(())
 /// ```
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(deny_unknown_fields))]
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct TruncatedSvd {
-    pub(super) rank: Rank,
-    pub(super) method: SvdMethod,
-    pub(super) oversampling: usize,
-    pub(super) power_iterations: usize,
-    pub(super) measure_optimum: bool,
-    pub(super) damping: f64,
-    pub(super) singular_values: SingularValues,
-    pub(super) precision: Precision,
-    pub(super) seed: Seed,
+    /// The number of singular values that are kept.
+    pub rank: Rank,
+    /// The algorithm.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub method: SvdMethod,
+    /// The number of columns by which a random projection is wider than the rank.
+    #[cfg_attr(feature = "model", serde(default = "crate::defaults::oversampling"))]
+    pub oversampling: usize,
+    /// The number of times a random projection is multiplied by W Wᵀ.
+    #[cfg_attr(
+        feature = "model",
+        serde(default = "crate::defaults::power_iterations")
+    )]
+    pub power_iterations: usize,
+    /// Whether a randomized decomposition also computes the optimum for its report.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub measure_optimum: bool,
+    /// How strongly moments are damped; see [`InputMoments::damped`](crate::InputMoments::damped).
+    #[cfg_attr(feature = "model", serde(default = "crate::defaults::svd_damping"))]
+    pub damping: f64,
+    /// The factor that takes the singular values.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub singular_values: SingularValues,
+    /// The precision in which factors are stored.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub precision: Precision,
+    /// The seed of random projections.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub seed: Seed,
 }
-
-/// Parameters of [`TruncatedSvd`], not checked yet.
-///
-/// ```
-/// use taper::factorize::Rank;
-/// use taper::factorize::svd::{SingularValues, SvdMethod, TruncatedSvd};
-/// use taper::ndarray::Array2;
-/// use taper::Factorizer;
-///
-/// let weights = Array2::from_shape_fn((20, 12), |(o, i)| ((o * o * i + i) as f64).sin());
-/// let factors = TruncatedSvd::params(Rank::Fixed(3))
-///     .method(SvdMethod::Exact)
-///     .singular_values(SingularValues::Apart)
-///     .factorize(weights.view())?;
-/// assert_eq!((factors.left().dim(), factors.right().dim()), ((20, 3), (3, 12)));
-/// assert_eq!(factors.singular_values().map(|values| values.len()), Some(3));
-/// let report = factors.svd_report().expect("fresh from the fit");
-/// // Beyond the optimum by no more than what single precision rounds.
-/// assert!(report.warning.is_none() && report.excess_error().is_some_and(|excess| excess < 1e-6));
-/// # Ok::<(), taper::Error>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct TruncatedSvdParams(TruncatedSvd);
 
 impl TruncatedSvd {
     /// Parameters with the rank given; the method is chosen by shape and rank.
     #[must_use]
-    pub fn params(rank: Rank) -> TruncatedSvdParams {
-        TruncatedSvdParams(Self {
+    pub fn new(rank: Rank) -> Self {
+        Self {
             rank,
             method: SvdMethod::default(),
-            oversampling: 10,
-            power_iterations: 2,
+            oversampling: crate::defaults::oversampling(),
+            power_iterations: crate::defaults::power_iterations(),
             measure_optimum: false,
-            damping: 1e-4,
+            damping: crate::defaults::svd_damping(),
             singular_values: SingularValues::default(),
             precision: Precision::default(),
             seed: Seed::default(),
-        })
+        }
     }
 }
 
-impl TruncatedSvdParams {
+impl TruncatedSvd {
     /// Sets how the decomposition is computed.
     #[must_use]
     pub fn method(mut self, method: SvdMethod) -> Self {
-        self.0.method = method;
+        self.method = method;
         self
     }
 
     /// Sets by how many columns the random projection is wider than the rank; 10 unless set.
     #[must_use]
     pub fn oversampling(mut self, oversampling: usize) -> Self {
-        self.0.oversampling = oversampling;
+        self.oversampling = oversampling;
         self
     }
 
@@ -171,7 +175,7 @@ impl TruncatedSvdParams {
     /// the error about 1 % above the optimum and four about 0.4 % (`cargo bench --bench svd` prints both).
     #[must_use]
     pub fn power_iterations(mut self, power_iterations: usize) -> Self {
-        self.0.power_iterations = power_iterations;
+        self.power_iterations = power_iterations;
         self
     }
 
@@ -179,7 +183,7 @@ impl TruncatedSvdParams {
     /// which takes as long as the exact one.
     #[must_use]
     pub fn measure_optimum(mut self, measure_optimum: bool) -> Self {
-        self.0.measure_optimum = measure_optimum;
+        self.measure_optimum = measure_optimum;
         self
     }
 
@@ -187,54 +191,49 @@ impl TruncatedSvdParams {
     /// 10⁻⁴ unless set. Without moments it has no effect.
     #[must_use]
     pub fn damping(mut self, damping: f64) -> Self {
-        self.0.damping = damping;
+        self.damping = damping;
         self
     }
 
     /// Sets where the singular values go.
     #[must_use]
     pub fn singular_values(mut self, singular_values: SingularValues) -> Self {
-        self.0.singular_values = singular_values;
+        self.singular_values = singular_values;
         self
     }
 
     /// Sets the precision of the stored factors; single unless set.
     #[must_use]
     pub fn precision(mut self, precision: Precision) -> Self {
-        self.0.precision = precision;
+        self.precision = precision;
         self
     }
 
     /// Sets the seed of the random projection.
     #[must_use]
     pub fn seed(mut self, seed: impl Into<Seed>) -> Self {
-        self.0.seed = seed.into();
+        self.seed = seed.into();
         self
     }
 }
 
-impl ParamGuard for TruncatedSvdParams {
-    type Checked = TruncatedSvd;
-
-    fn check_ref(&self) -> Result<&Self::Checked, ParamError> {
-        self.0.rank.check()?;
-        check::damping(self.0.damping)?;
-        let random = matches!(
-            self.0.method,
-            SvdMethod::Randomized | SvdMethod::BlockKrylov
-        );
-        if random && matches!(self.0.rank, Rank::Energy(_)) {
+impl TruncatedSvd {
+    /// Checks the parameters, as every call that uses them does.
+    ///
+    /// # Errors
+    ///
+    /// The first parameter that no input could make right.
+    pub fn validate(&self) -> Result<(), ParamError> {
+        self.rank.check()?;
+        check::damping(self.damping)?;
+        let random = matches!(self.method, SvdMethod::Randomized | SvdMethod::BlockKrylov);
+        if random && matches!(self.rank, Rank::Energy(_)) {
             return Err(ParamError::Conflict {
                 first: "Rank::Energy",
                 second: "a randomized method",
                 reason: "a random projection does not see the whole spectrum",
             });
         }
-        Ok(&self.0)
-    }
-
-    fn check(self) -> Result<Self::Checked, ParamError> {
-        self.check_ref()?;
-        Ok(self.0)
+        Ok(())
     }
 }

@@ -14,7 +14,7 @@ use super::SvdMethod;
 /// use taper::Factorizer;
 ///
 /// let weights = Array2::from_shape_fn((20, 12), |(o, i)| ((o * o * i + i) as f64).sin());
-/// let factors = TruncatedSvd::params(Rank::Fixed(3))
+/// let factors = TruncatedSvd::new(Rank::Fixed(3))
 ///     .method(SvdMethod::Exact)
 ///     .singular_values(SingularValues::Apart)
 ///     .factorize(weights.view())?;
@@ -60,7 +60,7 @@ impl SvdReport {
 /// use taper::Factorizer;
 ///
 /// // Rank 3 of a 4×4 matrix takes 24 values in place of 16.
-/// let factors = TruncatedSvd::params(Rank::Fixed(3)).factorize(Array2::<f32>::eye(4).view())?;
+/// let factors = TruncatedSvd::new(Rank::Fixed(3)).factorize(Array2::<f32>::eye(4).view())?;
 /// let warning = factors.svd_report().and_then(|report| report.warning);
 /// assert_eq!(warning, Some(LowRankWarning::SavesNothing { rank: 3, largest_useful: 1 }));
 /// # Ok::<(), taper::Error>(())

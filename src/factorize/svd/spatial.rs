@@ -25,7 +25,7 @@ use crate::{Compressed, Error, Factorizer, Float, Part, Result, StorageBits, che
 /// use taper::{Compressed, Factorizer};
 ///
 /// let kernel = Array4::from_shape_fn((16, 8, 3, 3), |(o, i, h, w)| ((o * i + h * w) as f32).cos());
-/// let separable = TruncatedSvd::params(Rank::Fixed(6)).factorize(kernel.view())?;
+/// let separable = TruncatedSvd::new(Rank::Fixed(6)).factorize(kernel.view())?;
 /// assert_eq!(separable.vertical().dim(), (6, 8, 3, 1));
 /// assert_eq!(separable.horizontal().dim(), (16, 6, 1, 3));
 /// assert_eq!(separable.storage().bytes(), 4 * 6 * (8 * 3 + 16 * 3));

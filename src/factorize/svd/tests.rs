@@ -6,9 +6,7 @@ use rand::Rng;
 use super::*;
 use crate::factorize::Rank;
 use crate::factorize::convolution::{Geometry, conv2d};
-use crate::{
-    Compressed, Error, Factorizer, Float, InputMoments, LinearOp, ParamGuard, Precision, Seed,
-};
+use crate::{Compressed, Error, Factorizer, Float, InputMoments, LinearOp, Precision, Seed};
 
 fn random<F: Float>(m: usize, n: usize, seed: u64) -> Array2<F> {
     let mut rng = Seed::from(seed).rng();
@@ -38,13 +36,13 @@ fn norm<F: Float>(a: ArrayView2<'_, F>) -> f64 {
     a.iter().map(|x| x.as_f64().powi(2)).sum::<f64>().sqrt()
 }
 
-fn exact(rank: usize) -> TruncatedSvdParams {
-    TruncatedSvd::params(Rank::Fixed(rank))
+fn exact(rank: usize) -> TruncatedSvd {
+    TruncatedSvd::new(Rank::Fixed(rank))
         .method(SvdMethod::Exact)
         .precision(Precision::F64)
 }
 
-fn randomized(rank: usize) -> TruncatedSvdParams {
+fn randomized(rank: usize) -> TruncatedSvd {
     exact(rank).method(SvdMethod::Randomized)
 }
 
@@ -107,7 +105,7 @@ fn known_rank_is_recovered<F: Float>() {
                 assert!((s - expected).abs() <= rounding::<F>(m, n) * 9.0);
             }
         }
-        let energy = TruncatedSvd::params(Rank::Energy(1.0 - 1e-9)).precision(Precision::F64);
+        let energy = TruncatedSvd::new(Rank::Energy(1.0 - 1e-9)).precision(Precision::F64);
         assert_eq!(energy.factorize(weights.view()).unwrap().rank(), 5);
     }
 }
@@ -156,9 +154,7 @@ fn the_randomized_error_is_near_the_optimum_and_falls_with_power_iterations() {
 fn automatic_chooses_by_shape_and_rank() {
     let method = |m, n, rank| {
         let weights = random::<f32>(m, n, 4);
-        let matrix = TruncatedSvd::params(rank)
-            .factorize(weights.view())
-            .unwrap();
+        let matrix = TruncatedSvd::new(rank).factorize(weights.view()).unwrap();
         matrix.svd_report().unwrap().method
     };
     assert_eq!(method(60, 300, Rank::Fixed(2)), SvdMethod::Exact);
@@ -328,8 +324,8 @@ fn what_cannot_be_is_an_error() {
     assert!(matches!(error, Error::NonFinite { index, .. } if index == [3, 1]));
     let empty = exact(1).factorize(Array2::<f32>::zeros((0, 4)).view());
     assert!(matches!(empty, Err(Error::EmptyAxis { .. })));
-    let conflict = TruncatedSvd::params(Rank::Energy(0.9)).method(SvdMethod::Randomized);
-    assert!(conflict.check().is_err());
+    let conflict = TruncatedSvd::new(Rank::Energy(0.9)).method(SvdMethod::Randomized);
+    assert!(conflict.validate().is_err());
     let large = array![[1e6_f32, 0.0], [0.0, 1.0]];
     let half = exact(1)
         .precision(Precision::F16)
@@ -352,7 +348,7 @@ fn zeros_are_rebuilt_exactly() {
     for params in [
         exact(3),
         randomized(3),
-        TruncatedSvd::params(Rank::Energy(0.5)),
+        TruncatedSvd::new(Rank::Energy(0.5)),
     ] {
         let zeros = Array2::<f32>::zeros((40, 30));
         let matrix = params.factorize(zeros.view()).unwrap();
@@ -406,7 +402,7 @@ fn strides_do_not_matter() {
 #[test]
 fn the_number_of_threads_does_not_matter() {
     let weights = random::<f32>(700, 310, 12);
-    let run = |threads: usize, params: TruncatedSvdParams| {
+    let run = |threads: usize, params: TruncatedSvd| {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build()

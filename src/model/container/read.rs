@@ -26,7 +26,7 @@ const MAX_DEPTH: usize = 8;
 /// use taper::quantize::fixed_point::FixedPointQuantizer;
 ///
 /// let weights = Array2::from_shape_fn((8, 6), |(o, i)| (o + i) as f32);
-/// let matrix = FixedPointQuantizer::params(4).quantize(weights.view())?;
+/// let matrix = FixedPointQuantizer::new(4).quantize(weights.view())?;
 /// let mut model = CompressedModel::new();
 /// model.insert("fc.weight", CompressedTensor::new(matrix))?;
 /// let container = Container::new(Source::from(model.to_bytes()?), Registry::default())?;

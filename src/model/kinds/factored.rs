@@ -60,8 +60,8 @@ fn two_axes(factor: &dyn Artifact) -> Result<[usize; 2]> {
 /// use taper::{Compressed, Factorizer, Quantizer};
 ///
 /// let weights = Array2::from_shape_fn((32, 48), |(i, j)| ((i * j) as f32).cos());
-/// let product = TruncatedSvd::params(Rank::Fixed(4)).factorize(weights.view())?;
-/// let bytes = FixedPointQuantizer::params(8);
+/// let product = TruncatedSvd::new(Rank::Fixed(4)).factorize(weights.view())?;
+/// let bytes = FixedPointQuantizer::new(8);
 /// let factored = FactoredMatrix::new(
 ///     bytes.quantize(product.left())?,
 ///     bytes.quantize(product.right())?,

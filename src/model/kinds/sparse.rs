@@ -107,7 +107,7 @@ impl Artifact for SparseMatrix<f32> {
 ///
 /// let pruned = array![[0.0_f32, 2.0, 0.0, 0.0], [1.0, 0.0, 0.0, 2.0]];
 /// let quantized = SparseQuantized::new(pruned.view(), |values| {
-///     ProductQuantizer::params(1).centroids(2).axis(SplitAxis::In).seed(1).quantize(values)
+///     ProductQuantizer::new(1).codebook(Codebook::PerGroup).centroids(2).axis(SplitAxis::In).seed(1).quantize(values)
 /// })?;
 /// assert_eq!(quantized.decompress()?, pruned.into_dyn());
 /// // A bit for each weight, one for each that is left, two values.

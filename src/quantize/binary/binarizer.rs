@@ -7,8 +7,7 @@ use super::aware;
 use super::matrix::BinaryMatrix;
 use super::signs::{Signs, pack};
 use crate::{
-    Error, Float, InputMoments, ParamError, ParamGuard, Precision, Quantizer, Result, Seed, check,
-    parallel,
+    Error, FitContext, Float, ParamError, Precision, Quantizer, Result, Seed, check, parallel,
 };
 
 /// What the signs of a binary matrix are multiplied with.
@@ -19,7 +18,7 @@ use crate::{
 /// use taper::{LinearOp, Quantizer};
 ///
 /// let w = array![[0.5, -1.5], [2.0, 2.0]];
-/// let of = |scaling| Binarizer::params().scaling(scaling).quantize(w.view());
+/// let of = |scaling| Binarizer::new().scaling(scaling).quantize(w.view());
 /// assert_eq!(of(Scaling::None)?.decompress_matrix()?, array![[1.0, -1.0], [1.0, 1.0]]);
 /// assert_eq!(of(Scaling::PerTensor)?.decompress_matrix()?, array![[1.5, -1.5], [1.5, 1.5]]);
 /// assert_eq!(of(Scaling::PerRow)?.decompress_matrix()?, array![[1.0, -1.0], [2.0, 2.0]]);
@@ -62,7 +61,7 @@ impl Scaling {
 /// signs and signs to them in turn. Of all rounds, the plain signs and scales among them, each scale keeps
 /// the one of least output error: no output error is above that of binarizing without moments.
 ///
-/// [Stochastic](BinarizerParams::stochastic) binarization has no use for moments and draws the sign instead: +1 with the probability
+/// [Stochastic](Binarizer::stochastic) binarization has no use for moments and draws the sign instead: +1 with the probability
 /// $\sigma(w) = \max(0, \min(1, (w + 1) / 2))$, so that its expectation is w wherever |w| ≤ 1.
 ///
 /// ```
@@ -71,61 +70,57 @@ impl Scaling {
 /// use taper::{Compressed, LinearOp, Quantizer};
 ///
 /// let weights = array![[0.5, -1.5, 1.0], [-0.25, 0.25, 0.25]];
-/// let binary = Binarizer::params().scaling(Scaling::PerRow).quantize(weights.view())?;
+/// let binary = Binarizer::new().scaling(Scaling::PerRow).quantize(weights.view())?;
 /// assert_eq!(binary.decompress()?, array![[1.0, -1.0, 1.0], [-0.25, 0.25, 0.25]].into_dyn());
 /// assert_eq!(binary.apply(array![[1.0, 2.0, 3.0]].view())?, array![[2.0, 1.0]]);
 /// # Ok::<(), taper::Error>(())
 /// ```
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(deny_unknown_fields, default))]
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Binarizer {
-    pub(super) scaling: Scaling,
-    precision: Precision,
-    stochastic: Option<Seed>,
-    pub(super) damping: f64,
+    /// The factors by which signs are multiplied.
+    pub scaling: Scaling,
+    /// The precision in which scales are stored.
+    pub precision: Precision,
+    /// The seed from which signs are drawn at random; `None` takes the sign of each weight.
+    pub stochastic: Option<Seed>,
+    /// How strongly moments are damped; see [`InputMoments::damped`](crate::InputMoments::damped).
+    pub damping: f64,
+}
+
+impl Default for Binarizer {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Binarizer {
     /// Parameters with their defaults: no scale, the sign itself, scales in single precision.
     #[must_use]
-    pub fn params() -> BinarizerParams {
-        BinarizerParams(Self {
+    pub fn new() -> Self {
+        Self {
             scaling: Scaling::None,
             precision: Precision::F32,
             stochastic: None,
             damping: 0.01,
-        })
+        }
     }
 }
 
-/// The parameters of a [`Binarizer`].
-///
-/// ```
-/// use taper::ndarray::array;
-/// use taper::quantize::binary::{Binarizer, Scaling};
-/// use taper::{LinearOp, Quantizer};
-///
-/// let w = array![[0.5, -1.5], [2.0, 2.0]];
-/// let of = |scaling| Binarizer::params().scaling(scaling).quantize(w.view());
-/// assert_eq!(of(Scaling::None)?.decompress_matrix()?, array![[1.0, -1.0], [1.0, 1.0]]);
-/// assert_eq!(of(Scaling::PerTensor)?.decompress_matrix()?, array![[1.5, -1.5], [1.5, 1.5]]);
-/// assert_eq!(of(Scaling::PerRow)?.decompress_matrix()?, array![[1.0, -1.0], [2.0, 2.0]]);
-/// # Ok::<(), taper::Error>(())
-/// ```
-#[derive(Debug, Clone, PartialEq)]
-pub struct BinarizerParams(Binarizer);
-
-impl BinarizerParams {
+impl Binarizer {
     /// What the signs are multiplied with; nothing by default.
     #[must_use]
     pub fn scaling(mut self, scaling: Scaling) -> Self {
-        self.0.scaling = scaling;
+        self.scaling = scaling;
         self
     }
 
     /// The precision of the scales.
     #[must_use]
     pub fn precision(mut self, precision: Precision) -> Self {
-        self.0.precision = precision;
+        self.precision = precision;
         self
     }
 
@@ -133,29 +128,27 @@ impl BinarizerParams {
     /// it has no effect.
     #[must_use]
     pub fn damping(mut self, damping: f64) -> Self {
-        self.0.damping = damping;
+        self.damping = damping;
         self
     }
 
     /// Draws the signs at random: +1 with the probability max(0, min(1, (w + 1) / 2)).
     #[must_use]
     pub fn stochastic(mut self, seed: impl Into<Seed>) -> Self {
-        self.0.stochastic = Some(seed.into());
+        self.stochastic = Some(seed.into());
         self
     }
 }
 
-impl ParamGuard for BinarizerParams {
-    type Checked = Binarizer;
-
-    fn check_ref(&self) -> Result<&Binarizer, ParamError> {
-        check::damping(self.0.damping)?;
-        Ok(&self.0)
-    }
-
-    fn check(self) -> Result<Binarizer, ParamError> {
-        self.check_ref()?;
-        Ok(self.0)
+impl Binarizer {
+    /// Checks the parameters, as every call that uses them does.
+    ///
+    /// # Errors
+    ///
+    /// The first parameter that no input could make right.
+    pub fn validate(&self) -> Result<(), ParamError> {
+        check::damping(self.damping)?;
+        Ok(())
     }
 }
 
@@ -165,8 +158,10 @@ impl<F: Float> Quantizer<F> for Binarizer {
     fn quantize_with(
         &self,
         weights: ArrayView2<'_, F>,
-        inputs: Option<&InputMoments>,
+        context: FitContext<'_>,
     ) -> Result<BinaryMatrix<F>> {
+        self.validate()?;
+        let inputs = context.inputs;
         check::finite("weights", &weights)?;
         if let Some(inputs) = inputs {
             inputs.fits(weights.ncols())?;
@@ -254,7 +249,7 @@ mod tests {
         // The least mean squared error of a scale is mean(w²) − mean(|w|)², and no other scale reaches it.
         #[test]
         fn the_scale_minimizes_the_squared_error(w in weights(), other in 0.0_f64..3.0) {
-            let binarizer = Binarizer::params().scaling(Scaling::PerTensor).precision(Precision::F64);
+            let binarizer = Binarizer::new().scaling(Scaling::PerTensor).precision(Precision::F64);
             let binary = binarizer.quantize(w.view()).unwrap();
             let dense = binary.decompress().unwrap();
             let error = mean(w.iter().zip(&dense).map(|(w, q)| (w - q).powi(2)));
@@ -273,7 +268,7 @@ mod tests {
         #[test]
         fn binarizing_twice_changes_nothing(w in weights()) {
             for scaling in [Scaling::None, Scaling::PerTensor, Scaling::PerRow] {
-                let binarizer = Binarizer::params().scaling(scaling);
+                let binarizer = Binarizer::new().scaling(scaling);
                 let once = binarizer.quantize(w.view()).unwrap().decompress().unwrap();
                 let again = binarizer.quantize(once.view().into_dimensionality().unwrap()).unwrap();
                 for (a, b) in again.decompress().unwrap().iter().zip(&once) {
@@ -284,7 +279,7 @@ mod tests {
 
         #[test]
         fn strides_make_no_difference(w in weights()) {
-            let binarizer = Binarizer::params().scaling(Scaling::PerRow);
+            let binarizer = Binarizer::new().scaling(Scaling::PerRow);
             let view = w.slice(s![..;-1, ..;2]);
             prop_assert_eq!(binarizer.quantize(view).unwrap(), binarizer.quantize(view.to_owned().view()).unwrap());
             let stochastic = binarizer.stochastic(3);
@@ -294,7 +289,7 @@ mod tests {
 
     #[test]
     fn negative_zero_counts_as_positive() {
-        let binary = Binarizer::params().quantize(array![[-0.0_f32, 0.0, -1e-45]].view());
+        let binary = Binarizer::new().quantize(array![[-0.0_f32, 0.0, -1e-45]].view());
         assert_eq!(
             binary.unwrap().decompress().unwrap(),
             array![[1.0, 1.0, -1.0]].into_dyn()
@@ -305,7 +300,7 @@ mod tests {
     fn drawn_signs_have_the_weight_as_their_mean() {
         let n = 20_000;
         for w in [-1.5_f64, -1.0, -0.4, 0.0, 0.7, 1.0, 2.0] {
-            let binary = Binarizer::params()
+            let binary = Binarizer::new()
                 .stochastic(11)
                 .quantize(Array2::from_elem((20, n / 20), w).view());
             let found = mean(binary.unwrap().decompress().unwrap().iter().copied());
@@ -318,7 +313,7 @@ mod tests {
 
     #[test]
     fn bad_weights_are_refused() {
-        let quantize = |w: Array2<f32>| Binarizer::params().quantize(w.view());
+        let quantize = |w: Array2<f32>| Binarizer::new().quantize(w.view());
         assert!(matches!(
             quantize(array![[1.0, f32::NAN]]),
             Err(Error::NonFinite { .. })
@@ -327,14 +322,14 @@ mod tests {
             quantize(Array2::zeros((0, 3))),
             Err(Error::EmptyAxis { .. })
         ));
-        let large = Binarizer::params()
+        let large = Binarizer::new()
             .scaling(Scaling::PerTensor)
             .precision(Precision::F16);
         assert!(matches!(
             large.quantize(array![[1e6_f32]].view()),
             Err(Error::Overflow { .. })
         ));
-        let largest = Binarizer::params()
+        let largest = Binarizer::new()
             .scaling(Scaling::PerTensor)
             .quantize(array![[f32::MAX, f32::MAX]].view());
         assert_eq!(largest.unwrap().scales(), [f32::MAX]);

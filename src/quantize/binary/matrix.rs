@@ -30,7 +30,7 @@ const NAME: &str = "BinaryMatrix";
 /// use taper::quantize::binary::{Binarizer, BinaryActivations};
 /// use taper::{Compressed, Quantizer};
 ///
-/// let w = Binarizer::params().quantize(array![[1.0, -1.0, 1.0], [-1.0, -1.0, 1.0]].view())?;
+/// let w = Binarizer::new().quantize(array![[1.0, -1.0, 1.0], [-1.0, -1.0, 1.0]].view())?;
 /// assert_eq!(w.storage().bytes(), 1);
 ///
 /// let x = BinaryActivations::from_signs(array![[1.0, 1.0, -1.0]].view())?;
@@ -333,7 +333,7 @@ mod tests {
         #[test]
         fn sizes_are_bytes_and_parts_are_enough(rows in 1_usize..20, columns in 1_usize..150, seed in any::<u64>()) {
             for scaling in scalings() {
-                let w = Binarizer::params().scaling(scaling).precision(Precision::F16)
+                let w = Binarizer::new().scaling(scaling).precision(Precision::F16)
                     .quantize(random(seed, (rows, columns)).view()).unwrap();
                 let parts = w.parts();
                 prop_assert_eq!(parts[0].bytes.len(), (rows * columns).div_ceil(8));
@@ -349,7 +349,7 @@ mod tests {
             let (x, w) = (random(seed, (batch, columns)), random(!seed, (rows, columns)));
             let integers = |values: &Array2<f32>| values.mapv(|x| if x >= 0.0 { 1_i32 } else { -1 });
             let expected = integers(&x).dot(&integers(&w).t());
-            let w = Binarizer::params().quantize(w.view()).unwrap();
+            let w = Binarizer::new().quantize(w.view()).unwrap();
             let x = BinaryActivations::from_signs(x.view()).unwrap();
             prop_assert_eq!(w.multiply(&x).unwrap(), expected);
         }
@@ -359,7 +359,7 @@ mod tests {
             let x = random(seed, (batch, columns)).mapv(|x| ((x + 1.0) * 127.5) as u8);
             let w = random(!seed, (rows, columns));
             let expected = x.mapv(i32::from).dot(&w.mapv(|w| if w >= 0.0 { 1 } else { -1 }).t());
-            let w = Binarizer::params().quantize(w.view()).unwrap();
+            let w = Binarizer::new().quantize(w.view()).unwrap();
             prop_assert_eq!(w.multiply_bytes(x.view()).unwrap(), expected.clone());
             let reversed = x.slice(s![..;-1, ..]);
             prop_assert_eq!(w.multiply_bytes(reversed).unwrap(), expected.slice(s![..;-1, ..]));
@@ -369,7 +369,7 @@ mod tests {
         fn applying_is_decompressing_and_multiplying(batch in 0_usize..12, rows in 1_usize..40, columns in 1_usize..300, seed in any::<u64>()) {
             let x = random(seed, (batch, columns));
             for scaling in scalings() {
-                let w = Binarizer::params().scaling(scaling).quantize(random(!seed, (rows, columns)).view()).unwrap();
+                let w = Binarizer::new().scaling(scaling).quantize(random(!seed, (rows, columns)).view()).unwrap();
                 let dense: Array2<f32> = w.decompress().unwrap().into_dimensionality().unwrap();
                 let expected = x.mapv(f64::from).dot(&dense.mapv(f64::from).t());
                 let y = w.apply(x.view()).unwrap();
@@ -387,7 +387,7 @@ mod tests {
 
     #[test]
     fn what_is_not_finite_stays_so() {
-        let w = Binarizer::params()
+        let w = Binarizer::new()
             .quantize(array![[1.0, -1.0], [-1.0, 1.0]].view())
             .unwrap();
         for bad in [f64::INFINITY, f64::NEG_INFINITY, f64::NAN] {
@@ -398,7 +398,7 @@ mod tests {
 
     #[test]
     fn shapes_are_checked() {
-        let w = Binarizer::params()
+        let w = Binarizer::new()
             .quantize(array![[1.0, -1.0]].view())
             .unwrap();
         let wide = Array2::<f64>::zeros((2, 3));

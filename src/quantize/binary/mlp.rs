@@ -26,7 +26,7 @@ mod stored;
 /// use taper::Quantizer;
 ///
 /// let norm = BatchNorm::new(array![1.0, -1.0], Array1::zeros(2), array![0.5, 0.5], Array1::ones(2), 1e-4)?;
-/// let signs = |w| Binarizer::params().quantize(w);
+/// let signs = |w| Binarizer::new().quantize(w);
 /// let network = BinaryMlp::new(signs(array![[0.2, -0.1], [0.3, 0.4]].view())?, &norm)?
 ///     .hidden(signs(array![[-0.5, 0.5], [0.5, 0.5]].view())?, &norm)?
 ///     .output(array![[0.5, 1.0]], array![0.25])?;
@@ -54,7 +54,7 @@ pub struct BinaryMlp<F: Float> {
 /// use taper::quantize::binary::{BatchNorm, Binarizer, BinaryMlp, BinaryMlpBuilder};
 ///
 /// let norm = BatchNorm::new(array![1.0], Array1::zeros(1), array![0.5], Array1::ones(1), 1e-4)?;
-/// let first = Binarizer::params().quantize(array![[0.2, -0.1]].view())?;
+/// let first = Binarizer::new().quantize(array![[0.2, -0.1]].view())?;
 /// let builder: BinaryMlpBuilder<f64> = BinaryMlp::new(first, &norm)?;
 /// let network = builder.output(array![[0.5], [1.0]], array![0.0, 0.0])?;
 /// assert_eq!(network.forward(array![[2.0, 1.0]].view())?, array![[0.5, 1.0]]);
@@ -331,7 +331,7 @@ pub(super) mod tests {
             let bytes = random(seed.derive(0), (batch, inputs)).mapv(|x| ((x + 1.0) * 127.5) as u8);
             // Multiples of 1/256: every sum is exact, in any order.
             let x = bytes.mapv(|x| f64::from(x) / 256.0);
-            let matrix = |k, shape| Binarizer::params().quantize(random(seed.derive(k), shape).view()).unwrap();
+            let matrix = |k, shape| Binarizer::new().quantize(random(seed.derive(k), shape).view()).unwrap();
             let matrices = [matrix(1, (first, inputs)), matrix(2, (second, first)), matrix(3, (first, second))];
             let norms = [norm(seed.derive(4), first), norm(seed.derive(5), second), norm(seed.derive(6), first)];
             let layers: Vec<_> = matrices.iter().zip(&norms)
@@ -362,7 +362,7 @@ pub(super) mod tests {
     #[test]
     fn the_output_is_a_linear_layer() {
         let seed = Seed::from(1);
-        let w = Binarizer::params()
+        let w = Binarizer::new()
             .quantize(random(seed, (70, 9)).view())
             .unwrap();
         let build = |output, bias| {
@@ -391,7 +391,7 @@ pub(super) mod tests {
     fn layers_that_do_not_fit_are_refused() {
         let seed = Seed::from(3);
         let matrix = |shape| {
-            Binarizer::params()
+            Binarizer::new()
                 .quantize(random(seed, shape).view())
                 .unwrap()
         };

@@ -13,7 +13,7 @@
 //! use taper::{LinearOp, Quantizer};
 //!
 //! let w = array![[0.5, -1.5], [2.0, 2.0]];
-//! let of = |scaling| Binarizer::params().scaling(scaling).quantize(w.view());
+//! let of = |scaling| Binarizer::new().scaling(scaling).quantize(w.view());
 //! assert_eq!(of(Scaling::None)?.decompress_matrix()?, array![[1.0, -1.0], [1.0, 1.0]]);
 //! assert_eq!(of(Scaling::PerTensor)?.decompress_matrix()?, array![[1.5, -1.5], [1.5, 1.5]]);
 //! assert_eq!(of(Scaling::PerRow)?.decompress_matrix()?, array![[1.0, -1.0], [2.0, 2.0]]);
@@ -33,7 +33,7 @@ mod trainable;
 
 pub use activations::BinaryActivations;
 pub use batch_norm::BatchNorm;
-pub use binarizer::{Binarizer, BinarizerParams, Scaling};
+pub use binarizer::{Binarizer, Scaling};
 pub use matrix::BinaryMatrix;
 pub use mlp::{BinaryMlp, BinaryMlpBuilder};
 pub use straight_through::StraightThrough;

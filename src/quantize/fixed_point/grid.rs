@@ -14,11 +14,11 @@ const CHUNK: usize = 1 << 13;
 /// use taper::{LinearOp, Quantizer, ndarray::array};
 ///
 /// let w = array![[0.0, 1.0, 3.0], [10.0, 20.0, 40.0]];
-/// let error = |quantizer: taper::quantize::fixed_point::FixedPointQuantizerParams| -> taper::Result<f64> {
+/// let error = |quantizer: taper::quantize::fixed_point::FixedPointQuantizer| -> taper::Result<f64> {
 ///     let rebuilt = quantizer.quantize(w.view())?.decompress_matrix()?;
 ///     Ok((&w - &rebuilt).iter().map(|x| x * x).sum())
 /// };
-/// let plain = FixedPointQuantizer::params(3);
+/// let plain = FixedPointQuantizer::new(3);
 /// assert!(error(plain.clone().granularity(Granularity::PerRow))? < error(plain.clone())?);
 /// assert!(error(plain.clone().symmetry(Symmetry::Affine))? < error(plain.clone())?);
 /// assert!(error(plain.clone().range(Range::SquaredError))? <= error(plain)?);
@@ -45,11 +45,11 @@ pub enum Symmetry {
 /// use taper::{LinearOp, Quantizer, ndarray::array};
 ///
 /// let w = array![[0.0, 1.0, 3.0], [10.0, 20.0, 40.0]];
-/// let error = |quantizer: taper::quantize::fixed_point::FixedPointQuantizerParams| -> taper::Result<f64> {
+/// let error = |quantizer: taper::quantize::fixed_point::FixedPointQuantizer| -> taper::Result<f64> {
 ///     let rebuilt = quantizer.quantize(w.view())?.decompress_matrix()?;
 ///     Ok((&w - &rebuilt).iter().map(|x| x * x).sum())
 /// };
-/// let plain = FixedPointQuantizer::params(3);
+/// let plain = FixedPointQuantizer::new(3);
 /// assert!(error(plain.clone().granularity(Granularity::PerRow))? < error(plain.clone())?);
 /// assert!(error(plain.clone().symmetry(Symmetry::Affine))? < error(plain.clone())?);
 /// assert!(error(plain.clone().range(Range::SquaredError))? <= error(plain)?);
@@ -73,11 +73,11 @@ pub enum Granularity {
 /// use taper::{LinearOp, Quantizer, ndarray::array};
 ///
 /// let w = array![[0.0, 1.0, 3.0], [10.0, 20.0, 40.0]];
-/// let error = |quantizer: taper::quantize::fixed_point::FixedPointQuantizerParams| -> taper::Result<f64> {
+/// let error = |quantizer: taper::quantize::fixed_point::FixedPointQuantizer| -> taper::Result<f64> {
 ///     let rebuilt = quantizer.quantize(w.view())?.decompress_matrix()?;
 ///     Ok((&w - &rebuilt).iter().map(|x| x * x).sum())
 /// };
-/// let plain = FixedPointQuantizer::params(3);
+/// let plain = FixedPointQuantizer::new(3);
 /// assert!(error(plain.clone().granularity(Granularity::PerRow))? < error(plain.clone())?);
 /// assert!(error(plain.clone().symmetry(Symmetry::Affine))? < error(plain.clone())?);
 /// assert!(error(plain.clone().range(Range::SquaredError))? <= error(plain)?);

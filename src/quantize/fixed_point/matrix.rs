@@ -33,7 +33,7 @@ pub(super) const ROWS: usize = 32;
 /// use taper::quantize::fixed_point::FixedPointQuantizer;
 /// use taper::{Compressed, LinearOp, Quantizer};
 ///
-/// let w = FixedPointQuantizer::params(4).quantize(array![[7.0, -3.0], [1.0, 2.0]].view())?;
+/// let w = FixedPointQuantizer::new(4).quantize(array![[7.0, -3.0], [1.0, 2.0]].view())?;
 /// assert_eq!(w.storage().bytes(), 2 + 4);
 /// assert_eq!(w.apply(array![[1.0, 2.0]].view())?, array![[1.0, 5.0]]);
 /// # Ok::<(), taper::Error>(())

@@ -51,7 +51,7 @@ impl<F: Float> FixedPointMatrix<F> {
     /// use taper::Quantizer;
     /// use taper::quantize::fixed_point::FixedPointQuantizer;
     ///
-    /// let w = FixedPointQuantizer::params(4).quantize(array![[7.0, -3.0], [1.0, 2.0]].view())?;
+    /// let w = FixedPointQuantizer::new(4).quantize(array![[7.0, -3.0], [1.0, 2.0]].view())?;
     /// let y = w.apply_rounded(array![[127.0, 2.0]].view())?;
     /// assert_eq!(y, array![[127.0 * 7.0 - 6.0, 127.0 + 4.0]]);
     /// # Ok::<(), taper::Error>(())

@@ -7,10 +7,7 @@ use super::matrix::FixedPointMatrix;
 use crate::feedback::Feedback;
 use crate::kernels::Level;
 use crate::kernels::evenly;
-use crate::{
-    Error, Float, InputMoments, ParamError, ParamGuard, Precision, Quantizer, Result, check,
-    parallel,
-};
+use crate::{Error, FitContext, Float, ParamError, Precision, Quantizer, Result, check, parallel};
 
 /// Replaces weights by integers of 1 to 16 bits with a scale: w ≈ offset + scale·q.
 ///
@@ -30,7 +27,7 @@ use crate::{
 /// use taper::{Compressed, Quantizer};
 ///
 /// let weights = array![[0.5_f64, -1.0, 0.3], [0.0, 0.75, -0.2]];
-/// let quantized = FixedPointQuantizer::params(3).quantize(weights.view())?;
+/// let quantized = FixedPointQuantizer::new(3).quantize(weights.view())?;
 /// assert_eq!(quantized.storage().payload(), 6 * 3);
 /// // Seven values, a third apart from −1 to 1.
 /// for (q, w) in quantized.decompress()?.iter().zip(&weights) {
@@ -38,28 +35,42 @@ use crate::{
 /// }
 /// # Ok::<(), taper::Error>(())
 /// ```
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(deny_unknown_fields))]
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct FixedPointQuantizer {
-    bits: u32,
-    symmetry: Symmetry,
-    granularity: Granularity,
-    range: Range,
-    precision: Precision,
-    damping: f64,
+    /// Bits of a code, 1 to 16.
+    pub bits: u32,
+    /// Whether the grid is centred at zero or has an offset.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub symmetry: Symmetry,
+    /// Which weights share a scale.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub granularity: Granularity,
+    /// The range of weights that the grid covers.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub range: Range,
+    /// The precision in which scales and offsets are stored.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub precision: Precision,
+    /// How strongly moments are damped; see [`InputMoments::damped`](crate::InputMoments::damped).
+    #[cfg_attr(feature = "model", serde(default = "crate::defaults::damping"))]
+    pub damping: f64,
 }
 
 impl FixedPointQuantizer {
     /// Parameters for codes of `bits` bits; by default symmetric, one grid for all, over the whole range.
     #[must_use]
-    pub fn params(bits: u32) -> FixedPointQuantizerParams {
-        FixedPointQuantizerParams(Self {
+    pub fn new(bits: u32) -> Self {
+        Self {
             bits,
             symmetry: Symmetry::Symmetric,
             granularity: Granularity::PerTensor,
             range: Range::MinMax,
             precision: Precision::F32,
-            damping: 0.01,
-        })
+            damping: crate::defaults::damping(),
+        }
     }
 
     fn codes(&self) -> Codes {
@@ -168,52 +179,32 @@ impl FixedPointQuantizer {
     }
 }
 
-/// The parameters of a [`FixedPointQuantizer`].
-///
-/// ```
-/// use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range, Symmetry};
-/// use taper::{LinearOp, Quantizer, ndarray::array};
-///
-/// let w = array![[0.0, 1.0, 3.0], [10.0, 20.0, 40.0]];
-/// let error = |quantizer: taper::quantize::fixed_point::FixedPointQuantizerParams| -> taper::Result<f64> {
-///     let rebuilt = quantizer.quantize(w.view())?.decompress_matrix()?;
-///     Ok((&w - &rebuilt).iter().map(|x| x * x).sum())
-/// };
-/// let plain = FixedPointQuantizer::params(3);
-/// assert!(error(plain.clone().granularity(Granularity::PerRow))? < error(plain.clone())?);
-/// assert!(error(plain.clone().symmetry(Symmetry::Affine))? < error(plain.clone())?);
-/// assert!(error(plain.clone().range(Range::SquaredError))? <= error(plain)?);
-/// # Ok::<(), taper::Error>(())
-/// ```
-#[derive(Debug, Clone, PartialEq)]
-pub struct FixedPointQuantizerParams(FixedPointQuantizer);
-
-impl FixedPointQuantizerParams {
+impl FixedPointQuantizer {
     /// Where the values lie; around zero by default.
     #[must_use]
     pub fn symmetry(mut self, symmetry: Symmetry) -> Self {
-        self.0.symmetry = symmetry;
+        self.symmetry = symmetry;
         self
     }
 
     /// Which weights share a scale; all by default.
     #[must_use]
     pub fn granularity(mut self, granularity: Granularity) -> Self {
-        self.0.granularity = granularity;
+        self.granularity = granularity;
         self
     }
 
     /// Which range is covered; the whole one by default.
     #[must_use]
     pub fn range(mut self, range: Range) -> Self {
-        self.0.range = range;
+        self.range = range;
         self
     }
 
     /// The precision of scales and offsets.
     #[must_use]
     pub fn precision(mut self, precision: Precision) -> Self {
-        self.0.precision = precision;
+        self.precision = precision;
         self
     }
 
@@ -221,24 +212,27 @@ impl FixedPointQuantizerParams {
     /// it has no effect.
     #[must_use]
     pub fn damping(mut self, damping: f64) -> Self {
-        self.0.damping = damping;
+        self.damping = damping;
         self
     }
 }
 
-impl ParamGuard for FixedPointQuantizerParams {
-    type Checked = FixedPointQuantizer;
-
-    fn check_ref(&self) -> Result<&FixedPointQuantizer, ParamError> {
-        let bits = self.0.bits;
+impl FixedPointQuantizer {
+    /// Checks the parameters, as every call that uses them does.
+    ///
+    /// # Errors
+    ///
+    /// The first parameter that no input could make right.
+    pub fn validate(&self) -> Result<(), ParamError> {
+        let bits = self.bits;
         check::in_range(
             "bits",
             f64::from(bits),
             "in 1..=16",
             (1..=16).contains(&bits),
         )?;
-        check::damping(self.0.damping)?;
-        match self.0.range {
+        check::damping(self.damping)?;
+        match self.range {
             Range::Percentile(p) => {
                 check::in_range("percentile", p, "in (0, 100]", p > 0.0 && p <= 100.0)?;
             }
@@ -248,12 +242,7 @@ impl ParamGuard for FixedPointQuantizerParams {
             }
             Range::MinMax | Range::SquaredError => {}
         }
-        Ok(&self.0)
-    }
-
-    fn check(self) -> Result<FixedPointQuantizer, ParamError> {
-        self.check_ref()?;
-        Ok(self.0)
+        Ok(())
     }
 }
 
@@ -263,8 +252,10 @@ impl<F: Float> Quantizer<F> for FixedPointQuantizer {
     fn quantize_with(
         &self,
         weights: ArrayView2<'_, F>,
-        inputs: Option<&InputMoments>,
+        context: FitContext<'_>,
     ) -> Result<FixedPointMatrix<F>> {
+        self.validate()?;
+        let inputs = context.inputs;
         check::finite("weights", &weights)?;
         let grids = self.grids(weights)?;
         let (level, codes) = (Level::current(), self.codes());
@@ -333,10 +324,10 @@ mod tests {
         })
     }
 
-    fn settings() -> impl Strategy<Value = FixedPointQuantizerParams> {
+    fn settings() -> impl Strategy<Value = FixedPointQuantizer> {
         (1_u32..=16, any::<bool>(), any::<bool>(), 0_usize..4).prop_map(
             |(bits, affine, rows, range)| {
-                FixedPointQuantizer::params(bits)
+                FixedPointQuantizer::new(bits)
                     .symmetry(if affine {
                         Symmetry::Affine
                     } else {
@@ -373,7 +364,7 @@ mod tests {
             } else {
                 (Symmetry::Symmetric, (1 << (bits - 1)) - 1, w.fold(0.0, |a: f64, b| a.max(b.abs())))
             };
-            let q = FixedPointQuantizer::params(bits).symmetry(symmetry).precision(Precision::F64).quantize(w.view()).unwrap();
+            let q = FixedPointQuantizer::new(bits).symmetry(symmetry).precision(Precision::F64).quantize(w.view()).unwrap();
             let half = span / f64::from(levels) / 2.0;
             for (w, q) in w.iter().zip(&q.decompress().unwrap()) {
                 prop_assert!((w - q).abs() <= half + 16.0 * f64::EPSILON);
@@ -387,16 +378,16 @@ mod tests {
             let twice = params.clone().range(Range::MinMax).quantize(dense.view()).unwrap();
             // At two and more symmetric bits the largest code may be unused, so that the grid changes; where
             // the ends are used, the second grid is the first.
-            if params.check_ref().unwrap().range == Range::MinMax {
+            if params.range == Range::MinMax {
                 prop_assert!(error(&dense, &twice.decompress().unwrap()) <= dense.len() as f64 * (64.0 * f64::EPSILON).powi(2));
             }
-            prop_assert_eq!(&params.check_ref().unwrap().fake_quantize(w.view()).unwrap().into_dyn(), &once);
+            prop_assert_eq!(&params.fake_quantize(w.view()).unwrap().into_dyn(), &once);
         }
 
         #[test]
         fn the_least_squared_error_is_no_more_than_that_of_any_range(w in weights(), bits in 1_u32..=8, affine in any::<bool>(), percentage in 50.0_f64..100.0) {
             let symmetry = if affine { Symmetry::Affine } else { Symmetry::Symmetric };
-            let params = FixedPointQuantizer::params(bits).symmetry(symmetry).precision(Precision::F64);
+            let params = FixedPointQuantizer::new(bits).symmetry(symmetry).precision(Precision::F64);
             let of = |range| error(&w, &params.clone().range(range).quantize(w.view()).unwrap().decompress().unwrap());
             let least = of(Range::SquaredError);
             prop_assert!(least <= of(Range::MinMax) * (1.0 + 1e-12));
@@ -407,9 +398,9 @@ mod tests {
         #[test]
         fn one_bit_is_binary(w in weights(), rows in any::<bool>()) {
             let (granularity, scaling) = if rows { (Granularity::PerRow, Scaling::PerRow) } else { (Granularity::PerTensor, Scaling::PerTensor) };
-            let fixed = FixedPointQuantizer::params(1).range(Range::SquaredError).granularity(granularity).precision(Precision::F64);
+            let fixed = FixedPointQuantizer::new(1).range(Range::SquaredError).granularity(granularity).precision(Precision::F64);
             let fixed = fixed.quantize(w.view()).unwrap().decompress().unwrap();
-            let binary = Binarizer::params().scaling(scaling).precision(Precision::F64).quantize(w.view()).unwrap().decompress().unwrap();
+            let binary = Binarizer::new().scaling(scaling).precision(Precision::F64).quantize(w.view()).unwrap().decompress().unwrap();
             for (a, b) in fixed.iter().zip(&binary) {
                 prop_assert!((a - b).abs() <= 3.0 * w.len() as f64 * f64::EPSILON, "{} {}", a, b);
             }
@@ -418,7 +409,7 @@ mod tests {
         #[test]
         fn more_bits_over_the_same_range_do_not_raise_the_error(w in weights(), bits in 2_u32..=8) {
             // An affine grid of 2b bits holds that of b bits: 2^2b − 1 = (2^b − 1)(2^b + 1).
-            let params = |bits| FixedPointQuantizer::params(bits).symmetry(Symmetry::Affine).precision(Precision::F64);
+            let params = |bits| FixedPointQuantizer::new(bits).symmetry(Symmetry::Affine).precision(Precision::F64);
             let of = |bits| error(&w, &params(bits).quantize(w.view()).unwrap().decompress().unwrap());
             prop_assert!(of(2 * bits) <= of(bits) + w.len() as f64 * 64.0 * f64::EPSILON);
         }
@@ -432,10 +423,7 @@ mod tests {
 
     #[test]
     fn the_gradient_passes_inside_the_range() {
-        let quantizer = FixedPointQuantizer::params(4)
-            .range(Range::Fixed(1.0))
-            .check()
-            .unwrap();
+        let quantizer = FixedPointQuantizer::new(4).range(Range::Fixed(1.0));
         let w = array![[-1.5_f64, -1.0, 0.2, 1.0, 1.1]];
         let passed = quantizer.backward(w.view(), array![[1.0, 2.0, 3.0, 4.0, 5.0]].view());
         assert_eq!(passed, Ok(array![[0.0, 2.0, 3.0, 4.0, 0.0]]));
@@ -451,20 +439,20 @@ mod tests {
     fn wrong_parameters_and_weights_are_refused() {
         let one = array![[1.0_f32, 2.0]];
         for params in [
-            FixedPointQuantizer::params(0),
-            FixedPointQuantizer::params(17),
-            FixedPointQuantizer::params(8).range(Range::Percentile(0.0)),
-            FixedPointQuantizer::params(8).range(Range::Percentile(100.5)),
-            FixedPointQuantizer::params(8).range(Range::Percentile(f64::NAN)),
-            FixedPointQuantizer::params(8).range(Range::Fixed(0.0)),
-            FixedPointQuantizer::params(8).range(Range::Fixed(f64::INFINITY)),
+            FixedPointQuantizer::new(0),
+            FixedPointQuantizer::new(17),
+            FixedPointQuantizer::new(8).range(Range::Percentile(0.0)),
+            FixedPointQuantizer::new(8).range(Range::Percentile(100.5)),
+            FixedPointQuantizer::new(8).range(Range::Percentile(f64::NAN)),
+            FixedPointQuantizer::new(8).range(Range::Fixed(0.0)),
+            FixedPointQuantizer::new(8).range(Range::Fixed(f64::INFINITY)),
         ] {
             assert!(matches!(
                 params.quantize(one.view()),
                 Err(Error::Parameter(_))
             ));
         }
-        let params = FixedPointQuantizer::params(8);
+        let params = FixedPointQuantizer::new(8);
         assert!(params.quantize(array![[f32::NAN]].view()).is_err());
         assert!(
             params

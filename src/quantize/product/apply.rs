@@ -20,7 +20,7 @@ const BLOCK: usize = 1 << 20;
 /// use taper::{Compressed, Quantizer};
 ///
 /// let weights = Array2::from_shape_fn((64, 32), |(o, i)| ((o * 3 + i * 5) as f32).sin());
-/// let matrix = ProductQuantizer::params_with_width(4)
+/// let matrix = ProductQuantizer::with_width(4)
 ///     .centroids(8)
 ///     .axis(SplitAxis::In)
 ///     .codebook(Codebook::Shared)

@@ -18,7 +18,7 @@ use crate::{Error, Float, Precision, Result, check, parallel};
 ///
 /// // Two groups of two inputs each; both of their sub-vectors that differ become centroids.
 /// let w = array![[1.0, 2.0, 0.0, 1.0], [3.0, 4.0, 1.0, 0.0], [1.0, 2.0, 1.0, 0.0]];
-/// let codebooks = ProductQuantizer::params(2).centroids(2).axis(SplitAxis::In).train(w.view())?;
+/// let codebooks = ProductQuantizer::new(2).codebook(Codebook::PerGroup).centroids(2).axis(SplitAxis::In).train(w.view())?;
 /// let codes = codebooks.encode(w.view())?.codes();
 /// assert_eq!(codes.dim(), (2, 3));
 /// assert_eq!(codebooks.decode(codes.view())?, w);

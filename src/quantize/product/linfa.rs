@@ -5,9 +5,9 @@ use linfa::dataset::Records;
 use linfa::traits::{Fit, PredictInplace, Transformer};
 use ndarray::{Array2, ArrayBase, ArrayView2, Data, Ix2};
 
-use super::{ProductCodebooks, ProductQuantizer, ProductQuantizerParams};
+use super::{ProductCodebooks, ProductQuantizer};
 use crate::cluster::Clusterer;
-use crate::{Error, Float, ParamError, ParamGuard, Result};
+use crate::{Error, Float, ParamError, Result};
 
 /// Codebooks of the records of a data set: the features are split into groups, whichever axis of a weight the
 /// quantizer splits. Each group of neighbouring features has its centroids.
@@ -25,7 +25,7 @@ use crate::{Error, Float, ParamError, ParamGuard, Result};
 ///
 /// let records = Array2::from_shape_fn((60, 4), |(i, j)| ((i * (j + 1)) % 3) as f64);
 /// let dataset = DatasetBase::from(records.clone());
-/// let codebooks = ProductQuantizer::params(2).centroids(9).fit(&dataset)?;
+/// let codebooks = ProductQuantizer::new(2).axis(SplitAxis::Out).codebook(Codebook::PerGroup).centroids(9).fit(&dataset)?;
 /// let codes: Array2<usize> = codebooks.predict(&records);
 /// assert_eq!(codes.dim(), (60, 2));
 /// assert_eq!(codebooks.transform(&records)?, records);
@@ -48,20 +48,7 @@ where
             }
             .into());
         }
-        self.train(self.axis().vectors(dataset.records().view()))
-    }
-}
-
-/// As [`ProductQuantizer`], whose parameters are checked first.
-impl<F: Float, D: Data<Elem = F>, T, C: Clusterer<F>> Fit<ArrayBase<D, Ix2>, T, Error>
-    for ProductQuantizerParams<C>
-where
-    ArrayBase<D, Ix2>: Records<Elem = F>,
-{
-    type Object = ProductCodebooks<F>;
-
-    fn fit(&self, dataset: &DatasetBase<ArrayBase<D, Ix2>, T>) -> Result<ProductCodebooks<F>> {
-        self.check_ref()?.fit(dataset)
+        self.train(self.axis.vectors(dataset.records().view()))
     }
 }
 
@@ -120,7 +107,11 @@ mod tests {
         let records = numbers(50, 12, 101);
         let dataset = DatasetBase::from(records.view());
         for axis in [SplitAxis::In, SplitAxis::Out] {
-            let quantizer = ProductQuantizer::params(4).centroids(5).axis(axis).seed(3);
+            let quantizer = ProductQuantizer::new(4)
+                .codebook(Codebook::PerGroup)
+                .centroids(5)
+                .axis(axis)
+                .seed(3);
             let codebooks: ProductCodebooks<f64> = quantizer.fit(&dataset).unwrap();
             let matrix = quantizer.quantize(axis.vectors(records.view())).unwrap();
             assert_eq!(&codebooks, matrix.codebooks());
@@ -139,7 +130,10 @@ mod tests {
     fn what_cannot_be_encoded_gets_no_code() {
         let records = numbers(20, 6, 103);
         let dataset = DatasetBase::from(records.clone());
-        let checked = ProductQuantizer::params(2).centroids(3).check().unwrap();
+        let checked = ProductQuantizer::new(2)
+            .axis(SplitAxis::Out)
+            .codebook(Codebook::PerGroup)
+            .centroids(3);
         let codebooks: ProductCodebooks<f64> = checked.fit(&dataset).unwrap();
         let codes: Array2<usize> = codebooks.predict(&numbers(4, 5, 107));
         assert_eq!(codes, Array2::from_elem((4, 2), usize::MAX));

@@ -13,7 +13,7 @@
 //! # The two axes
 //!
 //! A weight matrix W has shape (out_features, in_features) here. The published scheme for weights writes it as
-//! C_in × C_out and splits its rows along C_out: that is [`SplitAxis::Out`], the default. [`SplitAxis::In`]
+//! C_in × C_out and splits its rows along C_out: that is [`SplitAxis::Out`]. [`SplitAxis::In`], the default,
 //! splits the inputs of each output, as vector search does with its vectors: it is the other axis of the
 //! transposed matrix, nothing more.
 //!
@@ -37,7 +37,7 @@
 //! use taper::{Compressed, Quantizer};
 //!
 //! let weights = Array2::from_shape_fn((64, 32), |(o, i)| ((o * 3 + i * 5) as f32).sin());
-//! let matrix = ProductQuantizer::params_with_width(4)
+//! let matrix = ProductQuantizer::with_width(4)
 //!     .centroids(8)
 //!     .axis(SplitAxis::In)
 //!     .codebook(Codebook::Shared)
@@ -74,11 +74,9 @@ use ndarray::ArrayView2;
 pub use apply::ProductMethod;
 pub use codebooks::ProductCodebooks;
 pub use matrix::PqMatrix;
-pub use optimized::{
-    OptimizedPqMatrix, OptimizedProductQuantizer, OptimizedProductQuantizerParams, RotationStart,
-};
-pub use params::{ProductQuantizer, ProductQuantizerParams};
-pub use residual::{ResidualPqMatrix, ResidualQuantizer, ResidualQuantizerParams};
+pub use optimized::{OptimizedPqMatrix, OptimizedProductQuantizer, RotationStart};
+pub use params::{ProductQuantizer, Split};
+pub use residual::{ResidualPqMatrix, ResidualQuantizer};
 
 /// The axis of W (out_features, in_features) that is split into groups.
 ///
@@ -88,7 +86,7 @@ pub use residual::{ResidualPqMatrix, ResidualQuantizer, ResidualQuantizerParams}
 /// use taper::{Compressed, Quantizer};
 ///
 /// let weights = Array2::from_shape_fn((64, 32), |(o, i)| ((o * 3 + i * 5) as f32).sin());
-/// let matrix = ProductQuantizer::params_with_width(4)
+/// let matrix = ProductQuantizer::with_width(4)
 ///     .centroids(8)
 ///     .axis(SplitAxis::In)
 ///     .codebook(Codebook::Shared)
@@ -106,10 +104,10 @@ pub use residual::{ResidualPqMatrix, ResidualQuantizer, ResidualQuantizerParams}
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum SplitAxis {
     /// The inputs: each row of W is cut into m parts of in_features / m weights.
+    #[default]
     In,
     /// The outputs: each column of W is cut into m parts of out_features / m weights. The published scheme, which
     /// writes W as C_in × C_out.
-    #[default]
     Out,
 }
 
@@ -131,7 +129,7 @@ impl SplitAxis {
     }
 }
 
-/// Whose a codebook is.
+/// Whether groups share one codebook.
 ///
 /// ```
 /// use taper::ndarray::Array2;
@@ -139,7 +137,7 @@ impl SplitAxis {
 /// use taper::{Compressed, Quantizer};
 ///
 /// let weights = Array2::from_shape_fn((64, 32), |(o, i)| ((o * 3 + i * 5) as f32).sin());
-/// let matrix = ProductQuantizer::params_with_width(4)
+/// let matrix = ProductQuantizer::with_width(4)
 ///     .centroids(8)
 ///     .axis(SplitAxis::In)
 ///     .codebook(Codebook::Shared)
@@ -157,8 +155,8 @@ impl SplitAxis {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Codebook {
     /// Each group has its own: the published scheme. All m codebooks hold k times the split axis in values.
-    #[default]
     PerGroup,
     /// All groups share one of k·d values, which leaves room for more centroids at the same size.
+    #[default]
     Shared,
 }

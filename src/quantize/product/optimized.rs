@@ -3,11 +3,12 @@
 use ndarray::{Array2, ArrayView1, ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMutD, Ix2};
 
 use super::rotation::Rotation;
-use super::{PqMatrix, ProductCodebooks, ProductQuantizerParams, SplitAxis};
+use super::{PqMatrix, ProductCodebooks, ProductQuantizer, SplitAxis};
 use crate::artifact::check_apply;
-use crate::cluster::{self, Clusterer, Clustering, KMeans, KMeansParams, Seeding};
+use crate::cluster::{self, Clusterer, Clustering, KMeans, Seeding};
+use crate::observer::ObservedFit;
 use crate::{
-    Compressed, Error, FitReport, Float, InputMoments, LinearOp, ParamError, ParamGuard, Part,
+    Compressed, Error, FitContext, FitReport, Float, LinearOp, Observer, ParamError, Part,
     Precision, Quantizer, Result, Role, Seed, Stage, StorageBits, check, moments,
 };
 
@@ -22,7 +23,7 @@ use crate::{
 ///
 /// From [`RotationStart::Identity`], the default, the first step is product quantization itself, so that the result is
 /// never worse. R is stored beside the codes: n² values for a split axis of length n, more than it saves unless
-/// many sub-vectors share it. With [`block`](OptimizedProductQuantizerParams::block) R consists of blocks of b × b
+/// many sub-vectors share it. With [`block`](OptimizedProductQuantizer::block) R consists of blocks of b × b
 /// along its diagonal, b·n values in all, and turns only neighbouring values among each other.
 ///
 /// ```
@@ -32,22 +33,39 @@ use crate::{
 ///
 /// // The second half of each row repeats the first: groups of two neighbours cannot tell.
 /// let w = Array2::from_shape_fn((300, 8), |(o, i)| ((o * (2 * (i % 4) + 1)) as f32).sin());
-/// let plain = ProductQuantizer::params(4).centroids(16).axis(SplitAxis::In);
-/// let optimized = OptimizedProductQuantizer::params(plain.clone()).quantize(w.view())?;
+/// let plain = ProductQuantizer::new(4).codebook(Codebook::PerGroup).centroids(16).axis(SplitAxis::In);
+/// let optimized = OptimizedProductQuantizer::new(plain.clone()).quantize(w.view())?;
 /// let error = |matrix: &dyn Compressed<f32>| matrix.report().and_then(|report| report.loss());
 /// assert!(error(&optimized) < error(&plain.quantize(w.view())?));
 /// // Codes, codebooks, and the rotation of 8 × 8 values.
 /// assert_eq!(optimized.storage().bytes(), 4 * 300 / 2 + 4 * 16 * 2 * 4 + 8 * 8 * 4);
 /// # Ok::<(), taper::Error>(())
 /// ```
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(deny_unknown_fields))]
 #[derive(Debug, Clone, PartialEq)]
-pub struct OptimizedProductQuantizer<C = KMeansParams> {
-    quantizer: ProductQuantizerParams<C>,
-    iterations: usize,
-    tolerance: f64,
-    start: RotationStart,
-    block: Option<usize>,
-    precision: Precision,
+#[non_exhaustive]
+pub struct OptimizedProductQuantizer<C = KMeans> {
+    /// The quantizer of the rotated vectors.
+    pub quantizer: ProductQuantizer<C>,
+    /// The largest number of rotations after the first.
+    #[cfg_attr(feature = "model", serde(default = "crate::defaults::rotations"))]
+    pub iterations: usize,
+    /// The fit ends when a rotation lowers the error by no more than this fraction of it, in [0, 1).
+    #[cfg_attr(
+        feature = "model",
+        serde(default = "crate::defaults::rotation_tolerance")
+    )]
+    pub tolerance: f64,
+    /// The first rotation.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub start: RotationStart,
+    /// The size of the blocks of the rotation; `None` for one block over the whole axis.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub block: Option<usize>,
+    /// The precision in which the rotation is stored.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub rotation_precision: Precision,
 }
 
 /// Where the rotation of [`OptimizedProductQuantizer`] starts.
@@ -58,8 +76,8 @@ pub struct OptimizedProductQuantizer<C = KMeansParams> {
 /// use taper::quantize::product::{OptimizedProductQuantizer, ProductQuantizer, RotationStart, SplitAxis};
 ///
 /// let weights = Array2::from_shape_fn((100, 8), |(o, i)| ((o * (2 * (i % 4) + 1)) as f32).sin());
-/// let plain = ProductQuantizer::params(4).centroids(16).axis(SplitAxis::In);
-/// let rotated = OptimizedProductQuantizer::params(plain)
+/// let plain = ProductQuantizer::new(4).codebook(Codebook::PerGroup).centroids(16).axis(SplitAxis::In);
+/// let rotated = OptimizedProductQuantizer::new(plain)
 ///     .start(RotationStart::Eigenvalues)
 ///     .iterations(5)
 ///     .block(4)
@@ -68,6 +86,8 @@ pub struct OptimizedProductQuantizer<C = KMeansParams> {
 /// assert_eq!(rotated.matrix().codes().dim(), (4, 100));
 /// # Ok::<(), taper::Error>(())
 /// ```
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum RotationStart {
     /// With no rotation.
@@ -78,71 +98,42 @@ pub enum RotationStart {
     Eigenvalues,
 }
 
-/// Parameters of optimized product quantization, to be checked.
-///
-/// | parameter | default |
-/// |---|---|
-/// | [`iterations`](Self::iterations) | 20 |
-/// | [`tolerance`](Self::tolerance) | 10⁻⁴ |
-/// | [`start`](Self::start) | [`RotationStart::Identity`] |
-/// | [`block`](Self::block) | the whole axis |
-/// | [`rotation_precision`](Self::rotation_precision) | [`Precision::F32`] |
-///
-/// ```
-/// use taper::Quantizer;
-/// use taper::ndarray::Array2;
-/// use taper::quantize::product::{OptimizedProductQuantizer, ProductQuantizer, RotationStart, SplitAxis};
-///
-/// let weights = Array2::from_shape_fn((100, 8), |(o, i)| ((o * (2 * (i % 4) + 1)) as f32).sin());
-/// let plain = ProductQuantizer::params(4).centroids(16).axis(SplitAxis::In);
-/// let rotated = OptimizedProductQuantizer::params(plain)
-///     .start(RotationStart::Eigenvalues)
-///     .iterations(5)
-///     .block(4)
-///     .quantize(weights.view())?;
-/// assert_eq!(rotated.rotation().dim(), (2, 4, 4));
-/// assert_eq!(rotated.matrix().codes().dim(), (4, 100));
-/// # Ok::<(), taper::Error>(())
-/// ```
-#[derive(Debug, Clone, PartialEq)]
-pub struct OptimizedProductQuantizerParams<C = KMeansParams>(OptimizedProductQuantizer<C>);
-
 impl<C> OptimizedProductQuantizer<C> {
     /// `quantizer`, with a rotation before it.
     #[must_use]
-    pub fn params(quantizer: ProductQuantizerParams<C>) -> OptimizedProductQuantizerParams<C> {
-        OptimizedProductQuantizerParams(Self {
+    pub fn new(quantizer: ProductQuantizer<C>) -> Self {
+        Self {
             quantizer,
-            iterations: 20,
-            tolerance: 1e-4,
+            iterations: crate::defaults::rotations(),
+            tolerance: crate::defaults::rotation_tolerance(),
             start: RotationStart::default(),
             block: None,
-            precision: Precision::F32,
-        })
+            rotation_precision: Precision::F32,
+        }
     }
 }
 
-impl<C> OptimizedProductQuantizerParams<C> {
+impl<C> OptimizedProductQuantizer<C> {
     /// How often, at most, a new rotation is found.
     ///
     /// Each takes the singular value decomposition of b × b matrices, one a block.
     #[must_use]
     pub fn iterations(mut self, iterations: usize) -> Self {
-        self.0.iterations = iterations;
+        self.iterations = iterations;
         self
     }
 
     /// Ends where a new rotation and its codes lower the error by no more than this fraction of it, in [0, 1).
     #[must_use]
     pub fn tolerance(mut self, tolerance: f64) -> Self {
-        self.0.tolerance = tolerance;
+        self.tolerance = tolerance;
         self
     }
 
     /// Where the rotation starts.
     #[must_use]
     pub fn start(mut self, start: RotationStart) -> Self {
-        self.0.start = start;
+        self.start = start;
         self
     }
 
@@ -150,31 +141,29 @@ impl<C> OptimizedProductQuantizerParams<C> {
     /// blocks of a single group gain nothing.
     #[must_use]
     pub fn block(mut self, size: usize) -> Self {
-        self.0.block = Some(size);
+        self.block = Some(size);
         self
     }
 
     /// The precision in which the rotation is stored. It is rounded before the codes are chosen.
     #[must_use]
     pub fn rotation_precision(mut self, precision: Precision) -> Self {
-        self.0.precision = precision;
+        self.rotation_precision = precision;
         self
     }
 }
 
-impl<C> ParamGuard for OptimizedProductQuantizerParams<C> {
-    type Checked = OptimizedProductQuantizer<C>;
-
-    fn check_ref(&self) -> Result<&OptimizedProductQuantizer<C>, ParamError> {
-        self.0.quantizer.check_ref()?;
-        check::tolerance(self.0.tolerance)?;
-        check::at_least_one("block", self.0.block.unwrap_or(1))?;
-        Ok(&self.0)
-    }
-
-    fn check(self) -> Result<OptimizedProductQuantizer<C>, ParamError> {
-        self.check_ref()?;
-        Ok(self.0)
+impl<C> OptimizedProductQuantizer<C> {
+    /// Checks the parameters, as every call that uses them does.
+    ///
+    /// # Errors
+    ///
+    /// The first parameter that no input could make right.
+    pub fn validate(&self) -> Result<(), ParamError> {
+        self.quantizer.validate()?;
+        check::tolerance(self.tolerance)?;
+        check::at_least_one("block", self.block.unwrap_or(1))?;
+        Ok(())
     }
 }
 
@@ -201,12 +190,14 @@ impl<F: Float, C: Clusterer<F> + Clone> Quantizer<F> for OptimizedProductQuantiz
     fn quantize_with(
         &self,
         weights: ArrayView2<'_, F>,
-        inputs: Option<&InputMoments>,
+        context: FitContext<'_>,
     ) -> Result<OptimizedPqMatrix<F>> {
+        self.validate()?;
+        let inputs = context.inputs;
         moments::unused("OptimizedProductQuantizer", inputs)?;
         check::finite("weights", &weights)?;
-        let quantizer = self.quantizer.check_ref()?;
-        let axis = quantizer.axis();
+        let quantizer = &self.quantizer;
+        let axis = quantizer.axis;
         // The order in memory has a say in the rounding of a product of matrices: it is always the same here.
         let vectors = axis.vectors(weights);
         let vectors = vectors.as_standard_layout();
@@ -223,10 +214,10 @@ impl<F: Float, C: Clusterer<F> + Clone> Quantizer<F> for OptimizedProductQuantiz
             let rotated = rotation.rotate(vectors);
             let rotated = axis.vectors(rotated.view());
             let fit = match before {
-                None => unrounded.check_ref()?.fit_codes(rotated)?,
+                None => unrounded.fit_codes(rotated, context.observer)?,
                 Some(before) => {
                     let warm = unrounded.clone().clusterer(Warm(&before.codebooks));
-                    warm.check_ref()?.fit_codes(rotated)?
+                    warm.fit_codes(rotated, None)?
                 }
             };
             let loss = fit.report.loss().unwrap_or(f64::NAN);
@@ -254,7 +245,7 @@ impl<F: Float, C: Clusterer<F> + Clone> Quantizer<F> for OptimizedProductQuantiz
                 what: "the number of sub-vectors",
             })
         };
-        let observed = quantizer.observed.fit(Stage::Rotation, 0, self.iterations);
+        let observed = ObservedFit::new(context.observer, Stage::Rotation, 0, self.iterations);
         while report.iterations < self.iterations && !report.stopped {
             if observed.stops(report.iterations, best.loss) {
                 report.stopped = true;
@@ -279,11 +270,11 @@ impl<F: Float, C: Clusterer<F> + Clone> Quantizer<F> for OptimizedProductQuantiz
             }
         }
 
-        let rotation = best.rotation.stored(self.precision)?;
+        let rotation = best.rotation.stored(self.rotation_precision)?;
         let codebooks = ProductCodebooks::from_parts(
             length / width,
             axis,
-            quantizer.precision(),
+            quantizer.precision,
             best.codebooks.values(),
         )?;
         let matrix = codebooks.encode(axis.vectors(rotation.rotate(vectors).view()))?;
@@ -303,9 +294,9 @@ struct Warm<'a, F>(&'a ProductCodebooks<F>);
 const ITERATIONS: usize = 3;
 
 impl<F: Float> Warm<'_, F> {
-    fn starting_at(&self, group: usize) -> KMeansParams {
+    fn starting_at(&self, group: usize) -> KMeans {
         let centroids = self.0.codebook(group).mapv(Float::as_f64);
-        KMeans::params()
+        KMeans::new()
             .seeding(Seeding::Given(centroids))
             .max_iterations(ITERATIONS)
     }
@@ -318,8 +309,10 @@ impl<F: Float> Clusterer<F> for Warm<'_, F> {
         weights: Option<ArrayView1<'_, F>>,
         clusters: usize,
         seed: Seed,
+        observer: Option<&dyn Observer>,
     ) -> Result<Clustering<F>> {
-        self.starting_at(0).cluster(points, weights, clusters, seed)
+        self.starting_at(0)
+            .cluster(points, weights, clusters, seed, observer)
     }
 
     fn cluster_groups(
@@ -328,10 +321,11 @@ impl<F: Float> Clusterer<F> for Warm<'_, F> {
         weights: Option<&[ArrayView1<'_, F>]>,
         clusters: usize,
         seed: Seed,
+        observer: Option<&dyn Observer>,
     ) -> Result<Vec<Clustering<F>>> {
         cluster::by_group(groups, weights, seed, |group, points, weights, seed| {
             self.starting_at(group)
-                .cluster(points, weights, clusters, seed)
+                .cluster(points, weights, clusters, seed, observer)
         })
     }
 }
@@ -351,8 +345,8 @@ impl<F: Float> Clusterer<F> for Warm<'_, F> {
 /// use taper::quantize::product::{OptimizedProductQuantizer, ProductQuantizer, RotationStart, SplitAxis};
 ///
 /// let weights = Array2::from_shape_fn((100, 8), |(o, i)| ((o * (2 * (i % 4) + 1)) as f32).sin());
-/// let plain = ProductQuantizer::params(4).centroids(16).axis(SplitAxis::In);
-/// let rotated = OptimizedProductQuantizer::params(plain)
+/// let plain = ProductQuantizer::new(4).codebook(Codebook::PerGroup).centroids(16).axis(SplitAxis::In);
+/// let rotated = OptimizedProductQuantizer::new(plain)
 ///     .start(RotationStart::Eigenvalues)
 ///     .iterations(5)
 ///     .block(4)

@@ -2,7 +2,7 @@ use ndarray::{Array2, Array3, ArrayView2, s};
 
 use super::tests::{dense, numbers, squared_error};
 use super::*;
-use crate::{Compressed, Error, ParamGuard, Precision, Quantizer};
+use crate::{Compressed, Error, Precision, Quantizer};
 
 /// Vectors whose values all mix a few hidden ones, which no cut into groups separates.
 fn correlated(points: usize, length: usize) -> Array2<f64> {
@@ -18,12 +18,16 @@ fn a_learned_rotation_beats_none_on_correlated_vectors() {
     let vectors = correlated(600, 16);
     for axis in [SplitAxis::In, SplitAxis::Out] {
         let w = axis.vectors(vectors.view()).to_owned();
-        let plain = ProductQuantizer::params(4).centroids(16).axis(axis).seed(3);
+        let plain = ProductQuantizer::new(4)
+            .codebook(Codebook::PerGroup)
+            .centroids(16)
+            .axis(axis)
+            .seed(3);
         let error = |rebuilt: ArrayView2<'_, f64>| squared_error(rebuilt, w.view());
         let without = error(dense(&plain.quantize(w.view()).unwrap()).view());
         for start in [RotationStart::Identity, RotationStart::Eigenvalues] {
             for (block, share) in [(16, 0.8), (8, 0.95)] {
-                let quantizer = OptimizedProductQuantizer::params(plain.clone());
+                let quantizer = OptimizedProductQuantizer::new(plain.clone());
                 let quantizer = quantizer.start(start).block(block);
                 let matrix = quantizer.quantize(w.view()).unwrap();
                 let rebuilt = matrix.decompress().unwrap().into_dimensionality().unwrap();
@@ -39,7 +43,7 @@ fn a_learned_rotation_beats_none_on_correlated_vectors() {
                 assert!((with - told).abs() <= rounding, "{with} and {told}");
             }
         }
-        let identity = OptimizedProductQuantizer::params(plain.clone()).iterations(0);
+        let identity = OptimizedProductQuantizer::new(plain.clone()).iterations(0);
         let identity = identity.quantize(w.view()).unwrap();
         let plain = plain.quantize(w.view()).unwrap();
         assert_eq!(identity.matrix().parts(), plain.parts());
@@ -49,10 +53,13 @@ fn a_learned_rotation_beats_none_on_correlated_vectors() {
 #[test]
 fn rotations_that_cannot_be_are_refused() {
     let w = numbers(20, 12, 97);
-    let plain = ProductQuantizer::params(4).centroids(5).axis(SplitAxis::In);
-    let quantizer = OptimizedProductQuantizer::params(plain.clone());
-    assert!(quantizer.clone().tolerance(1.0).check().is_err());
-    assert!(quantizer.clone().block(0).check().is_err());
+    let plain = ProductQuantizer::new(4)
+        .codebook(Codebook::PerGroup)
+        .centroids(5)
+        .axis(SplitAxis::In);
+    let quantizer = OptimizedProductQuantizer::new(plain.clone());
+    assert!(quantizer.clone().tolerance(1.0).validate().is_err());
+    assert!(quantizer.clone().block(0).validate().is_err());
     for block in [5, 4] {
         let refused = quantizer.clone().block(block).quantize(w.view());
         assert!(matches!(refused, Err(Error::Indivisible { .. })), "{block}");

@@ -1,22 +1,23 @@
 //! The quantizer and its parameters.
 
-use std::sync::Arc;
-
 use ndarray::{Array3, ArrayView2, CowArray, Ix2, s};
 
 use super::aware;
 use super::{Codebook, PqMatrix, ProductCodebooks, SplitAxis};
-use crate::cluster::{Clusterer, Clustering, KMeans, KMeansParams};
-use crate::observer::{Observed, Observer};
+use crate::cluster::{Clusterer, Clustering, KMeans};
 use crate::{
-    Error, FitReport, Float, InputMoments, ParamError, ParamGuard, Precision, Quantizer, Result,
-    Seed, check, linalg,
+    Error, FitContext, FitReport, Float, Observer, ParamError, Precision, Quantizer, Result, Seed,
+    check, linalg,
 };
 
-/// How the split axis is cut.
+/// How an axis is split into groups of neighbouring values.
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Split {
+pub enum Split {
+    /// This number of groups, which must divide the axis.
     Groups(usize),
+    /// Groups of this many values, which must divide the axis.
     Width(usize),
 }
 
@@ -28,7 +29,7 @@ enum Split {
 /// use taper::{Compressed, LinearOp, Quantizer};
 ///
 /// let w = Array2::from_shape_fn((64, 32), |(o, i)| ((3 * o + 5 * i) % 7) as f32 - 3.0);
-/// let compressed = ProductQuantizer::params(16).centroids(8).seed(7).quantize(w.view())?;
+/// let compressed = ProductQuantizer::new(16).axis(SplitAxis::Out).codebook(Codebook::PerGroup).centroids(8).seed(7).quantize(w.view())?;
 /// // 16 groups of 4 outputs: 32 · 16 codes of 3 bits, and 16 · 8 · 4 values of 32 bits.
 /// assert_eq!(compressed.storage().bytes(), 192 + 2048);
 /// // No column of this W has more than seven sub-vectors that differ, so that eight centroids hold all of it.
@@ -36,85 +37,68 @@ enum Split {
 /// assert_eq!(compressed.apply(x.view())?, x.dot(&w.t()));
 /// # Ok::<(), taper::Error>(())
 /// ```
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(deny_unknown_fields))]
 #[derive(Debug, Clone, PartialEq)]
-pub struct ProductQuantizer<C = KMeansParams> {
-    split: Split,
-    pub(super) centroids: usize,
-    pub(super) axis: SplitAxis,
-    pub(super) codebook: Codebook,
-    pub(super) precision: Precision,
-    pub(super) seed: Seed,
-    pub(super) damping: f64,
-    pub(super) sweeps: usize,
-    pub(super) observed: Observed,
-    pub(super) clusterer: C,
+#[non_exhaustive]
+pub struct ProductQuantizer<C = KMeans> {
+    /// How the axis is split into groups.
+    pub split: Split,
+    /// The number k of centroids of a codebook, at least 1. A code takes ⌈log₂ k⌉ bits.
+    #[cfg_attr(feature = "model", serde(default = "crate::defaults::centroids"))]
+    pub centroids: usize,
+    /// The axis of W that is split.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub axis: SplitAxis,
+    /// Whether groups share one codebook.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub codebook: Codebook,
+    /// The precision in which centroids are stored.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub precision: Precision,
+    /// The seed from which k-means draws its starts.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub seed: Seed,
+    /// How strongly moments are damped; see [`InputMoments::damped`](crate::InputMoments::damped).
+    #[cfg_attr(feature = "model", serde(default = "crate::defaults::damping"))]
+    pub damping: f64,
+    /// The largest number of sweeps over codes and centroids when moments are given.
+    #[cfg_attr(feature = "model", serde(default = "crate::defaults::sweeps"))]
+    pub sweeps: usize,
+    /// The algorithm that finds the centroids.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub clusterer: C,
 }
-
-/// Parameters of product quantization, to be checked.
-///
-/// | parameter | default |
-/// |---|---|
-/// | [`centroids`](Self::centroids) | 256 |
-/// | [`axis`](Self::axis) | [`SplitAxis::Out`] |
-/// | [`codebook`](Self::codebook) | [`Codebook::PerGroup`] |
-/// | [`precision`](Self::precision) | [`Precision::F32`] |
-/// | [`seed`](Self::seed) | 0 |
-/// | [`damping`](Self::damping) | 0.01 |
-/// | [`sweeps`](Self::sweeps) | 8 |
-/// | [`clusterer`](Self::clusterer) | [`KMeans`] with its own defaults |
-///
-/// ```
-/// use taper::ndarray::Array2;
-/// use taper::quantize::product::{Codebook, ProductMethod, ProductQuantizer, SplitAxis};
-/// use taper::{Compressed, Quantizer};
-///
-/// let weights = Array2::from_shape_fn((64, 32), |(o, i)| ((o * 3 + i * 5) as f32).sin());
-/// let matrix = ProductQuantizer::params_with_width(4)
-///     .centroids(8)
-///     .axis(SplitAxis::In)
-///     .codebook(Codebook::Shared)
-///     .seed(7)
-///     .quantize(weights.view())?;
-/// // Each of 64 rows has 8 codes of 3 bits; the one codebook has 8 centroids of 4 values.
-/// assert_eq!(matrix.codes().dim(), (8, 64));
-/// assert_eq!(matrix.storage().bytes(), 8 * 64 * 3 / 8 + 8 * 4 * 4);
-/// let mut y = Array2::zeros((1, 64));
-/// matrix.apply_by(ProductMethod::LookUp, Array2::ones((1, 32)).view(), y.view_mut())?;
-/// # Ok::<(), taper::Error>(())
-/// ```
-#[derive(Debug, Clone, PartialEq)]
-pub struct ProductQuantizerParams<C = KMeansParams>(ProductQuantizer<C>);
 
 impl ProductQuantizer {
     /// Splits into `groups` groups, a number that must divide the split axis.
     #[must_use]
-    pub fn params(groups: usize) -> ProductQuantizerParams {
+    pub fn new(groups: usize) -> Self {
         Self::split(Split::Groups(groups))
     }
 
     /// Splits into groups of `width` values each, which must divide the split axis.
     #[must_use]
-    pub fn params_with_width(width: usize) -> ProductQuantizerParams {
+    pub fn with_width(width: usize) -> Self {
         Self::split(Split::Width(width))
     }
 
-    fn split(split: Split) -> ProductQuantizerParams {
-        ProductQuantizerParams(Self {
+    fn split(split: Split) -> ProductQuantizer {
+        Self {
             split,
-            centroids: 256,
+            centroids: crate::defaults::centroids(),
             axis: SplitAxis::default(),
             codebook: Codebook::default(),
             precision: Precision::default(),
             seed: Seed::default(),
-            damping: 0.01,
-            sweeps: 8,
-            observed: Observed::default(),
-            clusterer: KMeans::params(),
-        })
+            damping: crate::defaults::damping(),
+            sweeps: crate::defaults::sweeps(),
+            clusterer: KMeans::new(),
+        }
     }
 }
 
-impl ProductQuantizerParams {
+impl ProductQuantizer {
     /// The most iterations of k-means.
     #[must_use]
     pub fn max_iterations(self, iterations: usize) -> Self {
@@ -126,35 +110,27 @@ impl ProductQuantizerParams {
     pub fn restarts(self, restarts: usize) -> Self {
         self.map_clusterer(|kmeans| kmeans.restarts(restarts))
     }
-
-    /// Who watches the fit and may stop it: the iterations of k-means in each group, and the
-    /// [sweeps](Self::sweeps).
-    #[must_use]
-    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
-        self.0.observed = Observed::by(Arc::clone(&observer));
-        self.map_clusterer(|kmeans| kmeans.observer(observer))
-    }
 }
 
-impl<C> ProductQuantizerParams<C> {
+impl<C> ProductQuantizer<C> {
     /// The number k of centroids in a codebook, at least 1. Codes take ⌈log₂ k⌉ bits.
     #[must_use]
     pub fn centroids(mut self, centroids: usize) -> Self {
-        self.0.centroids = centroids;
+        self.centroids = centroids;
         self
     }
 
     /// The axis of W that is split.
     #[must_use]
     pub fn axis(mut self, axis: SplitAxis) -> Self {
-        self.0.axis = axis;
+        self.axis = axis;
         self
     }
 
     /// Whether each group has a codebook of its own.
     #[must_use]
     pub fn codebook(mut self, codebook: Codebook) -> Self {
-        self.0.codebook = codebook;
+        self.codebook = codebook;
         self
     }
 
@@ -162,21 +138,21 @@ impl<C> ProductQuantizerParams<C> {
     /// of the nearest rounded centroids.
     #[must_use]
     pub fn precision(mut self, precision: Precision) -> Self {
-        self.0.precision = precision;
+        self.precision = precision;
         self
     }
 
     /// The seed from which k-means draws its starts.
     #[must_use]
     pub fn seed(mut self, seed: impl Into<Seed>) -> Self {
-        self.0.seed = seed.into();
+        self.seed = seed.into();
         self
     }
 
     /// How much the moments of inputs are damped, as [`InputMoments::damped`] says. Without moments it has no effect.
     #[must_use]
     pub fn damping(mut self, damping: f64) -> Self {
-        self.0.damping = damping;
+        self.damping = damping;
         self
     }
 
@@ -184,7 +160,7 @@ impl<C> ProductQuantizerParams<C> {
     /// gains nothing. Without moments it has no effect.
     #[must_use]
     pub fn sweeps(mut self, sweeps: usize) -> Self {
-        self.0.sweeps = sweeps;
+        self.sweeps = sweeps;
         self
     }
 
@@ -194,72 +170,45 @@ impl<C> ProductQuantizerParams<C> {
     /// use taper::cluster::KMeans;
     /// use taper::quantize::product::ProductQuantizer;
     ///
-    /// let kmeans = KMeans::params().max_iterations(50).restarts(3);
-    /// let quantizer = ProductQuantizer::params(64).clusterer(kmeans);
+    /// let kmeans = KMeans::new().max_iterations(50).restarts(3);
+    /// let quantizer = ProductQuantizer::new(64).axis(SplitAxis::Out).codebook(Codebook::PerGroup).clusterer(kmeans);
     /// # let _ = quantizer;
     /// ```
     #[must_use]
-    pub fn clusterer<D>(self, clusterer: D) -> ProductQuantizerParams<D> {
+    pub fn clusterer<D>(self, clusterer: D) -> ProductQuantizer<D> {
         self.map_clusterer(|_| clusterer)
     }
 
-    fn map_clusterer<D>(self, f: impl FnOnce(C) -> D) -> ProductQuantizerParams<D> {
-        let ProductQuantizer {
-            split,
-            centroids,
-            axis,
-            codebook,
-            precision,
-            seed,
-            damping,
-            sweeps,
-            observed,
-            clusterer,
-        } = self.0;
-        ProductQuantizerParams(ProductQuantizer {
-            split,
-            centroids,
-            axis,
-            codebook,
-            precision,
-            seed,
-            damping,
-            sweeps,
-            observed,
-            clusterer: f(clusterer),
-        })
-    }
-
-    /// Trains codebooks: see [`ProductQuantizer::train`].
-    ///
-    /// # Errors
-    ///
-    /// As there, and [`Error::Parameter`].
-    pub fn train<F: Float>(&self, weights: ArrayView2<'_, F>) -> Result<ProductCodebooks<F>>
-    where
-        C: Clusterer<F>,
-    {
-        self.check_ref()?.train(weights)
+    fn map_clusterer<D>(self, f: impl FnOnce(C) -> D) -> ProductQuantizer<D> {
+        ProductQuantizer {
+            split: self.split,
+            centroids: self.centroids,
+            axis: self.axis,
+            codebook: self.codebook,
+            precision: self.precision,
+            seed: self.seed,
+            damping: self.damping,
+            sweeps: self.sweeps,
+            clusterer: f(self.clusterer),
+        }
     }
 }
 
-impl<C> ParamGuard for ProductQuantizerParams<C> {
-    type Checked = ProductQuantizer<C>;
-
-    fn check_ref(&self) -> Result<&ProductQuantizer<C>, ParamError> {
-        let (name, parts) = match self.0.split {
+impl<C> ProductQuantizer<C> {
+    /// Checks the parameters, as every call that uses them does.
+    ///
+    /// # Errors
+    ///
+    /// The first parameter that no input could make right.
+    pub fn validate(&self) -> Result<(), ParamError> {
+        let (name, parts) = match self.split {
             Split::Groups(groups) => ("groups", groups),
             Split::Width(width) => ("group_width", width),
         };
         check::at_least_one(name, parts)?;
-        check::at_least_one("centroids", self.0.centroids)?;
-        check::damping(self.0.damping)?;
-        Ok(&self.0)
-    }
-
-    fn check(self) -> Result<ProductQuantizer<C>, ParamError> {
-        self.check_ref()?;
-        Ok(self.0)
+        check::at_least_one("centroids", self.centroids)?;
+        check::damping(self.damping)?;
+        Ok(())
     }
 }
 
@@ -282,15 +231,8 @@ impl<C> ProductQuantizer<C> {
     where
         C: Clusterer<F>,
     {
-        Ok(self.fit_codes(weights)?.codebooks)
-    }
-
-    pub(super) fn axis(&self) -> SplitAxis {
-        self.axis
-    }
-
-    pub(super) fn precision(&self) -> Precision {
-        self.precision
+        self.validate()?;
+        Ok(self.fit_codes(weights, None)?.codebooks)
     }
 
     /// The width of the groups that an axis of this length is split into.
@@ -311,7 +253,11 @@ impl<C> ProductQuantizer<C> {
         check::has_address("the size of the codebooks", &shape, size_of::<F>())
     }
 
-    pub(super) fn fit_codes<F: Float>(&self, weights: ArrayView2<'_, F>) -> Result<Fit<F>>
+    pub(super) fn fit_codes<F: Float>(
+        &self,
+        weights: ArrayView2<'_, F>,
+        observer: Option<&dyn Observer>,
+    ) -> Result<Fit<F>>
     where
         C: Clusterer<F>,
     {
@@ -326,9 +272,13 @@ impl<C> ProductQuantizer<C> {
                 let parts: Vec<_> = (0..groups)
                     .map(|g| vectors.slice_move(s![.., g * width..(g + 1) * width]))
                     .collect();
-                let clusterings =
-                    self.clusterer
-                        .cluster_groups(&parts, None, self.centroids, self.seed)?;
+                let clusterings = self.clusterer.cluster_groups(
+                    &parts,
+                    None,
+                    self.centroids,
+                    self.seed,
+                    observer,
+                )?;
                 let codes = clusterings
                     .iter()
                     .flat_map(|c| c.assignments.iter().copied());
@@ -342,6 +292,7 @@ impl<C> ProductQuantizer<C> {
                     None,
                     self.centroids,
                     self.seed.derive(0),
+                    observer,
                 )?;
                 let codes = by_group(&clustering.assignments, groups).concat();
                 (vec![clustering], codes)
@@ -378,13 +329,15 @@ impl<F: Float, C: Clusterer<F>> Quantizer<F> for ProductQuantizer<C> {
     fn quantize_with(
         &self,
         weights: ArrayView2<'_, F>,
-        inputs: Option<&InputMoments>,
+        context: FitContext<'_>,
     ) -> Result<PqMatrix<F>> {
+        self.validate()?;
+        let inputs = context.inputs;
         let fit = match inputs {
-            None => self.fit_codes(weights)?,
+            None => self.fit_codes(weights, context.observer)?,
             Some(inputs) => {
                 check::finite("weights", &weights)?;
-                aware::fit(self, weights, inputs)?
+                aware::fit(self, weights, inputs, context.observer)?
             }
         };
         let rounded = inputs.is_none() && u64::from(F::BITS) > self.precision.bits();

@@ -4,13 +4,13 @@ use ndarray::{
     Array1, Array2, ArrayView1, ArrayView2, ArrayViewD, ArrayViewMut2, ArrayViewMutD, Axis,
 };
 
-use super::{PqMatrix, ProductQuantizerParams};
+use super::{PqMatrix, ProductQuantizer};
 use crate::artifact::check_apply;
-use crate::cluster::{Clusterer, KMeansParams};
+use crate::cluster::{Clusterer, KMeans};
 use crate::trainable::check_parameters;
 use crate::{
-    Compressed, Error, FitReport, Float, InputMoments, LinearOp, ParamError, ParamGuard, Part,
-    Quantizer, Result, StorageBits, Trainable, check,
+    Compressed, Error, FitContext, FitReport, Float, LinearOp, ParamError, Part, Quantizer, Result,
+    StorageBits, Trainable, check,
 };
 
 /// Residual product quantization with checked parameters.
@@ -26,52 +26,40 @@ use crate::{
 /// use taper::{Compressed, Quantizer};
 ///
 /// let w = Array2::from_shape_fn((32, 48), |(o, i)| ((o * i) as f32).sin());
-/// let stage = ProductQuantizer::params(8).centroids(16);
-/// let two = ResidualQuantizer::params(stage, 2).quantize(w.view())?;
+/// let stage = ProductQuantizer::new(8).axis(SplitAxis::Out).codebook(Codebook::PerGroup).centroids(16);
+/// let two = ResidualQuantizer::new(stage, 2).quantize(w.view())?;
 /// assert_eq!(two.storage().payload(), 2 * 4 * 8 * 48);
 /// # Ok::<(), taper::Error>(())
 /// ```
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(deny_unknown_fields))]
 #[derive(Debug, Clone, PartialEq)]
-pub struct ResidualQuantizer<C = KMeansParams> {
-    stage: ProductQuantizerParams<C>,
-    stages: usize,
+#[non_exhaustive]
+pub struct ResidualQuantizer<C = KMeans> {
+    /// The quantizer of each stage.
+    pub quantizer: ProductQuantizer<C>,
+    /// The number of stages, at least 1.
+    pub stages: usize,
 }
-
-/// Parameters of residual product quantization, to be checked.
-///
-/// ```
-/// use taper::Quantizer;
-/// use taper::ndarray::Array2;
-/// use taper::quantize::product::{ProductQuantizer, ResidualQuantizer};
-///
-/// let weights = Array2::from_shape_fn((32, 64), |(o, i)| ((o * 3 + i * 5) as f32).sin());
-/// let two = ResidualQuantizer::params(ProductQuantizer::params(8).centroids(8), 2).quantize(weights.view())?;
-/// assert_eq!(two.stages().len(), 2);
-/// # Ok::<(), taper::Error>(())
-/// ```
-#[derive(Debug, Clone, PartialEq)]
-pub struct ResidualQuantizerParams<C = KMeansParams>(ResidualQuantizer<C>);
 
 impl<C> ResidualQuantizer<C> {
-    /// `stages` quantizers like `stage`, at least one, in sequence.
+    /// `stages` quantizers like `quantizer`, at least one, in sequence.
     #[must_use]
-    pub fn params(stage: ProductQuantizerParams<C>, stages: usize) -> ResidualQuantizerParams<C> {
-        ResidualQuantizerParams(Self { stage, stages })
+    pub fn new(quantizer: ProductQuantizer<C>, stages: usize) -> Self {
+        Self { quantizer, stages }
     }
 }
 
-impl<C> ParamGuard for ResidualQuantizerParams<C> {
-    type Checked = ResidualQuantizer<C>;
-
-    fn check_ref(&self) -> Result<&ResidualQuantizer<C>, ParamError> {
-        check::at_least_one("stages", self.0.stages)?;
-        self.0.stage.check_ref()?;
-        Ok(&self.0)
-    }
-
-    fn check(self) -> Result<ResidualQuantizer<C>, ParamError> {
-        self.check_ref()?;
-        Ok(self.0)
+impl<C> ResidualQuantizer<C> {
+    /// Checks the parameters, as every call that uses them does.
+    ///
+    /// # Errors
+    ///
+    /// The first parameter that no input could make right.
+    pub fn validate(&self) -> Result<(), ParamError> {
+        check::at_least_one("stages", self.stages)?;
+        self.quantizer.validate()?;
+        Ok(())
     }
 }
 
@@ -86,10 +74,12 @@ impl<F: Float, C: Clusterer<F>> Quantizer<F> for ResidualQuantizer<C> {
     fn quantize_with(
         &self,
         weights: ArrayView2<'_, F>,
-        inputs: Option<&InputMoments>,
+        context: FitContext<'_>,
     ) -> Result<ResidualPqMatrix<F>> {
+        self.validate()?;
+        let inputs = context.inputs;
         check::finite("weights", &weights)?;
-        let quantizer = self.stage.check_ref()?;
+        let quantizer = &self.quantizer;
         let mean_square = |a: &Array2<F>| match inputs {
             Some(inputs) => {
                 let none = Array2::zeros(a.dim());
@@ -107,7 +97,7 @@ impl<F: Float, C: Clusterer<F>> Quantizer<F> for ResidualQuantizer<C> {
         };
         let mut stages: Vec<PqMatrix<F>> = Vec::new();
         for _ in 0..self.stages {
-            let stage = quantizer.quantize_with(rest.view(), inputs)?;
+            let stage = quantizer.quantize_with(rest.view(), context)?;
             rest = &rest - &stage.decompress_matrix()?;
             check::finite("what a stage leaves", &rest.view())?;
             report.iterations += 1;
@@ -133,7 +123,7 @@ impl<F: Float, C: Clusterer<F>> Quantizer<F> for ResidualQuantizer<C> {
 /// use taper::quantize::product::{ProductQuantizer, ResidualQuantizer};
 ///
 /// let weights = Array2::from_shape_fn((32, 64), |(o, i)| ((o * 3 + i * 5) as f32).sin());
-/// let two = ResidualQuantizer::params(ProductQuantizer::params(8).centroids(8), 2).quantize(weights.view())?;
+/// let two = ResidualQuantizer::new(ProductQuantizer::new(8).axis(SplitAxis::Out).codebook(Codebook::PerGroup).centroids(8), 2).quantize(weights.view())?;
 /// assert_eq!(two.stages().len(), 2);
 /// # Ok::<(), taper::Error>(())
 /// ```

@@ -45,7 +45,10 @@ fn every_method_is_the_product_with_the_decompressed_matrix() {
                     SplitAxis::In => vectors,
                     SplitAxis::Out => vectors.reversed_axes(),
                 };
-                let quantizer = ProductQuantizer::params(groups).centroids(k).axis(axis);
+                let quantizer = ProductQuantizer::new(groups)
+                    .codebook(Codebook::PerGroup)
+                    .centroids(k)
+                    .axis(axis);
                 let matrix = quantizer.max_iterations(1).quantize(w.view()).unwrap();
                 let rebuilt = dense(&matrix);
                 for batch in [0, 1, 2, 8, 9, 40] {
@@ -70,7 +73,8 @@ fn every_method_is_the_product_with_the_decompressed_matrix() {
 fn long_batches_and_strided_views_multiply_too() {
     for axis in [SplitAxis::In, SplitAxis::Out] {
         let w = numbers(24, 36, 1);
-        let matrix = ProductQuantizer::params(6)
+        let matrix = ProductQuantizer::new(6)
+            .codebook(Codebook::PerGroup)
             .centroids(7)
             .axis(axis)
             .quantize(w.view())
@@ -92,7 +96,8 @@ fn long_batches_and_strided_views_multiply_too() {
 fn the_other_axis_is_the_transposed_problem() {
     let w = numbers(30, 42, 5);
     for codebook in [Codebook::PerGroup, Codebook::Shared] {
-        let quantizer = ProductQuantizer::params(6)
+        let quantizer = ProductQuantizer::new(6)
+            .axis(SplitAxis::Out)
             .centroids(5)
             .codebook(codebook)
             .seed(3);
@@ -118,7 +123,7 @@ fn as_many_centroids_as_distinct_sub_vectors_lose_nothing() {
         (Codebook::PerGroup, 9),
         (Codebook::Shared, 12),
     ] {
-        let quantizer = ProductQuantizer::params(3)
+        let quantizer = ProductQuantizer::new(3)
             .centroids(k)
             .axis(SplitAxis::In)
             .codebook(codebook);
@@ -132,7 +137,8 @@ fn as_many_centroids_as_distinct_sub_vectors_lose_nothing() {
 fn the_report_tells_the_error_of_a_weight() {
     let w = numbers(32, 60, 11);
     for codebook in [Codebook::PerGroup, Codebook::Shared] {
-        let matrix = ProductQuantizer::params(8)
+        let matrix = ProductQuantizer::new(8)
+            .axis(SplitAxis::Out)
             .centroids(6)
             .codebook(codebook)
             .quantize(w.view())
@@ -157,7 +163,9 @@ fn more_iterations_of_the_same_start_never_raise_the_error() {
     let errors: Vec<f64> = [1, 2, 4, 8, 16]
         .into_iter()
         .map(|iterations| {
-            let quantizer = ProductQuantizer::params(8)
+            let quantizer = ProductQuantizer::new(8)
+                .axis(SplitAxis::Out)
+                .codebook(Codebook::PerGroup)
                 .centroids(16)
                 .max_iterations(iterations);
             squared_error(
@@ -176,7 +184,9 @@ fn more_iterations_of_the_same_start_never_raise_the_error() {
 #[test]
 fn centroids_added_to_a_codebook_never_raise_the_error() {
     let w = numbers(64, 64, 17);
-    let trained = ProductQuantizer::params(8)
+    let trained = ProductQuantizer::new(8)
+        .axis(SplitAxis::Out)
+        .codebook(Codebook::PerGroup)
         .centroids(32)
         .train(w.view())
         .unwrap();
@@ -204,7 +214,9 @@ fn centroids_added_to_a_codebook_never_raise_the_error() {
 fn what_was_decompressed_encodes_to_the_same_matrix() {
     let w = numbers(40, 48, 19);
     for precision in [Precision::F16, Precision::F32, Precision::F64] {
-        let matrix = ProductQuantizer::params(10)
+        let matrix = ProductQuantizer::new(10)
+            .axis(SplitAxis::Out)
+            .codebook(Codebook::PerGroup)
             .centroids(13)
             .precision(precision)
             .quantize(w.view())
@@ -222,7 +234,10 @@ fn what_was_decompressed_encodes_to_the_same_matrix() {
 #[test]
 fn half_precision_halves_the_codebooks_and_loses_no_more_than_its_rounding() {
     let w = numbers(64, 64, 23).mapv(|x| x as f32);
-    let quantizer = ProductQuantizer::params(16).centroids(20);
+    let quantizer = ProductQuantizer::new(16)
+        .axis(SplitAxis::Out)
+        .codebook(Codebook::PerGroup)
+        .centroids(20);
     let single = quantizer.clone().quantize(w.view()).unwrap();
     let half = quantizer
         .precision(Precision::F16)
@@ -242,7 +257,10 @@ fn half_precision_halves_the_codebooks_and_loses_no_more_than_its_rounding() {
     let bound = norm(&single) + 2.0_f64.powi(-11) * (w.len() as f64).sqrt();
     assert!(norm(&half) <= bound);
     let large = w.mapv(|x| x * 1e6);
-    let quantizer = ProductQuantizer::params(16).precision(Precision::F16);
+    let quantizer = ProductQuantizer::new(16)
+        .axis(SplitAxis::Out)
+        .codebook(Codebook::PerGroup)
+        .precision(Precision::F16);
     assert!(matches!(
         quantizer.quantize(large.view()),
         Err(Error::Overflow { .. })
@@ -252,7 +270,11 @@ fn half_precision_halves_the_codebooks_and_loses_no_more_than_its_rounding() {
 #[test]
 fn sizes_are_those_of_the_published_formula() {
     let w = numbers(512, 512, 29).mapv(|x| x as f32);
-    let quantizer = ProductQuantizer::params(64).centroids(50).max_iterations(1);
+    let quantizer = ProductQuantizer::new(64)
+        .axis(SplitAxis::Out)
+        .codebook(Codebook::PerGroup)
+        .centroids(50)
+        .max_iterations(1);
     let own = quantizer.clone().quantize(w.view()).unwrap();
     let bits = 32.0 * 50.0 * 512.0 + 50.0_f64.log2() * 512.0 * 64.0;
     let expected = 32.0 * 512.0 * 512.0 / bits;
@@ -274,7 +296,10 @@ fn sizes_are_those_of_the_published_formula() {
 #[test]
 fn a_single_group_has_its_own_codebook_either_way() {
     let w = numbers(8, 50, 31);
-    let quantizer = ProductQuantizer::params(1).centroids(4);
+    let quantizer = ProductQuantizer::new(1)
+        .axis(SplitAxis::Out)
+        .codebook(Codebook::PerGroup)
+        .centroids(4);
     let shared = quantizer
         .clone()
         .codebook(Codebook::Shared)
@@ -286,51 +311,91 @@ fn a_single_group_has_its_own_codebook_either_way() {
 #[test]
 fn width_and_groups_are_two_ways_to_say_the_same() {
     let w = numbers(24, 10, 37);
-    let by_width = ProductQuantizer::params_with_width(4)
+    let by_width = ProductQuantizer::with_width(4)
+        .axis(SplitAxis::Out)
+        .codebook(Codebook::PerGroup)
         .centroids(3)
         .quantize(w.view());
     assert_eq!(
         by_width,
-        ProductQuantizer::params(6).centroids(3).quantize(w.view())
+        ProductQuantizer::new(6)
+            .axis(SplitAxis::Out)
+            .codebook(Codebook::PerGroup)
+            .centroids(3)
+            .quantize(w.view())
     );
 }
 
 #[test]
 fn wrong_parameters_are_refused() {
     let w = numbers(24, 10, 41);
-    let zero = |quantizer: ProductQuantizerParams| quantizer.quantize(w.view()).unwrap_err();
+    let zero = |quantizer: ProductQuantizer| quantizer.quantize(w.view()).unwrap_err();
     assert!(matches!(
-        zero(ProductQuantizer::params(0)),
+        zero(
+            ProductQuantizer::new(0)
+                .axis(SplitAxis::Out)
+                .codebook(Codebook::PerGroup)
+        ),
         Error::Parameter(_)
     ));
     assert!(matches!(
-        zero(ProductQuantizer::params_with_width(0)),
+        zero(
+            ProductQuantizer::with_width(0)
+                .axis(SplitAxis::Out)
+                .codebook(Codebook::PerGroup)
+        ),
         Error::Parameter(_)
     ));
     assert!(matches!(
-        zero(ProductQuantizer::params(4).centroids(0)),
+        zero(
+            ProductQuantizer::new(4)
+                .axis(SplitAxis::Out)
+                .codebook(Codebook::PerGroup)
+                .centroids(0)
+        ),
         Error::Parameter(_)
     ));
     assert!(matches!(
-        zero(ProductQuantizer::params(4).max_iterations(0)),
+        zero(
+            ProductQuantizer::new(4)
+                .axis(SplitAxis::Out)
+                .codebook(Codebook::PerGroup)
+                .max_iterations(0)
+        ),
         Error::Parameter(_)
     ));
-    let uneven = zero(ProductQuantizer::params(5));
+    let uneven = zero(
+        ProductQuantizer::new(5)
+            .axis(SplitAxis::Out)
+            .codebook(Codebook::PerGroup),
+    );
     assert!(matches!(&uneven, Error::Indivisible { nearest, .. } if nearest == &[4, 6]));
-    let uneven = zero(ProductQuantizer::params(3).axis(SplitAxis::In));
+    let uneven = zero(
+        ProductQuantizer::new(3)
+            .codebook(Codebook::PerGroup)
+            .axis(SplitAxis::In),
+    );
     assert!(matches!(&uneven, Error::Indivisible { nearest, .. } if nearest == &[2, 5]));
     let mut bad = w.clone();
     bad[[1, 2]] = f64::NAN;
-    let found = ProductQuantizer::params(4).quantize(bad.view());
+    let found = ProductQuantizer::new(4)
+        .axis(SplitAxis::Out)
+        .codebook(Codebook::PerGroup)
+        .quantize(bad.view());
     assert!(matches!(found, Err(Error::NonFinite { .. })));
-    let found = ProductQuantizer::params(4).quantize(Array2::<f64>::zeros((4, 0)).view());
+    let found = ProductQuantizer::new(4)
+        .axis(SplitAxis::Out)
+        .codebook(Codebook::PerGroup)
+        .quantize(Array2::<f64>::zeros((4, 0)).view());
     assert!(matches!(found, Err(Error::EmptyAxis { .. })));
 }
 
 #[test]
 fn forged_parts_are_refused() {
     let w = numbers(24, 10, 43);
-    let matrix = ProductQuantizer::params(6)
+    let matrix = ProductQuantizer::new(6)
+        .axis(SplitAxis::Out)
+        .codebook(Codebook::PerGroup)
         .centroids(5)
         .quantize(w.view())
         .unwrap();
@@ -359,7 +424,9 @@ fn forged_parts_are_refused() {
 #[test]
 fn what_does_not_fit_is_refused() {
     let w = numbers(24, 10, 47);
-    let matrix = ProductQuantizer::params(6)
+    let matrix = ProductQuantizer::new(6)
+        .axis(SplitAxis::Out)
+        .codebook(Codebook::PerGroup)
         .centroids(5)
         .quantize(w.view())
         .unwrap();
@@ -483,7 +550,8 @@ fn any_number_of_threads_gives_the_same() {
             .build()
             .unwrap();
         pool.install(|| {
-            let matrix = ProductQuantizer::params(32)
+            let matrix = ProductQuantizer::new(32)
+                .codebook(Codebook::PerGroup)
                 .centroids(20)
                 .axis(axis)
                 .quantize(w.view())
@@ -518,7 +586,7 @@ proptest! {
     fn a_row_alone_is_a_row_of_the_batch(rows in 1_usize..20, groups in 1_usize..6, width in 1_usize..6, k in 1_usize..20, out in any::<bool>()) {
         let axis = if out { SplitAxis::Out } else { SplitAxis::In };
         let w = axis.vectors(numbers(25, groups * width, k as u64).view()).to_owned();
-        let matrix = ProductQuantizer::params(groups).centroids(k).axis(axis).quantize(w.view()).unwrap();
+        let matrix = ProductQuantizer::new(groups).codebook(Codebook::PerGroup).centroids(k).axis(axis).quantize(w.view()).unwrap();
         let x = numbers(rows, w.ncols(), 61);
         let y = matrix.apply(x.view()).unwrap();
         let rebuilt = dense(&matrix);

@@ -31,7 +31,7 @@ const PANEL: usize = 1 << 20;
 /// use taper::quantize::trellis::TrellisQuantizer;
 /// use taper::{Compressed, LinearOp, Quantizer};
 ///
-/// let w = TrellisQuantizer::params(0.5).quantize(array![[7.0, -3.0], [1.0, 2.0]].view())?;
+/// let w = TrellisQuantizer::new(0.5).quantize(array![[7.0, -3.0], [1.0, 2.0]].view())?;
 /// let dense = w.decompress_matrix()?;
 /// let x = array![[1.0, 2.0]];
 /// assert_eq!(w.apply(x.view())?, x.dot(&dense.t()));

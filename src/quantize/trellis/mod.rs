@@ -17,8 +17,8 @@
 //!
 //! let weights = Array2::from_shape_fn((64, 128), |(o, i)| ((o * 31 + i * 17) as f64 * 0.7).sin());
 //! // 127 values 2Δ apart, from −1.26 to 1.26.
-//! let even = FixedPointQuantizer::params(7).range(Range::Fixed(1.26)).quantize(weights.view())?;
-//! let trellis = TrellisQuantizer::params(0.01).quantize(weights.view())?;
+//! let even = FixedPointQuantizer::new(7).range(Range::Fixed(1.26)).quantize(weights.view())?;
+//! let trellis = TrellisQuantizer::new(0.01).quantize(weights.view())?;
 //! let error = |rebuilt: Array2<f64>| (&weights - &rebuilt).iter().map(|x| x * x).sum::<f64>();
 //! // 1.1 dB are a factor of 1.29; each row begins without a choice.
 //! assert!(1.2 * error(trellis.decompress_matrix()?) < error(even.decompress_matrix()?));
@@ -30,6 +30,6 @@ mod quantizer;
 mod states;
 
 pub use matrix::TrellisMatrix;
-pub use quantizer::{TrellisQuantizer, TrellisQuantizerParams};
+pub use quantizer::TrellisQuantizer;
 #[cfg(feature = "model")]
 pub(crate) use states::State;

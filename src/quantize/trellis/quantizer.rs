@@ -7,8 +7,7 @@ use super::states::{State, nearest, squared_distance};
 use crate::kernels::Level;
 use crate::kernels::viterbi::{self, CLASSES, STATES, Trellis};
 use crate::{
-    Error, Float, InputMoments, ParamError, ParamGuard, Precision, Quantizer, Result, check,
-    moments, parallel,
+    Error, FitContext, Float, ParamError, Precision, Quantizer, Result, check, moments, parallel,
 };
 
 const NAME: &str = "TrellisQuantizer";
@@ -23,7 +22,7 @@ const NAME: &str = "TrellisQuantizer";
 /// entropy. The same step for all tensors of a model makes the sum of their squared errors least at a length of the file, as
 /// long as the step is small beside the weights.
 ///
-/// With a [`rate_weight`](TrellisQuantizerParams::rate_weight) λ it is a sum of error and rate that is least, Σ ((w / Δ − v)² + λ b):
+/// With a [`rate_weight`](TrellisQuantizer::rate_weight) λ it is a sum of error and rate that is least, Σ ((w / Δ − v)² + λ b):
 /// numbers that a coder needs more bits b for have to be worth them, as in G. Sullivan and T. Wiegand, "Rate-distortion optimization
 /// for video compression", 1998, doi:10.1109/79.733497. The bits are those of a geometric law, whose mean is what row and column of
 /// the weight let expect: so many for each number away from zero, but no more than 3.6 squared steps' worth.
@@ -36,47 +35,42 @@ const NAME: &str = "TrellisQuantizer";
 /// use taper::{Compressed, Quantizer};
 ///
 /// let weights = array![[0.31_f32, -0.2, 0.05, 0.4], [0.0, 0.1, -0.3, 0.2]];
-/// let rounded = TrellisQuantizer::params(0.05).quantize(weights.view())?;
+/// let rounded = TrellisQuantizer::new(0.05).quantize(weights.view())?;
 /// for (w, rebuilt) in weights.iter().zip(&rounded.decompress()?) {
 ///     // Values of a class are four steps apart.
 ///     assert!((w - rebuilt).abs() <= 2.0 * 0.05 + 1e-6);
 /// }
 /// # Ok::<(), taper::Error>(())
 /// ```
+#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "model", serde(deny_unknown_fields))]
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct TrellisQuantizer {
-    step: f64,
-    rate_weight: f64,
-    precision: Precision,
+    /// The distance between neighbouring values of a grid, above 0.
+    pub step: f64,
+    /// The price of a bit in squared steps, 0 to 16.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub rate_weight: f64,
+    /// The precision in which the step is stored.
+    #[cfg_attr(feature = "model", serde(default))]
+    pub precision: Precision,
 }
 
 impl TrellisQuantizer {
     /// Parameters for values that are multiples of `step`; the error is near that of a plain grid whose step is 1.76
     /// times as large.
     #[must_use]
-    pub fn params(step: f64) -> TrellisQuantizerParams {
-        TrellisQuantizerParams(Self {
+    pub fn new(step: f64) -> Self {
+        Self {
             step,
             rate_weight: 0.0,
             precision: Precision::F32,
-        })
+        }
     }
 }
 
-/// Parameters of a [`TrellisQuantizer`].
-///
-/// ```
-/// use taper::Precision;
-/// use taper::quantize::trellis::TrellisQuantizer;
-/// use taper::ParamGuard;
-///
-/// assert!(TrellisQuantizer::params(0.01).precision(Precision::F16).check().is_ok());
-/// assert!(TrellisQuantizer::params(0.0).check().is_err());
-/// ```
-#[derive(Debug, Clone, PartialEq)]
-pub struct TrellisQuantizerParams(TrellisQuantizer);
-
-impl TrellisQuantizerParams {
+impl TrellisQuantizer {
     /// What a bit may cost, in squared steps, from 0 to 16; zero unless said.
     ///
     /// About 0.3 is best for a file of a given error: at high rates, one bit more makes the squared error, 0.26 of a squared
@@ -90,52 +84,50 @@ impl TrellisQuantizerParams {
     ///
     /// let random = |i: usize| taper::Seed::from(7).derive(i as u64).value() as f32 / u64::MAX as f32 - 0.5;
     /// let weights = Array2::from_shape_fn((64, 128), |(o, i)| random(128 * o + i));
-    /// let file = |quantizer: taper::quantize::trellis::TrellisQuantizerParams| -> taper::Result<_> {
+    /// let file = |quantizer: taper::quantize::trellis::TrellisQuantizer| -> taper::Result<_> {
     ///     let rounded = quantizer.quantize(weights.view())?;
     ///     let off = rounded.decompress()? - &weights;
     ///     let mut model = CompressedModel::new();
     ///     model.insert("weights", CompressedTensor::new(rounded))?;
     ///     Ok((off.iter().map(|x| x * x).sum::<f32>(), model.file_bytes()?))
     /// };
-    /// let (error, bytes) = file(TrellisQuantizer::params(0.2))?;
-    /// let (other_error, fewer) = file(TrellisQuantizer::params(0.2).rate_weight(0.3))?;
+    /// let (error, bytes) = file(TrellisQuantizer::new(0.2))?;
+    /// let (other_error, fewer) = file(TrellisQuantizer::new(0.2).rate_weight(0.3))?;
     /// assert!(fewer < bytes && other_error >= error);
     /// # Ok::<(), taper::Error>(())
     /// ```
     #[must_use]
     pub fn rate_weight(mut self, weight: f64) -> Self {
-        self.0.rate_weight = weight;
+        self.rate_weight = weight;
         self
     }
 
     /// The precision in which the step is stored.
     #[must_use]
     pub fn precision(mut self, precision: Precision) -> Self {
-        self.0.precision = precision;
+        self.precision = precision;
         self
     }
 }
 
-impl ParamGuard for TrellisQuantizerParams {
-    type Checked = TrellisQuantizer;
-
-    fn check_ref(&self) -> Result<&TrellisQuantizer, ParamError> {
-        let step = self.0.step;
+impl TrellisQuantizer {
+    /// Checks the parameters, as every call that uses them does.
+    ///
+    /// # Errors
+    ///
+    /// The first parameter that no input could make right.
+    pub fn validate(&self) -> Result<(), ParamError> {
+        let step = self.step;
         let inside = step > 0.0 && step.is_finite();
         check::in_range("step", step, "above 0 and finite", inside)?;
-        let weight = self.0.rate_weight;
+        let weight = self.rate_weight;
         check::in_range(
             "rate_weight",
             weight,
             "0 to 16",
             (0.0..=16.0).contains(&weight),
         )?;
-        Ok(&self.0)
-    }
-
-    fn check(self) -> Result<TrellisQuantizer, ParamError> {
-        self.check_ref()?;
-        Ok(self.0)
+        Ok(())
     }
 }
 
@@ -145,8 +137,10 @@ impl<F: Float> Quantizer<F> for TrellisQuantizer {
     fn quantize_with(
         &self,
         weights: ArrayView2<'_, F>,
-        inputs: Option<&InputMoments>,
+        context: FitContext<'_>,
     ) -> Result<TrellisMatrix<F>> {
+        self.validate()?;
+        let inputs = context.inputs;
         check::finite("weights", &weights)?;
         moments::unused(NAME, inputs)?;
         let step = self
@@ -340,7 +334,7 @@ mod tests {
     }
 
     fn squared_error(weights: &Array2<f64>, step: f64) -> f64 {
-        let rounded = TrellisQuantizer::params(step).quantize(weights.view());
+        let rounded = TrellisQuantizer::new(step).quantize(weights.view());
         let rebuilt = rounded.unwrap().decompress_matrix().unwrap();
         (weights - &rebuilt).iter().map(|x| x * x).sum()
     }
@@ -394,7 +388,7 @@ mod tests {
                 .map(|&(_, cost)| cost)
                 .fold(f64::INFINITY, f64::min);
             let weights = Array2::from_shape_vec((1, 5), values.clone()).unwrap();
-            let rounded = TrellisQuantizer::params(1.0)
+            let rounded = TrellisQuantizer::new(1.0)
                 .rate_weight(lambda)
                 .quantize(weights.view());
             let rebuilt = rounded.unwrap().decompress_matrix().unwrap();
@@ -428,7 +422,7 @@ mod tests {
     fn rows_are_rounded_alone() {
         // Whole groups of rows, and one that is not full, in two tasks.
         let weights = Array2::from_shape_vec((37, 11), uniform(37 * 11, 8)).unwrap();
-        let quantizer = TrellisQuantizer::params(0.05);
+        let quantizer = TrellisQuantizer::new(0.05);
         let all = quantizer
             .quantize(weights.view())
             .unwrap()
@@ -454,22 +448,22 @@ mod tests {
     fn what_cannot_be_rounded_is_an_error() {
         let w = array![[1.0, f64::NAN]];
         assert!(matches!(
-            TrellisQuantizer::params(0.1).quantize(w.view()),
+            TrellisQuantizer::new(0.1).quantize(w.view()),
             Err(Error::NonFinite { .. })
         ));
         let w = array![[1.0, -1.0]];
         for step in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e-5, 1e-320] {
-            let result = TrellisQuantizer::params(step).quantize(w.view());
+            let result = TrellisQuantizer::new(step).quantize(w.view());
             assert!(
                 matches!(result, Err(Error::Parameter(_))),
                 "{step}: {result:?}"
             );
         }
-        let smallest = TrellisQuantizer::params(1.0 / 65_500.0)
+        let smallest = TrellisQuantizer::new(1.0 / 65_500.0)
             .quantize(w.view())
             .unwrap();
         assert_eq!(smallest.bits(), 16);
-        let zeros = TrellisQuantizer::params(1.0).quantize(Array2::<f32>::zeros((3, 2)).view());
+        let zeros = TrellisQuantizer::new(1.0).quantize(Array2::<f32>::zeros((3, 2)).view());
         assert_eq!(
             zeros.unwrap().decompress_matrix().unwrap(),
             Array2::<f32>::zeros((3, 2))

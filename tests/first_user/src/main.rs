@@ -22,19 +22,19 @@ fn weights() -> Array2<f32> {
 }
 
 fn quantize() -> taper::Result<PqMatrix<f32>> {
-    let matrix = ProductQuantizer::params(64).centroids(16).seed(7).quantize(weights().view())?;
+    let matrix = ProductQuantizer::new(64).axis(SplitAxis::Out).codebook(Codebook::PerGroup).centroids(16).seed(7).quantize(weights().view())?;
     println!("quantized: {}, {:.1} times smaller", matrix.storage(), matrix.ratio());
     Ok(matrix)
 }
 
 fn factorize() -> taper::Result<LowRankMatrix<f32>> {
-    let factors = TruncatedSvd::params(Rank::Ratio(8.0)).factorize(weights().view())?;
+    let factors = TruncatedSvd::new(Rank::Ratio(8.0)).factorize(weights().view())?;
     println!("factorized: rank {}, {:.1} times smaller", factors.rank(), factors.ratio());
     Ok(factors)
 }
 
 fn prune() -> taper::Result<SparseMatrix<f32>> {
-    let pruner = MagnitudePruner::params(Sparsity::Unstructured(Keep::Fraction(0.1)));
+    let pruner = MagnitudePruner::new(Sparsity::Unstructured(Keep::Fraction(0.1)));
     let scores: Vec<f32> = weights().iter().copied().collect();
     let plan = pruner.plan(&[taper::ndarray::aview1(&scores)])?;
     let sparse = pruner.prune_matrix(weights().view())?;
@@ -70,7 +70,7 @@ fn distill() -> taper::Result<()> {
     let mut student = quantize()?;
     let x = Array2::from_shape_fn((64, 128), |(b, i)| 0.1 * ((b * 5 + i * 3) as f32).cos());
     let teacher = x.dot(&weights().t());
-    let distiller = KnowledgeDistillation::params(2.0).alpha(1.0); // the teacher alone: no labels
+    let distiller = KnowledgeDistillation::new(2.0).alpha(1.0); // the teacher alone: no labels
 
     let mut losses = Vec::new();
     for _ in 0..20 {

@@ -23,7 +23,7 @@ impl Product {
         let weights = arguments.array::<Ix2>("input")?;
         let x = arguments.array::<Ix2>("x")?;
         Ok(Self {
-            weights: Binarizer::params()
+            weights: Binarizer::new()
                 .scaling(Scaling::None)
                 .quantize(weights.view())?,
             x: BinaryActivations::from_signs(x.view())?,

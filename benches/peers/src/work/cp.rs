@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use taper::Factorizer;
 use taper::factorize::Rank;
-use taper::factorize::cp::{Constraint, CpAdmm, CpAdmmParams, CpAls, CpAlsParams, CpTensor, Start};
+use taper::factorize::cp::{Constraint, CpAdmm, CpAls, CpTensor, Start};
 use taper::ndarray::ArrayD;
 
 use super::{Arguments, Work};
@@ -13,8 +13,8 @@ use crate::Numbers;
 use crate::arrays::write_f32;
 
 enum Method {
-    Als(CpAlsParams),
-    Admm(CpAdmmParams),
+    Als(CpAls),
+    Admm(CpAdmm),
 }
 
 /// So many sweeps from a random start.
@@ -30,7 +30,7 @@ impl Fit {
         let sweeps = arguments.number("sweeps")?;
         let method = match arguments.word("method")? {
             "als" => Method::Als(
-                CpAls::params(rank)
+                CpAls::new(rank)
                     .start(Start::Random)
                     .starts(1, 0)
                     .norm_bound(None)
@@ -39,7 +39,7 @@ impl Fit {
                     .seed(1),
             ),
             "admm" => Method::Admm(
-                CpAdmm::params(rank)
+                CpAdmm::new(rank)
                     .all(Constraint::NonNegative)
                     .inner_iterations(10)
                     .start(Start::Random, 1)

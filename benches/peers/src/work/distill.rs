@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use taper::Distiller;
-use taper::distill::{KnowledgeDistillation, KnowledgeDistillationParams};
+use taper::distill::KnowledgeDistillation;
 use taper::ndarray::{Array2, array};
 
 use super::{Arguments, Work};
@@ -16,7 +16,7 @@ pub struct Loss {
     teacher: Array2<f32>,
     labels: Vec<usize>,
     gradient: Array2<f32>,
-    loss: KnowledgeDistillationParams,
+    loss: KnowledgeDistillation,
     value: f32,
 }
 
@@ -28,7 +28,7 @@ impl Loss {
             student,
             teacher: arguments.array("teacher")?,
             labels: arguments.indices("labels")?,
-            loss: KnowledgeDistillation::params(4.0).alpha(0.7),
+            loss: KnowledgeDistillation::new(4.0).alpha(0.7),
             value: 0.0,
         })
     }

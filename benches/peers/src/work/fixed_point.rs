@@ -10,6 +10,6 @@ use super::layer::Apply;
 /// Real inputs in, real outputs out; a scale for each output, as the peer has it.
 pub fn apply(arguments: &Arguments) -> anyhow::Result<Apply<impl LinearOp<f32> + use<>>> {
     let weights = arguments.array::<Ix2>("input")?;
-    let quantizer = FixedPointQuantizer::params(8).granularity(Granularity::PerRow);
+    let quantizer = FixedPointQuantizer::new(8).granularity(Granularity::PerRow);
     Apply::new(quantizer.quantize(weights.view())?, arguments)
 }

@@ -46,7 +46,7 @@ pub fn low_rank(arguments: &Arguments) -> anyhow::Result<Apply<impl LinearOp<f32
     let weights = arguments.array::<Ix2>("input")?;
     let rank = Rank::Fixed(arguments.number("rank")?);
     Apply::new(
-        TruncatedSvd::params(rank).factorize(weights.view())?,
+        TruncatedSvd::new(rank).factorize(weights.view())?,
         arguments,
     )
 }

@@ -44,7 +44,7 @@ impl Code {
 
 impl Work for Code {
     fn run(&mut self) -> anyhow::Result<()> {
-        let matrices = TrellisQuantizer::params(self.step).rate_weight(self.rate_weight);
+        let matrices = TrellisQuantizer::new(self.step).rate_weight(self.rate_weight);
         let mut model = CompressedModel::new();
         for (name, tensor) in &self.tensors {
             let shape = tensor.shape();

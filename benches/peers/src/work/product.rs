@@ -5,9 +5,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use taper::cluster::{KMeans, Seeding};
 use taper::ndarray::{Array2, Ix2, Ix3};
-use taper::quantize::product::{
-    Codebook, PqMatrix, ProductCodebooks, ProductQuantizer, ProductQuantizerParams, SplitAxis,
-};
+use taper::quantize::product::{Codebook, PqMatrix, ProductCodebooks, ProductQuantizer, SplitAxis};
 use taper::{Compressed, LinearOp, Precision, Quantizer};
 
 use super::layer::Apply;
@@ -29,7 +27,7 @@ impl Train {
     pub fn load(arguments: &Arguments) -> anyhow::Result<Self> {
         let iterations = arguments.number("iterations")?;
         let shared = arguments.or("shared", false)?;
-        let params = ProductQuantizer::params_with_width(arguments.number("width")?)
+        let params = ProductQuantizer::with_width(arguments.number("width")?)
             .centroids(arguments.number("centroids")?)
             .axis(SplitAxis::In)
             .codebook(if shared {
@@ -47,7 +45,7 @@ impl Train {
             }
             word => bail!("there is no start {word}"),
         };
-        let kmeans = KMeans::params().max_iterations(iterations).seeding(seeding);
+        let kmeans = KMeans::new().max_iterations(iterations).seeding(seeding);
         Ok(Self {
             weights: arguments.array("input")?,
             quantizer: match arguments.or("engine", String::from("taper"))?.as_str() {
@@ -60,25 +58,25 @@ impl Train {
     }
 }
 
-fn of<C>(params: ProductQuantizerParams<C>) -> Quantize
+fn of<C>(params: ProductQuantizer<C>) -> Quantize
 where
-    ProductQuantizerParams<C>: Quantizer<f32, Output = PqMatrix<f32>> + 'static,
+    ProductQuantizer<C>: Quantizer<f32, Output = PqMatrix<f32>> + 'static,
 {
     Box::new(move |weights| params.quantize(weights.view()))
 }
 
 /// The same with linfa's k-means, without the seam around it being measured for anything but what it costs.
 #[cfg(feature = "linfa")]
-fn linfa(params: ProductQuantizerParams, iterations: usize) -> anyhow::Result<Quantize> {
+fn linfa(params: ProductQuantizer, iterations: usize) -> anyhow::Result<Quantize> {
     // A tolerance that it does not reach: all iterations, as the others make them.
-    let engine = taper::cluster::LinfaKMeans::params()
+    let engine = taper::cluster::LinfaKMeans::new()
         .max_iterations(iterations)
         .tolerance(1e-30);
     Ok(of(params.clusterer(engine)))
 }
 
 #[cfg(not(feature = "linfa"))]
-fn linfa(_: ProductQuantizerParams, _: usize) -> anyhow::Result<Quantize> {
+fn linfa(_: ProductQuantizer, _: usize) -> anyhow::Result<Quantize> {
     bail!("built without the feature linfa")
 }
 

@@ -5,9 +5,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use taper::Factorizer;
 use taper::factorize::Rank;
-use taper::factorize::svd::{
-    LowRankMatrix, SingularValues, SvdMethod, TruncatedSvd, TruncatedSvdParams,
-};
+use taper::factorize::svd::{LowRankMatrix, SingularValues, SvdMethod, TruncatedSvd};
 use taper::ndarray::Array2;
 
 use super::{Arguments, Work};
@@ -17,7 +15,7 @@ use crate::arrays::write_f32;
 /// The leading singular values and vectors, or all of them.
 pub struct Svd {
     matrix: Array2<f32>,
-    params: TruncatedSvdParams,
+    params: TruncatedSvd,
     result: Option<LowRankMatrix<f32>>,
 }
 
@@ -28,7 +26,7 @@ impl Svd {
             "randomized" => SvdMethod::Randomized,
             word => bail!("there is no method {word}"),
         };
-        let params = TruncatedSvd::params(Rank::Fixed(arguments.number("rank")?))
+        let params = TruncatedSvd::new(Rank::Fixed(arguments.number("rank")?))
             .method(method)
             .singular_values(SingularValues::Apart)
             .power_iterations(arguments.or("power", 2)?)

@@ -327,10 +327,10 @@ fn main() -> anyhow::Result<()> {
         }
     }
 
-    let product = ProductQuantizer::params_with_width(4)
+    let product = ProductQuantizer::with_width(4).axis(SplitAxis::Out).codebook(Codebook::PerGroup)
         .centroids(16)
         .seed(common.seed("codes"));
-    let low_rank = TruncatedSvd::params(Rank::Ratio(16.0)).seed(common.seed("projection"));
+    let low_rank = TruncatedSvd::new(Rank::Ratio(16.0)).seed(common.seed("projection"));
     let values: usize = weights.iter().map(|weight| weight.len()).sum();
     let mut rows = Vec::new();
     for (method, factors) in [

@@ -97,19 +97,19 @@ fn run(
     let seed = args.common.seed("codes");
     let tensor = match args.method {
         Method::FixedPoint => {
-            let quantizer = FixedPointQuantizer::params(4)
+            let quantizer = FixedPointQuantizer::new(4)
                 .granularity(Granularity::PerRow)
                 .range(Range::SquaredError);
             CompressedTensor::new(quantizer.quantize(weights.view())?)
         }
         Method::Product => {
-            let quantizer = ProductQuantizer::params_with_width(4)
+            let quantizer = ProductQuantizer::with_width(4).codebook(Codebook::PerGroup)
                 .axis(SplitAxis::In)
                 .seed(seed);
             CompressedTensor::new(quantizer.quantize(weights.view())?)
         }
         Method::LowRank => {
-            let factorizer = TruncatedSvd::params(Rank::Ratio(8.0)).seed(seed);
+            let factorizer = TruncatedSvd::new(Rank::Ratio(8.0)).seed(seed);
             CompressedTensor::new(factorizer.factorize(weights.view())?)
         }
     };

@@ -69,7 +69,7 @@ fn main() -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for groups in GROUPS {
         let dataset = DatasetBase::from(train.images.view());
-        let quantizer = ProductQuantizer::params(groups).seed(common.seed("codes"));
+        let quantizer = ProductQuantizer::new(groups).axis(SplitAxis::Out).codebook(Codebook::PerGroup).seed(common.seed("codes"));
         let codebooks: ProductCodebooks<f32> = quantizer.fit(&dataset)?;
         let codes: Array2<usize> = codebooks.predict(&train.images);
         anyhow::ensure!(codes.dim() == (train.len(), groups), "a code a group");

@@ -147,7 +147,7 @@ impl<F: Float> BinaryMlp<F> {
     /// use taper::quantize::binary::{BatchNorm, Binarizer, BinaryMlp, Scaling};
     ///
     /// let norm = BatchNorm::new(array![1.0, -1.0], Array1::zeros(2), array![0.5, 0.5], Array1::ones(2), 1e-4)?;
-    /// let signs = Binarizer::params().quantize(array![[0.2, -0.1], [0.3, 0.4]].view())?;
+    /// let signs = Binarizer::new().quantize(array![[0.2, -0.1], [0.3, 0.4]].view())?;
     /// let network = BinaryMlp::new(signs, &norm)?.output(array![[0.5, 1.0]], array![0.25])?;
     /// let read = BinaryMlp::from_parts(2, &[Scaling::None], &network.parts())?;
     /// assert_eq!(read, network);
@@ -305,7 +305,7 @@ mod tests {
     /// Widths of all layers, inputs first; each layer of signs with a scaling of its own.
     fn network(widths: &[usize], scalings: &[Scaling], seed: Seed) -> BinaryMlp<f64> {
         let matrix = |k: usize| {
-            let params = Binarizer::params()
+            let params = Binarizer::new()
                 .scaling(scalings[k])
                 .precision([Precision::F16, Precision::F64][k % 2]);
             let weights = random(seed.derive(k as u64), (widths[k + 1], widths[k]));
@@ -433,7 +433,7 @@ mod tests {
     fn parts_hold_every_neuron_and_bits_are_packed() {
         let seed = Seed::from(2);
         let matrix = |k, shape| {
-            Binarizer::params()
+            Binarizer::new()
                 .quantize(random(seed.derive(k), shape).view())
                 .unwrap()
         };

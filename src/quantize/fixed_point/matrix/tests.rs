@@ -33,7 +33,7 @@ fn kinds() -> impl Strategy<Value = (Symmetry, Granularity)> {
 proptest! {
     #[test]
     fn sizes_are_bytes_and_parts_are_enough(bits in 1_u32..=16, (symmetry, granularity) in kinds(), rows in 1_usize..8, columns in 1_usize..40, seed in any::<u64>()) {
-        let q = FixedPointQuantizer::params(bits).symmetry(symmetry).granularity(granularity).precision(Precision::F16)
+        let q = FixedPointQuantizer::new(bits).symmetry(symmetry).granularity(granularity).precision(Precision::F16)
             .quantize(random(seed, (rows, columns)).view()).unwrap();
         let parts = q.parts();
         prop_assert_eq!(parts[0].bytes.len(), (rows * columns * bits as usize).div_ceil(8));
@@ -45,7 +45,7 @@ proptest! {
     #[test]
     fn applying_is_decompressing_and_multiplying(bits in 1_u32..=16, (symmetry, granularity) in kinds(), batch in 0_usize..20, rows in 1_usize..80, columns in 1_usize..90, seed in any::<u64>()) {
         let x = random(!seed, (batch, columns));
-        let q = FixedPointQuantizer::params(bits).symmetry(symmetry).granularity(granularity).quantize(random(seed, (rows, columns)).view()).unwrap();
+        let q = FixedPointQuantizer::new(bits).symmetry(symmetry).granularity(granularity).quantize(random(seed, (rows, columns)).view()).unwrap();
         let dense: Array2<f64> = q.decompress().unwrap().into_dimensionality().unwrap();
         let expected = x.dot(&dense.t());
         let mut y = Array2::zeros((rows, batch));
@@ -70,7 +70,7 @@ proptest! {
     fn integers_are_multiplied_exactly((symmetry, granularity) in kinds(), batch in 1_usize..20, rows in 1_usize..150, columns in 1_usize..200, seed in any::<u64>()) {
         let mut x = random(!seed, (batch, columns)).mapv(|x| (x * 127.0).round());
         x.column_mut(0).fill(127.0);
-        let q = FixedPointQuantizer::params(8).symmetry(symmetry).granularity(granularity).quantize(random(seed, (rows, columns)).view()).unwrap();
+        let q = FixedPointQuantizer::new(8).symmetry(symmetry).granularity(granularity).quantize(random(seed, (rows, columns)).view()).unwrap();
         let dense: Array2<f64> = q.decompress().unwrap().into_dimensionality().unwrap();
         let expected = x.dot(&dense.t());
         for (y, expected) in q.apply(x.view()).unwrap().iter().zip(&expected) {
@@ -82,7 +82,7 @@ proptest! {
 #[test]
 fn rows_longer_than_a_sum_of_32_bits_are_summed_in_pieces() {
     let columns = integer::LONGEST + 100;
-    let q = FixedPointQuantizer::params(8)
+    let q = FixedPointQuantizer::new(8)
         .quantize(Array2::from_elem((2, columns), 1.0_f64).view())
         .unwrap();
     for batch in [1, 9] {
@@ -100,7 +100,7 @@ fn rows_longer_than_a_sum_of_32_bits_are_summed_in_pieces() {
 #[test]
 fn what_is_not_finite_stays_so() {
     for bits in [4, 8] {
-        let q = FixedPointQuantizer::params(bits)
+        let q = FixedPointQuantizer::new(bits)
             .quantize(array![[1.0, -1.0], [0.5, 0.5]].view())
             .unwrap();
         let y = q

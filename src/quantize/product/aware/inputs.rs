@@ -6,9 +6,10 @@ use super::{Descent, relative, rounded};
 use crate::cluster::{self, Clusterer};
 use crate::feedback::{GroupFeedback, inverse_upper};
 use crate::linalg::{self, Cholesky};
+use crate::observer::ObservedFit;
 use crate::quantize::product::params::{Fit, ProductQuantizer, sub_vectors};
 use crate::quantize::product::{Codebook, ProductCodebooks};
-use crate::{Error, Float, InputMoments, Result, Stage, parallel};
+use crate::{Error, Float, InputMoments, Observer, Result, Stage, parallel};
 
 /// Columns whose couplings with all others are computed by one matrix product.
 const BLOCK: usize = 128;
@@ -32,6 +33,7 @@ pub(super) fn fit<F: Float, C: Clusterer<F>>(
     quantizer: &ProductQuantizer<C>,
     weights: ArrayView2<'_, F>,
     moments: &InputMoments,
+    observer: Option<&dyn Observer>,
 ) -> Result<Fit<F>> {
     let (points, length) = weights.dim();
     let width = quantizer.width(length)?;
@@ -51,15 +53,15 @@ pub(super) fn fit<F: Float, C: Clusterer<F>>(
         errors: Array2::zeros((length, points)),
     };
     if quantizer.codebook == Codebook::Shared {
-        state.books.push(shared_book(quantizer, &state, groups)?);
+        state
+            .books
+            .push(shared_book(quantizer, &state, groups, observer)?);
     }
     let mut error = 0.0;
     for g in 0..groups {
-        error += state.quantize_group(quantizer, &feedback, g)?;
+        error += state.quantize_group(quantizer, &feedback, g, observer)?;
     }
-    let observed = quantizer
-        .observed
-        .fit(Stage::OutputError, 0, quantizer.sweeps);
+    let observed = ObservedFit::new(observer, Stage::OutputError, 0, quantizer.sweeps);
     let mut descent = Descent::new(points, error, observed);
     for _ in 0..quantizer.sweeps {
         if descent.stops() {
@@ -97,6 +99,7 @@ fn shared_book<F: Float, C: Clusterer<F>>(
     quantizer: &ProductQuantizer<C>,
     state: &State<'_, F>,
     groups: usize,
+    observer: Option<&dyn Observer>,
 ) -> Result<Array2<F>> {
     let vectors = sub_vectors(state.weights, groups, state.width)?;
     let diagonal = state.moments.diag();
@@ -110,6 +113,7 @@ fn shared_book<F: Float, C: Clusterer<F>>(
         Some(importance.view()),
         quantizer.centroids,
         quantizer.seed.derive(0),
+        observer,
     )?;
     Ok(clustering.centroids)
 }
@@ -145,6 +149,7 @@ impl<F: Float> State<'_, F> {
         quantizer: &ProductQuantizer<C>,
         feedback: &GroupFeedback<F>,
         group: usize,
+        observer: Option<&dyn Observer>,
     ) -> Result<f64> {
         let columns = self.columns(group);
         let before = self.errors.slice(s![..columns.start, ..]);
@@ -163,8 +168,13 @@ impl<F: Float> State<'_, F> {
             _ => {
                 let seed = quantizer.seed.derive(group as u64);
                 let clusterer = &quantizer.clusterer;
-                let clustering =
-                    clusterer.cluster(whitened.view(), None, quantizer.centroids, seed)?;
+                let clustering = clusterer.cluster(
+                    whitened.view(),
+                    None,
+                    quantizer.centroids,
+                    seed,
+                    observer,
+                )?;
                 let scaled = exact.mapv(|x| x / unit);
                 let inverse = inverse_upper(scaled.view()).mapv(F::from_f64_lossy);
                 let book = linalg::product(clustering.centroids.view(), inverse.view());

@@ -17,21 +17,22 @@ use super::SplitAxis;
 use super::params::{Fit, ProductQuantizer};
 use crate::cluster::Clusterer;
 use crate::observer::ObservedFit;
-use crate::{FitReport, Float, InputMoments, Precision, Result};
+use crate::{FitReport, Float, InputMoments, Observer, Precision, Result};
 
 /// Codebooks and codes for weights that have been checked.
 pub(super) fn fit<F: Float, C: Clusterer<F>>(
     quantizer: &ProductQuantizer<C>,
     weights: ArrayView2<'_, F>,
     moments: &InputMoments,
+    observer: Option<&dyn Observer>,
 ) -> Result<Fit<F>> {
     moments.fits(weights.ncols())?;
     // Products round by the order in memory, which is to have no say.
     let weights = weights.as_standard_layout();
     let weights = weights.view();
     match quantizer.axis {
-        SplitAxis::In => inputs::fit(quantizer, weights, moments),
-        SplitAxis::Out => outputs::fit(quantizer, weights, moments),
+        SplitAxis::In => inputs::fit(quantizer, weights, moments, observer),
+        SplitAxis::Out => outputs::fit(quantizer, weights, moments, observer),
     }
 }
 
@@ -49,7 +50,7 @@ fn relative<F: Float>(weights: Array1<F>) -> Array1<F> {
 fn rounded<F: Float>(precision: Precision, centroids: &Array2<F>) -> Result<Array2<F>> {
     let values = centroids.iter().map(|&x| precision.round("a codebook", x));
     let values = values.collect::<Result<Vec<F>>>()?;
-    Ok(Array2::from_shape_vec(centroids.dim(), values).unwrap_or_default())
+    Ok(Array2::from_shape_vec(centroids.dim(), values).expect("one value for each centroid value"))
 }
 
 /// How the descent went: its losses are output errors, as a mean over the outputs.

@@ -6,9 +6,10 @@ use super::{Descent, relative, rounded};
 use crate::cluster::Clusterer;
 use crate::feedback::Feedback;
 use crate::linalg::{self, Cholesky};
+use crate::observer::ObservedFit;
 use crate::quantize::product::params::{Fit, ProductQuantizer, by_group, sub_vectors};
 use crate::quantize::product::{Codebook, ProductCodebooks};
-use crate::{Float, InputMoments, Result, Stage, parallel};
+use crate::{Float, InputMoments, Observer, Result, Stage, parallel};
 
 /// What the old centroids weigh against the normal equations of the new ones: it keeps those in place
 /// that no point has.
@@ -40,6 +41,7 @@ pub(super) fn fit<F: Float, C: Clusterer<F>>(
     quantizer: &ProductQuantizer<C>,
     weights: ArrayView2<'_, F>,
     moments: &InputMoments,
+    observer: Option<&dyn Observer>,
 ) -> Result<Fit<F>> {
     let width = quantizer.width(weights.nrows())?;
     let groups = weights.nrows() / width;
@@ -51,7 +53,7 @@ pub(super) fn fit<F: Float, C: Clusterer<F>>(
         feedback: Feedback::new(moments, quantizer.damping)?,
     };
     let shared = quantizer.codebook == Codebook::Shared;
-    let (mut books, codes) = start(quantizer, &problem, groups)?;
+    let (mut books, codes) = start(quantizer, &problem, groups, observer)?;
     let book = |books: &[Array2<F>], g: usize| books.get(g).or(books.first()).cloned();
     let mut state = parallel::map(groups, |g| {
         let book = book(&books, g).unwrap_or_default();
@@ -65,9 +67,7 @@ pub(super) fn fit<F: Float, C: Clusterer<F>>(
         }
     });
     let total = |state: &[Group<F>]| state.iter().map(|group| group.error).sum::<f64>();
-    let observed = quantizer
-        .observed
-        .fit(Stage::OutputError, 0, quantizer.sweeps);
+    let observed = ObservedFit::new(observer, Stage::OutputError, 0, quantizer.sweeps);
     let mut descent = Descent::new(weights.nrows(), total(&state), observed);
     for _ in 0..quantizer.sweeps {
         if descent.stops() {
@@ -143,6 +143,7 @@ fn start<F: Float, C: Clusterer<F>>(
     quantizer: &ProductQuantizer<C>,
     problem: &Problem<'_, F>,
     groups: usize,
+    observer: Option<&dyn Observer>,
 ) -> Result<Start<F>> {
     let importance = relative(problem.moments.diag().to_owned());
     if quantizer.codebook == Codebook::PerGroup {
@@ -153,6 +154,7 @@ fn start<F: Float, C: Clusterer<F>>(
             Some(&importance),
             quantizer.centroids,
             quantizer.seed,
+            observer,
         )?;
         let pairs = clusterings
             .into_iter()
@@ -166,6 +168,7 @@ fn start<F: Float, C: Clusterer<F>>(
         Some(importance.view()),
         quantizer.centroids,
         quantizer.seed.derive(0),
+        observer,
     )?;
     let codes = by_group(&clustering.assignments, groups);
     Ok((vec![clustering.centroids], codes))
