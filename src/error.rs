@@ -229,12 +229,19 @@ pub enum Error {
     },
 
     /// What went wrong with one tensor of a model.
-    #[error("{name}: {error}")]
+    #[error("tensor {name}: {source}")]
     InTensor {
         /// The tensor.
         name: String,
         /// What went wrong.
-        error: Box<Error>,
+        source: Box<Error>,
+    },
+
+    /// An observer stopped work that has no partial result.
+    #[error("{what} was stopped by its observer")]
+    Stopped {
+        /// What was stopped.
+        what: &'static str,
     },
 
     /// Stored parts that cannot be the artifact they claim to be.

@@ -65,9 +65,7 @@ impl KMeans {
             seeding: Seeding::PlusPlus,
         }
     }
-}
 
-impl KMeans {
     /// The most iterations made, at least one.
     #[must_use]
     pub fn max_iterations(mut self, max_iterations: usize) -> Self {
@@ -99,9 +97,7 @@ impl KMeans {
         self.restarts = restarts;
         self
     }
-}
 
-impl KMeans {
     /// Checks the parameters, as every call that uses them does.
     ///
     /// # Errors

@@ -57,9 +57,7 @@ impl LinfaKMeans {
             tolerance: 1e-4,
         }
     }
-}
 
-impl LinfaKMeans {
     /// The most iterations of one start.
     #[must_use]
     pub fn max_iterations(mut self, max_iterations: usize) -> Self {
@@ -80,9 +78,7 @@ impl LinfaKMeans {
         self.tolerance = tolerance;
         self
     }
-}
 
-impl LinfaKMeans {
     /// Checks the parameters, as every call that uses them does.
     ///
     /// # Errors

@@ -57,9 +57,7 @@ impl AttentionTransfer {
             weight: 1.0,
         }
     }
-}
 
-impl AttentionTransfer {
     /// Sets the exponent p of the activations, at least 1: the larger, the more the strongest channel counts.
     #[must_use]
     pub fn exponent(mut self, exponent: f64) -> Self {
@@ -73,9 +71,7 @@ impl AttentionTransfer {
         self.weight = weight;
         self
     }
-}
 
-impl AttentionTransfer {
     /// Checks the parameters, as every call that uses them does.
     ///
     /// # Errors
@@ -187,6 +183,7 @@ impl<F: Float> Distiller<F, Ix4> for AttentionTransfer {
         _labels: &[usize],
         mut gradient: ArrayViewMut4<'_, F>,
     ) -> Result<LossValue<F>> {
+        self.validate()?;
         let (samples, _, height, width) = student.dim();
         let expected = [samples, teacher.len_of(Axis(1)), height, width];
         check::same_shape("teacher", &expected, teacher.shape())?;

@@ -47,18 +47,14 @@ impl HintLoss {
     pub fn new() -> Self {
         Self { weight: 1.0 }
     }
-}
 
-impl HintLoss {
     /// Sets the weight of the loss, at least 0.
     #[must_use]
     pub fn weight(mut self, weight: f64) -> Self {
         self.weight = weight;
         self
     }
-}
 
-impl HintLoss {
     /// Checks the parameters, as every call that uses them does.
     ///
     /// # Errors
@@ -78,6 +74,7 @@ impl<F: Float, D: Dimension> Distiller<F, D> for HintLoss {
         _labels: &[usize],
         mut gradient: ArrayViewMut<'_, F, D>,
     ) -> Result<LossValue<F>> {
+        self.validate()?;
         check::same_shape("teacher", student.shape(), teacher.shape())?;
         check::same_shape("gradient", student.shape(), gradient.shape())?;
         check::finite("student", &student)?;

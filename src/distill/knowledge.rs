@@ -115,9 +115,7 @@ impl KnowledgeDistillation {
         };
         soft + (1.0 - self.alpha) * mean.hard
     }
-}
 
-impl KnowledgeDistillation {
     /// Sets the weight of the teacher's part, in [0, 1]; the labels' part has the rest.
     #[must_use]
     pub fn alpha(mut self, alpha: f64) -> Self {
@@ -131,9 +129,7 @@ impl KnowledgeDistillation {
         self.soft_loss = soft_loss;
         self
     }
-}
 
-impl KnowledgeDistillation {
     /// Checks the parameters, as every call that uses them does.
     ///
     /// # Errors
@@ -154,6 +150,7 @@ impl<F: Float> Distiller<F, Ix2> for KnowledgeDistillation {
         labels: &[usize],
         gradient: ArrayViewMut2<'_, F>,
     ) -> Result<LossValue<F>> {
+        self.validate()?;
         let (samples, classes) = student.dim();
         check::not_empty("student", student.shape())?;
         check::same_shape("teacher", student.shape(), teacher.shape())?;

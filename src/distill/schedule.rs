@@ -145,18 +145,14 @@ impl DistillationSchedule {
         let temperature = self.temperature.at(progress)?;
         Ok(KnowledgeDistillation::new(temperature).alpha(self.alpha.at(progress)?))
     }
-}
 
-impl DistillationSchedule {
     /// Sets the course of the weight of the teacher's part, in [0, 1].
     #[must_use]
     pub fn alpha(mut self, alpha: Anneal) -> Self {
         self.alpha = alpha;
         self
     }
-}
 
-impl DistillationSchedule {
     /// Checks the parameters, as every call that uses them does.
     ///
     /// # Errors

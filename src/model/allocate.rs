@@ -18,19 +18,19 @@ pub struct RatePoint {
     pub error: f64,
 }
 
-/// What the choice is bound by.
+/// The limit within which [`allocate`] chooses.
 ///
 /// ```
-/// use taper::model::{Budget, RatePoint, allocate};
+/// use taper::model::{Limit, RatePoint, allocate};
 ///
 /// let points = [vec![RatePoint { bytes: 1, error: 4.0 }, RatePoint { bytes: 3, error: 0.0 }]];
-/// assert_eq!(allocate(&points, Budget::Bytes(2))?, [0]);
-/// assert_eq!(allocate(&points, Budget::Error(1.0))?, [1]);
+/// assert_eq!(allocate(&points, Limit::Bytes(2))?, [0]);
+/// assert_eq!(allocate(&points, Limit::Error(1.0))?, [1]);
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
-pub enum Budget {
+pub enum Limit {
     /// The least error in at most this many bytes.
     Bytes(u64),
     /// The fewest bytes at no more than this error.
@@ -40,14 +40,14 @@ pub enum Budget {
 /// Chooses one of the points of each layer, so that what is bound stays within the budget and the other sum is small.
 ///
 /// The points on the lower convex hull of each layer are what a Lagrangian λ·bytes + error can choose. Starting from
-/// the cheapest of every layer (or with [`Budget::Error`] likewise), the steps along the hulls are taken in the order of
+/// the cheapest of every layer (or with [`Limit::Error`] likewise), the steps along the hulls are taken in the order of
 /// the error they save for a byte, as long as they fit; what is left of the budget is filled greedily, with the points
 /// inside the hulls too. Sums that steps along the hulls reach exactly are optimal; others are off by less than
 /// one such step (Shoham and Gersho, "Efficient bit allocation for an arbitrary set of quantizers", 1988,
 /// doi:10.1109/29.90373).
 ///
 /// ```
-/// use taper::model::{Budget, RatePoint, allocate};
+/// use taper::model::{Limit, RatePoint, allocate};
 ///
 /// let point = |bytes, error| RatePoint { bytes, error };
 /// let layers = [
@@ -55,7 +55,7 @@ pub enum Budget {
 ///     vec![point(10, 5.0), point(20, 4.0)],
 /// ];
 /// // The second layer would take ten bytes for what the first has for one.
-/// assert_eq!(allocate(&layers, Budget::Bytes(20))?, [1, 0]);
+/// assert_eq!(allocate(&layers, Limit::Bytes(20))?, [1, 0]);
 /// # Ok::<(), taper::Error>(())
 /// ```
 ///
@@ -63,7 +63,7 @@ pub enum Budget {
 ///
 /// [`Error::EmptyAxis`] for a layer without points, [`Error::Parameter`] for errors that are negative or not finite, and
 /// [`Error::BudgetOutOfReach`] where not even the cheapest (or the best) point of every layer is within the budget.
-pub fn allocate(layers: &[Vec<RatePoint>], budget: Budget) -> Result<Vec<usize>> {
+pub fn allocate(layers: &[Vec<RatePoint>], limit: Limit) -> Result<Vec<usize>> {
     for points in layers {
         crate::check::not_empty("the points of a layer", &[points.len()])?;
         if let Some(point) = points
@@ -77,9 +77,9 @@ pub fn allocate(layers: &[Vec<RatePoint>], budget: Budget) -> Result<Vec<usize>>
             }));
         }
     }
-    match budget {
-        Budget::Bytes(limit) => within_bytes(layers, limit),
-        Budget::Error(limit) => within_error(layers, limit),
+    match limit {
+        Limit::Bytes(bytes) => within_bytes(layers, bytes),
+        Limit::Error(error) => within_error(layers, error),
     }
 }
 
@@ -340,7 +340,7 @@ mod tests {
             let choices = all(&layers);
             let within = choices.iter().map(|choice| sums(&layers, choice)).filter(|sum| sum.0 <= limit);
             let best = within.map(|sum| sum.1).min_by(f64::total_cmp);
-            match (allocate(&layers, Budget::Bytes(limit)), best) {
+            match (allocate(&layers, Limit::Bytes(limit)), best) {
                 (Ok(chosen), Some(best)) => {
                     let (bytes, error) = sums(&layers, &chosen);
                     prop_assert!(bytes <= limit);
@@ -363,10 +363,10 @@ mod tests {
             let within = choices.iter().map(|choice| sums(&layers, choice)).filter(|sum| sum.0 <= limit);
             let best = within.map(|sum| sum.1).min_by(f64::total_cmp).unwrap();
             prop_assert_eq!(error, best);
-            let chosen = allocate(&layers, Budget::Bytes(limit)).unwrap();
+            let chosen = allocate(&layers, Limit::Bytes(limit)).unwrap();
             prop_assert_eq!(sums(&layers, &chosen).1, best);
             // And the fewest bytes for its error.
-            let chosen = allocate(&layers, Budget::Error(error)).unwrap();
+            let chosen = allocate(&layers, Limit::Error(error)).unwrap();
             prop_assert!(sums(&layers, &chosen).0 <= limit);
         }
 
@@ -375,7 +375,7 @@ mod tests {
             let choices = all(&layers);
             let within = choices.iter().map(|choice| sums(&layers, choice)).filter(|sum| sum.1 <= limit);
             let best = within.map(|sum| sum.0).min();
-            match (allocate(&layers, Budget::Error(limit)), best) {
+            match (allocate(&layers, Limit::Error(limit)), best) {
                 (Ok(chosen), Some(best)) => {
                     let (bytes, error) = sums(&layers, &chosen);
                     prop_assert!(error <= limit && bytes >= best);
@@ -390,16 +390,16 @@ mod tests {
 
     #[test]
     fn nonsense_is_an_error() {
-        assert!(allocate(&[vec![]], Budget::Bytes(9)).is_err());
+        assert!(allocate(&[vec![]], Limit::Bytes(9)).is_err());
         let point = RatePoint {
             bytes: 1,
             error: f64::NAN,
         };
-        assert!(allocate(&[vec![point]], Budget::Bytes(9)).is_err());
+        assert!(allocate(&[vec![point]], Limit::Bytes(9)).is_err());
         let point = RatePoint {
             bytes: 1,
             error: 1.0,
         };
-        assert!(allocate(&[vec![point]], Budget::Error(f64::NAN)).is_err());
+        assert!(allocate(&[vec![point]], Limit::Error(f64::NAN)).is_err());
     }
 }

@@ -1,52 +1,68 @@
-//! From a model and a recipe to a container, one tensor at a time.
+//! Compressing a whole model by a recipe, one tensor at a time.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use ndarray::ArrayD;
+use ndarray::{ArrayD, Ix2};
 
-use super::allocate::{Budget, RatePoint, allocate};
 use super::compressed::{CompressedModel, CompressedTensor, Entry};
 use super::container::{Assembler, ContainerWriter, KEY};
-use super::recipe::{Recipe, Rule};
+use super::recipe::Recipe;
 use super::report::{Report, ReportRow};
 use super::shard::{SHARD_KEY, Shard};
-use super::step::{self, Step, chain_text};
+use super::step::{self, ChainResult, Step, chain_text};
 use super::{Dtype, NamedTensors, TensorData};
 use crate::limit::{EmpiricalSource, RateDistortionGap};
-use crate::{Error, InputMoments, Result, Seed};
+use crate::{Error, FitContext, InputMoments, Observer, Progress, Result, Seed, Stage};
 
-/// What a compression is told beside the recipe.
+/// Options of one compression of a model, besides the recipe.
 ///
 /// ```
-/// use taper::model::{CompressOptions, NamedTensors, Recipe, Rule, Source, Step};
-/// use taper::ndarray::ArrayD;
-/// use taper::Precision;
+/// use taper::model::{CompressOptions, NamedTensors, Recipe};
+/// use taper::ndarray::{Array2, ArrayD};
 ///
-/// let weight = ArrayD::from_shape_fn(vec![16, 8], |index| (index[0] * 3 + index[1]) as f32);
-/// let bytes = NamedTensors::to_bytes([("fc.weight", weight.view())])?;
-/// let model = NamedTensors::new(Source::from(bytes))?;
-/// let half = Rule { tensors: "*.weight".to_owned(), min_values: 0, chain: vec![Step::Dense { precision: Precision::F16 }] };
-/// let recipe = Recipe { seed: 7, rules: vec![half] };
-/// let (small, report) = recipe.compress(&model, &CompressOptions::default().limits(true))?;
-/// assert!(report.rows[0].limit_bits.is_none()); // nothing is beyond a tensor without error
-/// # let _ = small;
+/// let weight = ArrayD::from_shape_fn(vec![16, 8], |i| ((i[0] * 3 + i[1]) as f32).sin());
+/// let model = NamedTensors::from_bytes(NamedTensors::to_bytes([("fc.weight", weight.view())])?)?;
+/// // Inputs of the layer, under the name of its weight.
+/// let inputs = Array2::from_shape_fn((100, 8), |(n, i)| ((n * 7 + i * i) as f32).cos()).into_dyn();
+/// let inputs = NamedTensors::from_bytes(NamedTensors::to_bytes([("fc.weight", inputs.view())])?)?;
+///
+/// let recipe = Recipe::from_toml("[[rule]]\ntensors = \"*\"\nchain = [{ fixed_point = { bits = 3 } }]")?;
+/// let (_, report) = recipe.compress(&model, &CompressOptions::default().calibration(&inputs))?;
+/// assert!(report.rows[0].output_error < Some(report.rows[0].weight_error));
 /// # Ok::<(), taper::Error>(())
 /// ```
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Clone, Copy, Default)]
 #[non_exhaustive]
 pub struct CompressOptions<'a> {
     /// Inputs of layers, under the names of the weights that multiply them, each of shape (batch, in_features); for a
     /// convolution the patches, of in_channels · height · width values. Compressors that can then minimize
-    /// the error of the layer's output, and the report tells it.
+    /// the error of the layer's output. The report has the output error, and names steps that cannot use the inputs.
     pub calibration: Option<&'a NamedTensors>,
-    /// Which part of the model is compressed.
+    /// The part of the model that is compressed.
     pub shard: Shard,
-    /// Whether the report tells the limit of each tensor, which takes a second or so for each.
+    /// Whether the report has the rate-distortion limit of each tensor, which takes about a second for each.
     pub limits: bool,
+    /// Whether a tensor that its chain cannot compress is an error. By default the tensor is kept, and the report says why.
+    pub strict: bool,
+    /// Receives the progress ([`Stage::Model`], and the stages of the fits) and may stop the compression.
+    pub observer: Option<&'a dyn Observer>,
+}
+
+impl std::fmt::Debug for CompressOptions<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CompressOptions")
+            .field("calibration", &self.calibration)
+            .field("shard", &self.shard)
+            .field("limits", &self.limits)
+            .field("strict", &self.strict)
+            .field("observer", &self.observer.map(|_| "an observer"))
+            .finish()
+    }
 }
 
 impl<'a> CompressOptions<'a> {
-    /// The same with inputs of layers.
+    /// Sets the inputs of layers.
     #[must_use]
     pub fn calibration(self, calibration: &'a NamedTensors) -> Self {
         Self {
@@ -55,19 +71,77 @@ impl<'a> CompressOptions<'a> {
         }
     }
 
-    /// The same for a part of the model.
+    /// Sets the part of the model that is compressed.
     #[must_use]
     pub fn shard(self, shard: Shard) -> Self {
         Self { shard, ..self }
     }
 
-    /// The same with limits in the report, or without.
+    /// Sets whether the report has the limit of each tensor.
     #[must_use]
     pub fn limits(self, limits: bool) -> Self {
         Self { limits, ..self }
     }
 
-    fn moments(&self, name: &str) -> Result<Option<InputMoments>> {
+    /// Sets whether a tensor that its chain cannot compress is an error.
+    #[must_use]
+    pub fn strict(self, strict: bool) -> Self {
+        Self { strict, ..self }
+    }
+
+    /// Sets the observer.
+    #[must_use]
+    pub fn observer(self, observer: &'a dyn Observer) -> Self {
+        Self {
+            observer: Some(observer),
+            ..self
+        }
+    }
+
+    /// Checks that each input of the calibration belongs to a tensor of the model and fits it.
+    pub(super) fn check(&self, model: &NamedTensors) -> Result<()> {
+        let Some(calibration) = self.calibration else {
+            return Ok(());
+        };
+        let names: BTreeSet<&str> = model.names().collect();
+        for name in calibration.names() {
+            if !names.contains(name) {
+                return Err(Error::Unsupported {
+                    what: format!("calibration for {name}"),
+                    reason: "the model has no tensor of this name".to_owned(),
+                });
+            }
+            within(name, self.check_one(calibration, name, &model.data(name)?))?;
+        }
+        Ok(())
+    }
+
+    fn check_one(
+        &self,
+        calibration: &NamedTensors,
+        name: &str,
+        weights: &TensorData<'_>,
+    ) -> Result<()> {
+        let inputs = calibration.data(name)?;
+        let &[rows, features] = inputs.shape.as_slice() else {
+            return Err(Error::Dimensions {
+                what: "the inputs of a layer",
+                expected: "two axes, (batch, in_features)",
+                shape: inputs.shape.clone(),
+            });
+        };
+        if rows == 0 {
+            return Err(Error::NoInputs);
+        }
+        let expected: usize = weights.shape.iter().skip(1).product();
+        crate::check::same_shape(
+            "the inputs of a layer",
+            &[rows, expected],
+            &[rows, features],
+        )
+    }
+
+    pub(super) fn moments(&self, name: &str) -> Result<Option<InputMoments>> {
         let Some(calibration) = self.calibration else {
             return Ok(None);
         };
@@ -76,40 +150,76 @@ impl<'a> CompressOptions<'a> {
         }
         let inputs = calibration.get(name)?;
         let shape = inputs.shape().to_vec();
-        let inputs =
-            inputs
-                .into_dimensionality::<ndarray::Ix2>()
-                .map_err(|_| Error::Dimensions {
-                    what: "the inputs of a layer",
-                    expected: "two axes",
-                    shape,
-                })?;
+        let inputs = inputs
+            .into_dimensionality::<Ix2>()
+            .map_err(|_| Error::Dimensions {
+                what: "the inputs of a layer",
+                expected: "two axes, (batch, in_features)",
+                shape,
+            })?;
         let mut moments = InputMoments::new(inputs.ncols())?;
         moments.add(inputs.view())?;
         Ok(Some(moments))
     }
+
+    /// Reports that `done` of `count` tensors are done and that `name` is next.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stopped`] when the observer asks for it.
+    pub(super) fn progress(&self, name: Option<&str>, done: usize, count: usize) -> Result<()> {
+        let progress = Progress {
+            tensor: name,
+            stage: Stage::Model,
+            part: 0,
+            iteration: done,
+            max_iterations: count,
+            loss: 0.0,
+        };
+        match self.observer.map(|observer| observer.observe(&progress)) {
+            Some(answer) if answer.is_break() => Err(Error::Stopped {
+                what: "the compression of the model",
+            }),
+            _ => Ok(()),
+        }
+    }
 }
 
-/// What a model says of itself; of a container, what its model does.
-fn own_metadata(input: &NamedTensors) -> impl Iterator<Item = (&str, &str)> {
+/// Adds the name of the tensor to the progress of its fits.
+struct InTensor<'a> {
+    name: &'a str,
+    observer: &'a dyn Observer,
+}
+
+impl Observer for InTensor<'_> {
+    fn observe(&self, progress: &Progress<'_>) -> std::ops::ControlFlow<()> {
+        self.observer.observe(&Progress {
+            tensor: Some(self.name),
+            ..*progress
+        })
+    }
+}
+
+/// The metadata of the model itself, without the keys of a container.
+pub(super) fn own_metadata(input: &NamedTensors) -> impl Iterator<Item = (&str, &str)> {
     let metadata = input.metadata().iter();
     metadata
         .filter(|(key, _)| !key.starts_with(KEY))
         .map(|(key, value)| (key.as_str(), value.as_str()))
 }
 
-/// Where an error happened.
-fn within<T>(name: &str, result: Result<T>) -> Result<T> {
+/// Adds the name of the tensor to an error.
+pub(super) fn within<T>(name: &str, result: Result<T>) -> Result<T> {
     result.map_err(|error| match error {
-        error @ (Error::InTensor { .. } | Error::File { .. }) => error,
+        error @ (Error::InTensor { .. } | Error::File { .. } | Error::Stopped { .. }) => error,
         error => Error::InTensor {
             name: name.to_owned(),
-            error: Box::new(error),
+            source: Box::new(error),
         },
     })
 }
 
-/// ‖W − Ŵ‖² / ‖W‖²; of an all-zero tensor 0 or infinite.
+/// ‖W − Ŵ‖² / ‖W‖²; for an all-zero tensor 0 or infinite.
 fn relative_error(weights: &ArrayD<f32>, rebuilt: &ArrayD<f32>) -> f64 {
     let (mut error, mut norm) = (0.0, 0.0);
     for (&w, &r) in weights.iter().zip(rebuilt) {
@@ -120,133 +230,186 @@ fn relative_error(weights: &ArrayD<f32>, rebuilt: &ArrayD<f32>) -> f64 {
     if error == 0.0 { 0.0 } else { error / norm }
 }
 
-/// A compressed tensor and its errors.
-struct Made {
-    tensor: CompressedTensor,
-    weight_error: f64,
-    output_error: Option<f64>,
+/// A compressed tensor, its errors, and the steps that did not use the moments.
+#[derive(Clone)]
+pub(super) struct Made {
+    pub(super) tensor: CompressedTensor,
+    pub(super) weight_error: f64,
+    pub(super) output_error: Option<f64>,
+    pub(super) unused: Vec<String>,
 }
 
-fn make(
-    chain: &[Step],
-    weights: &ArrayD<f32>,
-    dtype: Dtype,
-    moments: Option<&InputMoments>,
-    seed: Seed,
-) -> Result<Made> {
-    let tensor = step::compress(chain, weights.view(), moments, seed)?.with_dtype(dtype);
-    let rebuilt = tensor.decompress()?;
-    let weight_error = relative_error(weights, &rebuilt);
-    let output_error = match moments {
-        Some(moments) if weights.ndim() >= 2 => {
-            let w = step::as_matrix(weights.view())?;
-            let r = step::as_matrix(rebuilt.view())?;
-            Some(moments.relative_output_error(w.view(), r.view())?)
+/// One tensor with all that its compression needs.
+pub(super) struct Task<'a> {
+    pub(super) name: &'a str,
+    pub(super) weights: ArrayD<f32>,
+    pub(super) dtype: Dtype,
+    pub(super) moments: Option<InputMoments>,
+    pub(super) seed: Seed,
+    pub(super) observer: Option<&'a dyn Observer>,
+}
+
+impl Task<'_> {
+    /// The result of a chain.
+    pub(super) fn make(&self, chain: &[Step]) -> Result<Made> {
+        let named = self.observer.map(|observer| InTensor {
+            name: self.name,
+            observer,
+        });
+        let mut context = FitContext::new();
+        context.inputs = self.moments.as_ref();
+        context.observer = named.as_ref().map(|observer| observer as &dyn Observer);
+        let ChainResult { tensor, unused } =
+            step::compress(chain, self.weights.view(), context, self.seed)?;
+        let tensor = tensor.with_dtype(self.dtype);
+        let rebuilt = tensor.decompress()?;
+        let output_error = match &self.moments {
+            Some(moments) if self.weights.ndim() >= 2 => {
+                let w = step::as_matrix(self.weights.view())?;
+                let r = step::as_matrix(rebuilt.view())?;
+                let error = moments.relative_output_error(w.view(), r.view())?;
+                // A layer whose output is zero over all inputs has no relative error of the output.
+                error.is_finite().then_some(error)
+            }
+            _ => None,
+        };
+        Ok(Made {
+            weight_error: relative_error(&self.weights, &rebuilt),
+            tensor,
+            output_error,
+            unused,
+        })
+    }
+
+    /// The least bits for a weight at the error of the tensor; `None` where there is no error or no limit.
+    fn limit(&self, made: &Made) -> Option<f64> {
+        let source = EmpiricalSource::of(self.weights.view()).ok()?;
+        let squares: f64 = self.weights.iter().map(|&w| f64::from(w).powi(2)).sum();
+        let values = self.weights.len() as f64;
+        let bits = made.tensor.artifact().storage().total() as f64 / values;
+        let gap = RateDistortionGap::at(bits, made.weight_error * squares / values, &source);
+        Some(gap.ok()?.limit_bits?.lower)
+    }
+
+    /// Completes a row of the report.
+    pub(super) fn describe(&self, made: &Made, row: &mut ReportRow, limits: bool) {
+        row.weight_error = made.weight_error;
+        row.output_error = made.output_error;
+        if limits {
+            row.limit_bits = self.limit(made);
         }
-        _ => None,
-    };
-    Ok(Made {
-        tensor,
-        weight_error,
-        output_error,
-    })
+        row.note_unused(&made.unused);
+    }
 }
 
-/// The least bits a weight at the error of a tensor, where there is an error and a limit.
-fn limit(weights: &ArrayD<f32>, made: &Made) -> Option<f64> {
-    let source = EmpiricalSource::of(weights.view()).ok()?;
-    let squares: f64 = weights.iter().map(|&w| f64::from(w).powi(2)).sum();
-    let values = weights.len() as f64;
-    let bits = made.tensor.artifact().storage().total() as f64 / values;
-    let gap = RateDistortionGap::at(bits, made.weight_error * squares / values, &source);
-    Some(gap.ok()?.limit_bits?.lower)
+impl ReportRow {
+    /// The row of a tensor that nothing has been done to.
+    pub(super) fn kept(name: &str, data: &TensorData<'_>) -> Self {
+        let bytes = data.bytes.len() as u64;
+        Self {
+            name: name.to_owned(),
+            method: chain_text(&[]),
+            shape: data.shape.clone(),
+            bytes_before: bytes,
+            bytes_after: bytes,
+            weight_error: 0.0,
+            output_error: None,
+            limit_bits: None,
+            notes: Vec::new(),
+        }
+    }
+
+    /// Notes the steps that did not use the moments.
+    pub(super) fn note_unused(&mut self, steps: &[String]) {
+        let notes = steps
+            .iter()
+            .map(|step| format!("{step} does not use the calibration"));
+        self.notes.extend(notes);
+    }
 }
 
 impl Recipe {
-    fn seed_of(&self, name: &str) -> Seed {
+    pub(super) fn seed_of(&self, name: &str) -> Seed {
         Seed::from(self.seed).derive_name(name)
     }
 
-    /// A tensor by its chain; none where it is kept.
+    /// A tensor compressed by its chain; `None` where it is kept.
     fn tensor(
         &self,
         name: &str,
         data: &TensorData<'_>,
         options: &CompressOptions<'_>,
-    ) -> Result<(Option<Made>, ReportRow)> {
+    ) -> Result<(Option<CompressedTensor>, ReportRow)> {
         let chain = self.chain(name, data)?;
-        let mut row = ReportRow {
-            name: name.to_owned(),
-            method: chain_text(chain),
-            shape: data.shape.clone(),
-            bytes_before: data.bytes.len() as u64,
-            bytes_after: data.bytes.len() as u64,
-            weight_error: 0.0,
-            output_error: None,
-            limit_bits: None,
-        };
+        let mut row = ReportRow::kept(name, data);
         if step::keeps(chain) {
             return Ok((None, row));
         }
-        let weights = data.to_f32()?;
-        let moments = options.moments(name)?;
-        let made = make(
-            chain,
-            &weights,
-            data.dtype,
-            moments.as_ref(),
-            self.seed_of(name),
-        )?;
-        row.weight_error = made.weight_error;
-        row.output_error = made.output_error;
-        if options.limits {
-            row.limit_bits = limit(&weights, &made);
+        let task = Task {
+            name,
+            weights: data.to_f32()?,
+            dtype: data.dtype,
+            moments: options.moments(name)?,
+            seed: self.seed_of(name),
+            observer: options.observer,
+        };
+        match task.make(chain) {
+            Ok(made) => {
+                row.method = chain_text(chain);
+                task.describe(&made, &mut row, options.limits);
+                Ok((Some(made.tensor), row))
+            }
+            Err(error) if options.strict => Err(error),
+            Err(error) => {
+                row.notes
+                    .push(format!("kept, since {} failed: {error}", chain_text(chain)));
+                Ok((None, row))
+            }
         }
-        Ok((Some(made), row))
     }
 
-    /// Compresses the tensors of a part one after the other, and hands each to `add`, which tells its bytes.
+    /// Compresses the tensors of a part one after the other, and hands each to `add`, which returns its bytes.
     fn each(
         &self,
         input: &NamedTensors,
         options: &CompressOptions<'_>,
         mut add: impl FnMut(&str, &TensorData<'_>, Option<CompressedTensor>) -> Result<u64>,
-        mut progress: impl FnMut(&ReportRow),
     ) -> Result<Report> {
         let mut report = Report {
             bytes_before: input.file_bytes(),
             ..Report::default()
         };
-        for name in options.shard.names(input)? {
-            let data = input.data(&name)?;
-            let (made, mut row) = within(&name, self.tensor(&name, &data, options))?;
-            row.bytes_after = add(&name, &data, made.map(|made| made.tensor))?;
-            progress(&row);
+        let names = options.shard.names(input)?;
+        for (done, name) in names.iter().enumerate() {
+            options.progress(Some(name), done, names.len())?;
+            let data = input.data(name)?;
+            let (tensor, mut row) = within(name, self.tensor(name, &data, options))?;
+            row.bytes_after = add(name, &data, tensor)?;
             report.rows.push(row);
         }
+        options.progress(None, names.len(), names.len())?;
         if options.shard.count() > 1 {
             report.bytes_before = report.rows.iter().map(|row| row.bytes_before).sum();
         }
         Ok(report)
     }
 
-    /// Compresses a model into the container `output`, one tensor at a time; `progress` is called after each.
+    /// Compresses a model into the container `output`, one tensor at a time.
     ///
-    /// In memory are at most one tensor of the model, what it rebuilds to, and what its compressor needs. The file is
-    /// there whole or not at all.
+    /// In memory are at most one tensor of the model, its decompressed form, and what its compressor needs. The file appears
+    /// complete or not at all.
     ///
     /// # Errors
     ///
-    /// [`Error::InTensor`] with what a compressor or a reader says, [`Error::File`], and those of
-    /// [`Recipe::check`].
+    /// As [`compress`](Self::compress), and [`Error::File`].
     pub fn compress_file(
         &self,
         input: &NamedTensors,
         output: impl AsRef<Path>,
         options: &CompressOptions<'_>,
-        mut progress: impl FnMut(&ReportRow),
     ) -> Result<Report> {
         self.check()?;
+        options.check(input)?;
         let mut writer = ContainerWriter::create(output)?;
         for (key, value) in own_metadata(input) {
             writer.metadata(key, value)?;
@@ -259,7 +422,7 @@ impl Recipe {
             Some(tensor) => writer.add(name, &Entry::Compressed(tensor)),
             None => writer.add_plain(name, data),
         };
-        let mut report = self.each(input, options, add, &mut progress)?;
+        let mut report = self.each(input, options, add)?;
         report.bytes_after = writer.finish()?;
         Ok(report)
     }
@@ -267,12 +430,11 @@ impl Recipe {
     /// Compresses a model in memory.
     ///
     /// ```
-    /// use taper::model::{CompressOptions, NamedTensors, Recipe, Source};
-    /// use taper::ndarray::{ArrayD, IxDyn};
+    /// use taper::model::{CompressOptions, NamedTensors, Recipe};
+    /// use taper::ndarray::ArrayD;
     ///
-    /// let weight = ArrayD::from_shape_fn(IxDyn(&[32, 64]), |i| ((i[0] * 3 + i[1]) as f32).sin());
-    /// let bytes = NamedTensors::to_bytes([("fc.weight", weight.view())])?;
-    /// let tensors = NamedTensors::new(Source::from(bytes))?;
+    /// let weight = ArrayD::from_shape_fn(vec![32, 64], |i| ((i[0] * 3 + i[1]) as f32).sin());
+    /// let tensors = NamedTensors::from_bytes(NamedTensors::to_bytes([("fc.weight", weight.view())])?)?;
     /// let recipe = Recipe::from_toml(
     ///     "[[rule]]\ntensors = \"*.weight\"\nchain = [{ fixed_point = { bits = 4 } }]",
     /// )?;
@@ -285,13 +447,16 @@ impl Recipe {
     ///
     /// # Errors
     ///
-    /// As [`compress_file`](Self::compress_file).
+    /// Those of [`Recipe::check`]; [`Error::InTensor`] with the error of a reader or of calibration that does not fit its
+    /// tensor, and with [`strict`](CompressOptions::strict) of a compressor; [`Error::Unsupported`] for calibration of a tensor
+    /// that the model does not have; [`Error::Stopped`] from the observer.
     pub fn compress(
         &self,
         input: &NamedTensors,
         options: &CompressOptions<'_>,
     ) -> Result<(CompressedModel, Report)> {
         self.check()?;
+        options.check(input)?;
         let mut model = CompressedModel::new();
         for (key, value) in own_metadata(input) {
             model.set_metadata(key, value)?;
@@ -305,152 +470,8 @@ impl Recipe {
             model.insert_entry(name, entry)?;
             Ok(bytes)
         };
-        let mut report = self.each(input, options, add, |_| {})?;
+        let mut report = self.each(input, options, add)?;
         report.bytes_after = model.file_bytes()?;
         Ok((model, report))
     }
-
-    /// The recipe that keeps a model within a budget: every candidate is tried on every tensor of two axes and
-    /// more, and [`allocate`] chooses among what was measured.
-    ///
-    /// Errors are those of the layer's output where its inputs are given, else of the weights, relative to what they are of,
-    /// times `sensitivity` of the tensor's name: with 1 for all, every tensor counts alike. A budget in bytes is
-    /// that of the whole file. Candidates that do not fit a tensor's shape are left out for it; it may
-    /// always be kept. The rules of the recipe name one tensor each.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::BudgetOutOfReach`], [`Error::InTensor`] for a tensor that is not finite, and what [`allocate`] says of a
-    /// sensitivity that is negative or not finite.
-    pub fn for_budget(
-        input: &NamedTensors,
-        candidates: &[Vec<Step>],
-        budget: Budget,
-        seed: u64,
-        options: &CompressOptions<'_>,
-        sensitivity: impl Fn(&str) -> f64,
-        mut progress: impl FnMut(&str),
-    ) -> Result<Self> {
-        let recipe = Self {
-            seed,
-            rules: Vec::new(),
-        };
-        for chain in candidates {
-            step::check_chain(chain)?;
-        }
-        let mut fixed = Assembler::new(std::io::sink());
-        for (key, value) in own_metadata(input) {
-            fixed.metadata(key, value)?;
-        }
-        let empty = Assembler::new(std::io::sink()).file_bytes()?;
-        let mut layers: Vec<(String, Vec<Vec<Step>>)> = Vec::new();
-        let mut points: Vec<Vec<RatePoint>> = Vec::new();
-        for name in input.names() {
-            let data = input.data(name)?;
-            if !data.is_float() || data.shape.len() < 2 || data.bytes.is_empty() {
-                fixed.plain(name, &data)?;
-                progress(name);
-                continue;
-            }
-            let weights = data.to_f32()?;
-            within(name, crate::check::finite("the weights", &weights.view()))?;
-            let moments = within(name, options.moments(name))?;
-            // Offsets in the header grow with the file; the measure is that of a file of this tensor alone.
-            let cost = |assembler: Assembler<std::io::Sink>| {
-                let arrays = assembler.arrays() as u64;
-                Ok::<_, Error>((assembler.file_bytes()? - empty) + OFFSETS * arrays)
-            };
-            let mut alone = Assembler::new(std::io::sink());
-            alone.plain(name, &data)?;
-            let mut chains = vec![vec![Step::Keep]];
-            let mut measured = vec![RatePoint {
-                bytes: cost(alone)?,
-                error: 0.0,
-            }];
-            for chain in candidates {
-                let seed = recipe.seed_of(name);
-                let made = make(chain, &weights, data.dtype, moments.as_ref(), seed);
-                let Ok(made) = made else { continue };
-                let mut alone = Assembler::new(std::io::sink());
-                alone.entry(name, &Entry::Compressed(made.tensor))?;
-                let error = made.output_error.unwrap_or(made.weight_error);
-                measured.push(RatePoint {
-                    bytes: cost(alone)?,
-                    error: error * sensitivity(name),
-                });
-                chains.push(chain.clone());
-            }
-            layers.push((name.to_owned(), chains));
-            points.push(measured);
-            progress(name);
-        }
-        let budget = match budget {
-            Budget::Bytes(bytes) => {
-                let arrays = fixed.arrays() as u64;
-                let fixed = fixed.file_bytes()? + OFFSETS * arrays;
-                let left = bytes.checked_sub(fixed);
-                Budget::Bytes(left.ok_or(Error::BudgetOutOfReach {
-                    what: "bytes",
-                    budget: bytes as f64,
-                    least: fixed as f64,
-                })?)
-            }
-            error @ Budget::Error(_) => error,
-        };
-        let chosen = allocate(&points, budget)?;
-        let mut rules = Vec::new();
-        for ((name, chains), index) in layers.into_iter().zip(chosen) {
-            rules.push(Rule {
-                tensors: glob::Pattern::escape(&name),
-                min_values: 0,
-                chain: chains.into_iter().nth(index).unwrap_or_default(),
-            });
-        }
-        Ok(Self { seed, rules })
-    }
-}
-
-/// What two offsets of an array may take more in a header than in one of that array alone.
-const OFFSETS: u64 = 24;
-
-/// Candidates for [`Recipe::for_budget`]: fixed point of 2 to 8 bits, product quantization of 1 to 4 bits a weight, and
-/// pruned weights in clusters.
-///
-/// ```
-/// let candidates = taper::model::default_candidates();
-/// assert!(candidates.iter().all(|chain| !chain.is_empty()));
-/// ```
-#[must_use]
-pub fn default_candidates() -> Vec<Vec<Step>> {
-    let fixed_point = |bits| Step::FixedPoint {
-        bits,
-        symmetry: Default::default(),
-        granularity: crate::quantize::fixed_point::Granularity::PerRow,
-        range: crate::quantize::fixed_point::Range::SquaredError,
-        precision: crate::Precision::F16,
-    };
-    let product = |width, centroids| Step::Product {
-        width,
-        centroids,
-        axis: crate::quantize::product::SplitAxis::In,
-        codebook: crate::quantize::product::Codebook::Shared,
-        precision: crate::Precision::F16,
-        stages: 1,
-        rotate: false,
-    };
-    let prune = |keep| Step::Prune {
-        keep: crate::prune::Keep::Fraction(keep),
-        precision: crate::Precision::F16,
-    };
-    let mut candidates: Vec<Vec<Step>> = [2, 3, 4, 5, 6, 8]
-        .into_iter()
-        .map(|bits| vec![fixed_point(bits)])
-        .collect();
-    for (width, centroids) in [(8, 256), (4, 64), (4, 256), (2, 32), (2, 64), (2, 256)] {
-        candidates.push(vec![product(width, centroids)]);
-    }
-    for keep in [0.1, 0.2, 0.4] {
-        candidates.push(vec![prune(keep), product(1, 16)]);
-    }
-    candidates
 }

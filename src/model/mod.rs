@@ -28,6 +28,7 @@
 
 mod allocate;
 mod artifact;
+mod budget;
 mod compress;
 #[cfg(test)]
 mod compress_tests;
@@ -45,9 +46,10 @@ mod tensors;
 #[cfg(test)]
 mod tests;
 
-pub use allocate::{Budget, RatePoint, allocate};
+pub use allocate::{Limit, RatePoint, allocate};
 pub use artifact::{Artifact, Attributes, CodeLayout, CodeMeaning, Registry, Stored, StoredPart};
-pub use compress::{CompressOptions, default_candidates};
+pub use budget::{Budget, default_candidates};
+pub use compress::CompressOptions;
 pub use compressed::{CompressedModel, CompressedTensor, Entry};
 pub use container::{Container, ContainerWriter};
 pub use kinds::{Dense, FactoredMatrix, FactoredTensor, SparseQuantized};

@@ -71,6 +71,9 @@ pub struct Recipe {
 pub struct Rule {
     /// The pattern of the names.
     pub tensors: String,
+    /// Patterns of names that this rule does not match.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub except: Vec<String>,
     /// Tensors of fewer values are not matched.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub min_values: usize,
@@ -83,12 +86,26 @@ fn is_zero(value: &usize) -> bool {
     *value == 0
 }
 
+/// The pattern of a text.
+pub(super) fn pattern(text: &str) -> Result<Pattern> {
+    Pattern::new(text).map_err(|error| Error::Recipe {
+        line: 0,
+        problem: format!("the pattern {text:?}: {}", error.msg),
+    })
+}
+
 impl Rule {
-    fn pattern(&self) -> Result<Pattern> {
-        Pattern::new(&self.tensors).map_err(|error| Error::Recipe {
-            line: 0,
-            problem: format!("the pattern {:?}: {}", self.tensors, error.msg),
-        })
+    /// Whether the rule matches the name of a tensor.
+    fn matches(&self, name: &str) -> Result<bool> {
+        if !pattern(&self.tensors)?.matches(name) {
+            return Ok(false);
+        }
+        for except in &self.except {
+            if pattern(except)?.matches(name) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 
@@ -172,7 +189,9 @@ impl Recipe {
     /// [`Error::Recipe`] and [`Error::Unsupported`].
     pub fn check(&self) -> Result<()> {
         for rule in &self.rules {
-            rule.pattern()?;
+            for text in std::iter::once(&rule.tensors).chain(&rule.except) {
+                pattern(text)?;
+            }
             step::check_chain(&rule.chain)?;
         }
         Ok(())
@@ -194,7 +213,7 @@ impl Recipe {
                     && values != Some(0)
                     && (tensor.shape.len() >= 2 || !step::needs_matrix(&rule.chain)));
             let large = values.is_none_or(|values| values >= rule.min_values);
-            if fits && large && rule.pattern()?.matches(name) {
+            if fits && large && rule.matches(name)? {
                 return Ok(&rule.chain);
             }
         }

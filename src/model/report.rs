@@ -44,6 +44,8 @@ pub struct ReportRow {
     /// their own histogram: a scale and no promise, see [`RateDistortionGap`](crate::limit::RateDistortionGap). Where
     /// [`CompressOptions::limits`](super::CompressOptions::limits) asked for it.
     pub limit_bits: Option<f64>,
+    /// Why the tensor was kept although a chain was chosen for it, and which steps did not use the calibration.
+    pub notes: Vec<String>,
 }
 
 impl ReportRow {

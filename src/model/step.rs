@@ -1,199 +1,155 @@
-//! One step of a recipe, and what a chain of them does to a tensor.
+//! One step of a recipe, and the result of a chain of steps on a tensor.
 
 use std::fmt;
 use std::sync::Arc;
 
-use ndarray::{ArrayView2, ArrayViewD, CowArray, Ix2, Ix4};
+use ndarray::{ArrayView2, ArrayView4, ArrayViewD, CowArray, Ix2, Ix4};
 use serde::{Deserialize, Serialize};
 
 use super::artifact::Artifact;
 use super::compressed::CompressedTensor;
 use super::kinds::{Dense, FactoredMatrix, FactoredTensor, SparseQuantized};
 use crate::factorize::Rank;
-use crate::factorize::convolution::Tucker2;
-use crate::factorize::cp::CpAls;
+use crate::factorize::convolution::{Tucker2, TuckerSize};
+use crate::factorize::cp::{CpAdmm, CpAls};
 use crate::factorize::svd::TruncatedSvd;
-use crate::prune::{Keep, MagnitudePruner, Scope, Sparsity};
+use crate::prune::{Keep, MagnitudePruner, Sparsity};
 use crate::quantize::binary::{Binarizer, Scaling};
-use crate::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range, Symmetry};
+use crate::quantize::fixed_point::{FixedPointQuantizer, Granularity};
 use crate::quantize::product::{
-    Codebook, OptimizedProductQuantizer, ProductQuantizer, ResidualQuantizer, SplitAxis,
+    Codebook, OptimizedProductQuantizer, ProductQuantizer, ResidualQuantizer, Split, SplitAxis,
 };
 use crate::quantize::trellis::TrellisQuantizer;
 use crate::{
-    Compressed, Error, Factorizer, InputMoments, Precision, Quantizer, Result, Seed, linalg,
+    Compressed, Error, Factorizer, FitContext, InputMoments, ParamError, Precision, Quantizer,
+    Result, Seed, linalg,
 };
 
 /// One compressor of a chain.
 ///
-/// Tensors of more than two axes are taken as matrices (first axis, all others) by all but `Cp`, `Tucker` and `Dense`.
-/// A chain is
+/// A step holds the compressor itself, so that a recipe has all its options with the same names and defaults. Most
+/// compressors convert into a step by `into()`.
 ///
-/// - `Keep`, `Dense`, `FixedPoint`, `Binary`, `Product`, `Trellis`, `Svd`, `Cp`, `Tucker` or `Prune` alone;
-/// - `Svd` or `Cp`, and then a quantizer (`FixedPoint`, `Binary`, `Product`, `Trellis`, `Dense`) of each factor;
-/// - `Prune`, and then a quantizer of the weights that are left, but for `Trellis`, which has no use for a list.
+/// Tensors of more than two axes are matrices (first axis, all others) for all steps but `SpatialSvd`, `Cp`, `CpAdmm`, `Tucker`
+/// and `Dense`. A chain is one of
+///
+/// - a single step;
+/// - `Svd`, `Cp` or `CpAdmm`, and then a quantizer (`Dense`, `FixedPoint`, `Binary`, `Product`, `Residual`, `RotatedProduct`,
+///   `Trellis`) of each factor;
+/// - `Prune`, and then a quantizer of the list of weights that are left. A list has no rows, so that the quantizer has one scale or
+///   codebook for all of it and sub-vectors of one value; `RotatedProduct` and `Trellis` do not apply.
+///
+/// The seed of a compressor is derived from the seed of the recipe, the name of the tensor, and the compressor's own seed.
 ///
 /// ```
 /// use taper::model::Step;
+/// use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity};
 ///
 /// let step: Step = serde_json::from_str(r#"{"fixed_point": {"bits": 4, "granularity": "per_row"}}"#).unwrap();
-/// assert_eq!(step.to_string(), "fixed_point 4");
+/// assert_eq!(step, FixedPointQuantizer::new(4).granularity(Granularity::PerRow).into());
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Step {
-    /// The tensor as it is, bit for bit.
+    /// Keeps the tensor as it is, bit for bit.
     Keep,
-    /// The tensor in another precision.
-    Dense {
-        /// In which its values are stored.
-        precision: Precision,
-    },
-    /// [`FixedPointQuantizer`].
-    FixedPoint {
-        /// Bits a weight, 1 to 16.
-        bits: u32,
-        /// Whether the grid has an offset.
-        #[serde(default)]
-        symmetry: Symmetry,
-        /// Whose a scale is.
-        #[serde(default)]
-        granularity: Granularity,
-        /// What the grid covers.
-        #[serde(default)]
-        range: Range,
-        /// In which scales and offsets are stored.
-        #[serde(default)]
-        precision: Precision,
-    },
-    /// [`Binarizer`].
-    Binary {
-        /// What signs are multiplied with.
-        #[serde(default)]
-        scaling: Scaling,
-        /// In which scales are stored.
-        #[serde(default)]
-        precision: Precision,
-    },
-    /// [`ProductQuantizer`], or with more than one stage [`ResidualQuantizer`].
-    Product {
-        /// The length of a sub-vector; must divide the axis.
-        width: usize,
-        /// The number of centroids of a codebook.
-        centroids: usize,
-        /// The axis that is split, the inputs unless told otherwise.
-        #[serde(default = "inputs")]
-        axis: SplitAxis,
-        /// Whose a codebook is, one for all unless told otherwise.
-        #[serde(default = "shared")]
-        codebook: Codebook,
-        /// In which centroids are stored.
-        #[serde(default)]
-        precision: Precision,
-        /// How many times what is left is quantized again.
-        #[serde(default = "one")]
-        stages: usize,
-        /// Whether sub-vectors are rotated first ([`OptimizedProductQuantizer`]); with one stage only.
-        #[serde(default)]
-        rotate: bool,
-    },
-    /// [`TrellisQuantizer`].
-    Trellis {
-        /// Of which all values are multiples. The error is near that of `FixedPoint` with a scale that is 1.76 times as large.
-        step: f64,
-        /// What a bit may cost in squared steps, from 0 to 16; near 0.3 files are shortest for their error.
-        #[serde(default)]
-        rate_weight: f64,
-        /// In which the step is stored.
-        #[serde(default)]
-        precision: Precision,
-    },
-    /// [`TruncatedSvd`].
-    Svd {
-        /// How many singular values are kept.
-        rank: Rank,
-        /// In which factors are stored, where no quantizer follows.
-        #[serde(default)]
-        precision: Precision,
-    },
-    /// [`CpAls`].
-    Cp {
-        /// How many terms.
-        rank: Rank,
-        /// In which factors are stored, where no quantizer follows.
-        #[serde(default)]
-        precision: Precision,
-    },
-    /// [`Tucker2`], of convolution kernels.
-    Tucker {
-        /// Channels on the output and the input side of the small kernel.
-        ranks: [usize; 2],
-        /// In which factors are stored.
-        #[serde(default)]
-        precision: Precision,
-    },
-    /// [`MagnitudePruner`], of single weights.
-    Prune {
-        /// How many are left.
-        keep: Keep,
-        /// In which they are stored, where no quantizer follows.
-        #[serde(default)]
-        precision: Precision,
-    },
+    /// Stores the tensor in another precision.
+    Dense(Precision),
+    /// Fixed point.
+    FixedPoint(FixedPointQuantizer),
+    /// Signs with scales.
+    Binary(Binarizer),
+    /// Product quantization.
+    Product(ProductQuantizer),
+    /// Product quantization in several stages.
+    Residual(ResidualQuantizer),
+    /// Product quantization of rotated sub-vectors.
+    RotatedProduct(OptimizedProductQuantizer),
+    /// Trellis codes.
+    Trellis(TrellisQuantizer),
+    /// Truncated singular value decomposition of a matrix.
+    Svd(TruncatedSvd),
+    /// Truncated singular value decomposition of a convolution's kernel into a vertical and a horizontal one.
+    SpatialSvd(TruncatedSvd),
+    /// CP decomposition by alternating least squares.
+    Cp(CpAls),
+    /// CP decomposition under constraints, by ADMM.
+    CpAdmm(CpAdmm),
+    /// Tucker-2 decomposition of a convolution's kernel.
+    Tucker(Tucker2),
+    /// Pruning of single weights.
+    Prune(MagnitudePruner),
 }
 
-fn inputs() -> SplitAxis {
-    SplitAxis::In
+macro_rules! from_compressor {
+    ($($variant:ident($compressor:ty)),* $(,)?) => {$(
+        impl From<$compressor> for Step {
+            fn from(compressor: $compressor) -> Self {
+                Self::$variant(compressor)
+            }
+        }
+    )*};
 }
 
-fn shared() -> Codebook {
-    Codebook::Shared
+from_compressor! {
+    Dense(Precision),
+    FixedPoint(FixedPointQuantizer),
+    Binary(Binarizer),
+    Product(ProductQuantizer),
+    Residual(ResidualQuantizer),
+    RotatedProduct(OptimizedProductQuantizer),
+    Trellis(TrellisQuantizer),
+    Svd(TruncatedSvd),
+    Cp(CpAls),
+    CpAdmm(CpAdmm),
+    Tucker(Tucker2),
+    Prune(MagnitudePruner),
 }
 
-fn one() -> usize {
-    1
+/// Groups and centroids of a product quantizer.
+struct Product<'a>(&'a ProductQuantizer);
+
+impl fmt::Display for Product<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.split {
+            Split::Width(width) => write!(f, "{width}x{}", self.0.centroids),
+            Split::Groups(groups) => write!(f, "{groups} groups x{}", self.0.centroids),
+        }
+    }
 }
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Keep => f.write_str("keep"),
-            Self::Dense { precision } => write!(f, "dense {}", precision.bits()),
-            Self::FixedPoint { bits, .. } => write!(f, "fixed_point {bits}"),
-            Self::Binary { .. } => f.write_str("binary"),
-            Self::Product {
-                width,
-                centroids,
-                stages,
-                rotate,
-                ..
-            } => {
-                write!(f, "product {width}x{centroids}")?;
-                if *rotate {
-                    f.write_str(" rotated")?;
-                }
-                if *stages > 1 {
-                    write!(f, "x{stages}")?;
+            Self::Dense(precision) => write!(f, "dense {}", precision.bits()),
+            Self::FixedPoint(q) => write!(f, "fixed_point {}", q.bits),
+            Self::Binary(_) => f.write_str("binary"),
+            Self::Product(q) => write!(f, "product {}", Product(q)),
+            Self::Residual(q) => write!(f, "residual {}x{}", Product(&q.quantizer), q.stages),
+            Self::RotatedProduct(q) => write!(f, "rotated_product {}", Product(&q.quantizer)),
+            Self::Trellis(q) => {
+                write!(f, "trellis {}", q.step)?;
+                if q.rate_weight > 0.0 {
+                    write!(f, " rate {}", q.rate_weight)?;
                 }
                 Ok(())
             }
-            Self::Trellis {
-                step, rate_weight, ..
-            } => {
-                write!(f, "trellis {step}")?;
-                if *rate_weight > 0.0 {
-                    write!(f, " rate {rate_weight}")?;
-                }
-                Ok(())
-            }
-            Self::Svd { rank, .. } => write!(f, "svd {}", rank_text(*rank)),
-            Self::Cp { rank, .. } => write!(f, "cp {}", rank_text(*rank)),
-            Self::Tucker { ranks: [p, q], .. } => write!(f, "tucker {p}x{q}"),
-            Self::Prune { keep, .. } => match keep {
-                Keep::Fraction(x) => write!(f, "prune {x}"),
-                Keep::Count(n) => write!(f, "prune {n}"),
-                Keep::Threshold(x) => write!(f, "prune >={x}"),
+            Self::Svd(svd) => write!(f, "svd {}", rank_text(svd.rank)),
+            Self::SpatialSvd(svd) => write!(f, "spatial_svd {}", rank_text(svd.rank)),
+            Self::Cp(cp) => write!(f, "cp {}", rank_text(cp.rank)),
+            Self::CpAdmm(cp) => write!(f, "cp_admm {}", rank_text(cp.rank)),
+            Self::Tucker(tucker) => match tucker.size {
+                TuckerSize::Ranks(p, q) => write!(f, "tucker {p}x{q}"),
+                TuckerSize::Energy(x) => write!(f, "tucker {x} of the energy"),
+                TuckerSize::Ratio(x) => write!(f, "tucker {x} times smaller"),
+            },
+            Self::Prune(pruner) => match pruner.sparsity {
+                Sparsity::Unstructured(Keep::Fraction(x)) => write!(f, "prune {x}"),
+                Sparsity::Unstructured(Keep::Count(n)) => write!(f, "prune {n}"),
+                Sparsity::Unstructured(Keep::Threshold(x)) => write!(f, "prune >={x}"),
+                Sparsity::NOfM { n, m } => write!(f, "prune {n}:{m}"),
             },
         }
     }
@@ -208,7 +164,7 @@ fn rank_text(rank: Rank) -> String {
     }
 }
 
-/// A chain in words.
+/// The steps of a chain as text, in order.
 pub(super) fn chain_text(chain: &[Step]) -> String {
     let steps: Vec<String> = chain.iter().map(Step::to_string).collect();
     if steps.is_empty() {
@@ -218,52 +174,90 @@ pub(super) fn chain_text(chain: &[Step]) -> String {
 }
 
 impl Step {
-    /// Whether this makes codes of a matrix.
+    /// Whether this step makes codes of a matrix.
     fn is_quantizer(&self) -> bool {
         matches!(
             self,
-            Self::Dense { .. }
-                | Self::FixedPoint { .. }
-                | Self::Binary { .. }
-                | Self::Product { .. }
-                | Self::Trellis { .. }
+            Self::Dense(_)
+                | Self::FixedPoint(_)
+                | Self::Binary(_)
+                | Self::Product(_)
+                | Self::Residual(_)
+                | Self::RotatedProduct(_)
+                | Self::Trellis(_)
         )
+    }
+
+    /// Checks the parameters of the compressor, as every call that uses it does.
+    ///
+    /// # Errors
+    ///
+    /// The first parameter that no input could make right.
+    pub fn validate(&self) -> Result<(), ParamError> {
+        match self {
+            Self::Keep | Self::Dense(_) => Ok(()),
+            Self::FixedPoint(q) => q.validate(),
+            Self::Binary(q) => q.validate(),
+            Self::Product(q) => q.validate(),
+            Self::Residual(q) => q.validate(),
+            Self::RotatedProduct(q) => q.validate(),
+            Self::Trellis(q) => q.validate(),
+            Self::Svd(svd) | Self::SpatialSvd(svd) => svd.validate(),
+            Self::Cp(cp) => cp.validate(),
+            Self::CpAdmm(cp) => cp.validate(),
+            Self::Tucker(tucker) => tucker.validate(),
+            Self::Prune(pruner) => pruner.validate(),
+        }
+    }
+
+    /// Why this quantizer cannot code the list of weights that pruning leaves, which has no rows and no neighbours.
+    fn unfit_for_list(&self) -> Option<&'static str> {
+        let product = |q: &ProductQuantizer| {
+            (q.split != Split::Width(1)
+                || q.axis != SplitAxis::In
+                || q.codebook != Codebook::Shared)
+                .then_some("needs width 1, axis in and a shared codebook after prune")
+        };
+        match self {
+            Self::Product(q) => product(q),
+            Self::Residual(q) => product(&q.quantizer),
+            Self::FixedPoint(q) if q.granularity != Granularity::PerTensor => {
+                Some("needs one scale per tensor after prune")
+            }
+            Self::Binary(q) if q.scaling == Scaling::PerRow => {
+                Some("needs one scale per tensor after prune")
+            }
+            Self::RotatedProduct(_) | Self::Trellis(_) => Some("does not code a list of weights"),
+            other if !other.is_quantizer() => Some("is no quantizer"),
+            _ => None,
+        }
     }
 }
 
-/// Errs for chains that mean nothing.
+/// Checks that a chain is one of those that [`Step`] lists, with valid parameters.
 pub(super) fn check_chain(chain: &[Step]) -> Result<()> {
-    let both = |step: &Step| {
-        matches!(
-            step,
-            Step::Product {
-                stages: 2..,
-                rotate: true,
-                ..
-            }
-        )
+    let unsupported = |reason: String| {
+        Err(Error::Unsupported {
+            what: format!("the chain {}", chain_text(chain)),
+            reason,
+        })
     };
-    let sound = match chain {
-        chain if chain.iter().any(both) => false,
-        [] | [_] => true,
-        [Step::Svd { .. } | Step::Cp { .. }, second] => second.is_quantizer(),
-        // The weights that are left are a list: no part of it has a row or a sub-vector of its own.
-        [Step::Prune { .. }, second] => match second {
-            Step::Product { width, rotate, .. } => *width == 1 && !rotate,
-            Step::FixedPoint { granularity, .. } => *granularity == Granularity::PerTensor,
-            Step::Binary { scaling, .. } => *scaling != Scaling::PerRow,
-            Step::Trellis { .. } => false,
-            other => other.is_quantizer(),
-        },
-        _ => false,
-    };
-    if sound {
-        return Ok(());
+    for step in chain {
+        step.validate()?;
     }
-    Err(Error::Unsupported {
-        what: format!("the chain {}", chain_text(chain)),
-        reason: "it is none of those that Step lists".to_owned(),
-    })
+    match chain {
+        [] | [_] => Ok(()),
+        [Step::Svd(_) | Step::Cp(_) | Step::CpAdmm(_), second] if second.is_quantizer() => Ok(()),
+        [Step::Svd(_) | Step::Cp(_) | Step::CpAdmm(_), second] => {
+            unsupported(format!("{second} is no quantizer of factors"))
+        }
+        [Step::Prune(_), second] => match second.unfit_for_list() {
+            None => Ok(()),
+            Some(reason) => unsupported(format!("{second} {reason}")),
+        },
+        [first, _] => unsupported(format!("no step can follow {first}")),
+        _ => unsupported("a chain has at most two steps".to_owned()),
+    }
 }
 
 /// Whether a chain changes nothing.
@@ -273,100 +267,224 @@ pub(super) fn keeps(chain: &[Step]) -> bool {
 
 /// Whether a chain needs a tensor of at least two axes.
 pub(super) fn needs_matrix(chain: &[Step]) -> bool {
-    !keeps(chain) && !matches!(chain, [Step::Dense { .. }])
+    !keeps(chain) && !matches!(chain, [Step::Dense(_)])
 }
 
-/// With the moments where the compressor has a use for them.
-fn guided<T>(
-    inputs: Option<&InputMoments>,
-    compress: impl Fn(Option<&InputMoments>) -> Result<T>,
-) -> Result<T> {
-    match compress(inputs) {
-        Err(Error::MomentsUnused { .. }) => compress(None),
-        result => result,
-    }
-}
-
-fn quantize(
-    step: &Step,
-    matrix: ArrayView2<'_, f32>,
-    inputs: Option<&InputMoments>,
+/// One tensor on its way through a chain.
+struct Fit<'a> {
+    context: FitContext<'a>,
     seed: Seed,
-) -> Result<Arc<dyn Artifact>> {
-    Ok(match *step {
-        Step::Dense { precision } => Arc::new(Dense::new(matrix.into_dyn(), precision)?),
-        Step::FixedPoint {
-            bits,
-            symmetry,
-            granularity,
-            range,
-            precision,
-        } => {
-            let quantizer = FixedPointQuantizer::new(bits)
-                .symmetry(symmetry)
-                .granularity(granularity)
-                .range(range)
-                .precision(precision);
-            Arc::new(guided(inputs, |inputs| {
-                quantizer.quantize_with(matrix, inputs)
-            })?)
+    /// The steps that could not use the moments they were given.
+    unused: Vec<String>,
+}
+
+impl Fit<'_> {
+    /// The seed of a compressor in this place: that of the tensor, changed by the compressor's own where it has one.
+    fn seed(&self, own: Seed) -> Seed {
+        if own == Seed::default() {
+            self.seed
+        } else {
+            self.seed.derive(own.value())
         }
-        Step::Binary { scaling, precision } => {
-            let quantizer = Binarizer::new().scaling(scaling).precision(precision);
-            Arc::new(guided(inputs, |inputs| {
-                quantizer.quantize_with(matrix, inputs)
-            })?)
+    }
+
+    /// The result of `compress` with the context; without moments, and with a note, where the compressor cannot use them.
+    fn guided<T>(
+        &mut self,
+        step: &Step,
+        compress: impl Fn(FitContext<'_>) -> Result<T>,
+    ) -> Result<T> {
+        match compress(self.context) {
+            Err(Error::MomentsUnused { .. }) => {
+                self.note(step);
+                compress(self.context.without_inputs())
+            }
+            result => result,
         }
-        Step::Trellis {
-            step,
-            rate_weight,
-            precision,
-        } => {
-            let quantizer = TrellisQuantizer::new(step)
-                .rate_weight(rate_weight)
-                .precision(precision);
-            Arc::new(guided(inputs, |inputs| {
-                quantizer.quantize_with(matrix, inputs)
-            })?)
+    }
+
+    /// Notes that a step did not use the moments, if there are any.
+    fn note(&mut self, step: &Step) {
+        if self.context.inputs.is_some() {
+            self.unused.push(step.to_string());
         }
-        Step::Product {
-            width,
-            centroids,
-            axis,
-            codebook,
-            precision,
-            stages,
-            rotate,
-        } => {
-            let quantizer = ProductQuantizer::with_width(width)
-                .centroids(centroids)
-                .axis(axis)
-                .codebook(codebook)
-                .precision(precision)
-                .seed(seed);
-            if rotate {
-                let quantizer = OptimizedProductQuantizer::new(quantizer);
-                Arc::new(guided(inputs, |inputs| {
-                    quantizer.quantize_with(matrix, inputs)
-                })?)
-            } else if stages == 1 {
-                Arc::new(guided(inputs, |inputs| {
-                    quantizer.quantize_with(matrix, inputs)
-                })?)
-            } else {
-                let quantizer = ResidualQuantizer::new(quantizer, stages);
-                Arc::new(guided(inputs, |inputs| {
-                    quantizer.quantize_with(matrix, inputs)
-                })?)
+    }
+
+    /// The same tensor in another place of the chain, with the moments of that place.
+    fn part<T>(
+        &mut self,
+        inputs: Option<&InputMoments>,
+        seed: Seed,
+        run: impl FnOnce(&mut Fit<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let mut part = Fit {
+            context: FitContext {
+                inputs,
+                ..self.context
+            },
+            seed,
+            unused: Vec::new(),
+        };
+        let result = run(&mut part)?;
+        for step in part.unused {
+            if !self.unused.contains(&step) {
+                self.unused.push(step);
             }
         }
-        _ => {
-            return Err(Error::Unsupported {
-                what: step.to_string(),
-                reason: "it is no quantizer".to_owned(),
-            });
+        Ok(result)
+    }
+
+    fn quantize(&mut self, step: &Step, matrix: ArrayView2<'_, f32>) -> Result<Arc<dyn Artifact>> {
+        let with_seed = |q: &ProductQuantizer, seed| q.clone().seed(seed);
+        Ok(match step {
+            Step::Dense(precision) => {
+                self.note(step);
+                Arc::new(Dense::new(matrix.into_dyn(), *precision)?)
+            }
+            Step::FixedPoint(q) => {
+                Arc::new(self.guided(step, |context| q.quantize_with(matrix, context))?)
+            }
+            Step::Binary(q) => {
+                let mut q = q.clone();
+                q.stochastic = q.stochastic.map(|own| self.seed(own));
+                Arc::new(self.guided(step, |context| q.quantize_with(matrix, context))?)
+            }
+            Step::Trellis(q) => {
+                Arc::new(self.guided(step, |context| q.quantize_with(matrix, context))?)
+            }
+            Step::Product(q) => {
+                let q = with_seed(q, self.seed(q.seed));
+                Arc::new(self.guided(step, |context| q.quantize_with(matrix, context))?)
+            }
+            Step::Residual(q) => {
+                let mut q = q.clone();
+                q.quantizer.seed = self.seed(q.quantizer.seed);
+                Arc::new(self.guided(step, |context| q.quantize_with(matrix, context))?)
+            }
+            Step::RotatedProduct(q) => {
+                let mut q = q.clone();
+                q.quantizer.seed = self.seed(q.quantizer.seed);
+                Arc::new(self.guided(step, |context| q.quantize_with(matrix, context))?)
+            }
+            other => {
+                return Err(Error::Unsupported {
+                    what: other.to_string(),
+                    reason: "it is no quantizer".to_owned(),
+                });
+            }
+        })
+    }
+
+    fn svd(
+        &mut self,
+        step: &Step,
+        svd: &TruncatedSvd,
+        matrix: ArrayView2<'_, f32>,
+    ) -> Result<crate::factorize::svd::LowRankMatrix<f32>> {
+        let svd = svd.seed(self.seed(svd.seed));
+        self.guided(step, |context| svd.factorize_with(matrix, context))
+    }
+
+    fn cp(
+        &mut self,
+        step: &Step,
+        weights: ArrayViewD<'_, f32>,
+    ) -> Result<crate::factorize::cp::CpTensor<f32>> {
+        match step {
+            Step::Cp(cp) => {
+                let cp = cp.clone().seed(self.seed(cp.seed));
+                self.guided(step, |context| cp.factorize_with(weights.view(), context))
+            }
+            Step::CpAdmm(cp) => {
+                let cp = cp.clone().seed(self.seed(cp.seed));
+                self.guided(step, |context| cp.factorize_with(weights.view(), context))
+            }
+            other => unreachable!("{other} is no CP decomposition"),
         }
-    })
+    }
+
+    fn chain(&mut self, chain: &[Step], weights: ArrayViewD<'_, f32>) -> Result<Arc<dyn Artifact>> {
+        let matrix = || as_matrix(weights.view());
+        Ok(match chain {
+            [step @ Step::Dense(precision)] => {
+                self.note(step);
+                Arc::new(Dense::new(weights.view(), *precision)?)
+            }
+            [step @ Step::Svd(svd)] => Arc::new(self.svd(step, svd, matrix()?.view())?),
+            [step @ Step::Svd(svd), quantizer] => {
+                let product = self.svd(step, svd, matrix()?.view())?;
+                let (inputs, seed) = (self.context.inputs, self.seed);
+                let right = self.part(inputs, seed.derive_name("right"), |part| {
+                    part.quantize(quantizer, product.right())
+                })?;
+                let inner = inputs.map(|inputs| passed_on(inputs, &*right));
+                let inner = inner.transpose()?;
+                let left = self.part(inner.as_ref(), seed.derive_name("left"), |part| {
+                    part.quantize(quantizer, product.left())
+                })?;
+                Arc::new(FactoredMatrix::of(left, right)?)
+            }
+            [step @ Step::SpatialSvd(svd)] => {
+                let kernel = as_kernel(&weights)?;
+                let svd = svd.seed(self.seed(svd.seed));
+                Arc::new(self.guided(step, |context| svd.factorize_with(kernel, context))?)
+            }
+            [step @ (Step::Cp(_) | Step::CpAdmm(_))] => Arc::new(self.cp(step, weights)?),
+            [step @ (Step::Cp(_) | Step::CpAdmm(_)), quantizer] => {
+                let cp = self.cp(step, weights)?;
+                // The terms' weights go into the factors in equal shares.
+                let axes = cp.factors().len() as f32;
+                let share = cp.weights().mapv(|weight| weight.abs().powf(1.0 / axes));
+                let signs = cp
+                    .weights()
+                    .mapv(|weight| if weight < 0.0 { -1.0 } else { 1.0 });
+                let seed = self.seed;
+                let factors = cp.factors().iter().enumerate().map(|(axis, factor)| {
+                    let scaled = factor * &share;
+                    let scaled = if axis == 0 { scaled * &signs } else { scaled };
+                    // The factors of a CP decomposition have no inputs of their own.
+                    self.part(None, seed.derive(axis as u64), |part| {
+                        part.quantize(quantizer, scaled.view())
+                    })
+                });
+                let factors = factors.collect::<Result<_>>()?;
+                Arc::new(FactoredTensor::of(factors)?)
+            }
+            [step @ Step::Tucker(tucker)] => {
+                let kernel = as_kernel(&weights)?;
+                Arc::new(self.guided(step, |context| tucker.factorize_with(kernel, context))?)
+            }
+            [step @ Step::Prune(pruner)] => {
+                let matrix = matrix()?;
+                Arc::new(self.guided(step, |context| {
+                    pruner.prune_matrix_with(matrix.view(), context)
+                })?)
+            }
+            [step @ Step::Prune(pruner), quantizer] => {
+                let matrix = matrix()?;
+                let pruned = self.guided(step, |context| {
+                    pruner.prune_matrix_with(matrix.view(), context)
+                })?;
+                let left = pruned.decompress()?;
+                let left = as_matrix(left.view())?;
+                self.note(quantizer);
+                let seed = self.seed;
+                self.part(None, seed, |part| {
+                    let list = SparseQuantized::of(left.view(), |values| {
+                        part.quantize(quantizer, values)
+                    })?;
+                    Ok(Arc::new(list))
+                })?
+            }
+            [quantizer] => self.quantize(quantizer, matrix()?.view())?,
+            _ => {
+                return Err(Error::Unsupported {
+                    what: format!("the chain {}", chain_text(chain)),
+                    reason: "it keeps the tensor".to_owned(),
+                });
+            }
+        })
+    }
 }
 
 /// A tensor as a matrix (first axis, all others), copied only where its order in memory is another one.
@@ -388,7 +506,16 @@ pub(super) fn as_matrix(weights: ArrayViewD<'_, f32>) -> Result<CowArray<'_, f32
     linalg::as_matrix(weights, (*rows, columns)).ok_or_else(dimensions)
 }
 
-/// The moments of what a factor's product gives to the next one, R M Rᵀ.
+fn as_kernel<'a>(weights: &'a ArrayViewD<'_, f32>) -> Result<ArrayView4<'a, f32>> {
+    let kernel = weights.view().into_dimensionality::<Ix4>();
+    kernel.map_err(|_| Error::Dimensions {
+        what: "a convolution kernel",
+        expected: "four axes",
+        shape: weights.shape().to_vec(),
+    })
+}
+
+/// The moments of the outputs of a factor, R M Rᵀ, which are the inputs of the next factor.
 fn passed_on(inputs: &InputMoments, right: &dyn Artifact) -> Result<InputMoments> {
     let right = right.decompress()?;
     let right = as_matrix(right.view())?.mapv(f64::from);
@@ -398,127 +525,30 @@ fn passed_on(inputs: &InputMoments, right: &dyn Artifact) -> Result<InputMoments
     InputMoments::from_matrix(symmetric.view(), inputs.count())
 }
 
-/// What a chain makes of a tensor.
-///
-/// `seed` is the tensor's own.
+/// The result of a chain on a tensor.
+pub(super) struct ChainResult {
+    pub(super) tensor: CompressedTensor,
+    /// The steps that could not use the moments they were given.
+    pub(super) unused: Vec<String>,
+}
+
+/// Compresses a tensor by a chain. `seed` is the tensor's own.
 pub(super) fn compress(
     chain: &[Step],
     weights: ArrayViewD<'_, f32>,
-    inputs: Option<&InputMoments>,
+    context: FitContext<'_>,
     seed: Seed,
-) -> Result<CompressedTensor> {
+) -> Result<ChainResult> {
     check_chain(chain)?;
     let shape = weights.shape().to_vec();
-    let matrix = || as_matrix(weights.view());
-    let artifact: Arc<dyn Artifact> = match chain {
-        [Step::Dense { precision }] => Arc::new(Dense::new(weights.view(), *precision)?),
-        [Step::Svd { rank, precision }] => {
-            let svd = TruncatedSvd::new(*rank).precision(*precision).seed(seed);
-            let matrix = matrix()?;
-            Arc::new(guided(inputs, |inputs| {
-                svd.factorize_with(matrix.view(), inputs)
-            })?)
-        }
-        [Step::Svd { rank, .. }, quantizer] => {
-            let svd = TruncatedSvd::new(*rank).seed(seed);
-            let matrix = matrix()?;
-            let product = guided(inputs, |inputs| svd.factorize_with(matrix.view(), inputs))?;
-            let right = quantize(
-                quantizer,
-                product.right(),
-                inputs,
-                seed.derive_name("right"),
-            )?;
-            let inner = inputs
-                .map(|inputs| passed_on(inputs, &*right))
-                .transpose()?;
-            let left = quantize(
-                quantizer,
-                product.left(),
-                inner.as_ref(),
-                seed.derive_name("left"),
-            )?;
-            Arc::new(FactoredMatrix::of(left, right)?)
-        }
-        [Step::Cp { rank, precision }] => {
-            let cp = CpAls::new(*rank).precision(*precision).seed(seed);
-            Arc::new(cp.factorize(weights.view())?)
-        }
-        [Step::Cp { rank, .. }, quantizer] => {
-            let cp = CpAls::new(*rank).seed(seed).factorize(weights.view())?;
-            // The terms' weights go into the factors in equal shares.
-            let axes = cp.factors().len() as f32;
-            let share = cp.weights().mapv(|weight| weight.abs().powf(1.0 / axes));
-            let signs = cp
-                .weights()
-                .mapv(|weight| if weight < 0.0 { -1.0 } else { 1.0 });
-            let factors = cp.factors().iter().enumerate().map(|(axis, factor)| {
-                let scaled = factor * &share;
-                let scaled = if axis == 0 { scaled * &signs } else { scaled };
-                quantize(quantizer, scaled.view(), None, seed.derive(axis as u64))
-            });
-            Arc::new(FactoredTensor::of(factors.collect::<Result<_>>()?)?)
-        }
-        [
-            Step::Tucker {
-                ranks: [p, q],
-                precision,
-            },
-        ] => {
-            let shape = shape.clone();
-            let kernel = weights.view().into_dimensionality::<Ix4>();
-            let kernel = kernel.map_err(|_| Error::Dimensions {
-                what: "a convolution kernel",
-                expected: "four axes",
-                shape,
-            })?;
-            let tucker = Tucker2::ranks(*p, *q).precision(*precision);
-            Arc::new(guided(inputs, |inputs| {
-                tucker.factorize_with(kernel, inputs)
-            })?)
-        }
-        [Step::Prune { keep, precision }] => {
-            let pruner = MagnitudePruner::new(Sparsity::Unstructured(*keep))
-                .scope(Scope::Layer)
-                .precision(*precision);
-            let pruner = crate::ParamGuard::check(pruner)?;
-            Arc::new(pruner.prune_matrix(matrix()?.view())?)
-        }
-        [Step::Prune { keep, .. }, quantizer] => {
-            let pruner = MagnitudePruner::new(Sparsity::Unstructured(*keep)).scope(Scope::Layer);
-            let pruner = crate::ParamGuard::check(pruner)?;
-            let left = pruner.prune_matrix(matrix()?.view())?.decompress()?;
-            let left = as_matrix(left.view())?;
-            // The list of weights has one column, which is the axis of sub-vectors of length one.
-            let quantizer = match quantizer.clone() {
-                Step::Product {
-                    width,
-                    centroids,
-                    precision,
-                    stages,
-                    ..
-                } => Step::Product {
-                    width,
-                    centroids,
-                    axis: SplitAxis::In,
-                    codebook: Codebook::Shared,
-                    precision,
-                    stages,
-                    rotate: false,
-                },
-                other => other,
-            };
-            Arc::new(SparseQuantized::of(left.view(), |values| {
-                quantize(&quantizer, values, None, seed)
-            })?)
-        }
-        [quantizer] => quantize(quantizer, matrix()?.view(), inputs, seed)?,
-        _ => {
-            return Err(Error::Unsupported {
-                what: format!("the chain {}", chain_text(chain)),
-                reason: "it keeps the tensor".to_owned(),
-            });
-        }
+    let mut fit = Fit {
+        context,
+        seed,
+        unused: Vec::new(),
     };
-    CompressedTensor::of(artifact).with_shape(&shape)
+    let artifact = fit.chain(chain, weights)?;
+    Ok(ChainResult {
+        tensor: CompressedTensor::of(artifact).with_shape(&shape)?,
+        unused: fit.unused,
+    })
 }

@@ -146,6 +146,15 @@ impl NamedTensors {
         Self::new(Source::map(path)?)
     }
 
+    /// The tensors of the bytes of a safetensors file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`] for a header that is wrong or a file that was cut.
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self> {
+        Self::new(Source::from(bytes))
+    }
+
     /// The tensors of `source`.
     ///
     /// # Errors

@@ -43,9 +43,7 @@ impl LayerPruner {
     pub fn new(keep: Keep) -> Self {
         Self { keep }
     }
-}
 
-impl LayerPruner {
     /// Checks the parameters, as every call that uses them does.
     ///
     /// # Errors
@@ -59,6 +57,7 @@ impl LayerPruner {
 
 impl<F: Float> Pruner<F> for LayerPruner {
     fn plan(&self, scores: &[ArrayView1<'_, F>]) -> Result<PrunePlan> {
+        self.validate()?;
         for layer in scores {
             check::finite("scores", layer)?;
         }

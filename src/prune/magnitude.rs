@@ -209,9 +209,7 @@ impl MagnitudePruner {
         let mut pruned = self.prune_with(&[weights], &[context])?;
         Ok(pruned.pop().expect("one matrix was pruned"))
     }
-}
 
-impl MagnitudePruner {
     /// Whether the weights of all layers compete (the default) or those of each layer among themselves.
     ///
     /// Without a say for [`Sparsity::NOfM`].
@@ -244,9 +242,7 @@ impl MagnitudePruner {
         self.precision = precision;
         self
     }
-}
 
-impl MagnitudePruner {
     /// Checks the parameters, as every call that uses them does.
     ///
     /// # Errors

@@ -103,9 +103,7 @@ impl IterativeSchedule {
         let count = |fraction: f64| Keep::Count((fraction * total as f64).round() as usize);
         Ok(self.fractions()?.into_iter().map(count).collect())
     }
-}
 
-impl IterativeSchedule {
     /// The number of rounds, at least 1.
     #[must_use]
     pub fn rounds(mut self, rounds: usize) -> Self {
@@ -119,9 +117,7 @@ impl IterativeSchedule {
         self.decay = decay;
         self
     }
-}
 
-impl IterativeSchedule {
     /// Checks the parameters, as every call that uses them does.
     ///
     /// # Errors

@@ -57,9 +57,7 @@ impl ChannelSlimming {
             minimum: crate::defaults::one(),
         }
     }
-}
 
-impl ChannelSlimming {
     /// Whether the channels of all layers compete (the default) or those of each layer among themselves.
     #[must_use]
     pub fn scope(mut self, scope: Scope) -> Self {
@@ -89,9 +87,7 @@ impl ChannelSlimming {
         self.minimum = channels;
         self
     }
-}
 
-impl ChannelSlimming {
     /// Checks the parameters, as every call that uses them does.
     ///
     /// # Errors
@@ -105,6 +101,7 @@ impl ChannelSlimming {
 
 impl<F: Float> Pruner<F> for ChannelSlimming {
     fn plan(&self, scores: &[ArrayView1<'_, F>]) -> Result<PrunePlan> {
+        self.validate()?;
         choose(scores, self.keep, self.scope, self.minimum)
     }
 }

@@ -60,6 +60,7 @@ pub struct Tucker2 {
 #[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
+/// How the numbers of channels of the small kernel of a [`Tucker2`] are chosen.
 pub enum TuckerSize {
     /// The numbers of channels on the output and the input side.
     Ranks(usize, usize),
@@ -72,6 +73,8 @@ pub enum TuckerSize {
 }
 
 impl Tucker2 {
+    /// Creates the decomposition with numbers of channels chosen by `size`.
+    #[must_use]
     pub fn new(size: TuckerSize) -> Self {
         Self {
             size,
@@ -336,9 +339,7 @@ impl Tucker2 {
         self.precision = precision;
         self
     }
-}
 
-impl Tucker2 {
     /// Checks the parameters, as every call that uses them does.
     ///
     /// # Errors

@@ -532,9 +532,7 @@ impl CpAdmm {
         self.seed = seed.into();
         self
     }
-}
 
-impl CpAdmm {
     /// Checks the parameters, as every call that uses them does.
     ///
     /// # Errors

@@ -558,9 +558,7 @@ impl CpAls {
         self.seed = seed.into();
         self
     }
-}
 
-impl CpAls {
     /// Checks the parameters, as every call that uses them does.
     ///
     /// # Errors

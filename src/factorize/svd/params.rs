@@ -152,9 +152,7 @@ impl TruncatedSvd {
             seed: Seed::default(),
         }
     }
-}
 
-impl TruncatedSvd {
     /// Sets how the decomposition is computed.
     #[must_use]
     pub fn method(mut self, method: SvdMethod) -> Self {
@@ -215,9 +213,7 @@ impl TruncatedSvd {
         self.seed = seed.into();
         self
     }
-}
 
-impl TruncatedSvd {
     /// Checks the parameters, as every call that uses them does.
     ///
     /// # Errors

@@ -107,9 +107,7 @@ impl Binarizer {
             damping: 0.01,
         }
     }
-}
 
-impl Binarizer {
     /// What the signs are multiplied with; nothing by default.
     #[must_use]
     pub fn scaling(mut self, scaling: Scaling) -> Self {
@@ -138,9 +136,7 @@ impl Binarizer {
         self.stochastic = Some(seed.into());
         self
     }
-}
 
-impl Binarizer {
     /// Checks the parameters, as every call that uses them does.
     ///
     /// # Errors

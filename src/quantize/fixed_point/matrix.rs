@@ -19,14 +19,14 @@ pub(super) const ROWS: usize = 32;
 /// Codes are packed without gaps: the part `codes` is exactly ⌈out·in·bits / 8⌉ bytes. One
 /// `scale` and, on an affine grid, one `offset` go with them, or one for each row.
 ///
-/// [`apply`](crate::LinearOp::apply) with codes of 8 bits is [`apply_rounded`](Self::apply_rounded): it rounds each
-/// vector of inputs to 8 bits too, with the scale max|x| / 127 of its own, and sums integers. An input then
-/// moves by at most half of that scale, so that
+/// [`apply`](crate::LinearOp::apply) decompresses blocks of rows and multiplies them, so that the result is the product with
+/// the decompressed matrix, up to the rounding of sums. With codes of up to 8 bits,
+/// [`apply_rounded`](Self::apply_rounded) is faster: it also rounds each vector of inputs to 8 bits, with the scale
+/// max|x| / 127 of that vector, and sums integers. An input then moves by at most half of that scale, so that
 ///
 /// $$ |y\_o - (x W^T)\_o| \le \frac{\max |x|}{254} \sum\_i |W\_{oi}| $$
 ///
-/// beside rounding. With codes of any other width, blocks of rows are decompressed and multiplied; up to 8
-/// bits `apply_rounded` can be called instead.
+/// up to the rounding of sums.
 ///
 /// ```
 /// use ndarray::array;

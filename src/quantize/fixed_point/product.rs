@@ -24,10 +24,6 @@ const BATCH: usize = 8;
 impl<F: Float> LinearOp<F> for FixedPointMatrix<F> {
     fn apply_into(&self, x: ArrayView2<'_, F>, y: ArrayViewMut2<'_, F>) -> Result<()> {
         check_apply(self.shape, &x, &y)?;
-        if self.codes.bits == 8 {
-            self.apply_integers(x, y);
-            return Ok(());
-        }
         if x.nrows() < BATCH {
             self.apply_rows(x, y);
         } else {

@@ -118,6 +118,7 @@ impl FixedPointQuantizer {
     ///
     /// As [`quantize`](Quantizer::quantize).
     pub fn fake_quantize<F: Float>(&self, weights: ArrayView2<'_, F>) -> Result<Array2<F>> {
+        self.validate()?;
         check::finite("weights", &weights)?;
         let grids = self.grids(weights)?;
         let codes = self.codes();
@@ -147,6 +148,7 @@ impl FixedPointQuantizer {
         weights: ArrayView2<'_, F>,
         gradient: ArrayView2<'_, F>,
     ) -> Result<Array2<F>> {
+        self.validate()?;
         check::finite("weights", &weights)?;
         check::finite("gradient", &gradient)?;
         check::same_shape("gradient", weights.shape(), gradient.shape())?;
@@ -177,9 +179,7 @@ impl FixedPointQuantizer {
         }
         Ok(passed)
     }
-}
 
-impl FixedPointQuantizer {
     /// Where the values lie; around zero by default.
     #[must_use]
     pub fn symmetry(mut self, symmetry: Symmetry) -> Self {
@@ -215,9 +215,7 @@ impl FixedPointQuantizer {
         self.damping = damping;
         self
     }
-}
 
-impl FixedPointQuantizer {
     /// Checks the parameters, as every call that uses them does.
     ///
     /// # Errors

@@ -43,6 +43,10 @@ use crate::{
 /// ```
 #[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "model", serde(deny_unknown_fields))]
+#[cfg_attr(
+    feature = "model",
+    serde(bound(deserialize = "C: serde::Deserialize<'de> + Default"))
+)]
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct OptimizedProductQuantizer<C = KMeans> {
@@ -111,9 +115,7 @@ impl<C> OptimizedProductQuantizer<C> {
             rotation_precision: Precision::F32,
         }
     }
-}
 
-impl<C> OptimizedProductQuantizer<C> {
     /// How often, at most, a new rotation is found.
     ///
     /// Each takes the singular value decomposition of b × b matrices, one a block.
@@ -151,9 +153,7 @@ impl<C> OptimizedProductQuantizer<C> {
         self.rotation_precision = precision;
         self
     }
-}
 
-impl<C> OptimizedProductQuantizer<C> {
     /// Checks the parameters, as every call that uses them does.
     ///
     /// # Errors

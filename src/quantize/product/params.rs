@@ -96,9 +96,7 @@ impl ProductQuantizer {
             clusterer: KMeans::new(),
         }
     }
-}
 
-impl ProductQuantizer {
     /// The most iterations of k-means.
     #[must_use]
     pub fn max_iterations(self, iterations: usize) -> Self {
@@ -192,9 +190,7 @@ impl<C> ProductQuantizer<C> {
             clusterer: f(self.clusterer),
         }
     }
-}
 
-impl<C> ProductQuantizer<C> {
     /// Checks the parameters, as every call that uses them does.
     ///
     /// # Errors

@@ -33,6 +33,10 @@ use crate::{
 /// ```
 #[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "model", serde(deny_unknown_fields))]
+#[cfg_attr(
+    feature = "model",
+    serde(bound(deserialize = "C: serde::Deserialize<'de> + Default"))
+)]
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct ResidualQuantizer<C = KMeans> {
@@ -48,9 +52,7 @@ impl<C> ResidualQuantizer<C> {
     pub fn new(quantizer: ProductQuantizer<C>, stages: usize) -> Self {
         Self { quantizer, stages }
     }
-}
 
-impl<C> ResidualQuantizer<C> {
     /// Checks the parameters, as every call that uses them does.
     ///
     /// # Errors

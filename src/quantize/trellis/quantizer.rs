@@ -68,9 +68,7 @@ impl TrellisQuantizer {
             precision: Precision::F32,
         }
     }
-}
 
-impl TrellisQuantizer {
     /// What a bit may cost, in squared steps, from 0 to 16; zero unless said.
     ///
     /// About 0.3 is best for a file of a given error: at high rates, one bit more makes the squared error, 0.26 of a squared
@@ -108,9 +106,7 @@ impl TrellisQuantizer {
         self.precision = precision;
         self
     }
-}
 
-impl TrellisQuantizer {
     /// Checks the parameters, as every call that uses them does.
     ///
     /// # Errors
