@@ -85,6 +85,8 @@ pub mod guide;
 mod kernels;
 pub mod limit;
 mod linalg;
+#[cfg(feature = "linfa")]
+mod linfa_arrays;
 #[cfg(feature = "model")]
 #[cfg_attr(docsrs, doc(cfg(feature = "model")))]
 pub mod model;

@@ -1,21 +1,22 @@
-//! linfa on both sides of the seam: its k-means as a [`Clusterer`], and its traits on ours.
+//! The k-means of `linfa-clustering` as a [`Clusterer`].
 
 use linfa::DatasetBase;
-use linfa::traits::{Fit, PredictInplace, Transformer};
+use linfa::traits::Fit;
 use linfa_clustering::{KMeans as Engine, KMeansInit};
-use ndarray::{Array1, Array2, ArrayBase, ArrayView1, ArrayView2, Axis, Data, Ix2};
+use ndarray::{Array2, ArrayView1, ArrayView2};
 
 use super::assignment::{assign_checked, check_clusters};
 use super::blocks::magnitude;
 use super::distinct::cluster_distinct;
 use super::kmeans::checked_weights;
-use super::{Clusterer, Clustering, assign};
-use crate::{Error, FitReport, Float, ParamError, Result, Seed, check};
+use super::{Clusterer, Clustering};
+use crate::linfa_arrays::{from_linfa, to_linfa};
+use crate::{Error, FitReport, Float, Observer, ParamError, Result, Seed, check};
 
 /// The k-means of `linfa-clustering` as a [`Clusterer`].
 ///
-/// It starts from k-means++ and treats all points alike: weights other than equal ones are an error.
-/// [`FitReport::iterations`] is zero and [`FitReport::losses`] holds the final loss alone, for the engine tells no more.
+/// It starts from k-means++ and treats all points alike: weights that differ are an error. It reports no progress:
+/// an observer is not called, [`FitReport::iterations`] is zero, and [`FitReport::losses`] holds the final loss alone.
 ///
 /// ```
 /// use ndarray::array;
@@ -23,7 +24,7 @@ use crate::{Error, FitReport, Float, ParamError, Result, Seed, check};
 /// use taper::Seed;
 ///
 /// let points = array![[0.0_f32, 0.0], [0.1, 0.0], [5.0, 5.0], [5.1, 5.0]];
-/// let result = LinfaKMeans::new().cluster(points.view(), None, 2, Seed::from(1))?;
+/// let result = LinfaKMeans::new().cluster(points.view(), None, 2, Seed::from(1), None)?;
 /// assert_eq!(result.assignments[0], result.assignments[1]);
 /// assert_ne!(result.assignments[0], result.assignments[2]);
 /// # Ok::<(), taper::Error>(())
@@ -48,31 +49,31 @@ impl Default for LinfaKMeans {
 }
 
 impl LinfaKMeans {
-    /// At most 300 iterations, one start, a tolerance of 10⁻⁴: the engine's own defaults but for its ten starts.
+    /// At most 300 iterations, one start, a tolerance of 10⁻⁴: the engine's defaults, except that it makes ten starts.
     #[must_use]
     pub fn new() -> Self {
-        LinfaSelf {
+        Self {
             max_iterations: 300,
             restarts: 1,
             tolerance: 1e-4,
         }
     }
 
-    /// The most iterations of one start.
+    /// Sets the largest number of iterations.
     #[must_use]
     pub fn max_iterations(mut self, max_iterations: usize) -> Self {
         self.max_iterations = max_iterations;
         self
     }
 
-    /// How many starts are made; the best result is kept.
+    /// Sets the number of starts; the best result is kept.
     #[must_use]
     pub fn restarts(mut self, restarts: usize) -> Self {
         self.restarts = restarts;
         self
     }
 
-    /// The engine ends where the centroids together move by less than this, a distance.
+    /// Sets the movement of the centroids at which the iterations end.
     #[must_use]
     pub fn tolerance(mut self, tolerance: f64) -> Self {
         self.tolerance = tolerance;
@@ -103,7 +104,9 @@ impl<F: Float + linfa::Float> Clusterer<F> for LinfaKMeans {
         weights: Option<ArrayView1<'_, F>>,
         clusters: usize,
         seed: Seed,
+        _: Option<&dyn Observer>,
     ) -> Result<Clustering<F>> {
+        self.validate()?;
         check::finite("points", &points)?;
         check_clusters(clusters)?;
         let magnitude = magnitude("a squared distance of points", &points)?;
@@ -134,7 +137,9 @@ impl<F: Float + linfa::Float> Clusterer<F> for LinfaKMeans {
                 report,
             });
         }
-        let dataset = DatasetBase::from(points.view());
+        let view = points.view();
+        let records = to_linfa(&view);
+        let dataset = DatasetBase::from(records.view());
         let foreign = |message: String| Error::Foreign {
             engine: "linfa-clustering",
             message,
@@ -146,7 +151,7 @@ impl<F: Float + linfa::Float> Clusterer<F> for LinfaKMeans {
             .init_method(KMeansInit::KMeansPlusPlus)
             .fit(&dataset)
             .map_err(|error| foreign(error.to_string()))?;
-        let centroids = model.centroids().as_standard_layout().into_owned();
+        let centroids = from_linfa(model.centroids()).into_owned();
         check::finite("the centroids of linfa-clustering", &centroids.view())?;
         let rows: Vec<F> = centroids.iter().copied().collect();
         let assignments = assign_checked(&points.view(), &rows, magnitude);
@@ -177,105 +182,11 @@ fn mean_loss<F: Float>(
     squares.sum::<f64>() / points.nrows() as f64
 }
 
-/// [`KMeans`](super::KMeans) with what linfa expects an estimator to know: the number of clusters and the seed.
-///
-/// Its [`Fit`] gives a [`Clustering`], which predicts the cluster of new points and transforms points into the
-/// centroids that stand for them. Weights of the data set are used.
-///
-/// ```
-/// use linfa::DatasetBase;
-/// use linfa::traits::{Fit, Predict};
-/// use ndarray::array;
-/// use taper::Seed;
-/// use taper::cluster::{KMeans, KMeansEstimator};
-///
-/// let points = array![[0.0_f64, 0.0], [0.2, 0.0], [5.0, 5.0], [5.2, 5.0]];
-/// let dataset = DatasetBase::from(points.clone());
-/// let model = KMeansEstimator::new(KMeans::new(), 2, Seed::from(1)).fit(&dataset)?;
-/// let clusters = model.predict(&points);
-/// assert_eq!(clusters[0], clusters[1]);
-/// assert_ne!(clusters[0], clusters[2]);
-/// # Ok::<(), taper::Error>(())
-/// ```
-#[derive(Debug, Clone, PartialEq)]
-pub struct KMeansEstimator<C = super::KMeans> {
-    clusterer: C,
-    clusters: usize,
-    seed: Seed,
-}
-
-impl<C> KMeansEstimator<C> {
-    /// Divides points among `clusters` clusters by `clusterer`: [`KMeans`](super::KMeans), its parameters, or another engine.
-    #[must_use]
-    pub fn new(clusterer: C, clusters: usize, seed: Seed) -> Self {
-        Self {
-            clusterer,
-            clusters,
-            seed,
-        }
-    }
-}
-
-impl<F: Float, D: Data<Elem = F>, T, C: Clusterer<F>> Fit<ArrayBase<D, Ix2>, T, Error>
-    for KMeansEstimator<C>
-where
-    ArrayBase<D, Ix2>: linfa::dataset::Records<Elem = F>,
-{
-    type Object = Clustering<F>;
-
-    fn fit(&self, dataset: &DatasetBase<ArrayBase<D, Ix2>, T>) -> Result<Clustering<F>> {
-        let weights = dataset
-            .weights()
-            .map(|weights| Array1::from_iter(weights.iter().map(|&w| F::from_f64_lossy(w.into()))));
-        self.clusterer.cluster(
-            dataset.records().view(),
-            weights.as_ref().map(|weights| weights.view()),
-            self.clusters,
-            self.seed,
-        )
-    }
-}
-
-/// The cluster of each point. linfa's trait has no room for an error: where points cannot be assigned, because of
-/// a value that is not finite or another number of axes, all get `usize::MAX`, which is no cluster;
-/// [`assign`] says why.
-impl<F: Float, D: Data<Elem = F>> PredictInplace<ArrayBase<D, Ix2>, Array1<usize>>
-    for Clustering<F>
-{
-    fn predict_inplace<'a>(&'a self, points: &'a ArrayBase<D, Ix2>, clusters: &mut Array1<usize>) {
-        match assign(points.view(), self.centroids.view()) {
-            Ok(assignments) => {
-                for (to, from) in clusters.iter_mut().zip(assignments) {
-                    *to = from as usize;
-                }
-            }
-            Err(_) => clusters.fill(usize::MAX),
-        }
-    }
-
-    fn default_target(&self, points: &ArrayBase<D, Ix2>) -> Array1<usize> {
-        Array1::zeros(points.nrows())
-    }
-}
-
-/// Each point replaced by its nearest centroid.
-impl<F: Float, D: Data<Elem = F>> Transformer<&ArrayBase<D, Ix2>, Result<Array2<F>>>
-    for Clustering<F>
-where
-    for<'a> &'a ArrayBase<D, Ix2>: linfa::dataset::Records,
-{
-    fn transform(&self, points: &ArrayBase<D, Ix2>) -> Result<Array2<F>> {
-        let assignments = assign(points.view(), self.centroids.view())?;
-        let rows: Vec<usize> = assignments.into_iter().map(|c| c as usize).collect();
-        Ok(self.centroids.select(Axis(0), &rows))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::{KMeans, Seeding};
-    use linfa::traits::Predict;
+    use crate::cluster::{KMeans, Seeding, assign};
+    use ndarray::{Array1, Axis};
     use rand::Rng;
 
     /// Three well separated clouds of 40 points.
@@ -293,14 +204,16 @@ mod tests {
         let ours = KMeans::new()
             .seeding(Seeding::Given(start.clone()))
             .max_iterations(100)
-            .cluster(points.view(), None, 3, Seed::from(0))
+            .cluster(points.view(), None, 3, Seed::from(0), None)
             .unwrap();
         let theirs = Engine::params(3)
-            .init_method(KMeansInit::Precomputed(start))
+            .init_method(KMeansInit::Precomputed(crate::linfa_arrays::into_linfa(
+                start,
+            )))
             .n_runs(1)
             .max_n_iterations(200)
             .tolerance(1e-14)
-            .fit(&DatasetBase::from(points.view()))
+            .fit(&DatasetBase::from(to_linfa(&points.view()).view()))
             .unwrap();
         // Forty points of at most 11: the mean is rounded by a few ulps, and the engine's movement ends below 1e-14.
         let tolerance = 40.0 * 11.0 * f64::EPSILON + 1e-13;
@@ -314,51 +227,26 @@ mod tests {
         let points = clouds();
         let linfa = LinfaKMeans::new();
         let result = linfa
-            .cluster(points.view(), None, 3, Seed::from(5))
+            .cluster(points.view(), None, 3, Seed::from(5), None)
             .unwrap();
-        let again = linfa.cluster(points.view(), None, 3, Seed::from(5));
+        let again = linfa.cluster(points.view(), None, 3, Seed::from(5), None);
         assert_eq!(again.as_ref(), Ok(&result));
         assert_eq!(
             assign(points.view(), result.centroids.view()),
             Ok(result.assignments)
         );
         let exact = linfa
-            .cluster(points.view(), None, 200, Seed::from(5))
+            .cluster(points.view(), None, 200, Seed::from(5), None)
             .unwrap();
         assert_eq!(exact.report.loss(), Some(0.0));
         assert_eq!(exact.centroids.nrows(), 200);
         let unequal = Array1::from_iter((0..120).map(f64::from));
-        let refused = linfa.cluster(points.view(), Some(unequal.view()), 3, Seed::from(5));
+        let refused = linfa.cluster(points.view(), Some(unequal.view()), 3, Seed::from(5), None);
         assert!(matches!(
             refused,
             Err(Error::Parameter(ParamError::Conflict { .. }))
         ));
-        let none = linfa.cluster(points.view(), None, 0, Seed::from(5));
+        let none = linfa.cluster(points.view(), None, 0, Seed::from(5), None);
         assert!(none.is_err());
-    }
-
-    #[test]
-    fn the_estimator_is_the_clusterer() {
-        let points = clouds();
-        let dataset = DatasetBase::from(points.clone());
-        let kmeans = KMeans::new();
-        let direct = kmeans.cluster(points.view(), None, 3, Seed::from(9));
-        let fitted: Result<Clustering<f64>> =
-            KMeansEstimator::new(kmeans, 3, Seed::from(9)).fit(&dataset);
-        assert_eq!(fitted, direct);
-        let fitted = fitted.unwrap();
-        let predicted: Array1<usize> = fitted.predict(&points);
-        assert!(
-            predicted
-                .iter()
-                .zip(&fitted.assignments)
-                .all(|(&a, &b)| a == b as usize)
-        );
-        let replaced = fitted.transform(&points).unwrap();
-        for (row, &c) in replaced.outer_iter().zip(&fitted.assignments) {
-            assert_eq!(row, fitted.centroids.row(c as usize));
-        }
-        let other: Array1<usize> = fitted.predict(&Array2::zeros((2, 3)));
-        assert!(other.iter().all(|&c| c == usize::MAX));
     }
 }

@@ -40,7 +40,7 @@ use ndarray::{Array2, ArrayView1, ArrayView2};
 use crate::{FitReport, Float, Observer, Result, Seed, parallel};
 
 #[cfg(feature = "linfa")]
-pub use self::linfa::{KMeansEstimator, LinfaKMeans};
+pub use self::linfa::LinfaKMeans;
 pub use assignment::assign;
 pub use kmeans::KMeans;
 pub use optimal::{OptimalScalar, cluster_scalars};

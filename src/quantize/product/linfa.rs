@@ -1,31 +1,33 @@
-//! linfa's traits on product quantization: records are the vectors that are cut into groups.
+//! linfa's traits on product quantization: a record is a vector that is split into groups.
+//!
+//! linfa 0.8 has the arrays of ndarray 0.16; they are converted without a copy where their memory has no gaps.
 
 use linfa::DatasetBase;
 use linfa::dataset::Records;
 use linfa::traits::{Fit, PredictInplace, Transformer};
-use ndarray::{Array2, ArrayBase, ArrayView2, Data, Ix2};
+use ndarray::{Array2, ArrayView2};
+use ndarray_016::{Array2 as LinfaArray2, ArrayBase, Data, Ix2};
 
 use super::{ProductCodebooks, ProductQuantizer};
 use crate::cluster::Clusterer;
+use crate::linfa_arrays::{from_linfa, into_linfa};
 use crate::{Error, Float, ParamError, Result};
 
-/// Codebooks of the records of a data set: the features are split into groups, whichever axis of a weight the
-/// quantizer splits. Each group of neighbouring features has its centroids.
+/// Trains codebooks on the records of a data set. The features are split into groups, whichever axis of a weight the
+/// quantizer splits.
 ///
-/// The [`ProductCodebooks`] that result predict the codes of records, one a group, and transform records into those
-/// that their codes stand for.
-///
-/// Moreover [`ParamError::Conflict`] for weights of the records that are not all equal.
+/// The resulting [`ProductCodebooks`] predict the codes of records, one for each group, and transform a record into the
+/// vector that its codes stand for. Weights of records that differ are a [`ParamError::Conflict`].
 ///
 /// ```
 /// use linfa::DatasetBase;
 /// use linfa::traits::{Fit, Predict, Transformer};
-/// use taper::ndarray::Array2;
-/// use taper::quantize::product::ProductQuantizer;
+/// use ndarray_016::Array2; // linfa's version of ndarray
+/// use taper::quantize::product::{Codebook, ProductQuantizer};
 ///
 /// let records = Array2::from_shape_fn((60, 4), |(i, j)| ((i * (j + 1)) % 3) as f64);
 /// let dataset = DatasetBase::from(records.clone());
-/// let codebooks = ProductQuantizer::new(2).axis(SplitAxis::Out).codebook(Codebook::PerGroup).centroids(9).fit(&dataset)?;
+/// let codebooks = ProductQuantizer::new(2).codebook(Codebook::PerGroup).centroids(9).fit(&dataset)?;
 /// let codes: Array2<usize> = codebooks.predict(&records);
 /// assert_eq!(codes.dim(), (60, 2));
 /// assert_eq!(codebooks.transform(&records)?, records);
@@ -48,7 +50,8 @@ where
             }
             .into());
         }
-        self.train(self.axis.vectors(dataset.records().view()))
+        let records = from_linfa(dataset.records());
+        self.train(self.axis.vectors(records.view()))
     }
 }
 
@@ -63,33 +66,39 @@ impl<F: Float> ProductCodebooks<F> {
 /// The codes of each record, (records, groups). linfa's trait has no room for an error: where records cannot be
 /// encoded, because of a value that is not finite or another number of features, all codes are `usize::MAX`, which
 /// stands for nothing; [`encode`](ProductCodebooks::encode) says why.
-impl<F: Float, D: Data<Elem = F>> PredictInplace<ArrayBase<D, Ix2>, Array2<usize>>
+impl<F: Float, D: Data<Elem = F>> PredictInplace<ArrayBase<D, Ix2>, LinfaArray2<usize>>
     for ProductCodebooks<F>
 {
-    fn predict_inplace<'a>(&'a self, records: &'a ArrayBase<D, Ix2>, codes: &mut Array2<usize>) {
-        match self.codes_of(records.view()) {
+    fn predict_inplace<'a>(
+        &'a self,
+        records: &'a ArrayBase<D, Ix2>,
+        codes: &mut LinfaArray2<usize>,
+    ) {
+        match self.codes_of(from_linfa(records).view()) {
             Ok(found) if found.dim() == codes.dim() => {
-                codes.zip_mut_with(&found, |to, &from| *to = from as usize);
+                for (to, &from) in codes.iter_mut().zip(&found) {
+                    *to = from as usize;
+                }
             }
             _ => codes.fill(usize::MAX),
         }
     }
 
-    fn default_target(&self, records: &ArrayBase<D, Ix2>) -> Array2<usize> {
-        Array2::zeros((records.nrows(), self.groups()))
+    fn default_target(&self, records: &ArrayBase<D, Ix2>) -> LinfaArray2<usize> {
+        LinfaArray2::zeros((records.nrows(), self.groups()))
     }
 }
 
 /// Each record replaced by the one that its codes stand for.
-impl<F: Float, D: Data<Elem = F>> Transformer<&ArrayBase<D, Ix2>, Result<Array2<F>>>
+impl<F: Float, D: Data<Elem = F>> Transformer<&ArrayBase<D, Ix2>, Result<LinfaArray2<F>>>
     for ProductCodebooks<F>
 where
     for<'a> &'a ArrayBase<D, Ix2>: Records,
 {
-    fn transform(&self, records: &ArrayBase<D, Ix2>) -> Result<Array2<F>> {
-        let codes = self.codes_of(records.view())?;
+    fn transform(&self, records: &ArrayBase<D, Ix2>) -> Result<LinfaArray2<F>> {
+        let codes = self.codes_of(from_linfa(records).view())?;
         let decoded = self.decode(codes.t())?;
-        Ok(self.axis().vectors(decoded.view()).to_owned())
+        Ok(into_linfa(self.axis().vectors(decoded.view()).to_owned()))
     }
 }
 
@@ -97,15 +106,17 @@ where
 mod tests {
     use super::super::tests::numbers;
     use super::*;
-    use crate::quantize::product::SplitAxis;
+    use crate::quantize::product::{Codebook, SplitAxis};
     use crate::{Compressed, Quantizer};
     use linfa::traits::Predict;
-    use ndarray::{Array1, Ix2};
+    use ndarray::Ix2;
+    use ndarray_016::Array1;
 
     #[test]
     fn records_are_the_vectors_of_either_axis() {
         let records = numbers(50, 12, 101);
-        let dataset = DatasetBase::from(records.view());
+        let theirs = into_linfa(records.clone());
+        let dataset = DatasetBase::from(theirs.view());
         for axis in [SplitAxis::In, SplitAxis::Out] {
             let quantizer = ProductQuantizer::new(4)
                 .codebook(Codebook::PerGroup)
@@ -115,12 +126,13 @@ mod tests {
             let codebooks: ProductCodebooks<f64> = quantizer.fit(&dataset).unwrap();
             let matrix = quantizer.quantize(axis.vectors(records.view())).unwrap();
             assert_eq!(&codebooks, matrix.codebooks());
-            let codes: Array2<usize> = codebooks.predict(&records);
-            assert_eq!(codes.t().mapv(|code| code as u32), matrix.codes());
+            let codes: LinfaArray2<usize> = codebooks.predict(&theirs);
+            let codes = codes.t().mapv(|code| code as u32);
+            assert_eq!(from_linfa(&codes), matrix.codes());
             let dense = matrix.decompress().unwrap();
             let dense = dense.into_dimensionality::<Ix2>().unwrap();
             assert_eq!(
-                codebooks.transform(&records).unwrap(),
+                from_linfa(&codebooks.transform(&theirs).unwrap()),
                 axis.vectors(dense.view())
             );
         }
@@ -129,15 +141,16 @@ mod tests {
     #[test]
     fn what_cannot_be_encoded_gets_no_code() {
         let records = numbers(20, 6, 103);
-        let dataset = DatasetBase::from(records.clone());
+        let dataset = DatasetBase::from(into_linfa(records));
         let checked = ProductQuantizer::new(2)
             .axis(SplitAxis::Out)
             .codebook(Codebook::PerGroup)
             .centroids(3);
         let codebooks: ProductCodebooks<f64> = checked.fit(&dataset).unwrap();
-        let codes: Array2<usize> = codebooks.predict(&numbers(4, 5, 107));
-        assert_eq!(codes, Array2::from_elem((4, 2), usize::MAX));
-        assert!(codebooks.transform(&numbers(4, 5, 107)).is_err());
+        let other = into_linfa(numbers(4, 5, 107));
+        let codes: LinfaArray2<usize> = codebooks.predict(&other);
+        assert_eq!(codes, LinfaArray2::from_elem((4, 2), usize::MAX));
+        assert!(codebooks.transform(&other).is_err());
         let weighted = dataset.with_weights(Array1::from_iter((0..20).map(|i| i as f32)));
         let refused: Result<ProductCodebooks<f64>> = checked.fit(&weighted);
         assert!(matches!(
