@@ -5,12 +5,14 @@ use std::path::Path;
 use ndarray::ArrayD;
 
 use super::allocate::{Budget, RatePoint, allocate};
-use super::compressed::{CompressedModel, CompressedTensor, Entry};
-use super::container::{Assembler, ContainerWriter, KEY};
+use super::compressed::CompressedModel;
+use super::container::{Assembler, ContainerWriter};
+use super::entry::{CompressedTensor, Entry};
 use super::recipe::{Recipe, Rule};
 use super::report::{Report, ReportRow};
 use super::shard::{SHARD_KEY, Shard};
 use super::step::{self, Step, chain_text};
+use super::tensors::within;
 use super::{Dtype, NamedTensors, TensorData};
 use crate::limit::{EmpiricalSource, RateDistortionGap};
 use crate::{Error, InputMoments, Result, Seed};
@@ -88,25 +90,6 @@ impl<'a> CompressOptions<'a> {
         moments.add(inputs.view())?;
         Ok(Some(moments))
     }
-}
-
-/// What a model says of itself; of a container, what its model does.
-fn own_metadata(input: &NamedTensors) -> impl Iterator<Item = (&str, &str)> {
-    let metadata = input.metadata().iter();
-    metadata
-        .filter(|(key, _)| !key.starts_with(KEY))
-        .map(|(key, value)| (key.as_str(), value.as_str()))
-}
-
-/// Where an error happened.
-fn within<T>(name: &str, result: Result<T>) -> Result<T> {
-    result.map_err(|error| match error {
-        error @ (Error::InTensor { .. } | Error::File { .. }) => error,
-        error => Error::InTensor {
-            name: name.to_owned(),
-            error: Box::new(error),
-        },
-    })
 }
 
 /// ‖W − Ŵ‖² / ‖W‖²; of an all-zero tensor 0 or infinite.
@@ -248,8 +231,8 @@ impl Recipe {
     ) -> Result<Report> {
         self.check()?;
         let mut writer = ContainerWriter::create(output)?;
-        for (key, value) in own_metadata(input) {
-            writer.metadata(key, value)?;
+        for (key, value) in input.metadata() {
+            writer.metadata(key, value);
         }
         if options.shard.count() > 1 {
             let shard = options.shard.to_string();
@@ -293,8 +276,8 @@ impl Recipe {
     ) -> Result<(CompressedModel, Report)> {
         self.check()?;
         let mut model = CompressedModel::new();
-        for (key, value) in own_metadata(input) {
-            model.set_metadata(key, value)?;
+        for (key, value) in input.metadata() {
+            model.set_metadata(key, value);
         }
         let add = |name: &str, data: &TensorData<'_>, made: Option<CompressedTensor>| {
             let entry = match made {
@@ -339,8 +322,8 @@ impl Recipe {
             step::check_chain(chain)?;
         }
         let mut fixed = Assembler::new(std::io::sink());
-        for (key, value) in own_metadata(input) {
-            fixed.metadata(key, value)?;
+        for (key, value) in input.metadata() {
+            fixed.metadata(key, value);
         }
         let empty = Assembler::new(std::io::sink()).file_bytes()?;
         let mut layers: Vec<(String, Vec<Vec<Step>>)> = Vec::new();

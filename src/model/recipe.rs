@@ -6,7 +6,7 @@ use glob::Pattern;
 use serde::{Deserialize, Serialize};
 
 use super::step::{self, Step};
-use super::{TensorData, source::file_error};
+use super::TensorData;
 use crate::{Error, Result};
 
 /// A chain of compressors for each tensor of a model, chosen by its name.
@@ -134,7 +134,7 @@ impl Recipe {
     /// [`Error::File`], and as [`from_toml`](Self::from_toml).
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let text = std::fs::read_to_string(path).map_err(|error| file_error(path, &error))?;
+        let text = std::fs::read_to_string(path).map_err(|error| Error::file(path, error))?;
         match path.extension() {
             Some(extension) if extension.eq_ignore_ascii_case("json") => Self::from_json(&text),
             _ => Self::from_toml(&text),

@@ -7,7 +7,7 @@ use ndarray::{ArrayView2, ArrayViewD, CowArray, Ix2, Ix4};
 use serde::{Deserialize, Serialize};
 
 use super::artifact::Artifact;
-use super::compressed::CompressedTensor;
+use super::CompressedTensor;
 use super::kinds::{Dense, FactoredMatrix, FactoredTensor, SparseQuantized};
 use crate::factorize::Rank;
 use crate::factorize::convolution::Tucker2;
