@@ -9,6 +9,7 @@ use ndarray::{Array2, ArrayD, ArrayView2};
 use super::container::{Assembler, Container, ContainerWriter};
 use super::entry::{CompressedTensor, Entry};
 use super::header::{self, Planned};
+use super::index::in_file;
 use super::save::NewFile;
 use super::tensors::within;
 use super::{PlainTensor, Registry, Source};
@@ -209,9 +210,9 @@ impl CompressedModel {
     /// [`Error::Unsupported`] for a tensor called `__metadata__`, a name that dense files cannot have;
     /// [`Error::InTensor`] for values that the element type does not hold and with what an artifact says; [`Error::File`].
     pub fn save_dense(&self, path: impl AsRef<Path>) -> Result<u64> {
-        let planned = self.iter().map(|(name, entry)| {
-            Planned::new(name, entry.dtype(), entry.shape())
-        });
+        let planned = self
+            .iter()
+            .map(|(name, entry)| Planned::new(name, entry.dtype(), entry.shape()));
         let planned = planned.collect::<Result<_>>()?;
         let data = |name: &str| within(name, self.entries[name].to_data());
         let path = path.as_ref();
@@ -238,7 +239,11 @@ impl CompressedModel {
     ///
     /// As [`from_bytes`](Self::from_bytes), and [`Error::File`].
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
-        Self::from_container(&Container::new(Source::read(path)?, Registry::default())?)
+        let path = path.as_ref();
+        let container = Container::new(Source::read(path)?, Registry::default());
+        container
+            .and_then(|container| Self::from_container(&container))
+            .map_err(|error| in_file(path, error))
     }
 
     /// All tensors of a container.

@@ -212,8 +212,14 @@ mod tests {
         // Half a step above the largest number rounds to the even code beyond it or, at E4M3, back.
         assert_eq!(one(463.9, Dtype::F8_E4M3).unwrap(), [0x7e]);
         assert_eq!(one(464.0, Dtype::F8_E4M3).unwrap(), [0x7e]);
-        assert!(matches!(one(464.1, Dtype::F8_E4M3), Err(Error::Overflow { .. })));
-        assert!(matches!(one(61440.0, Dtype::F8_E5M2), Err(Error::Overflow { .. })));
+        assert!(matches!(
+            one(464.1, Dtype::F8_E4M3),
+            Err(Error::Overflow { .. })
+        ));
+        assert!(matches!(
+            one(61440.0, Dtype::F8_E5M2),
+            Err(Error::Overflow { .. })
+        ));
         assert_eq!(one(f32::INFINITY, Dtype::F8_E5M2).unwrap(), [0x7c]);
         assert!(one(f32::INFINITY, Dtype::F8_E4M3).is_err());
         assert_eq!(one(f32::NAN, Dtype::F8_E4M3).unwrap()[0] & 0x7f, 0x7f);
@@ -275,7 +281,10 @@ mod tests {
             (f32::NAN, Dtype::I16),
         ] {
             let error = one(value, dtype).unwrap_err();
-            assert!(matches!(error, Error::Overflow { .. }), "{value} as {dtype:?}: {error}");
+            assert!(
+                matches!(error, Error::Overflow { .. }),
+                "{value} as {dtype:?}: {error}"
+            );
         }
         for dtype in [Dtype::BOOL, Dtype::F4, Dtype::C64, Dtype::F8_E8M0] {
             assert!(matches!(one(0.0, dtype), Err(Error::Unsupported { .. })));

@@ -16,9 +16,15 @@ const SIGNATURES: [(&[u8], &str); 13] = [
         b"\x89HDF\r\n\x1a\n",
         "it is an HDF5 file: convert it to safetensors",
     ),
-    (b"\x93NUMPY", "it is a NumPy array (.npy): convert it to safetensors"),
+    (
+        b"\x93NUMPY",
+        "it is a NumPy array (.npy): convert it to safetensors",
+    ),
     (b"\x1f\x8b", "it is compressed by gzip: decompress it first"),
-    (b"\x28\xb5\x2f\xfd", "it is compressed by zstd: decompress it first"),
+    (
+        b"\x28\xb5\x2f\xfd",
+        "it is compressed by zstd: decompress it first",
+    ),
     (b"\xfd7zXZ\0", "it is compressed by xz: decompress it first"),
     (b"BZh", "it is compressed by bzip2: decompress it first"),
     (b"%PDF-", "it is a PDF document"),
@@ -80,9 +86,11 @@ fn text(head: &[u8]) -> Option<String> {
     let lower = text.to_ascii_lowercase();
     let starts = |starts: &[&str]| starts.iter().any(|start| lower.starts_with(start));
     Some(if starts(&["<!doctype html", "<html", "<head"]) {
-        "it is an HTML page, not the model: check the address from which it was downloaded".to_owned()
+        "it is an HTML page, not the model: check the address from which it was downloaded"
+            .to_owned()
     } else if starts(&["<?xml", "<error"]) {
-        "it is an XML page, not the model: check the address from which it was downloaded".to_owned()
+        "it is an XML page, not the model: check the address from which it was downloaded"
+            .to_owned()
     } else if starts(&["{", "["]) {
         "it is JSON: open an index of shards under a name that ends in .json".to_owned()
     } else {

@@ -29,7 +29,7 @@ fn malformed(path: &Path, problem: impl std::fmt::Display) -> Error {
 }
 
 /// The same error with the path of the file.
-fn in_file(path: &Path, error: Error) -> Error {
+pub(super) fn in_file(path: &Path, error: Error) -> Error {
     match error {
         Error::Malformed { artifact, problem } => Error::Malformed {
             artifact,

@@ -42,6 +42,8 @@ mod foreign;
 mod header;
 mod index;
 mod kinds;
+#[cfg(test)]
+mod open_tests;
 mod recipe;
 mod report;
 mod save;

@@ -5,8 +5,8 @@ use std::path::Path;
 use glob::Pattern;
 use serde::{Deserialize, Serialize};
 
-use super::step::{self, Step};
 use super::TensorData;
+use super::step::{self, Step};
 use crate::{Error, Result};
 
 /// A chain of compressors for each tensor of a model, chosen by its name.

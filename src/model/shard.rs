@@ -45,7 +45,10 @@ impl Shard {
     ///
     /// [`Error::Parameter`] where one of them is zero, [`Error::ExceedsInput`] for an index above `count`.
     pub fn new(index: usize, count: usize) -> Result<Self> {
-        for (name, value) in [("the count of parts", count), ("the number of the part", index)] {
+        for (name, value) in [
+            ("the count of parts", count),
+            ("the number of the part", index),
+        ] {
             if value == 0 {
                 return Err(ParamError::Zero { name }.into());
             }
@@ -83,7 +86,10 @@ impl Shard {
         let mut loads = vec![0_u64; self.count.min(sizes.len())];
         let mut names = Vec::new();
         for (bytes, name) in sizes {
-            let least = loads.iter_mut().enumerate().min_by_key(|(i, load)| (**load, *i));
+            let least = loads
+                .iter_mut()
+                .enumerate()
+                .min_by_key(|(i, load)| (**load, *i));
             let (part, load) = least.expect("as long as there is a tensor there is a part");
             *load = load.saturating_add(bytes.max(1));
             if part + 1 == self.index {
@@ -153,7 +159,12 @@ pub fn merge(parts: &[impl AsRef<Path>], output: impl AsRef<Path>) -> Result<u64
         let tensors = container.raw();
         let shard: Shard = match tensors.metadata().get(SHARD_KEY) {
             Some(shard) => shard.parse()?,
-            None => return Err(shards(format!("{} is not a part of a model", path.display()))),
+            None => {
+                return Err(shards(format!(
+                    "{} is not a part of a model",
+                    path.display()
+                )));
+            }
         };
         if shard.count != parts.len() || seen.contains(&shard) {
             return Err(shards(format!(

@@ -353,9 +353,7 @@ pub(super) fn within<T>(name: &str, result: Result<T>) -> Result<T> {
 }
 
 /// Values by name, each of which is given once.
-fn by_name<'a, T>(
-    values: impl IntoIterator<Item = (&'a str, T)>,
-) -> Result<BTreeMap<&'a str, T>> {
+fn by_name<'a, T>(values: impl IntoIterator<Item = (&'a str, T)>) -> Result<BTreeMap<&'a str, T>> {
     let mut by_name = BTreeMap::new();
     for (name, value) in values {
         if by_name.insert(name, value).is_some() {
@@ -373,7 +371,9 @@ fn write<'a, T: Into<TensorData<'a>>>(
     tensors: impl IntoIterator<Item = (&'a str, T)>,
     failed: impl Fn(std::io::Error) -> Error,
 ) -> Result<u64> {
-    let tensors = tensors.into_iter().map(|(name, tensor)| (name, tensor.into()));
+    let tensors = tensors
+        .into_iter()
+        .map(|(name, tensor)| (name, tensor.into()));
     let tensors: BTreeMap<&str, TensorData<'a>> = by_name(tensors)?;
     let mut planned = Vec::with_capacity(tensors.len());
     for (name, tensor) in &tensors {

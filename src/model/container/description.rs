@@ -248,7 +248,10 @@ impl Description {
                 "{odd:?} cannot stand in a description: use letters, digits, '_', '.' and '-'"
             )));
         }
-        match WORDS.iter().find(|word| self.attributes.contains_key(**word)) {
+        match WORDS
+            .iter()
+            .find(|word| self.attributes.contains_key(**word))
+        {
             Some(name) => Err(malformed(format!("an attribute cannot be called {name:?}"))),
             None => Ok(()),
         }
@@ -304,7 +307,9 @@ impl Description {
                 match word.split_once('=') {
                     Some(("shape", text)) => set(&mut shape, parse_shape(text)?, "shape")?,
                     Some(("view", text)) => set(&mut description.view, parse_shape(text)?, "view")?,
-                    Some(("dtype", text)) => set(&mut description.dtype, parse_dtype(text)?, "dtype")?,
+                    Some(("dtype", text)) => {
+                        set(&mut description.dtype, parse_dtype(text)?, "dtype")?
+                    }
                     Some((name, value)) => {
                         let before = description
                             .attributes
@@ -393,7 +398,11 @@ mod tests {
     fn attributes_do_not_take_the_place_of_words() {
         for name in WORDS {
             let attributes = BTreeMap::from([(name.to_owned(), "1".to_owned())]);
-            let description = Description { kind: "dense".to_owned(), attributes, ..Description::default() };
+            let description = Description {
+                kind: "dense".to_owned(),
+                attributes,
+                ..Description::default()
+            };
             assert!(description.to_text().is_err(), "{name}");
         }
     }

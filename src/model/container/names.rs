@@ -23,7 +23,9 @@ pub(super) fn path_of(name: &str) -> Cow<'_, str> {
     if !name.contains(['%', PARTS]) {
         return name.into();
     }
-    let escaped = ESCAPES.iter().fold(name.to_owned(), |name, (from, to)| name.replace(from, to));
+    let escaped = ESCAPES
+        .iter()
+        .fold(name.to_owned(), |name, (from, to)| name.replace(from, to));
     escaped.into()
 }
 
@@ -31,7 +33,10 @@ pub(super) fn path_of(name: &str) -> Cow<'_, str> {
 pub(super) fn name_of(path: &str) -> Option<String> {
     let name = match path {
         RESERVED => METADATA.to_owned(),
-        path => ESCAPES.iter().rev().fold(path.to_owned(), |path, (to, from)| path.replace(from, to)),
+        path => ESCAPES
+            .iter()
+            .rev()
+            .fold(path.to_owned(), |path, (to, from)| path.replace(from, to)),
     };
     (path_of(&name) == path).then_some(name)
 }
@@ -80,7 +85,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn name() -> impl Strategy<Value = String> {
-        prop_oneof!["[ab#%/235F_]{0,8}", Just(METADATA.to_owned()), Just(RESERVED.to_owned()), any::<String>()]
+        prop_oneof![
+            "[ab#%/235F_]{0,8}",
+            Just(METADATA.to_owned()),
+            Just(RESERVED.to_owned()),
+            any::<String>()
+        ]
     }
 
     proptest! {
@@ -108,7 +118,13 @@ mod tests {
 
     #[test]
     fn ordinary_names_are_kept() {
-        for name in ["model.layers.0.weight", "dense/kernel:0", "", "π", "_metadata_"] {
+        for name in [
+            "model.layers.0.weight",
+            "dense/kernel:0",
+            "",
+            "π",
+            "_metadata_",
+        ] {
             assert_eq!(path_of(name), name);
         }
         assert_eq!(join("fc", "left"), "fc#left");

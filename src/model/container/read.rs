@@ -10,6 +10,7 @@ use super::{KEY, VERSION};
 use crate::model::artifact::{Attributes, Stored, StoredPart, malformed};
 use crate::model::entry::{CompressedTensor, Entry};
 use crate::model::header::{self, Planned};
+use crate::model::index::in_file;
 use crate::model::save::NewFile;
 use crate::model::shard::SHARD_KEY;
 use crate::model::tensors::{NamedTensors, within};
@@ -56,7 +57,8 @@ impl Container {
     ///
     /// [`Error::File`], [`Error::Malformed`], and [`Error::Unsupported`] for a file of another version.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        Self::new(Source::map(path)?, Registry::default())
+        let path = path.as_ref();
+        Self::new(Source::map(path)?, Registry::default()).map_err(|error| in_file(path, error))
     }
 
     /// The container in `source`, read with the kinds of `registry`.
