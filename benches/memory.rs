@@ -52,10 +52,7 @@ fn product(codebook: Codebook) -> taper::quantize::product::ProductQuantizer {
 /// Four layers in a file, each to four bits, tensor by tensor from file to file.
 fn file(rows: usize, columns: usize) -> Result<()> {
     let folder = std::env::temp_dir().join(format!("taper-memory-{}", std::process::id()));
-    let failed = |error: std::io::Error| Error::File {
-        path: folder.display().to_string(),
-        message: error.to_string(),
-    };
+    let failed = |error| Error::file(&folder, error);
     std::fs::create_dir_all(&folder).map_err(failed)?;
     let (from, to) = (folder.join("model.safetensors"), folder.join("model.taper"));
     write(&from, rows, columns).map_err(failed)?;

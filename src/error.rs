@@ -177,12 +177,12 @@ pub enum Error {
     },
 
     /// A file that could not be read or written.
-    #[error("{path}: {message}")]
+    #[error("{path}: {source}")]
     File {
         /// Which file.
         path: String,
-        /// What the system says.
-        message: String,
+        /// The error of the operating system.
+        source: IoError,
     },
 
     /// Something that is well-formed but that this cannot be done with.
@@ -252,6 +252,52 @@ pub enum Error {
         /// What is wrong with its parts.
         problem: String,
     },
+}
+
+impl Error {
+    /// The error of reading or writing the file `path`.
+    ///
+    /// ```
+    /// use std::error::Error as _;
+    /// use std::io::ErrorKind;
+    ///
+    /// let error = taper::Error::file("weights.bin", ErrorKind::NotFound.into());
+    /// let source = error.source().and_then(|source| source.downcast_ref::<std::io::Error>());
+    /// assert_eq!(source.unwrap().kind(), ErrorKind::NotFound);
+    /// ```
+    #[must_use]
+    pub fn file(path: impl AsRef<std::path::Path>, source: std::io::Error) -> Self {
+        Self::File {
+            path: path.as_ref().display().to_string(),
+            source: IoError(std::sync::Arc::new(source)),
+        }
+    }
+}
+
+/// A [`std::io::Error`] that can be cloned and compared: by its kind and its text.
+///
+/// It dereferences to the error itself, which is the source of [`Error::File`].
+#[derive(Debug, Clone)]
+pub struct IoError(std::sync::Arc<std::io::Error>);
+
+impl std::ops::Deref for IoError {
+    type Target = std::io::Error;
+
+    fn deref(&self) -> &std::io::Error {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for IoError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl PartialEq for IoError {
+    fn eq(&self, other: &Self) -> bool {
+        self.kind() == other.kind() && self.to_string() == other.to_string()
+    }
 }
 
 #[cfg(feature = "linfa")]

@@ -5,10 +5,12 @@ use std::path::Path;
 use glob::Pattern;
 
 use super::NamedTensors;
+use super::tensors::within;
 use super::allocate::{Limit, RatePoint, allocate};
-use super::compress::{CompressOptions, Made, Task, own_metadata, within};
-use super::compressed::{CompressedModel, Entry};
+use super::compress::{CompressOptions, Made, Task};
+use super::compressed::CompressedModel;
 use super::container::{Assembler, ContainerWriter};
+use super::entry::Entry;
 use super::recipe::{Recipe, Rule};
 use super::report::{Report, ReportRow};
 use super::step::{self, Step, chain_text};
@@ -196,8 +198,8 @@ impl<'a> Budget<'a> {
         let search = self.search(input)?;
         let chosen = self.choose(&search)?;
         let mut model = CompressedModel::new();
-        for (key, value) in own_metadata(input) {
-            model.set_metadata(key, value)?;
+        for (key, value) in input.metadata() {
+            model.set_metadata(key, value);
         }
         let mut report = self.assemble(search, chosen, |name, entry| {
             let bytes = Assembler::new(std::io::sink()).entry(name, &entry)?;
@@ -217,8 +219,8 @@ impl<'a> Budget<'a> {
         let search = self.search(input)?;
         let chosen = self.choose(&search)?;
         let mut writer = ContainerWriter::create(output)?;
-        for (key, value) in own_metadata(input) {
-            writer.metadata(key, value)?;
+        for (key, value) in input.metadata() {
+            writer.metadata(key, value);
         }
         let mut report = self.assemble(search, chosen, |name, entry| writer.add(name, &entry))?;
         report.bytes_after = writer.finish()?;
@@ -402,8 +404,8 @@ impl Search<'_> {
     /// The size of the file with the candidate of this number for each tensor, or without the tensor.
     fn file_bytes(&self, candidate: impl Fn(usize) -> Option<usize>) -> Result<u64> {
         let mut file = Assembler::new(std::io::sink());
-        for (key, value) in own_metadata(self.input) {
-            file.metadata(key, value)?;
+        for (key, value) in self.input.metadata() {
+            file.metadata(key, value);
         }
         for (number, layer) in self.layers.iter().enumerate() {
             let name = &layer.row.name;

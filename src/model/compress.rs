@@ -5,12 +5,14 @@ use std::path::Path;
 
 use ndarray::{ArrayD, Ix2};
 
-use super::compressed::{CompressedModel, CompressedTensor, Entry};
-use super::container::{Assembler, ContainerWriter, KEY};
+use super::compressed::CompressedModel;
+use super::container::{Assembler, ContainerWriter};
+use super::entry::{CompressedTensor, Entry};
 use super::recipe::Recipe;
 use super::report::{Report, ReportRow};
 use super::shard::{SHARD_KEY, Shard};
 use super::step::{self, ChainResult, Step, chain_text};
+use super::tensors::within;
 use super::{Dtype, NamedTensors, TensorData};
 use crate::limit::{EmpiricalSource, RateDistortionGap};
 use crate::{Error, FitContext, InputMoments, Observer, Progress, Result, Seed, Stage};
@@ -198,25 +200,6 @@ impl Observer for InTensor<'_> {
             ..*progress
         })
     }
-}
-
-/// The metadata of the model itself, without the keys of a container.
-pub(super) fn own_metadata(input: &NamedTensors) -> impl Iterator<Item = (&str, &str)> {
-    let metadata = input.metadata().iter();
-    metadata
-        .filter(|(key, _)| !key.starts_with(KEY))
-        .map(|(key, value)| (key.as_str(), value.as_str()))
-}
-
-/// Adds the name of the tensor to an error.
-pub(super) fn within<T>(name: &str, result: Result<T>) -> Result<T> {
-    result.map_err(|error| match error {
-        error @ (Error::InTensor { .. } | Error::File { .. } | Error::Stopped { .. }) => error,
-        error => Error::InTensor {
-            name: name.to_owned(),
-            source: Box::new(error),
-        },
-    })
 }
 
 /// ‖W − Ŵ‖² / ‖W‖²; for an all-zero tensor 0 or infinite.
@@ -411,8 +394,8 @@ impl Recipe {
         self.check()?;
         options.check(input)?;
         let mut writer = ContainerWriter::create(output)?;
-        for (key, value) in own_metadata(input) {
-            writer.metadata(key, value)?;
+        for (key, value) in input.metadata() {
+            writer.metadata(key, value);
         }
         if options.shard.count() > 1 {
             let shard = options.shard.to_string();
@@ -458,8 +441,8 @@ impl Recipe {
         self.check()?;
         options.check(input)?;
         let mut model = CompressedModel::new();
-        for (key, value) in own_metadata(input) {
-            model.set_metadata(key, value)?;
+        for (key, value) in input.metadata() {
+            model.set_metadata(key, value);
         }
         let add = |name: &str, data: &TensorData<'_>, made: Option<CompressedTensor>| {
             let entry = match made {

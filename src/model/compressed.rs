@@ -1,184 +1,19 @@
-//! A model as artifacts by name.
+//! A model as tensors by name, in memory.
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::path::Path;
-use std::sync::Arc;
 
 use ndarray::{Array2, ArrayD, ArrayView2};
-use safetensors::Dtype;
 
-use super::artifact::malformed;
 use super::container::{Assembler, Container, ContainerWriter};
-use super::tensors::reshaped;
-use super::{Artifact, PlainTensor, Registry, Source};
+use super::entry::{CompressedTensor, Entry};
+use super::header::{self, Planned};
+use super::index::in_file;
+use super::save::NewFile;
+use super::tensors::within;
+use super::{PlainTensor, Registry, Source};
 use crate::{Error, Result};
-
-/// A compressed tensor of a model: an artifact, and the shape and type of the tensor that it stands for.
-///
-/// A convolution kernel (OIHW), say, may be compressed as a matrix (out_channels, in_channels · height · width).
-///
-/// ```
-/// use taper::Quantizer;
-/// use taper::model::{CompressedModel, CompressedTensor, Entry};
-/// use taper::ndarray::Array2;
-/// use taper::quantize::fixed_point::FixedPointQuantizer;
-///
-/// let weights = Array2::from_shape_fn((8, 6), |(o, i)| (o + i) as f32);
-/// let matrix = FixedPointQuantizer::new(4).quantize(weights.view())?;
-/// // The kernel of a convolution, compressed as a matrix.
-/// let tensor = CompressedTensor::new(matrix).with_shape(&[8, 6, 1, 1])?;
-/// assert_eq!(tensor.decompress()?.shape(), [8, 6, 1, 1]);
-/// assert_eq!(tensor.artifact().kind(), "fixed_point");
-/// # let _ = |model: CompressedModel, entry: Entry| (model, entry);
-/// # Ok::<(), taper::Error>(())
-/// ```
-#[derive(Debug, Clone)]
-pub struct CompressedTensor {
-    artifact: Arc<dyn Artifact>,
-    shape: Vec<usize>,
-    dtype: Dtype,
-}
-
-impl CompressedTensor {
-    /// The tensor of an artifact's own shape.
-    #[must_use]
-    pub fn new(artifact: impl Artifact) -> Self {
-        Self::of(Arc::new(artifact))
-    }
-
-    pub(super) fn of(artifact: Arc<dyn Artifact>) -> Self {
-        Self {
-            shape: artifact.shape().to_vec(),
-            artifact,
-            dtype: Dtype::F32,
-        }
-    }
-
-    /// The same as a tensor of another shape.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::ShapeMismatch`] for a shape of another number of values.
-    pub fn with_shape(mut self, shape: &[usize]) -> Result<Self> {
-        let count = |shape: &[usize]| shape.iter().try_fold(1_usize, |n, &m| n.checked_mul(m));
-        if count(shape).is_none() || count(shape) != count(&self.shape) {
-            return Err(Error::ShapeMismatch {
-                what: "a compressed tensor",
-                expected: self.shape,
-                found: shape.to_vec(),
-            });
-        }
-        self.shape = shape.to_vec();
-        Ok(self)
-    }
-
-    /// The same as a tensor whose values were of this type before.
-    #[must_use]
-    pub fn with_dtype(self, dtype: Dtype) -> Self {
-        Self { dtype, ..self }
-    }
-
-    /// The artifact.
-    #[must_use]
-    pub fn artifact(&self) -> &dyn Artifact {
-        &*self.artifact
-    }
-
-    /// The shape of the tensor.
-    #[must_use]
-    pub fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    /// The type that its values had.
-    #[must_use]
-    pub fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-
-    /// The dense tensor.
-    ///
-    /// # Errors
-    ///
-    /// Those of the artifact.
-    pub fn decompress(&self) -> Result<ArrayD<f32>> {
-        reshaped(self.artifact.decompress()?, &self.shape)
-    }
-
-    /// y = x Wᵀ with x of shape (batch, in_features), from the compressed form where the artifact can.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Dimensions`] where the artifact is no matrix, and those of the artifact.
-    pub fn apply(&self, x: ArrayView2<'_, f32>) -> Result<Array2<f32>> {
-        match self.artifact.as_linear() {
-            Some(matrix) => matrix.apply(x),
-            None => Err(Error::Dimensions {
-                what: "a compressed tensor that is to multiply",
-                expected: "two axes",
-                shape: self.shape.clone(),
-            }),
-        }
-    }
-}
-
-impl From<Box<dyn Artifact>> for CompressedTensor {
-    fn from(artifact: Box<dyn Artifact>) -> Self {
-        Self::of(Arc::from(artifact))
-    }
-}
-
-/// A tensor of a model: compressed, or kept as it was.
-///
-/// ```
-/// use taper::Quantizer;
-/// use taper::model::{CompressedModel, CompressedTensor, Entry};
-/// use taper::ndarray::Array2;
-/// use taper::quantize::fixed_point::FixedPointQuantizer;
-///
-/// let weights = Array2::from_shape_fn((8, 6), |(o, i)| (o + i) as f32);
-/// let matrix = FixedPointQuantizer::new(4).quantize(weights.view())?;
-/// let entries = [
-///     Entry::Compressed(CompressedTensor::new(matrix)),
-///     Entry::Plain(weights.view().into_dyn().into()),
-/// ];
-/// for entry in &entries {
-///     assert_eq!(entry.decompress()?.shape(), entry.shape());
-/// }
-/// # let _ = CompressedModel::new();
-/// # Ok::<(), taper::Error>(())
-/// ```
-#[derive(Debug, Clone)]
-pub enum Entry {
-    /// An artifact.
-    Compressed(CompressedTensor),
-    /// The tensor itself, of any type.
-    Plain(PlainTensor),
-}
-
-impl Entry {
-    /// The shape of the tensor.
-    #[must_use]
-    pub fn shape(&self) -> &[usize] {
-        match self {
-            Self::Compressed(tensor) => tensor.shape(),
-            Self::Plain(tensor) => &tensor.shape,
-        }
-    }
-
-    /// The dense tensor.
-    ///
-    /// # Errors
-    ///
-    /// Those of the artifact, and [`Error::Unsupported`] for plain tensors that hold no floating-point numbers.
-    pub fn decompress(&self) -> Result<ArrayD<f32>> {
-        match self {
-            Self::Compressed(tensor) => tensor.decompress(),
-            Self::Plain(tensor) => tensor.to_f32(),
-        }
-    }
-}
 
 /// A model whose tensors are compressed, in memory.
 ///
@@ -196,7 +31,7 @@ impl Entry {
 /// let mut model = CompressedModel::new();
 /// model.insert("fc.weight", CompressedTensor::new(matrix))?;
 /// model.insert_plain("fc.bias", taper::ndarray::ArrayD::zeros(vec![8]).view().into())?;
-/// model.set_metadata("format", "pt")?;
+/// model.set_metadata("format", "pt");
 /// let again = CompressedModel::from_bytes(&model.to_bytes()?)?;
 /// let names: Vec<&str> = again.iter().map(|(name, _)| name).collect();
 /// assert_eq!(names, ["fc.bias", "fc.weight"]);
@@ -289,25 +124,25 @@ impl CompressedModel {
         }
     }
 
-    /// Says something of the model in its file, as `{"format": "pt"}` does.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Unsupported`] for keys that begin with `taper`.
-    pub fn set_metadata(&mut self, key: &str, value: &str) -> Result<()> {
-        Assembler::new(std::io::sink()).metadata(key, value)?;
+    /// Sets one value of the file's metadata: `format` is `pt` in files from PyTorch.
+    pub fn set_metadata(&mut self, key: &str, value: &str) {
         self.metadata.insert(key.to_owned(), value.to_owned());
-        Ok(())
+    }
+
+    /// The metadata of the file.
+    #[must_use]
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
     }
 
     fn fill<S: std::io::Write>(&self, assembler: &mut Assembler<S>) -> Result<()> {
         for (key, value) in &self.metadata {
-            assembler.metadata(key, value)?;
+            assembler.metadata(key, value);
         }
         assembler.entries(self.iter())
     }
 
-    /// The length of the container, without writing it.
+    /// The length of the container in bytes, without writing it.
     ///
     /// # Errors
     ///
@@ -322,8 +157,7 @@ impl CompressedModel {
     ///
     /// # Errors
     ///
-    /// [`Error::DuplicateName`] where the part of a tensor has the name of another tensor, [`Error::Unsupported`] for
-    /// an artifact that a container cannot hold.
+    /// [`Error::Unsupported`] for an artifact that a container cannot hold.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let mut assembler = Assembler::new(Cursor::new(Vec::new()));
         self.fill(&mut assembler)?;
@@ -332,7 +166,7 @@ impl CompressedModel {
         Ok(bytes)
     }
 
-    /// Writes the container and returns its length in bytes. The file is there whole or not at all.
+    /// Writes the container, which replaces a file at `path` once it is complete; returns its length in bytes.
     ///
     /// # Errors
     ///
@@ -340,10 +174,53 @@ impl CompressedModel {
     pub fn save(&self, path: impl AsRef<Path>) -> Result<u64> {
         let mut writer = ContainerWriter::create(path)?;
         for (key, value) in &self.metadata {
-            writer.metadata(key, value)?;
+            writer.metadata(key, value);
         }
         writer.add_all(self.iter())?;
         writer.finish()
+    }
+
+    /// Writes all tensors decompressed to the safetensors file `path`; returns its length in bytes.
+    ///
+    /// Each tensor has the element type that it had before compression, to which its values are rounded, and the file the
+    /// model's metadata: other programs read it as they read the original. One tensor is decompressed at a time.
+    ///
+    /// ```
+    /// use taper::model::{CompressedModel, CompressedTensor, Dense, Dtype, NamedTensors};
+    /// use taper::Precision;
+    /// use taper::ndarray::arr1;
+    ///
+    /// let weights = arr1(&[0.5, -1.5]).into_dyn();
+    /// let mut model = CompressedModel::new();
+    /// let tensor = CompressedTensor::new(Dense::new(weights.view(), Precision::F16)?);
+    /// model.insert("scale", tensor.with_dtype(Dtype::BF16))?;
+    /// model.set_metadata("format", "pt");
+    /// let path = std::env::temp_dir().join(format!("taper-save-dense-{}", std::process::id()));
+    /// model.save_dense(&path)?;
+    /// let dense = NamedTensors::open(&path)?;
+    /// assert_eq!(dense.data("scale")?.dtype, Dtype::BF16);
+    /// assert_eq!(dense.get("scale")?, weights);
+    /// assert_eq!(dense.metadata()["format"], "pt");
+    /// # std::fs::remove_file(&path).unwrap();
+    /// # Ok::<(), taper::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] for a tensor called `__metadata__`, a name that dense files cannot have;
+    /// [`Error::InTensor`] for values that the element type does not hold and with what an artifact says; [`Error::File`].
+    pub fn save_dense(&self, path: impl AsRef<Path>) -> Result<u64> {
+        let planned = self
+            .iter()
+            .map(|(name, entry)| Planned::new(name, entry.dtype(), entry.shape()));
+        let planned = planned.collect::<Result<_>>()?;
+        let data = |name: &str| within(name, self.entries[name].to_data());
+        let path = path.as_ref();
+        let mut file = NewFile::create(path)?;
+        let failed = |error| Error::file(path, error);
+        let length = header::write_file(&mut file, planned, &self.metadata, data, failed)?;
+        file.commit()?;
+        Ok(length)
     }
 
     /// The model in a container.
@@ -362,7 +239,11 @@ impl CompressedModel {
     ///
     /// As [`from_bytes`](Self::from_bytes), and [`Error::File`].
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
-        Self::from_container(&Container::new(Source::read(path)?, Registry::default())?)
+        let path = path.as_ref();
+        let container = Container::new(Source::read(path)?, Registry::default());
+        container
+            .and_then(|container| Self::from_container(&container))
+            .map_err(|error| in_file(path, error))
     }
 
     /// All tensors of a container.
@@ -371,15 +252,12 @@ impl CompressedModel {
     ///
     /// Those of [`Container::get`].
     pub fn from_container(container: &Container) -> Result<Self> {
-        let mut model = Self::new();
-        for (key, value) in container.metadata() {
-            model.metadata.insert(key.to_owned(), value.to_owned());
-        }
+        let mut model = Self {
+            metadata: container.metadata().clone(),
+            ..Self::default()
+        };
         for name in container.names() {
             model.insert_entry(name, container.get(name)?)?;
-        }
-        if model.entries.len() != container.names().count() {
-            return Err(malformed("names are given twice".to_owned()));
         }
         Ok(model)
     }

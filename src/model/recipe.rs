@@ -5,8 +5,8 @@ use std::path::Path;
 use glob::Pattern;
 use serde::{Deserialize, Serialize};
 
+use super::TensorData;
 use super::step::{self, Step};
-use super::{TensorData, source::file_error};
 use crate::{Error, Result};
 
 /// A chain of compressors for each tensor of a model, chosen by its name.
@@ -151,7 +151,7 @@ impl Recipe {
     /// [`Error::File`], and as [`from_toml`](Self::from_toml).
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let text = std::fs::read_to_string(path).map_err(|error| file_error(path, &error))?;
+        let text = std::fs::read_to_string(path).map_err(|error| Error::file(path, error))?;
         match path.extension() {
             Some(extension) if extension.eq_ignore_ascii_case("json") => Self::from_json(&text),
             _ => Self::from_toml(&text),

@@ -8,13 +8,13 @@ use super::container::{Container, ContainerWriter};
 use super::{NamedTensors, Registry, Source};
 use crate::{Error, ParamError, Result};
 
-/// The metadata of a part of a model.
+/// The key of the metadata that marks a part of a model.
 pub(super) const SHARD_KEY: &str = "taper-shard";
 
-/// One of n parts of a model, which any number of processes may compress side by side.
+/// One of n parts of a model, which several processes compress at the same time.
 ///
-/// Tensors are independent of each other and draw from seeds of their own, so that the parts, [merged](merge), are equal
-/// byte for byte to what one process writes. Each process computes the same division: the largest tensor first,
+/// Tensors are independent of each other and draw from seeds of their own, so that the parts, once [merged](merge), equal
+/// the file that one process writes, byte for byte. Each process computes the same division: the largest tensor first,
 /// each to the part that has the fewest bytes so far.
 ///
 /// ```
@@ -39,20 +39,23 @@ impl Default for Shard {
 }
 
 impl Shard {
-    /// Part `index`, from 1, of `count`.
+    /// Part `index` of `count`, counted from 1.
     ///
     /// # Errors
     ///
-    /// [`Error::Parameter`] for zero parts, [`Error::ExceedsInput`] for an index that is none.
+    /// [`Error::Parameter`] where one of them is zero, [`Error::ExceedsInput`] for an index above `count`.
     pub fn new(index: usize, count: usize) -> Result<Self> {
-        for (name, value) in [("the number of parts", count), ("the part", index)] {
+        for (name, value) in [
+            ("the count of parts", count),
+            ("the number of the part", index),
+        ] {
             if value == 0 {
                 return Err(ParamError::Zero { name }.into());
             }
         }
         if index > count {
             return Err(Error::ExceedsInput {
-                what: "the part",
+                what: "the number of the part",
                 value: index,
                 limit: count,
             });
@@ -60,7 +63,7 @@ impl Shard {
         Ok(Self { index, count })
     }
 
-    /// The part, from 1.
+    /// The number of this part, from 1.
     #[must_use]
     pub fn index(&self) -> usize {
         self.index
@@ -79,14 +82,16 @@ impl Shard {
             sizes.push((tensors.data(name)?.bytes.len() as u64, name.to_owned()));
         }
         sizes.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+        // No part beyond the number of tensors gets one.
         let mut loads = vec![0_u64; self.count.min(sizes.len())];
         let mut names = Vec::new();
         for (bytes, name) in sizes {
-            let least = loads.iter().enumerate().min_by_key(|&(i, &load)| (load, i));
-            let part = least.map_or(0, |(i, _)| i);
-            if let Some(load) = loads.get_mut(part) {
-                *load = load.saturating_add(bytes.max(1));
-            }
+            let least = loads
+                .iter_mut()
+                .enumerate()
+                .min_by_key(|(i, load)| (**load, *i));
+            let (part, load) = least.expect("as long as there is a tensor there is a part");
+            *load = load.saturating_add(bytes.max(1));
             if part + 1 == self.index {
                 names.push(name);
             }
@@ -106,7 +111,7 @@ impl FromStr for Shard {
             .and_then(|(i, n)| Some((i.trim().parse().ok()?, n.trim().parse().ok()?)));
         let (index, count) = numbers.ok_or_else(|| Error::Unsupported {
             what: format!("the part {text:?}"),
-            reason: "it is not of the form i/n".to_owned(),
+            reason: "it must have the form i/n".to_owned(),
         })?;
         Self::new(index, count)
     }
@@ -141,8 +146,8 @@ impl fmt::Display for Shard {
 ///
 /// # Errors
 ///
-/// [`Error::Shards`] where a part is missing, is there twice, or belongs to another model; [`Error::File`],
-/// and [`Error::Malformed`] for a file that is no part.
+/// [`Error::Shards`] where a part is missing, is given twice or belongs to another model, and for a file that is not a part;
+/// [`Error::File`], and [`Error::Malformed`] for a file that is not a container.
 pub fn merge(parts: &[impl AsRef<Path>], output: impl AsRef<Path>) -> Result<u64> {
     let shards = |problem: String| Error::Shards { problem };
     let mut writer = ContainerWriter::create(output)?;
@@ -154,33 +159,26 @@ pub fn merge(parts: &[impl AsRef<Path>], output: impl AsRef<Path>) -> Result<u64
         let tensors = container.raw();
         let shard: Shard = match tensors.metadata().get(SHARD_KEY) {
             Some(shard) => shard.parse()?,
-            None => return Err(shards(format!("{} is no part of a model", path.display()))),
+            None => {
+                return Err(shards(format!(
+                    "{} is not a part of a model",
+                    path.display()
+                )));
+            }
         };
         if shard.count != parts.len() || seen.contains(&shard) {
             return Err(shards(format!(
-                "{} is part {shard} of {} that were given, or is there twice",
+                "{} is part {shard}, but {} parts were given, or it is given twice",
                 path.display(),
                 parts.len()
             )));
         }
         seen.push(shard);
-        let own: Vec<(String, String)> = container
-            .metadata()
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .collect();
-        if *metadata.get_or_insert_with(|| own.clone()) != own {
+        let own = container.metadata();
+        if metadata.get_or_insert_with(|| own.clone()) != own {
             return Err(shards(format!("{} is of another model", path.display())));
         }
-        for (key, value) in tensors
-            .metadata()
-            .iter()
-            .filter(|(key, _)| *key != SHARD_KEY)
-        {
-            writer.raw_metadata(key, value);
-        }
-        for name in tensors.names() {
-            writer.add_plain(name, &tensors.data(name)?)?;
-        }
+        writer.container(&container)?;
     }
     if seen.is_empty() {
         return Err(shards("no parts were given".to_owned()));

@@ -26,33 +26,34 @@ enum Bytes {
 }
 
 impl Source {
-    /// Maps a file into memory: only what is looked at is read, so that the file may be larger than memory.
+    /// Maps a file into memory: the system reads the parts that are used, so that the file may be larger than memory.
     ///
-    /// While the map lives the file must neither be cut nor written to, by any process: reading beyond the new end
-    /// stops the program (`SIGBUS` on Unix). Where that cannot be promised, [`read`](Self::read).
+    /// While it is mapped, no process may shorten the file or write to it: reading beyond the new end
+    /// stops the program (`SIGBUS` on Unix). Replacing the file is safe, and all functions of this crate that save do so. Use
+    /// [`read`](Self::read) where others may write to the file in place.
     ///
     /// # Errors
     ///
     /// [`Error::File`].
     pub fn map(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let file = File::open(path).map_err(|error| file_error(path, &error))?;
-        let length = file.metadata().map_err(|error| file_error(path, &error))?;
+        let file = File::open(path).map_err(|error| Error::file(path, error))?;
+        let length = file.metadata().map_err(|error| Error::file(path, error))?;
         if length.len() == 0 {
             return Ok(Self(Bytes::Owned(Vec::new())));
         }
-        let mapped = map(&file).map_err(|error| file_error(path, &error))?;
+        let mapped = map(&file).map_err(|error| Error::file(path, error))?;
         Ok(Self(Bytes::Mapped(mapped)))
     }
 
-    /// Reads a file whole.
+    /// Reads a whole file into memory.
     ///
     /// # Errors
     ///
     /// [`Error::File`].
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(|error| file_error(path, &error))?;
+        let bytes = std::fs::read(path).map_err(|error| Error::file(path, error))?;
         Ok(Self(Bytes::Owned(bytes)))
     }
 }
@@ -71,12 +72,5 @@ impl Deref for Source {
             Bytes::Owned(bytes) => bytes,
             Bytes::Mapped(map) => map,
         }
-    }
-}
-
-pub(super) fn file_error(path: &Path, error: &std::io::Error) -> Error {
-    Error::File {
-        path: path.display().to_string(),
-        message: error.to_string(),
     }
 }

@@ -7,14 +7,16 @@ use std::path::Path;
 use ndarray::{ArrayD, ArrayViewD, IxDyn};
 use safetensors::Dtype;
 
-use super::header::{self, Header, Planned};
-use super::source::{Source, file_error};
+use super::header::{self, Header, Info, Planned};
+use super::save::NewFile;
+use super::source::Source;
+use super::{elements, index};
 use crate::{Error, Result};
 
-/// The tensors of a safetensors file, read one at a time.
+/// The tensors of a model in the safetensors format, read one at a time.
 ///
-/// Only the header is read at first; a tensor is decoded when it is asked for. With a [mapped](Source::map) source a
-/// model may be larger than memory.
+/// Only headers are read at first; a tensor is decoded when it is asked for. With [`open`](Self::open) or a
+/// [mapped](Source::map) source a model may be larger than memory.
 ///
 /// ```
 /// use taper::model::{NamedTensors, Source};
@@ -27,10 +29,20 @@ use crate::{Error, Result};
 /// assert_eq!(tensors.get("fc.weight")?, weight);
 /// # Ok::<(), taper::Error>(())
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct NamedTensors {
-    source: Source,
-    header: Header,
+    /// One file, or the shards of a model.
+    pub(super) sources: Vec<Source>,
+    pub(super) tensors: BTreeMap<String, Place>,
+    pub(super) metadata: BTreeMap<String, String>,
+}
+
+/// Where a tensor is.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// The number of its file.
+    pub(super) source: usize,
+    pub(super) info: Info,
 }
 
 /// One tensor of a file, as it is stored.
@@ -68,31 +80,18 @@ pub struct TensorData<'a> {
 pub type PlainTensor = TensorData<'static>;
 
 impl TensorData<'_> {
-    /// The values as `f32`, which half precision (IEEE 754 and bfloat16) converts to exactly.
+    /// The values as `f32`, which represents those of half precision (IEEE 754 and bfloat16) exactly.
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] for elements of any other type.
+    /// [`Error::Unsupported`] for elements of any other type, [`Error::Malformed`] where the bytes are not those of the
+    /// shape.
     pub fn to_f32(&self) -> Result<ArrayD<f32>> {
-        fn values<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f32> {
-            bytes.as_chunks().0.iter().map(|&x| value(x)).collect()
-        }
-        let values = match self.dtype {
-            Dtype::F32 => values(&self.bytes, f32::from_le_bytes),
-            Dtype::F16 => values(&self.bytes, |x| half::f16::from_le_bytes(x).to_f32()),
-            Dtype::BF16 => values(&self.bytes, |x| half::bf16::from_le_bytes(x).to_f32()),
-            other => {
-                return Err(Error::Unsupported {
-                    what: format!("a tensor of {other:?}"),
-                    reason: "only F32, F16 and BF16 are read as weights".to_owned(),
-                });
-            }
-        };
-        let found = vec![values.len()];
-        ArrayD::from_shape_vec(IxDyn(&self.shape), values).map_err(|_| Error::ShapeMismatch {
-            what: "a tensor's values",
-            expected: self.shape.clone(),
-            found,
+        let values = elements::decode(self.dtype, &self.bytes)?;
+        self.check("a tensor")?;
+        ArrayD::from_shape_vec(IxDyn(&self.shape), values).map_err(|_| Error::Unsupported {
+            what: format!("a tensor of shape {:?}", self.shape),
+            reason: "its axes multiply to more than an array can have".to_owned(),
         })
     }
 
@@ -102,7 +101,7 @@ impl TensorData<'_> {
         matches!(self.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16)
     }
 
-    /// The same with bytes of its own.
+    /// The same tensor, with a copy of the bytes where they are borrowed.
     #[must_use]
     pub fn into_owned(self) -> PlainTensor {
         TensorData {
@@ -112,7 +111,7 @@ impl TensorData<'_> {
         }
     }
 
-    /// Errs where the bytes are not those of the shape.
+    /// Checks that the bytes are those of the shape.
     pub(super) fn check(&self, name: &str) -> Result<()> {
         if header::bytes_of(self.dtype, &self.shape) == Some(self.bytes.len()) {
             return Ok(());
@@ -124,9 +123,18 @@ impl TensorData<'_> {
             self.bytes.len()
         )))
     }
+
+    /// `array` with elements of `dtype`, rounded to the nearest.
+    pub(super) fn of(array: ArrayViewD<'_, f32>, dtype: Dtype) -> Result<PlainTensor> {
+        Ok(TensorData {
+            dtype,
+            shape: array.shape().to_vec(),
+            bytes: elements::encode(array.iter().copied(), dtype)?.into(),
+        })
+    }
 }
 
-impl From<ArrayViewD<'_, f32>> for PlainTensor {
+impl From<ArrayViewD<'_, f32>> for TensorData<'_> {
     fn from(array: ArrayViewD<'_, f32>) -> Self {
         Self {
             dtype: Dtype::F32,
@@ -137,13 +145,36 @@ impl From<ArrayViewD<'_, f32>> for PlainTensor {
 }
 
 impl NamedTensors {
-    /// The tensors of a file that is mapped into memory; see [`Source::map`] for what that asks of the file.
+    /// The model at `path`, mapped into memory; see [`Source::map`] for what that asks of the files.
+    ///
+    /// The path is that of a safetensors file, of an index of shards (`model.safetensors.index.json`), or of a
+    /// folder that holds an index or a `model.safetensors`. Shards open as one model; of their metadata it has what all of
+    /// them agree on.
+    ///
+    /// ```
+    /// use taper::model::NamedTensors;
+    /// use taper::ndarray::arr1;
+    ///
+    /// let folder = std::env::temp_dir().join(format!("taper-shards-{}", std::process::id()));
+    /// std::fs::create_dir_all(&folder).unwrap();
+    /// let index = r#"{"weight_map": {"fc1.bias": "1.safetensors", "fc2.bias": "2.safetensors"}}"#;
+    /// std::fs::write(folder.join("model.safetensors.index.json"), index).unwrap();
+    /// for (file, name) in [("1.safetensors", "fc1.bias"), ("2.safetensors", "fc2.bias")] {
+    ///     NamedTensors::save(folder.join(file), [(name, arr1(&[0.5_f32]).view().into_dyn())])?;
+    /// }
+    /// let model = NamedTensors::open(&folder)?;
+    /// assert_eq!(model.names().collect::<Vec<_>>(), ["fc1.bias", "fc2.bias"]);
+    /// # std::fs::remove_dir_all(&folder).unwrap();
+    /// # Ok::<(), taper::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`Error::File`], and [`Error::Malformed`] for a header that is wrong or a file that was cut.
+    /// [`Error::File`]; [`Error::Malformed`] for a header that is wrong, a file that was cut or is of another format (which
+    /// the error names), and for an index that does not agree with its shards; [`Error::Unsupported`] for a folder
+    /// that does not hold exactly one model.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        Self::new(Source::map(path)?)
+        index::open(path.as_ref())
     }
 
     /// The tensors of the bytes of a safetensors file.
@@ -159,39 +190,50 @@ impl NamedTensors {
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`] for a header that is wrong or a file that was cut.
+    /// [`Error::Malformed`] for a header that is wrong, or a file that was cut or is of another format.
     pub fn new(source: Source) -> Result<Self> {
-        let header = Header::read(&source)?;
-        Ok(Self { source, header })
+        let Header { tensors, metadata } = Header::read(&source)?;
+        let place = |(name, info)| (name, Place { source: 0, info });
+        Ok(Self {
+            tensors: tensors.into_iter().map(place).collect(),
+            metadata,
+            sources: vec![source],
+        })
     }
 
     /// The names, in rising order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.header.tensors.keys().map(String::as_str)
+        self.tensors.keys().map(String::as_str)
     }
 
     /// The number of tensors.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.header.tensors.len()
+        self.tensors.len()
     }
 
     /// Whether there is no tensor.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.header.tensors.is_empty()
+        self.tensors.is_empty()
     }
 
-    /// The length of the whole file in bytes.
+    /// The length of the file in bytes; of shards, the sum of their lengths.
     #[must_use]
     pub fn file_bytes(&self) -> u64 {
-        self.source.len() as u64
+        self.sources.iter().map(|source| source.len() as u64).sum()
     }
 
-    /// What the file says of itself.
+    /// The metadata of the file.
     #[must_use]
     pub fn metadata(&self) -> &BTreeMap<String, String> {
-        &self.header.metadata
+        &self.metadata
+    }
+
+    fn place(&self, name: &str) -> Result<&Place> {
+        self.tensors.get(name).ok_or_else(|| Error::UnknownTensor {
+            name: name.to_owned(),
+        })
     }
 
     /// A tensor as it is stored.
@@ -200,14 +242,12 @@ impl NamedTensors {
     ///
     /// [`Error::UnknownTensor`].
     pub fn data(&self, name: &str) -> Result<TensorData<'_>> {
-        let info = self.header.tensors.get(name);
-        let info = info.ok_or_else(|| Error::UnknownTensor {
-            name: name.to_owned(),
-        })?;
+        let Place { source, info } = self.place(name)?;
         Ok(TensorData {
             dtype: info.dtype,
             shape: info.shape.clone(),
-            bytes: Cow::Borrowed(self.source.get(info.bytes.clone()).unwrap_or_default()),
+            // The header was checked against the length of the file.
+            bytes: Cow::Borrowed(&self.sources[*source][info.bytes.clone()]),
         })
     }
 
@@ -220,54 +260,140 @@ impl NamedTensors {
         self.data(name)?.to_f32()
     }
 
-    /// A safetensors file of `tensors` in single precision.
+    /// A safetensors file of `tensors`: of arrays, which are written in single precision, or of [`TensorData`], which
+    /// keeps its type.
     ///
     /// # Errors
     ///
-    /// [`Error::DuplicateName`].
-    pub fn to_bytes<'a>(
-        tensors: impl IntoIterator<Item = (&'a str, ArrayViewD<'a, f32>)>,
+    /// [`Error::DuplicateName`], [`Error::Unsupported`] for the name `__metadata__`, [`Error::Malformed`] for a
+    /// tensor whose bytes are not those of its shape.
+    pub fn to_bytes<'a, T: Into<TensorData<'a>>>(
+        tensors: impl IntoIterator<Item = (&'a str, T)>,
     ) -> Result<Vec<u8>> {
-        let mut by_name = BTreeMap::new();
-        for (name, tensor) in tensors {
-            if by_name.insert(name, tensor).is_some() {
-                return Err(Error::DuplicateName {
-                    name: name.to_owned(),
-                });
-            }
-        }
-        let planned: Vec<Planned> = by_name
-            .iter()
-            .map(|(name, tensor)| Planned {
-                name: (*name).to_owned(),
-                dtype: Dtype::F32,
-                shape: tensor.shape().to_vec(),
-                length: tensor.len() * 4,
-            })
-            .collect();
-        let mut bytes = header::write(&planned, &BTreeMap::new())?;
-        for tensor in by_name.values() {
-            bytes.extend(tensor.iter().flat_map(|x| x.to_le_bytes()));
-        }
+        let mut bytes = Vec::new();
+        let failed = |error| unreachable!("memory takes all that is written: {error}");
+        write(&mut bytes, tensors, failed)?;
         Ok(bytes)
     }
 
-    /// Writes a safetensors file of `tensors` in single precision.
+    /// Writes the safetensors file of [`to_bytes`](Self::to_bytes), which replaces a file at `path` once it is complete.
     ///
     /// # Errors
     ///
-    /// [`Error::DuplicateName`] and [`Error::File`].
-    pub fn save<'a>(
+    /// Those of [`to_bytes`](Self::to_bytes), and [`Error::File`].
+    pub fn save<'a, T: Into<TensorData<'a>>>(
         path: impl AsRef<Path>,
-        tensors: impl IntoIterator<Item = (&'a str, ArrayViewD<'a, f32>)>,
+        tensors: impl IntoIterator<Item = (&'a str, T)>,
     ) -> Result<()> {
         let path = path.as_ref();
-        let bytes = Self::to_bytes(tensors)?;
-        std::fs::write(path, bytes).map_err(|error| file_error(path, &error))
+        let mut file = NewFile::create(path)?;
+        write(&mut file, tensors, |error| Error::file(path, error))?;
+        file.commit()
+    }
+
+    /// Writes this model again, with `changed` in place of the tensors of these names; returns the length of the file.
+    ///
+    /// Each tensor keeps its type, to which changed values are rounded, and the file its metadata. One tensor is in memory at a
+    /// time. The path may be the one from which this model was opened; shards become one file.
+    ///
+    /// ```
+    /// use taper::model::{Dtype, NamedTensors, Source, TensorData};
+    /// use taper::ndarray::arr1;
+    ///
+    /// let half = TensorData { dtype: Dtype::F16, shape: vec![1], bytes: vec![0, 0x3c].into() };
+    /// let model = NamedTensors::new(Source::from(NamedTensors::to_bytes([("scale", half)])?))?;
+    /// let path = std::env::temp_dir().join(format!("taper-save-with-{}", std::process::id()));
+    /// let doubled = model.get("scale")? * 2.0;
+    /// model.save_with(&path, [("scale", doubled.view())])?;
+    /// let again = NamedTensors::open(&path)?;
+    /// assert_eq!(again.get("scale")?, arr1(&[2.0]).into_dyn());
+    /// assert_eq!(again.data("scale")?.dtype, Dtype::F16);
+    /// # std::fs::remove_file(&path).unwrap();
+    /// # Ok::<(), taper::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownTensor`] for a changed tensor that the model does not have, [`Error::DuplicateName`] for one that is
+    /// given twice, [`Error::InTensor`] for values beyond the range of the type, and [`Error::File`].
+    pub fn save_with<'a>(
+        &self,
+        path: impl AsRef<Path>,
+        changed: impl IntoIterator<Item = (&'a str, ArrayViewD<'a, f32>)>,
+    ) -> Result<u64> {
+        let path = path.as_ref();
+        let changed = by_name(changed)?;
+        for name in changed.keys() {
+            self.place(name)?;
+        }
+        let planned = self.tensors.iter().map(|(name, place)| {
+            let shape = match changed.get(name.as_str()) {
+                Some(array) => array.shape(),
+                None => &place.info.shape,
+            };
+            Planned::new(name, place.info.dtype, shape)
+        });
+        let planned = planned.collect::<Result<_>>()?;
+        let data = |name: &str| match changed.get(name) {
+            Some(array) => {
+                let dtype = self.place(name)?.info.dtype;
+                let tensor = within(name, TensorData::of(array.view(), dtype))?;
+                Ok(tensor.bytes)
+            }
+            None => Ok(self.data(name)?.bytes),
+        };
+        let mut file = NewFile::create(path)?;
+        let failed = |error| Error::file(path, error);
+        let length = header::write_file(&mut file, planned, &self.metadata, data, failed)?;
+        file.commit()?;
+        Ok(length)
     }
 }
 
-/// `array` in another shape of as many values.
+/// Adds the name of the tensor to an error.
+pub(super) fn within<T>(name: &str, result: Result<T>) -> Result<T> {
+    result.map_err(|error| match error {
+        error @ (Error::InTensor { .. } | Error::File { .. } | Error::Stopped { .. }) => error,
+        error => Error::InTensor {
+            name: name.to_owned(),
+            source: Box::new(error),
+        },
+    })
+}
+
+/// Values by name, each of which is given once.
+fn by_name<'a, T>(values: impl IntoIterator<Item = (&'a str, T)>) -> Result<BTreeMap<&'a str, T>> {
+    let mut by_name = BTreeMap::new();
+    for (name, value) in values {
+        if by_name.insert(name, value).is_some() {
+            return Err(Error::DuplicateName {
+                name: name.to_owned(),
+            });
+        }
+    }
+    Ok(by_name)
+}
+
+/// Writes a safetensors file of `tensors`.
+fn write<'a, T: Into<TensorData<'a>>>(
+    out: &mut impl std::io::Write,
+    tensors: impl IntoIterator<Item = (&'a str, T)>,
+    failed: impl Fn(std::io::Error) -> Error,
+) -> Result<u64> {
+    let tensors = tensors
+        .into_iter()
+        .map(|(name, tensor)| (name, tensor.into()));
+    let tensors: BTreeMap<&str, TensorData<'a>> = by_name(tensors)?;
+    let mut planned = Vec::with_capacity(tensors.len());
+    for (name, tensor) in &tensors {
+        tensor.check(name)?;
+        planned.push(Planned::new(name, tensor.dtype, &tensor.shape)?);
+    }
+    let data = |name: &str| Ok(&tensors[name].bytes);
+    header::write_file(out, planned, &BTreeMap::new(), data, failed)
+}
+
+/// `array` in another shape with the same number of values.
 pub(super) fn reshaped(array: ArrayD<f32>, shape: &[usize]) -> Result<ArrayD<f32>> {
     let found = array.shape().to_vec();
     if found == shape {

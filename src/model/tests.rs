@@ -143,7 +143,7 @@ fn tensor(kind: usize, [rows, columns]: [usize; 2], seed: u64) -> Result<Compres
 
 fn model(tensors: &[(usize, [usize; 2], u64)]) -> CompressedModel {
     let mut model = CompressedModel::new();
-    model.set_metadata("format", "pt").unwrap();
+    model.set_metadata("format", "pt");
     for (i, &(kind, shape, seed)) in tensors.iter().enumerate() {
         let tensor = tensor(kind, shape, seed).unwrap();
         model
@@ -214,7 +214,7 @@ proptest! {
         prop_assert_eq!(tensors.tensor("indices").unwrap().data(), [1; 16]);
         // The order in which tensors are added leaves no trace.
         let mut assembler = container::Assembler::new(std::io::Cursor::new(Vec::new()));
-        assembler.metadata("format", "pt").unwrap();
+        assembler.metadata("format", "pt");
         let entries: Vec<_> = model.iter().collect();
         for (name, entry) in entries.into_iter().rev() {
             assembler.entry(name, entry).unwrap();
@@ -271,7 +271,7 @@ fn forged_headers_are_refused() {
         bytes
     };
     let described = |line: &str, tensors: &str, data: &[u8]| {
-        let json = format!(r#"{{"__metadata__":{{"taper":"1","taper:w":"{line}"}}{tensors}}}"#);
+        let json = format!(r#"{{"__metadata__":{{"taper":"2","taper:w":"{line}"}}{tensors}}}"#);
         file(&json, data)
     };
     let u8s = |name: &str, from: usize, to: usize| {
@@ -283,14 +283,14 @@ fn forged_headers_are_refused() {
         let line = format!(
             "fixed_point shape=2x2 bits=4 symmetry=symmetric scaling=tensor +{coding} +scales"
         );
-        let scales = r#","w/scales":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}"#;
-        let tensors = format!("{scales}{}", u8s("w/codes", 4, 16));
+        let scales = r#","w#scales":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}"#;
+        let tensors = format!("{scales}{}", u8s("w#codes", 4, 16));
         described(&line, &tensors, &[9; 16])
     };
     let forged = [
         file("", &[]),
         file("{}", &[]),
-        file(r#"{"__metadata__":{"taper":"2"}}"#, &[]),
+        file(r#"{"__metadata__":{"taper":"1"}}"#, &[]),
         file(
             r#"{"a":{"dtype":"F32","shape":[4611686018427387904],"data_offsets":[0,0]}}"#,
             &[],
@@ -311,37 +311,37 @@ fn forged_headers_are_refused() {
         described("dense shape=2 /", "", &[]),
         described(
             "binary shape=4294967296x4294967296 scaling=none +signs",
-            &u8s("w/signs", 0, 1),
+            &u8s("w#signs", 0, 1),
             &[0],
         ),
         described(
             "sparse shape=1099511627776x1 +gap_bits +gaps +values",
             &format!(
                 "{}{}{}",
-                u8s("w/gap_bits", 0, 1),
-                u8s("w/gaps", 1, 1),
-                r#","w/values":{"dtype":"F32","shape":[0],"data_offsets":[1,1]}"#
+                u8s("w#gap_bits", 0, 1),
+                u8s("w#gaps", 1, 1),
+                r#","w#values":{"dtype":"F32","shape":[0],"data_offsets":[1,1]}"#
             ),
             &[0],
         ),
         described(
             "binary shape=1048576x1048576 scaling=none +signs=codes:1:1099511627776:2:1",
-            &u8s("w/signs", 0, 8),
+            &u8s("w#signs", 0, 8),
             &[1; 8],
         ),
         described(
             "binary shape=2x2 scaling=none +signs=codes:1:4:2:1",
-            &u8s("w/signs", 0, 1),
+            &u8s("w#signs", 0, 1),
             &[1],
         ),
         described(
             "binary shape=2x2 scaling=none +signs=codes:17:4:2:1",
-            &u8s("w/signs", 0, 8),
+            &u8s("w#signs", 0, 8),
             &[1; 8],
         ),
         described(
             "binary shape=2x2 scaling=none +signs=codes:1:4:2:0",
-            &u8s("w/signs", 0, 8),
+            &u8s("w#signs", 0, 8),
             &[1; 8],
         ),
         numbers("codes=numbers:4:4:0:7"),
@@ -394,10 +394,11 @@ fn entropy_coding_makes_real_laws_smaller() {
 }
 
 #[test]
-fn names_that_clash_are_errors() {
+fn a_name_that_is_given_twice_is_an_error() {
     let mut model = CompressedModel::new();
-    let weight = Dense::new(numbers(&[4], 1).view(), Precision::F32).unwrap();
-    model.insert("w", CompressedTensor::new(weight)).unwrap();
+    let model_tensor =
+        || CompressedTensor::new(Dense::new(numbers(&[4], 1).view(), Precision::F32).unwrap());
+    model.insert("w", model_tensor()).unwrap();
     let plain = PlainTensor::from(numbers(&[2], 1).view());
     assert_eq!(
         model.insert_plain("w", plain.clone()),
@@ -405,9 +406,15 @@ fn names_that_clash_are_errors() {
             name: "w".to_owned()
         })
     );
-    model.insert_plain("w/values", plain).unwrap();
-    assert!(matches!(model.to_bytes(), Err(Error::DuplicateName { .. })));
-    assert!(model.set_metadata("taper", "2").is_err());
+    // Not known before the tensor is written: a container that is written tensor by tensor.
+    let folder = tempfile::tempdir().unwrap();
+    let mut writer = ContainerWriter::create(folder.path().join("model")).unwrap();
+    let weight = Entry::Compressed(model_tensor());
+    writer.add("w", &weight).unwrap();
+    for again in [weight, Entry::Plain(plain)] {
+        let error = writer.add("w", &again).unwrap_err();
+        assert!(matches!(error, Error::DuplicateName { .. }), "{error}");
+    }
 }
 
 #[test]

@@ -1,20 +1,20 @@
-//! A tensor in the form that it has in a file.
+//! The arrays and descriptions of one tensor in a container.
 
 use std::borrow::Cow;
 
 use super::description::{CodedPart, Description, PartLine, tensor_dtype};
-use super::{description_key, join};
-use crate::model::compressed::{CompressedTensor, Entry};
+use super::names::{description_key, join, path_of};
 use crate::model::entropy::{self, Coding, Laws, Order};
+use crate::model::entry::{CompressedTensor, Entry};
 use crate::model::{Artifact, Dtype, TensorData};
-use crate::{DType, Result};
+use crate::{DType, Error, Result};
 
-/// What the description of a coding costs: no part is coded for less.
+/// The bytes that the description of a coding takes: a part is coded only if that saves more.
 const MARGIN: usize = 24;
 
 /// The arrays of a tensor, coded where that is shorter, and how to read them.
 pub(super) struct Coded<'a> {
-    /// By name.
+    /// By their names in the file.
     pub(super) arrays: Vec<(String, TensorData<'a>)>,
     /// Keys and values of the file's metadata.
     pub(super) descriptions: Vec<(String, String)>,
@@ -28,7 +28,7 @@ impl<'a> Coded<'a> {
         }
     }
 
-    /// A tensor as it is.
+    /// A tensor that is not compressed.
     pub(super) fn plain(name: &str, tensor: &'a TensorData<'_>) -> Result<Self> {
         tensor.check(name)?;
         let array = TensorData {
@@ -37,7 +37,7 @@ impl<'a> Coded<'a> {
             bytes: Cow::Borrowed(&tensor.bytes),
         };
         Ok(Self {
-            arrays: vec![(name.to_owned(), array)],
+            arrays: vec![(path_of(name).into_owned(), array)],
             descriptions: Vec::new(),
         })
     }
@@ -55,7 +55,7 @@ impl<'a> Coded<'a> {
             arrays: Vec::new(),
             descriptions: Vec::new(),
         };
-        coded.artifact(name, artifact, description)?;
+        coded.artifact(&path_of(name), artifact, description)?;
         Ok(coded)
     }
 
@@ -68,13 +68,20 @@ impl<'a> Coded<'a> {
         let children = artifact.children();
         let inherited: usize = children.iter().map(|child| child.1.parts().len()).sum();
         let parts = artifact.parts();
-        let own = parts.len().saturating_sub(inherited);
+        let own = parts.len().checked_sub(inherited);
+        let own = own.ok_or_else(|| Error::Unsupported {
+            what: format!("an artifact of kind {:?}", artifact.kind()),
+            reason: format!(
+                "it has {} parts, fewer than the {inherited} of its children",
+                parts.len()
+            ),
+        })?;
         for part in parts.into_iter().take(own) {
             let layout = artifact.code_layout(part.name);
             let coded = entropy::encode(&part.bytes, layout, part.dtype.bytes(), MARGIN)?;
             let (array, coding) = match coded {
                 Some((coding, bytes)) => {
-                    // All others are packed codes, whose type and shape follow from their number.
+                    // The others are packed codes, whose type and shape follow from their number.
                     let (dtype, shape) = match coding {
                         Coding::Laws(Laws {
                             order: Order::Cyclic,

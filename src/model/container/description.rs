@@ -1,9 +1,11 @@
 //! One line of text for each artifact: what it is and where its arrays are.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use safetensors::Dtype;
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
+use serde::de::value::Error as ValueError;
 
 use crate::model::artifact::{Artifact, Attributes, malformed};
 use crate::model::entropy::{Coding, Laws, Numbers, Order, middle};
@@ -33,11 +35,14 @@ pub(super) struct Description {
     pub(super) attributes: BTreeMap<String, String>,
     pub(super) parts: Vec<PartLine>,
     pub(super) children: Vec<String>,
-    /// The shape of the tensor, where the artifact is of another one.
+    /// The shape of the tensor, where that of the artifact differs.
     pub(super) view: Option<Vec<usize>>,
-    /// The element type of the tensor, where it was another one than F32.
+    /// The element type of the tensor, unless it was F32.
     pub(super) dtype: Option<Dtype>,
 }
+
+/// Words that attributes cannot have as their names.
+const WORDS: [&str; 3] = ["shape", "view", "dtype"];
 
 const DTYPES: [(&str, DType); 7] = [
     ("U8", DType::U8),
@@ -77,7 +82,20 @@ fn shape_text(shape: &[usize]) -> String {
 
 fn parse_number<T: std::str::FromStr>(text: &str) -> Result<T> {
     text.parse()
-        .map_err(|_| malformed(format!("{text:?} is no number")))
+        .map_err(|_| malformed(format!("{text:?} is not a number in its range")))
+}
+
+fn parse_dtype(text: &str) -> Result<Dtype> {
+    Dtype::deserialize(text.into_deserializer())
+        .map_err(|_: ValueError| malformed(format!("{text:?} is not a type of elements")))
+}
+
+/// Sets what a description gives once.
+fn set<T>(place: &mut Option<T>, value: T, word: &str) -> Result<()> {
+    match place.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(malformed(format!("{word} is given twice"))),
+    }
 }
 
 fn parse_shape(text: &str) -> Result<Vec<usize>> {
@@ -111,7 +129,7 @@ impl CodedPart {
                 ..
             }) => {
                 let dtype = DTYPES.iter().find(|dtype| dtype.1 == self.dtype);
-                let dtype = dtype.map_or("", |dtype| dtype.0);
+                let dtype = dtype.expect("the list has all types of parts").0;
                 format!("bytes:{dtype}:{}:{alphabet}", shape_text(&self.shape))
             }
             Coding::Numbers(Numbers {
@@ -180,7 +198,7 @@ impl CodedPart {
             ["bytes", dtype, shape, alphabet] => {
                 let found = DTYPES.iter().find(|found| found.0 == *dtype);
                 let dtype = found
-                    .ok_or_else(|| malformed(format!("{dtype} is no type")))?
+                    .ok_or_else(|| malformed(format!("{dtype:?} is not a type of parts")))?
                     .1;
                 let shape = parse_shape(shape)?;
                 let count = header::bytes_of(tensor_dtype(dtype), &shape)
@@ -198,7 +216,7 @@ impl CodedPart {
                     shape,
                 })
             }
-            _ => Err(malformed(format!("{text} is no coding"))),
+            _ => Err(malformed(format!("{text:?} is not a coding"))),
         }
     }
 }
@@ -217,55 +235,65 @@ impl Description {
         })
     }
 
+    /// Checks that all names and values can stand in a line and are read back as what they are.
+    fn check(&self) -> Result<()> {
+        let attributes = self.attributes.iter();
+        let mut words = [&self.kind]
+            .into_iter()
+            .chain(attributes.flat_map(|(name, value)| [name, value]))
+            .chain(self.parts.iter().map(|part| &part.name))
+            .chain(&self.children);
+        if let Some(odd) = words.find(|word| !is_word(word)) {
+            return Err(malformed(format!(
+                "{odd:?} cannot stand in a description: use letters, digits, '_', '.' and '-'"
+            )));
+        }
+        match WORDS
+            .iter()
+            .find(|word| self.attributes.contains_key(**word))
+        {
+            Some(name) => Err(malformed(format!("an attribute cannot be called {name:?}"))),
+            None => Ok(()),
+        }
+    }
+
     /// The line.
     ///
     /// # Errors
     ///
     /// [`Error::Malformed`](crate::Error::Malformed) for names and values that would not be read back.
     pub(super) fn to_text(&self) -> Result<String> {
-        let parts = self.parts.iter().map(|part| &part.name);
-        let mut words = [&self.kind]
-            .into_iter()
-            .chain(
-                self.attributes
-                    .iter()
-                    .flat_map(|(name, value)| [name, value]),
-            )
-            .chain(parts)
-            .chain(&self.children);
-        if let Some(odd) = words.find(|word| !is_word(word)) {
-            return Err(malformed(format!("{odd:?} is no word")));
-        }
+        self.check()?;
         let mut text = format!("{} shape={}", self.kind, shape_text(&self.shape));
         if let Some(view) = &self.view {
-            let _ = write!(text, " view={}", shape_text(view));
+            text += &format!(" view={}", shape_text(view));
         }
         if let Some(dtype) = self.dtype {
-            let _ = write!(text, " dtype={dtype:?}");
+            text += &format!(" dtype={dtype:?}");
         }
         for (name, value) in &self.attributes {
-            let _ = write!(text, " {name}={value}");
+            text += &format!(" {name}={value}");
         }
         for part in &self.parts {
-            let _ = write!(text, " +{}", part.name);
+            text += &format!(" +{}", part.name);
             if let Some(coded) = &part.coding {
-                let _ = write!(text, "={}", coded.to_text());
+                text += &format!("={}", coded.to_text());
             }
         }
         for child in &self.children {
-            let _ = write!(text, " /{child}");
+            text += &format!(" /{child}");
         }
         Ok(text)
     }
 
     pub(super) fn parse(text: &str) -> Result<Self> {
-        let mut words = text.split(' ');
+        let (kind, words) = text.split_once(' ').unwrap_or((text, ""));
         let mut description = Self {
-            kind: words.next().unwrap_or_default().to_owned(),
+            kind: kind.to_owned(),
             ..Self::default()
         };
-        let mut has_shape = false;
-        for word in words {
+        let mut shape = None;
+        for word in words.split(' ') {
             if let Some(part) = word.strip_prefix('+') {
                 let (name, coding) = match part.split_once('=') {
                     Some((name, coding)) => (name, Some(CodedPart::parse(coding)?)),
@@ -277,18 +305,10 @@ impl Description {
                 description.children.push(child.to_owned());
             } else {
                 match word.split_once('=') {
-                    Some(("shape", shape)) => {
-                        description.shape = parse_shape(shape)?;
-                        has_shape = true;
-                    }
-                    Some(("view", shape)) => description.view = Some(parse_shape(shape)?),
-                    Some(("dtype", dtype)) => {
-                        let dtype = match dtype {
-                            "F16" => Dtype::F16,
-                            "BF16" => Dtype::BF16,
-                            other => return Err(malformed(format!("weights of type {other}"))),
-                        };
-                        description.dtype = Some(dtype);
+                    Some(("shape", text)) => set(&mut shape, parse_shape(text)?, "shape")?,
+                    Some(("view", text)) => set(&mut description.view, parse_shape(text)?, "view")?,
+                    Some(("dtype", text)) => {
+                        set(&mut description.dtype, parse_dtype(text)?, "dtype")?
                     }
                     Some((name, value)) => {
                         let before = description
@@ -298,13 +318,12 @@ impl Description {
                             return Err(malformed(format!("{name} is given twice")));
                         }
                     }
-                    None => return Err(malformed(format!("{word:?} is no attribute"))),
+                    None => return Err(malformed(format!("{word:?} is not an attribute"))),
                 }
             }
         }
-        if !has_shape {
-            return Err(malformed(format!("{text:?} has no shape")));
-        }
+        description.shape = shape.ok_or_else(|| malformed(format!("{text:?} has no shape")))?;
+        description.check()?;
         Ok(description)
     }
 }
@@ -352,9 +371,39 @@ mod tests {
             prop_assert_eq!(Description::parse(&text).unwrap(), description);
         }
 
+        /// Whatever is read is written in a form that reads back equal.
         #[test]
-        fn any_text_is_a_description_or_an_error(text in "[a-z+/=:x0-9 ]{0,60}") {
-            let _ = Description::parse(&text);
+        fn any_text_is_an_error_or_a_description(text in "[a-z]{1,3} shape=[0-9x]{0,5}( [+/]?[a-z]{1,3}(=[a-z0-9:x]{1,12})?){0,3}") {
+            if let Ok(description) = Description::parse(&text) {
+                let again = description.to_text().unwrap();
+                prop_assert_eq!(Description::parse(&again).unwrap(), description);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_given_twice_is_malformed() {
+        for text in [
+            "dense shape=1 shape=1",
+            "dense shape=1 view=1 view=1",
+            "dense shape=1 dtype=F16 dtype=F16",
+            "dense shape=1 bits=1 bits=2",
+        ] {
+            let error = Description::parse(text).unwrap_err();
+            assert!(error.to_string().contains("twice"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn attributes_do_not_take_the_place_of_words() {
+        for name in WORDS {
+            let attributes = BTreeMap::from([(name.to_owned(), "1".to_owned())]);
+            let description = Description {
+                kind: "dense".to_owned(),
+                attributes,
+                ..Description::default()
+            };
+            assert!(description.to_text().is_err(), "{name}");
         }
     }
 }

@@ -1,10 +1,12 @@
 //! The container: a safetensors file whose tensors are the parts of artifacts.
 //!
-//! `docs/format.md` describes the bytes. [`description`] is the text that says how parts become an artifact,
-//! [`coded`] a tensor with its arrays as they are stored, [`write`] lays a file out, [`read`] checks and reads one.
+//! `docs/format.md` describes the bytes. [`names`] maps the names of a model to those of a file, [`description`] is the text
+//! that says how parts become an artifact, [`coded`] holds a tensor's arrays as they are stored, [`write`] lays a file out,
+//! [`read`] checks and reads one.
 
 mod coded;
 mod description;
+mod names;
 mod read;
 mod write;
 
@@ -12,17 +14,7 @@ pub use read::Container;
 pub(super) use write::Assembler;
 pub use write::ContainerWriter;
 
-/// The key of the metadata that holds the version, and with a colon begins the keys of descriptions.
+/// The key of the metadata that holds the version, and the beginning of all keys that the container uses itself.
 pub(super) const KEY: &str = "taper";
 /// The version of the format.
-const VERSION: &str = "1";
-
-/// The key of the description of an artifact.
-fn description_key(path: &str) -> String {
-    format!("{KEY}:{path}")
-}
-
-/// The name of a part or a child.
-fn join(path: &str, name: &str) -> String {
-    format!("{path}/{name}")
-}
+const VERSION: &str = "2";

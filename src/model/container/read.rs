@@ -1,23 +1,29 @@
 //! Reading a container, one tensor at a time.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::description::{Description, part_dtype};
-use super::{KEY, VERSION, description_key, join};
+use super::names::{described, join, model_key, name_of, path_of};
+use super::{KEY, VERSION};
 use crate::model::artifact::{Attributes, Stored, StoredPart, malformed};
-use crate::model::compressed::{CompressedTensor, Entry};
-use crate::model::tensors::NamedTensors;
+use crate::model::entry::{CompressedTensor, Entry};
+use crate::model::header::{self, Planned};
+use crate::model::index::in_file;
+use crate::model::save::NewFile;
+use crate::model::shard::SHARD_KEY;
+use crate::model::tensors::{NamedTensors, within};
 use crate::model::{Artifact, Dtype, Registry, Source};
 use crate::{Error, Result};
 
-/// How deep artifacts may consist of artifacts.
+/// How many times artifacts may be nested.
 const MAX_DEPTH: usize = 8;
 
 /// A container whose tensors are decoded when they are asked for.
 ///
-/// Everything that is read is checked: a file that was cut, forged or damaged gives an error. No more is allocated
-/// than a fixed multiple of the file's length; what a tensor decompresses to may be larger.
+/// Everything that is read is checked: a file that was cut, forged or damaged gives an error. Reading allocates at most a
+/// fixed multiple of the file's length; a tensor may decompress to more.
 ///
 /// ```
 /// use taper::Quantizer;
@@ -40,6 +46,7 @@ pub struct Container {
     descriptions: BTreeMap<String, Description>,
     /// Every tensor of the model, and whether it is compressed.
     names: BTreeMap<String, bool>,
+    metadata: BTreeMap<String, String>,
     registry: Registry,
 }
 
@@ -50,7 +57,8 @@ impl Container {
     ///
     /// [`Error::File`], [`Error::Malformed`], and [`Error::Unsupported`] for a file of another version.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        Self::new(Source::map(path)?, Registry::default())
+        let path = path.as_ref();
+        Self::new(Source::map(path)?, Registry::default()).map_err(|error| in_file(path, error))
     }
 
     /// The container in `source`, read with the kinds of `registry`.
@@ -64,50 +72,34 @@ impl Container {
             Some(VERSION) => {}
             Some(other) => {
                 return Err(Error::Unsupported {
-                    what: format!("a container of version {other}"),
-                    reason: format!("this reads version {VERSION}"),
+                    what: format!("a container of version {other:?}"),
+                    reason: format!("this version of taper reads version {VERSION:?}"),
                 });
             }
-            None => return Err(malformed("this is no container".to_owned())),
+            None => {
+                return Err(malformed(
+                    "it is a safetensors file, but not a container: open it as NamedTensors"
+                        .to_owned(),
+                ));
+            }
         }
         let mut descriptions = BTreeMap::new();
-        let prefix = description_key("");
+        let mut metadata = BTreeMap::new();
         for (key, text) in tensors.metadata() {
-            if let Some(path) = key.strip_prefix(&prefix) {
+            if let Some(path) = described(key) {
                 descriptions.insert(path.to_owned(), Description::parse(text)?);
+            } else if let Some(key) = model_key(key) {
+                metadata.insert(key.to_owned(), text.clone());
+            } else if key != KEY && key != SHARD_KEY {
+                return Err(malformed(format!("the metadata {key:?} has no meaning")));
             }
         }
-        let mut names = BTreeMap::new();
-        let mut claimed = BTreeSet::new();
-        let mut children = BTreeSet::new();
-        for (path, description) in &descriptions {
-            let parts = description.parts.iter().map(|part| join(path, &part.name));
-            for part in parts {
-                if !claimed.insert(part.clone()) {
-                    return Err(malformed(format!("{part} is given twice")));
-                }
-            }
-            let own = description.children.iter().map(|child| join(path, child));
-            for child in own {
-                if !descriptions.contains_key(&child) || !children.insert(child.clone()) {
-                    return Err(malformed(format!("{child} is missing or given twice")));
-                }
-            }
-        }
-        let tops = descriptions.keys().filter(|path| !children.contains(*path));
-        names.extend(tops.map(|path| (path.clone(), true)));
-        for name in tensors.names().filter(|name| !claimed.remove(*name)) {
-            if names.insert(name.to_owned(), false).is_some() {
-                return Err(malformed(format!("{name} is given twice")));
-            }
-        }
-        if let Some(part) = claimed.first() {
-            return Err(malformed(format!("the part {part} is missing")));
-        }
+        let names = names(&tensors, &descriptions)?;
         Ok(Self {
             tensors,
             descriptions,
             names,
+            metadata,
             registry,
         })
     }
@@ -117,18 +109,16 @@ impl Container {
         self.names.keys().map(String::as_str)
     }
 
-    /// The length of the file in bytes.
+    /// The length of the container in bytes.
     #[must_use]
     pub fn file_bytes(&self) -> u64 {
         self.tensors.file_bytes()
     }
 
-    /// What the file says of itself, without the container's own.
-    pub fn metadata(&self) -> impl Iterator<Item = (&str, &str)> {
-        let metadata = self.tensors.metadata().iter();
-        metadata
-            .filter(|(key, _)| !key.starts_with(KEY))
-            .map(|(key, value)| (key.as_str(), value.as_str()))
+    /// The model's metadata.
+    #[must_use]
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
     }
 
     pub(in crate::model) fn raw(&self) -> &NamedTensors {
@@ -142,11 +132,12 @@ impl Container {
     /// [`Error::UnknownTensor`], and [`Error::Malformed`] and the errors of the artifact's own `from_parts`
     /// for parts that do not fit together.
     pub fn get(&self, name: &str) -> Result<Entry> {
+        let path = path_of(name);
         match self.names.get(name) {
-            Some(false) => Ok(Entry::Plain(self.tensors.data(name)?.into_owned())),
+            Some(false) => Ok(Entry::Plain(self.tensors.data(&path)?.into_owned())),
             Some(true) => {
-                let artifact = self.artifact(name, 0)?;
-                let description = self.description(name)?;
+                let artifact = self.artifact(&path, 0)?;
+                let description = &self.descriptions[&*path];
                 let tensor = CompressedTensor::from(artifact);
                 let tensor = match &description.view {
                     Some(shape) => tensor.with_shape(shape)?,
@@ -161,16 +152,52 @@ impl Container {
         }
     }
 
-    fn description(&self, path: &str) -> Result<&Description> {
-        let description = self.descriptions.get(path);
-        description.ok_or_else(|| malformed(format!("{path} is not described")))
+    /// The type and shape that a tensor has when it is decompressed, as the file says.
+    fn dense(&self, name: &str) -> Result<Planned> {
+        let path = path_of(name);
+        match self.descriptions.get(&*path) {
+            Some(description) => {
+                let shape = description.view.as_ref().unwrap_or(&description.shape);
+                Planned::new(name, description.dtype.unwrap_or(Dtype::F32), shape)
+            }
+            None => {
+                let data = self.tensors.data(&path)?;
+                Planned::new(name, data.dtype, &data.shape)
+            }
+        }
+    }
+
+    /// Writes all tensors decompressed to the safetensors file `path`, as
+    /// [`CompressedModel::save_dense`](crate::model::CompressedModel::save_dense) does; returns its length in bytes.
+    ///
+    /// One tensor at a time is in memory, so that the model may be larger.
+    ///
+    /// # Errors
+    ///
+    /// As [`CompressedModel::save_dense`](crate::model::CompressedModel::save_dense), and those of [`get`](Self::get).
+    pub fn save_dense(&self, path: impl AsRef<Path>) -> Result<u64> {
+        let planned = self.names().map(|name| self.dense(name));
+        let planned = planned.collect::<Result<_>>()?;
+        let data = |name: &str| {
+            let entry = within(name, self.get(name))?;
+            within(name, entry.to_data()).map(Cow::into_owned)
+        };
+        let path = path.as_ref();
+        let mut file = NewFile::create(path)?;
+        let failed = |error| Error::file(path, error);
+        let length = header::write_file(&mut file, planned, &self.metadata, data, failed)?;
+        file.commit()?;
+        Ok(length)
     }
 
     fn artifact(&self, path: &str, depth: usize) -> Result<Box<dyn Artifact>> {
         if depth > MAX_DEPTH {
-            return Err(malformed(format!("{path} lies too deep")));
+            return Err(malformed(format!(
+                "{path:?} is nested more than {MAX_DEPTH} artifacts deep"
+            )));
         }
-        let description = self.description(path)?;
+        // `names` has seen that every child is described.
+        let description = &self.descriptions[path];
         let mut stored = Stored {
             shape: description.shape.clone(),
             attributes: Attributes(description.attributes.clone()),
@@ -197,5 +224,51 @@ impl Container {
             stored.children.push((child.clone(), artifact));
         }
         self.registry.restore(&description.kind, stored)
+    }
+}
+
+/// The tensors of the model and whether each is compressed, where descriptions and arrays fit together.
+fn names(
+    tensors: &NamedTensors,
+    descriptions: &BTreeMap<String, Description>,
+) -> Result<BTreeMap<String, bool>> {
+    let mut parts = BTreeSet::new();
+    let mut children = BTreeSet::new();
+    for (path, description) in descriptions {
+        for part in &description.parts {
+            let part = join(path, &part.name);
+            if !parts.insert(part.clone()) {
+                return Err(malformed(format!("the part {part:?} is given twice")));
+            }
+        }
+        for child in &description.children {
+            let child = join(path, child);
+            let Some(described) = descriptions.get(&child) else {
+                return Err(malformed(format!("{child:?} is not described")));
+            };
+            if described.view.is_some() || described.dtype.is_some() {
+                let problem = "has the shape or type of a tensor, but is part of one";
+                return Err(malformed(format!("{child:?} {problem}")));
+            }
+            if !children.insert(child.clone()) {
+                return Err(malformed(format!("{child:?} is given twice")));
+            }
+        }
+    }
+    let name = |path: &str| {
+        name_of(path).ok_or_else(|| malformed(format!("{path:?} belongs to no artifact")))
+    };
+    let mut names = BTreeMap::new();
+    for path in descriptions.keys().filter(|path| !children.contains(*path)) {
+        names.insert(name(path)?, true);
+    }
+    for path in tensors.names().filter(|path| !parts.remove(*path)) {
+        if names.insert(name(path)?, false).is_some() {
+            return Err(malformed(format!("{path:?} is given twice")));
+        }
+    }
+    match parts.first() {
+        Some(part) => Err(malformed(format!("the part {part:?} is missing"))),
+        None => Ok(names),
     }
 }

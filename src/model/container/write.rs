@@ -1,110 +1,129 @@
 //! Laying a container out.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::coded::Coded;
-use super::{KEY, VERSION};
-use crate::model::compressed::Entry;
+use super::names::metadata_key;
+use super::{Container, KEY, VERSION};
+use crate::model::TensorData;
+use crate::model::entry::Entry;
 use crate::model::header::{self, Planned};
-use crate::model::source::file_error;
-use crate::model::{Dtype, TensorData};
+use crate::model::save::NewFile;
+use crate::model::shard::SHARD_KEY;
 use crate::{Error, Result, parallel};
 
-/// Tensors that are coded before they are written: enough for threads to share, few beside a large model.
+/// Tensors that are coded before they are written: enough for all threads, and a small part of a large model.
 const AT_ONCE: usize = 32;
 
-/// Collects tensors in any order in a spill, and writes them in the order of a file.
+/// Collects tensors in any order in a spill, and writes them in the order that files have.
 #[derive(Debug)]
 pub(in crate::model) struct Assembler<S> {
     spill: S,
-    /// Where the next tensor goes.
+    path: PathBuf,
+    /// Where the next array goes.
     end: u64,
+    /// Arrays, and where they are in the spill.
     tensors: Vec<(Planned, u64)>,
+    /// The names of the arrays.
+    paths: BTreeSet<String>,
+    /// The names of the model's tensors.
     names: BTreeSet<String>,
     metadata: BTreeMap<String, String>,
 }
 
-fn io_error(error: &io::Error) -> Error {
-    Error::File {
-        path: "the container".to_owned(),
-        message: error.to_string(),
-    }
-}
-
 impl<S: Write> Assembler<S> {
+    /// Puts tensors aside in `spill`, which is memory or counts bytes.
     pub(in crate::model) fn new(spill: S) -> Self {
+        Self::of_file(spill, Path::new("memory"))
+    }
+
+    /// Puts tensors aside in `spill`; errors name the file `path`.
+    fn of_file(spill: S, path: &Path) -> Self {
         Self {
             spill,
+            path: path.to_owned(),
             end: 0,
             tensors: Vec::new(),
+            paths: BTreeSet::new(),
             names: BTreeSet::new(),
             metadata: BTreeMap::from([(KEY.to_owned(), VERSION.to_owned())]),
         }
     }
 
-    /// Adds to what the file says of itself.
-    ///
-    /// Keys that begin with `taper` are the container's own.
-    pub(in crate::model) fn metadata(&mut self, key: &str, value: &str) -> Result<()> {
-        if key.starts_with(KEY) {
-            return Err(Error::Unsupported {
-                what: format!("the metadata {key}"),
-                reason: "its name is the container's own".to_owned(),
-            });
-        }
-        self.metadata.insert(key.to_owned(), value.to_owned());
-        Ok(())
+    /// Sets one value of the model's metadata.
+    pub(in crate::model) fn metadata(&mut self, key: &str, value: &str) {
+        self.raw_metadata(&metadata_key(key), value);
     }
 
+    /// Sets one value of the file's metadata.
     pub(in crate::model) fn raw_metadata(&mut self, key: &str, value: &str) {
         self.metadata.insert(key.to_owned(), value.to_owned());
     }
 
-    fn tensor(
-        &mut self,
-        name: String,
-        dtype: Dtype,
-        shape: Vec<usize>,
-        bytes: &[u8],
-    ) -> Result<u64> {
-        if name == "__metadata__" || !self.names.insert(name.clone()) {
-            return Err(Error::DuplicateName { name });
+    /// Notes the name of a tensor, which no other one may have.
+    fn claim(&mut self, name: &str) -> Result<()> {
+        if self.names.insert(name.to_owned()) {
+            return Ok(());
         }
+        Err(Error::DuplicateName {
+            name: name.to_owned(),
+        })
+    }
+
+    /// Adds an array under its name in the file; its bytes are returned.
+    fn array(&mut self, path: String, array: &TensorData<'_>) -> Result<u64> {
+        // Paths of different tensors differ; an artifact may still give two of its parts one name.
+        if !self.paths.insert(path.clone()) {
+            return Err(Error::DuplicateName { name: path });
+        }
+        let planned = Planned::new(&path, array.dtype, &array.shape)?;
+        array.check(&path)?;
         self.spill
-            .write_all(bytes)
-            .map_err(|error| io_error(&error))?;
-        let planned = Planned {
-            name,
-            dtype,
-            shape,
-            length: bytes.len(),
-        };
+            .write_all(&array.bytes)
+            .map_err(|error| Error::file(&self.path, error))?;
+        let length = array.bytes.len() as u64;
         self.tensors.push((planned, self.end));
-        self.end += bytes.len() as u64;
-        Ok(bytes.len() as u64)
+        self.end += length;
+        Ok(length)
     }
 
     /// Adds a tensor; the bytes of its arrays are returned.
     pub(in crate::model) fn entry(&mut self, name: &str, entry: &Entry) -> Result<u64> {
-        self.coded(Coded::entry(name, entry)?)
+        self.coded(name, Coded::entry(name, entry)?)
     }
 
-    /// Adds a tensor as it is; its bytes are returned.
+    /// Adds a tensor that is not compressed; its bytes are returned.
     pub(in crate::model) fn plain(&mut self, name: &str, tensor: &TensorData<'_>) -> Result<u64> {
-        self.coded(Coded::plain(name, tensor)?)
+        self.coded(name, Coded::plain(name, tensor)?)
     }
 
-    /// Adds what was coded before; the bytes of its arrays are returned.
-    fn coded(&mut self, coded: Coded<'_>) -> Result<u64> {
+    /// Adds a tensor that has been coded; the bytes of its arrays are returned.
+    fn coded(&mut self, name: &str, coded: Coded<'_>) -> Result<u64> {
+        self.claim(name)?;
         let mut written = 0;
-        for (name, array) in coded.arrays {
-            written += self.tensor(name, array.dtype, array.shape, &array.bytes)?;
+        for (path, array) in coded.arrays {
+            written += self.array(path, &array)?;
         }
         self.metadata.extend(coded.descriptions);
         Ok(written)
+    }
+
+    /// Adds all of another container, but for the mark that it is a part of a model.
+    pub(in crate::model) fn container(&mut self, container: &Container) -> Result<()> {
+        for name in container.names() {
+            self.claim(name)?;
+        }
+        let raw = container.raw();
+        for (key, value) in raw.metadata().iter().filter(|(key, _)| *key != SHARD_KEY) {
+            self.raw_metadata(key, value);
+        }
+        for path in raw.names() {
+            self.array(path.to_owned(), &raw.data(path)?)?;
+        }
+        Ok(())
     }
 
     /// Adds tensors in their order, coded on all threads.
@@ -114,15 +133,15 @@ impl<S: Write> Assembler<S> {
     ) -> Result<()> {
         let entries: Vec<_> = entries.collect();
         for some in entries.chunks(AT_ONCE) {
-            let code = |i: usize| some.get(i).map(|(name, entry)| Coded::entry(name, entry));
-            for coded in parallel::map(some.len(), code).into_iter().flatten() {
-                self.coded(coded?)?;
+            let coded = parallel::map(some.len(), |i| Coded::entry(some[i].0, some[i].1));
+            for ((name, _), coded) in some.iter().zip(coded) {
+                self.coded(name, coded?)?;
             }
         }
         Ok(())
     }
 
-    /// The header of the file, in which the tensors are put into their order.
+    /// Puts the tensors into the order of the file; its header is returned.
     fn header(&mut self) -> Result<Vec<u8>> {
         self.tensors
             .sort_by_cached_key(|(tensor, _)| tensor.order());
@@ -160,52 +179,19 @@ impl<S: Write + Read + Seek> Assembler<S> {
             }
             out.flush()
         };
-        self.spill.flush().map_err(|error| io_error(&error))?;
-        write(&mut self.spill, out, &self.tensors).map_err(|error| io_error(&error))?;
+        let written = self.spill.flush();
+        written
+            .and_then(|()| write(&mut self.spill, out, &self.tensors))
+            .map_err(|error| Error::file(&self.path, error))?;
         Ok(header.len() as u64 + self.end)
-    }
-}
-
-/// A file that is removed unless it is renamed.
-#[derive(Debug)]
-struct Partial {
-    path: PathBuf,
-    renamed: bool,
-}
-
-impl Partial {
-    /// A new file beside `target`.
-    fn create(target: &Path, role: &str) -> Result<(Self, File)> {
-        let name = target.file_name().unwrap_or_default().to_string_lossy();
-        let name = format!(".{name}.{}.{role}", std::process::id());
-        let path = target.with_file_name(name);
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create_new(true).open(&path);
-        let file = file.map_err(|error| file_error(&path, &error))?;
-        let renamed = false;
-        Ok((Self { path, renamed }, file))
-    }
-
-    fn rename(mut self, target: &Path) -> Result<()> {
-        std::fs::rename(&self.path, target).map_err(|error| file_error(target, &error))?;
-        self.renamed = true;
-        Ok(())
-    }
-}
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        if !self.renamed {
-            // There is nobody to tell, and the next writer takes another name.
-            let _ = std::fs::remove_file(&self.path);
-        }
     }
 }
 
 /// Writes a container tensor by tensor, holding none of them in memory.
 ///
-/// Arrays go to a temporary file beside the target, since the header, which comes first, tells where each one ends;
-/// [`finish`](Self::finish) writes the container and renames it into place. Without it nothing is left behind.
+/// Arrays first go to a temporary file in the folder of the target, because the header, which comes first, tells where
+/// each one ends; [`finish`](Self::finish) writes the container and renames it into place. Without it nothing is left behind.
+/// The target may be a file that is mapped: its contents stay as they are for those who have opened it.
 ///
 /// ```
 /// use taper::model::{Container, ContainerWriter, Entry, PlainTensor};
@@ -223,9 +209,8 @@ impl Drop for Partial {
 /// ```
 #[derive(Debug)]
 pub struct ContainerWriter {
-    target: PathBuf,
     assembler: Assembler<BufWriterFile>,
-    spill: Partial,
+    file: NewFile,
 }
 
 /// A buffered file that is written first and read afterwards.
@@ -261,26 +246,19 @@ impl ContainerWriter {
     ///
     /// [`Error::File`].
     pub fn create(path: impl AsRef<Path>) -> Result<Self> {
-        let target = path.as_ref().to_owned();
-        let (spill, file) = Partial::create(&target, "parts")?;
-        let assembler = Assembler::new(BufWriterFile(BufWriter::new(file)));
-        Ok(Self {
-            target,
-            assembler,
-            spill,
-        })
+        let path = path.as_ref();
+        let file = NewFile::create(path)?;
+        let spill = BufWriterFile(BufWriter::new(file.scratch()?));
+        let assembler = Assembler::of_file(spill, path);
+        Ok(Self { assembler, file })
     }
 
-    /// Adds to what the file says of itself.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Unsupported`] for keys that begin with `taper`.
-    pub fn metadata(&mut self, key: &str, value: &str) -> Result<()> {
-        self.assembler.metadata(key, value)
+    /// Sets one value of the model's metadata.
+    pub fn metadata(&mut self, key: &str, value: &str) {
+        self.assembler.metadata(key, value);
     }
 
-    /// Metadata of the container's own.
+    /// Sets one value of the container's own metadata.
     pub(in crate::model) fn raw_metadata(&mut self, key: &str, value: &str) {
         self.assembler.raw_metadata(key, value);
     }
@@ -289,8 +267,8 @@ impl ContainerWriter {
     ///
     /// # Errors
     ///
-    /// [`Error::DuplicateName`] where a tensor or a part has that name already, [`Error::File`], and what the
-    /// artifact's [`attributes`](crate::model::Artifact::attributes) say.
+    /// [`Error::DuplicateName`] for a name that another tensor has, [`Error::File`], and the errors of the
+    /// artifact's [`attributes`](crate::model::Artifact::attributes).
     pub fn add(&mut self, name: &str, entry: &Entry) -> Result<u64> {
         self.assembler.entry(name, entry)
     }
@@ -303,7 +281,12 @@ impl ContainerWriter {
         self.assembler.entries(entries)
     }
 
-    /// Adds a tensor as it is, without a copy; returns its bytes.
+    /// Adds all of another container, but for the mark that it is a part of a model.
+    pub(in crate::model) fn container(&mut self, container: &Container) -> Result<()> {
+        self.assembler.container(container)
+    }
+
+    /// Adds a tensor that is not compressed, without a copy; returns its bytes.
     ///
     /// # Errors
     ///
@@ -312,21 +295,14 @@ impl ContainerWriter {
         self.assembler.plain(name, tensor)
     }
 
-    /// Writes the container, and returns its length in bytes.
+    /// Writes the container, which replaces a file at its path; returns its length in bytes.
     ///
     /// # Errors
     ///
     /// [`Error::File`].
-    pub fn finish(self) -> Result<u64> {
-        let (partial, file) = Partial::create(&self.target, "partial")?;
-        let mut out = BufWriter::new(file);
-        let length = self.assembler.finish(&mut out)?;
-        out.into_inner()
-            .map_err(io::IntoInnerError::into_error)
-            .and_then(|file| file.sync_all())
-            .map_err(|error| file_error(&self.target, &error))?;
-        drop(self.spill);
-        partial.rename(&self.target)?;
+    pub fn finish(mut self) -> Result<u64> {
+        let length = self.assembler.finish(&mut self.file)?;
+        self.file.commit()?;
         Ok(length)
     }
 }

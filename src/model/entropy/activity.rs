@@ -1,7 +1,7 @@
-//! How far values lie from their prediction, judged by what was coded before.
+//! How far values lie from their prediction, estimated from those coded before.
 //!
-//! Rows and columns of a layer differ in scale: an input that is hardly ever on leaves its column as it was
-//! initialized, an output that matters little has small weights. Magnitudes of coded neighbours as contexts are those of
+//! Rows and columns of a layer differ in scale: the column of an input that is nearly always zero stays as it was
+//! initialized, an output of little influence has small weights. Magnitudes of coded neighbours as contexts are those of
 //! DeepCABAC (S. Wiedemann et al., "DeepCABAC: A universal compression algorithm for deep neural networks", 2020,
 //! doi:10.1109/JSTSP.2020.2969554, arXiv:1907.11900); here they are running means.
 
@@ -59,7 +59,7 @@ impl Activity {
     /// Rows that a column remembers.
     const MEMORY: u32 = 64;
 
-    /// Of nothing yet; all means begin with that of `level`.
+    /// Creates means that all begin with that of `level`.
     pub(super) fn new(columns: usize, level: u8) -> Self {
         let first = mean(level.into()) << 4;
         let mut new = Self {
@@ -85,7 +85,7 @@ impl Activity {
     /// distances are relative to all.
     #[inline]
     pub(super) fn level(&self, column: usize) -> usize {
-        let column = self.columns.get(column).copied().unwrap_or(self.all);
+        let column = self.columns[column];
         let last = self.last[0] / 2 + self.last[1] / 2;
         let sum = 4 * level(column) + 4 * level(self.row) + level(last) - level(self.all);
         (sum >> 3).clamp(0, LEVELS as i32 - 1) as usize
@@ -93,9 +93,8 @@ impl Activity {
 
     #[inline]
     pub(super) fn record(&mut self, column: usize, distance: u32) {
-        if let Some(mean) = self.columns.get_mut(column) {
-            *mean = moved(*mean, distance, self.rate);
-        }
+        let mean = &mut self.columns[column];
+        *mean = moved(*mean, distance, self.rate);
         self.row = moved(self.row, distance, 1 << 11);
         self.all = moved(self.all, distance, 1 << 8);
         self.last = [distance, self.last[0]];

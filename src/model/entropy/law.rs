@@ -1,4 +1,4 @@
-//! A law over sixteen symbols that learns from what it codes, and bits of equal probability.
+//! A law over sixteen symbols that adapts to the symbols coded, and bits of equal probability.
 //!
 //! Cumulative probabilities of sixteen bits move towards each coded symbol all at once, as in the multi-symbol adaptive
 //! coding of AV1 (J. Han et al., "A Technical Overview of AV1", 2021, arXiv:2008.06091); by how much is the reciprocal of the
@@ -17,17 +17,17 @@ const SYMBOLS: usize = 16;
 pub(super) const REACH: i32 = 7;
 /// The symbol of all residuals beyond.
 pub(super) const ESCAPE: usize = SYMBOLS - 1;
-/// What no probability falls below.
+/// The least probability.
 const LEAST: u32 = 4;
-/// How many symbols the law that one begins with counts for.
+/// For how many symbols the first law counts.
 const PRIOR: u16 = 20;
 /// At how many symbols the first ones begin to fade.
 const MEMORY: u16 = 255;
 
-/// How likely residuals −7, …, 7 and all others are.
+/// The probabilities of the residuals −7, …, 7 and of all others.
 #[derive(Debug, Clone)]
 pub(super) struct Law {
-    /// How likely a symbol before this one is, in 2⁻¹⁶.
+    /// The probability of all symbols before this one, in 2⁻¹⁶.
     below: [u16; SYMBOLS],
     seen: u16,
 }
@@ -41,17 +41,13 @@ impl Law {
         let mut weights = [0_u64; SYMBOLS];
         let (left, right) = weights.split_at_mut(REACH as usize);
         let mut weight = 1 << 24;
-        if let Some(middle) = right.first_mut() {
-            *middle = weight;
-        }
+        right[0] = weight;
         for (left, right) in left.iter_mut().rev().zip(right.iter_mut().skip(1)) {
             weight = (weight * ratio) >> 16;
             (*left, *right) = (weight, weight);
         }
-        // What is left of both series.
-        if let Some(escape) = weights.last_mut() {
-            *escape = 2 * weight * ratio / ((1 << 16) - ratio) + 1;
-        }
+        // The rest of both series.
+        weights[ESCAPE] = 2 * weight * ratio / ((1 << 16) - ratio) + 1;
         let total: u64 = weights.iter().sum();
         let mut before = 0;
         let below = weights.map(|weight| {
@@ -71,10 +67,10 @@ impl Law {
         ((below * (shared / 4)) >> (PRECISION - 2)) + LEAST * symbol as u32
     }
 
-    fn interval(&self, symbol: usize) -> Option<(u32, NonZeroU32)> {
+    fn interval(&self, symbol: usize) -> (u32, NonZeroU32) {
         let low = self.cumulative(symbol);
-        let width = self.cumulative(symbol + 1).checked_sub(low)?;
-        Some((low, NonZeroU32::new(width)?))
+        let width = NonZeroU32::new(self.cumulative(symbol + 1) - low);
+        (low, width.expect("no probability is below the least"))
     }
 
     /// Makes `symbol` more likely.
@@ -103,7 +99,7 @@ impl EncoderModel<PRECISION> for Law {
         &self,
         symbol: impl Borrow<usize>,
     ) -> Option<(u32, NonZeroU32)> {
-        self.interval(*symbol.borrow())
+        Some(self.interval(*symbol.borrow()))
     }
 }
 
@@ -114,7 +110,7 @@ impl DecoderModel<PRECISION> for Law {
         let symbol = (1..SYMBOLS)
             .filter(|&symbol| self.cumulative(symbol) <= quantile)
             .count();
-        let (low, width) = self.interval(symbol).unwrap_or((0, NonZeroU32::MIN));
+        let (low, width) = self.interval(symbol);
         (symbol, low, width)
     }
 }
@@ -125,7 +121,7 @@ pub(super) struct Bits(pub(super) u32);
 
 impl Bits {
     fn width(self) -> NonZeroU32 {
-        NonZeroU32::new((1 << PRECISION) >> self.0).unwrap_or(NonZeroU32::MIN)
+        NonZeroU32::new((1 << PRECISION) >> self.0).expect("at most as many bits as the precision")
     }
 }
 
@@ -170,7 +166,7 @@ mod tests {
             }
             let mut end = 0;
             for symbol in 0..SYMBOLS {
-                let (low, width) = law.interval(symbol).unwrap();
+                let (low, width) = law.interval(symbol);
                 prop_assert_eq!(low, end);
                 prop_assert!(width.get() >= LEAST);
                 end += width.get();
@@ -190,7 +186,7 @@ mod tests {
             }
             // What a step of 1 / 255 can no longer move, on either side, and the least of the others.
             let missed = 2 * 255 + LEAST * SYMBOLS as u32;
-            prop_assert!(law.interval(symbol).unwrap().1.get() >= (1 << PRECISION) - missed);
+            prop_assert!(law.interval(symbol).1.get() >= (1 << PRECISION) - missed);
         }
     }
 
@@ -198,7 +194,7 @@ mod tests {
     fn the_first_law_has_the_mean_it_was_asked_for() {
         for mean in 1..=40_u32 {
             let law = Law::geometric(mean);
-            let width = |symbol: usize| f64::from(law.interval(symbol).unwrap().1.get());
+            let width = |symbol: usize| f64::from(law.interval(symbol).1.get());
             let sum: f64 = (0..ESCAPE)
                 .map(|s| (s as f64 - f64::from(REACH)).abs() * width(s))
                 .sum();

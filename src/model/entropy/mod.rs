@@ -1,8 +1,8 @@
 //! Entropy coding of a part's bytes.
 //!
-//! Packed codes are read as codes, other arrays as bytes. There are two ways to code them, and the shorter one is
-//! taken: under [`laws`] that are stored with the symbols, or, where codes are numbers in rows, under laws that
-//! are learned on the way ([`numbers`]). `docs/format.md` describes the bytes.
+//! Packed codes are read as codes, other arrays as bytes. There are two ways to code them, of which the encoder takes the
+//! shorter: under [`laws`] that are stored with the symbols, or, where codes are numbers in rows, under laws that
+//! adapt to the numbers before ([`numbers`]). `docs/format.md` describes the bytes.
 //!
 //! The range coder is that of the crate `constriction` (Bamler, arXiv:2201.01741).
 
@@ -55,7 +55,7 @@ fn malformed(problem: impl Into<String>) -> Error {
     }
 }
 
-/// The bytes of so many packed codes.
+/// The bytes of `count` packed codes.
 fn packed_bytes(count: usize, bits: u32) -> Option<usize> {
     usize::try_from((count as u128 * u128::from(bits)).div_ceil(8)).ok()
 }
@@ -69,9 +69,9 @@ fn words(bytes: &[u8]) -> Result<Vec<u32>> {
     Ok(words.iter().map(|&word| u32::from_le_bytes(word)).collect())
 }
 
-/// The bytes of a part coded in the shortest way that was found, where that is at least `margin` bytes shorter.
+/// The bytes of a part coded in the shortest way found, where that saves more than `margin` bytes.
 ///
-/// `layout` tells of packed codes; other arrays are coded byte by byte, with `width` bytes an element.
+/// `layout` describes packed codes; other arrays are coded byte by byte, with `width` bytes an element.
 pub(super) fn encode(
     raw: &[u8],
     layout: Option<CodeLayout>,
@@ -85,7 +85,7 @@ pub(super) fn encode(
     let shortest = best.as_ref().map_or(raw.len(), |(_, coded)| coded.len());
     let plan = laws::plan(raw, layout, width)?;
     if let Some(plan) = plan.filter(|plan| plan.estimate < shortest as f64)
-        && let Some((laws, coded)) = plan.encode()?
+        && let Some((laws, coded)) = plan.encode()
         && coded.len() < shortest
     {
         best = Some((Coding::Laws(laws), coded));
@@ -104,6 +104,6 @@ fn encode_numbers(raw: &[u8], layout: CodeLayout) -> Result<Option<(Coding, Vec<
     let Some(numbers) = Numbers::of(&symbols, layout.bits, layout.meaning) else {
         return Ok(None);
     };
-    let coded = numbers.encode(&symbols)?;
+    let coded = numbers.encode(&symbols);
     Ok(coded.map(|coded| (Coding::Numbers(numbers), coded)))
 }

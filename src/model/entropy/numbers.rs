@@ -1,8 +1,8 @@
-//! Codes that are numbers, each coded under a law that its neighbours choose.
+//! Codes that are numbers, each coded under a law that depends on its neighbours.
 //!
-//! What a code is coded by: its distance from a [prediction](super::predictor), under the law of the
-//! [scale](super::activity) expected there and of where between two codes the prediction lies; [laws](super::law)
-//! learn as they go. Encoder and decoder step through the same [`Model`].
+//! A code is coded as its distance from a [prediction](super::predictor). Its law is chosen by the
+//! [scale](super::activity) expected in this place and by where between two codes the prediction lies; [laws](super::law)
+//! adapt to the symbols coded. Encoder and decoder step through the same [`Model`].
 
 use constriction::stream::queue::{DefaultRangeDecoder, DefaultRangeEncoder};
 use constriction::stream::{Decode, Encode};
@@ -45,7 +45,7 @@ pub(in crate::model) struct Numbers {
     pub(in crate::model) trellis: bool,
 }
 
-/// What is known of a number before it is coded.
+/// What encoder and decoder know of a number before it is coded.
 #[derive(Debug, Clone, Copy)]
 struct Place {
     /// The expected value, in multiples of 2⁻⁸.
@@ -71,7 +71,7 @@ impl Place {
     }
 }
 
-/// All that was coded so far, as far as it matters.
+/// What encoder and decoder know of the numbers before.
 struct Model {
     predictor: Predictor,
     activity: Activity,
@@ -113,10 +113,9 @@ impl Model {
     /// The place of the next number.
     #[inline]
     fn next(&self) -> Place {
-        let before = self.window.get(self.column..);
-        let expected = before
-            .and_then(|before| before.first_chunk())
-            .map_or(0, |before| self.predictor.predict(before));
+        let before = self.window[self.column..].first_chunk();
+        let before = before.expect("the window begins with zeros for the first column");
+        let expected = self.predictor.predict(before);
         let (nearest, offset, grid, grids) = match self.state {
             None => {
                 let (nearest, offset) = on_grid(expected, 1);
@@ -140,22 +139,18 @@ impl Model {
             nearest,
             below: offset < 0,
             law: (level * QUARTERS + quarter) * grids + grid,
-            shift: self.shifts.get(level).copied().unwrap_or(0),
+            shift: self.shifts[level],
         }
     }
 
-    fn law(&self, place: Place) -> Result<&Law> {
-        self.laws
-            .get(place.law)
-            .ok_or_else(|| malformed("a number without a law"))
+    fn law(&self, place: Place) -> &Law {
+        &self.laws[place.law]
     }
 
-    /// Learns which number was at a place, and by which symbol it was told.
+    /// Adapts to the number at a place and to the symbol that stood for it.
     #[inline]
     fn learn(&mut self, place: Place, symbol: usize, number: i32) {
-        if let Some(law) = self.laws.get_mut(place.law) {
-            law.learn(symbol);
-        }
+        self.laws[place.law].learn(symbol);
         let (value, halves) = match self.state {
             None => (number, 0),
             Some(state) => (state.value(number), 1),
@@ -163,9 +158,7 @@ impl Model {
         // In steps from one number to the next.
         let distance = (value << FRACTION).abs_diff(place.expected) >> halves;
         self.activity.record(self.column, distance);
-        if let Some(seen) = self.window.get_mut(ORDER + self.column) {
-            *seen = clamped(value);
-        }
+        self.window[ORDER + self.column] = clamped(value);
         self.state = self.state.map(|state| state.next(number));
         self.column += 1;
         if self.column == self.columns {
@@ -218,18 +211,18 @@ fn symbol(steps: i32) -> usize {
     }
 }
 
-fn put(encoder: &mut DefaultRangeEncoder, value: u32, bits: u32) -> Result<()> {
+fn put(encoder: &mut DefaultRangeEncoder, value: u32, bits: u32) {
     let put = encoder.encode_symbol(value, Bits(bits));
-    put.map_err(|_| malformed("a number that does not fit"))
+    put.expect("the value has no more bits than it is given");
 }
 
 fn take(decoder: &mut DefaultRangeDecoder, bits: u32) -> Result<u32> {
     let taken = decoder.decode_symbol(Bits(bits));
-    taken.map_err(|_| malformed("the coder met what no coder writes"))
+    taken.map_err(|_| malformed("it holds words that no encoder writes"))
 }
 
 impl Numbers {
-    /// The way to code numbers in rows, where there is one.
+    /// How to code numbers in rows; none for labels and for widths that are not coded so.
     pub(super) fn of(symbols: &[u32], bits: u32, meaning: CodeMeaning) -> Option<Self> {
         let count = symbols.len();
         let (columns, trellis) = match meaning {
@@ -278,8 +271,13 @@ impl Numbers {
         symbol as i32 - self.zero as i32
     }
 
-    /// The coded bytes, or none where there are too few of them.
-    pub(super) fn encode(&self, symbols: &[u32]) -> Result<Option<Vec<u8>>> {
+    /// The coded bytes; none where they are so few that a reader would refuse them.
+    pub(super) fn encode(&self, symbols: &[u32]) -> Option<Vec<u8>> {
+        let bytes = self.coded(symbols);
+        (self.count / MAX_RATIO <= bytes.len()).then_some(bytes)
+    }
+
+    fn coded(&self, symbols: &[u32]) -> Vec<u8> {
         let numbers = symbols.iter().map(|&symbol| self.number(symbol));
         let predictor = Predictor::fit(&self.values(symbols), self.columns);
         let level = activity::first_level(numbers.clone().map(i32::unsigned_abs));
@@ -294,30 +292,28 @@ impl Numbers {
             let (steps, rest) = split(place.residual(number), place.shift);
             let symbol = symbol(steps);
             encoder
-                .encode_symbol(symbol, model.law(place)?)
-                .map_err(|_| malformed("a symbol that its law excludes"))?;
+                .encode_symbol(symbol, model.law(place))
+                .expect("no symbol has the probability zero");
             if symbol == ESCAPE {
-                put(&mut encoder, u32::from(steps < 0), 1)?;
+                put(&mut encoder, u32::from(steps < 0), 1);
                 let excess = steps.unsigned_abs() - REACH as u32;
                 let length = excess.ilog2();
                 for _ in 0..length {
-                    put(&mut encoder, 1, 1)?;
+                    put(&mut encoder, 1, 1);
                 }
-                put(&mut encoder, 0, 1)?;
+                put(&mut encoder, 0, 1);
                 for bit in (0..length).rev() {
-                    put(&mut encoder, (excess >> bit) & 1, 1)?;
+                    put(&mut encoder, (excess >> bit) & 1, 1);
                 }
             }
             if place.shift > 0 {
-                put(&mut encoder, rest, place.shift)?;
+                put(&mut encoder, rest, place.shift);
             }
             model.learn(place, symbol, number);
         }
-        let words = encoder
-            .into_compressed()
-            .map_err(|_| malformed("the coder refused to end"))?;
+        let Ok(words) = encoder.into_compressed();
         bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
-        Ok((self.count / MAX_RATIO <= bytes.len()).then_some(bytes))
+        bytes
     }
 
     /// The packed codes that `coded` stands for.
@@ -344,8 +340,8 @@ impl Numbers {
         for position in 0..self.count {
             let place = model.next();
             let symbol = decoder
-                .decode_symbol(model.law(place)?)
-                .map_err(|_| malformed("the coder met what no coder writes"))?;
+                .decode_symbol(model.law(place))
+                .map_err(|_| malformed("it holds words that no encoder writes"))?;
             let steps = if symbol == ESCAPE {
                 escaped(&mut decoder)?
             } else {
@@ -369,7 +365,7 @@ impl Numbers {
             }
         }
         if !decoder.maybe_exhausted() {
-            return Err(malformed("something follows the last number"));
+            return Err(malformed("words follow the last number"));
         }
         Ok(raw)
     }
@@ -380,7 +376,7 @@ pub(in crate::model) fn middle(bits: u32) -> u32 {
     (1_u32 << bits.clamp(1, MAX_BITS)) / 2 - 1
 }
 
-/// What comes before the words of the coder, and these.
+/// The predictor and the first level, and the words of the coder that follow.
 fn head(coded: &[u8]) -> Result<(Predictor, u8, &[u8])> {
     let ends = || malformed("it ends within its coefficients");
     let [order, level, rest @ ..] = coded else {

@@ -27,24 +27,23 @@ pub(super) struct Predictor {
 }
 
 impl Predictor {
-    /// The best one for rows of `columns` values, or one that predicts zero where it would not be worth its bytes.
+    /// The best one for rows of `columns` values; it predicts zero where coefficients would cost more bytes than they save.
     pub(super) fn fit(values: &[i16], columns: usize) -> Self {
         let order = ORDER.min(columns.saturating_sub(1));
         let (sums, sampled) = autocorrelation(values, columns.max(1));
         let half = values.len() as f64 / 2.0;
         // What is coded was rounded, which no coefficient predicts: the twelfth of a squared step a value.
         let rounding = (sampled.max(1)) as f64 / 12.0;
-        let mut power = sums.first().copied().unwrap_or(0.0);
+        let mut power = sums[0];
         let mut coefficients: Vec<f64> = Vec::new();
         let (mut least, mut best) = (half * (power + rounding).log2(), Self::default());
         for m in 1..=order {
-            let lag = |lag: usize| sums.get(lag).copied().unwrap_or(0.0);
             let known: f64 = coefficients
                 .iter()
                 .enumerate()
-                .map(|(i, c)| c * lag(m - 1 - i))
+                .map(|(i, c)| c * sums[m - 1 - i])
                 .sum();
-            let reflection = (lag(m) - known) / power;
+            let reflection = (sums[m] - known) / power;
             let left = power * (1.0 - reflection * reflection);
             // Not for values that are all zero either.
             if !(left > 0.0 && reflection.is_finite()) {
@@ -78,12 +77,12 @@ impl Predictor {
         let order = coefficients.len();
         let mut padded = [0; ORDER];
         let zeros = ORDER.checked_sub(order)?;
-        padded.get_mut(zeros..)?.copy_from_slice(&coefficients);
+        padded[zeros..].copy_from_slice(&coefficients);
         (sum <= LARGEST).then_some(Self { padded, order })
     }
 
     pub(super) fn coefficients(&self) -> &[i16] {
-        self.padded.get(ORDER - self.order..).unwrap_or_default()
+        &self.padded[ORDER - self.order..]
     }
 
     /// The next value after `before`, in multiples of 2⁻⁸.
@@ -121,9 +120,7 @@ fn autocorrelation(values: &[i16], columns: usize) -> ([f64; ORDER + 1], usize) 
             let mut partial = [0.0_f32; ORDER + 1];
             for run in runs.by_ref().take(1 << 10) {
                 // Of known length, so that the loop over lags is unrolled.
-                let Ok(run) = <&[f32; ORDER + 1]>::try_from(run) else {
-                    continue;
-                };
+                let run: &[f32; ORDER + 1] = run.try_into().expect("windows have this length");
                 let value = run[ORDER];
                 for (sum, x) in partial.iter_mut().zip(run) {
                     *sum += value * x;

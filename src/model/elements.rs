@@ -1,0 +1,293 @@
+//! Real numbers as elements of the types that safetensors has.
+
+use super::Dtype;
+use crate::{Error, Result};
+
+fn unsupported(dtype: Dtype, reason: &str) -> Error {
+    Error::Unsupported {
+        what: format!("a tensor of {dtype:?}"),
+        reason: reason.to_owned(),
+    }
+}
+
+/// The values of F32, F16 and BF16 elements, all of which `f32` holds exactly.
+pub(super) fn decode(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>> {
+    fn values<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+        bytes.as_chunks().0.iter().map(|&x| value(x)).collect()
+    }
+    Ok(match dtype {
+        Dtype::F32 => values(bytes, f32::from_le_bytes),
+        Dtype::F16 => values(bytes, |x| half::f16::from_le_bytes(x).to_f32()),
+        Dtype::BF16 => values(bytes, |x| half::bf16::from_le_bytes(x).to_f32()),
+        other => {
+            return Err(unsupported(
+                other,
+                "only F32, F16 and BF16 are read as weights",
+            ));
+        }
+    })
+}
+
+/// `values` as elements of `dtype`, little-endian, each rounded to the nearest, ties to even.
+///
+/// # Errors
+///
+/// [`Error::Overflow`] for a value beyond the range of `dtype`, [`Error::Unsupported`] for a `dtype` that does not hold
+/// single real numbers.
+pub(super) fn encode(values: impl ExactSizeIterator<Item = f32>, dtype: Dtype) -> Result<Vec<u8>> {
+    fn floats<const N: usize>(
+        values: impl Iterator<Item = f32>,
+        what: &'static str,
+        element: impl Fn(f32) -> (f32, [u8; N]),
+    ) -> Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(N * values.size_hint().0);
+        for value in values {
+            let (rounded, element) = element(value);
+            if rounded.is_infinite() && value.is_finite() {
+                return Err(Error::Overflow { what });
+            }
+            bytes.extend(element);
+        }
+        Ok(bytes)
+    }
+    fn integers<const N: usize>(
+        values: impl Iterator<Item = f32>,
+        what: &'static str,
+        [low, beyond]: [f32; 2],
+        element: impl Fn(f32) -> [u8; N],
+    ) -> Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(N * values.size_hint().0);
+        for value in values {
+            let rounded = value.round_ties_even();
+            // A NaN is in no range.
+            if !(low..beyond).contains(&rounded) {
+                return Err(Error::Overflow { what });
+            }
+            bytes.extend(element(rounded));
+        }
+        Ok(bytes)
+    }
+    // Powers of two are exact, the largest integers of 32 and 64 bits are not.
+    let signed = |bits: i32| [-(2_f32.powi(bits - 1)), 2_f32.powi(bits - 1)];
+    let unsigned = |bits: i32| [0.0, 2_f32.powi(bits)];
+    match dtype {
+        Dtype::F64 => floats(values, "a weight as F64", |x| {
+            (x, f64::from(x).to_le_bytes())
+        }),
+        Dtype::F32 => floats(values, "a weight as F32", |x| (x, x.to_le_bytes())),
+        Dtype::F16 => floats(values, "a weight as F16", |x| {
+            let rounded = half::f16::from_f32(x);
+            (rounded.to_f32(), rounded.to_le_bytes())
+        }),
+        Dtype::BF16 => floats(values, "a weight as BF16", |x| {
+            let rounded = half::bf16::from_f32(x);
+            (rounded.to_f32(), rounded.to_le_bytes())
+        }),
+        Dtype::F8_E4M3 => eight_bits(values, "a weight as F8_E4M3", Eight::E4M3),
+        Dtype::F8_E5M2 => eight_bits(values, "a weight as F8_E5M2", Eight::E5M2),
+        Dtype::I8 => integers(values, "a weight as I8", signed(8), |x| {
+            (x as i8).to_le_bytes()
+        }),
+        Dtype::I16 => integers(values, "a weight as I16", signed(16), |x| {
+            (x as i16).to_le_bytes()
+        }),
+        Dtype::I32 => integers(values, "a weight as I32", signed(32), |x| {
+            (x as i32).to_le_bytes()
+        }),
+        Dtype::I64 => integers(values, "a weight as I64", signed(64), |x| {
+            (x as i64).to_le_bytes()
+        }),
+        Dtype::U8 => integers(values, "a weight as U8", unsigned(8), |x| {
+            (x as u8).to_le_bytes()
+        }),
+        Dtype::U16 => integers(values, "a weight as U16", unsigned(16), |x| {
+            (x as u16).to_le_bytes()
+        }),
+        Dtype::U32 => integers(values, "a weight as U32", unsigned(32), |x| {
+            (x as u32).to_le_bytes()
+        }),
+        Dtype::U64 => integers(values, "a weight as U64", unsigned(64), |x| {
+            (x as u64).to_le_bytes()
+        }),
+        other => Err(unsupported(
+            other,
+            "weights are written as F64, F32, F16, BF16, F8_E4M3, F8_E5M2 or integers of 8 to 64 bits",
+        )),
+    }
+}
+
+/// Floating-point numbers of eight bits (Micikevicius et al., arXiv:2209.05433).
+#[derive(Debug, Clone, Copy)]
+struct Eight {
+    /// Bits of the fraction.
+    fraction: u32,
+    /// What is subtracted from the exponent.
+    bias: i32,
+    /// The largest positive code of a finite number. One more is infinite in E5M2; E4M3 has no infinity.
+    last: u8,
+}
+
+impl Eight {
+    const E4M3: Self = Self {
+        fraction: 3,
+        bias: 7,
+        last: 0x7e,
+    };
+    const E5M2: Self = Self {
+        fraction: 2,
+        bias: 15,
+        last: 0x7b,
+    };
+    const NAN: u8 = 0x7f;
+
+    /// The number of a positive code, as if the code beyond the last one went on in the same way.
+    fn magnitude(self, code: u8) -> f32 {
+        let exponent = i32::from(code >> self.fraction);
+        let fraction = f32::from(code & ((1 << self.fraction) - 1)) / (1 << self.fraction) as f32;
+        match exponent {
+            0 => fraction * 2_f32.powi(1 - self.bias),
+            _ => (1.0 + fraction) * 2_f32.powi(exponent - self.bias),
+        }
+    }
+
+    /// The nearest code, or none beyond the last one.
+    fn code(self, value: f32) -> Option<u8> {
+        let sign = u8::from(value.is_sign_negative()) << 7;
+        let magnitude = value.abs();
+        if value.is_nan() {
+            return Some(sign | Self::NAN);
+        }
+        if magnitude.is_infinite() {
+            return (self.last + 1 != Self::NAN).then_some(sign | (self.last + 1));
+        }
+        // Positive codes rise with their numbers; 0 is not above any magnitude.
+        let (mut below, mut above) = (0, self.last + 1);
+        while above - below > 1 {
+            let middle = below + (above - below) / 2;
+            if self.magnitude(middle) <= magnitude {
+                below = middle;
+            } else {
+                above = middle;
+            }
+        }
+        let half = f32::midpoint(self.magnitude(below), self.magnitude(above));
+        let up = magnitude > half || (magnitude == half && below % 2 == 1);
+        let code = if up { above } else { below };
+        (code <= self.last).then_some(sign | code)
+    }
+}
+
+fn eight_bits(
+    values: impl Iterator<Item = f32>,
+    what: &'static str,
+    format: Eight,
+) -> Result<Vec<u8>> {
+    values
+        .map(|value| format.code(value).ok_or(Error::Overflow { what }))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn one(value: f32, dtype: Dtype) -> Result<Vec<u8>> {
+        encode([value].into_iter(), dtype)
+    }
+
+    #[test]
+    fn eight_bits_have_the_published_values() {
+        // Table 1 of arXiv:2209.05433: the largest, the least normal and the least subnormal numbers.
+        for (format, [largest, normal, subnormal]) in [
+            (Eight::E4M3, [448.0, 2_f32.powi(-6), 2_f32.powi(-9)]),
+            (Eight::E5M2, [57344.0, 2_f32.powi(-14), 2_f32.powi(-16)]),
+        ] {
+            assert_eq!(format.magnitude(format.last), largest);
+            assert_eq!(format.magnitude(1 << format.fraction), normal);
+            assert_eq!(format.magnitude(1), subnormal);
+        }
+        assert_eq!(one(448.0, Dtype::F8_E4M3).unwrap(), [0x7e]);
+        assert_eq!(one(-448.0, Dtype::F8_E4M3).unwrap(), [0xfe]);
+        // Half a step above the largest number rounds to the even code beyond it or, at E4M3, back.
+        assert_eq!(one(463.9, Dtype::F8_E4M3).unwrap(), [0x7e]);
+        assert_eq!(one(464.0, Dtype::F8_E4M3).unwrap(), [0x7e]);
+        assert!(matches!(
+            one(464.1, Dtype::F8_E4M3),
+            Err(Error::Overflow { .. })
+        ));
+        assert!(matches!(
+            one(61440.0, Dtype::F8_E5M2),
+            Err(Error::Overflow { .. })
+        ));
+        assert_eq!(one(f32::INFINITY, Dtype::F8_E5M2).unwrap(), [0x7c]);
+        assert!(one(f32::INFINITY, Dtype::F8_E4M3).is_err());
+        assert_eq!(one(f32::NAN, Dtype::F8_E4M3).unwrap()[0] & 0x7f, 0x7f);
+    }
+
+    #[test]
+    fn each_number_of_eight_bits_is_its_own_nearest() {
+        for format in [Eight::E4M3, Eight::E5M2] {
+            for code in 0..=format.last {
+                assert_eq!(format.code(format.magnitude(code)), Some(code));
+                assert_eq!(format.code(-format.magnitude(code)), Some(code | 0x80));
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_nearest_of_eight_bits_is_taken(value in -500_f32..500.0, small in any::<bool>()) {
+            let value = if small { value / 4096.0 } else { value };
+            for format in [Eight::E4M3, Eight::E5M2] {
+                let Some(code) = format.code(value) else {
+                    prop_assert!(value.abs() > format.magnitude(format.last));
+                    continue;
+                };
+                let error = (format.magnitude(code & 0x7f) - value.abs()).abs();
+                for other in 0..=format.last {
+                    prop_assert!(error <= (format.magnitude(other) - value.abs()).abs());
+                }
+            }
+        }
+
+        /// What a type holds exactly is written exactly.
+        #[test]
+        fn exact_values_are_exact(bits in any::<u16>(), integer in -128_i8..=127) {
+            let half = half::f16::from_bits(bits);
+            let brain = half::bf16::from_bits(bits);
+            if half.is_finite() {
+                prop_assert_eq!(one(half.to_f32(), Dtype::F16).unwrap(), half.to_le_bytes());
+                prop_assert_eq!(one(half.to_f32(), Dtype::F64).unwrap(), half.to_f64().to_le_bytes());
+            }
+            if brain.is_finite() {
+                prop_assert_eq!(one(brain.to_f32(), Dtype::BF16).unwrap(), brain.to_le_bytes());
+            }
+            prop_assert_eq!(one(integer.into(), Dtype::I8).unwrap(), integer.to_le_bytes());
+            prop_assert_eq!(one(integer.into(), Dtype::I64).unwrap(), i64::from(integer).to_le_bytes());
+        }
+    }
+
+    #[test]
+    fn values_beyond_a_type_are_errors() {
+        for (value, dtype) in [
+            (65520.0, Dtype::F16),
+            (f32::MAX, Dtype::BF16),
+            (127.6, Dtype::I8),
+            (-129.0, Dtype::I8),
+            (-1.0, Dtype::U8),
+            (2_f32.powi(31), Dtype::I32),
+            (2_f32.powi(64), Dtype::U64),
+            (f32::NAN, Dtype::I16),
+        ] {
+            let error = one(value, dtype).unwrap_err();
+            assert!(
+                matches!(error, Error::Overflow { .. }),
+                "{value} as {dtype:?}: {error}"
+            );
+        }
+        for dtype in [Dtype::BOOL, Dtype::F4, Dtype::C64, Dtype::F8_E8M0] {
+            assert!(matches!(one(0.0, dtype), Err(Error::Unsupported { .. })));
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! One tensor of a model, compressed or not.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use ndarray::{Array2, ArrayD, ArrayView2, IxDyn};
+
+use super::tensors::reshaped;
+use super::{Artifact, Dtype, PlainTensor, TensorData};
+use crate::{Error, Result};
+
+/// A compressed tensor of a model: an artifact, and the shape and element type of the tensor from which it was made.
+///
+/// The two shapes may differ: a convolution kernel (OIHW), for example, may be compressed as a matrix
+/// (out_channels, in_channels · height · width).
+///
+/// ```
+/// use taper::Quantizer;
+/// use taper::model::{CompressedModel, CompressedTensor, Entry};
+/// use taper::ndarray::Array2;
+/// use taper::quantize::fixed_point::FixedPointQuantizer;
+///
+/// let weights = Array2::from_shape_fn((8, 6), |(o, i)| (o + i) as f32);
+/// let matrix = FixedPointQuantizer::new(4).quantize(weights.view())?;
+/// // The kernel of a convolution, compressed as a matrix.
+/// let tensor = CompressedTensor::new(matrix).with_shape(&[8, 6, 1, 1])?;
+/// assert_eq!(tensor.decompress()?.shape(), [8, 6, 1, 1]);
+/// assert_eq!(tensor.artifact().kind(), "fixed_point");
+/// # let _ = |model: CompressedModel, entry: Entry| (model, entry);
+/// # Ok::<(), taper::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct CompressedTensor {
+    artifact: Arc<dyn Artifact>,
+    shape: Vec<usize>,
+    dtype: Dtype,
+}
+
+impl CompressedTensor {
+    /// A tensor of F32 elements with the shape of the artifact.
+    #[must_use]
+    pub fn new(artifact: impl Artifact) -> Self {
+        Self::of(Arc::new(artifact))
+    }
+
+    pub(super) fn of(artifact: Arc<dyn Artifact>) -> Self {
+        Self {
+            shape: artifact.shape().to_vec(),
+            artifact,
+            dtype: Dtype::F32,
+        }
+    }
+
+    /// The same with another shape of the tensor.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShapeMismatch`] for a shape of another number of values.
+    pub fn with_shape(mut self, shape: &[usize]) -> Result<Self> {
+        let count = |shape: &[usize]| shape.iter().try_fold(1_usize, |n, &m| n.checked_mul(m));
+        if count(shape).is_none() || count(shape) != count(&self.shape) {
+            return Err(Error::ShapeMismatch {
+                what: "a compressed tensor",
+                expected: self.shape,
+                found: shape.to_vec(),
+            });
+        }
+        self.shape = shape.to_vec();
+        Ok(self)
+    }
+
+    /// The same with the type that the tensor's elements had, in which [`CompressedModel::save_dense`] writes them.
+    ///
+    /// [`CompressedModel::save_dense`]: super::CompressedModel::save_dense
+    #[must_use]
+    pub fn with_dtype(self, dtype: Dtype) -> Self {
+        Self { dtype, ..self }
+    }
+
+    /// The artifact.
+    #[must_use]
+    pub fn artifact(&self) -> &dyn Artifact {
+        &*self.artifact
+    }
+
+    /// The shape of the tensor.
+    #[must_use]
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The type that its elements had.
+    #[must_use]
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// The dense tensor.
+    ///
+    /// # Errors
+    ///
+    /// Those of the artifact, and [`Error::Unsupported`] for a tensor that does not fit into memory.
+    pub fn decompress(&self) -> Result<ArrayD<f32>> {
+        let shape = self.artifact.shape();
+        let mut array = zeros(shape)?;
+        self.artifact.decompress_into(array.view_mut())?;
+        reshaped(array, &self.shape)
+    }
+
+    /// y = x Wᵀ with x of shape (batch, in_features), from the compressed form where the artifact can.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Dimensions`] where the artifact is no matrix, and those of the artifact.
+    pub fn apply(&self, x: ArrayView2<'_, f32>) -> Result<Array2<f32>> {
+        match self.artifact.as_linear() {
+            Some(matrix) => matrix.apply(x),
+            None => Err(Error::Dimensions {
+                what: "a compressed tensor whose product is asked for",
+                expected: "two axes",
+                shape: self.shape.clone(),
+            }),
+        }
+    }
+}
+
+impl From<Box<dyn Artifact>> for CompressedTensor {
+    fn from(artifact: Box<dyn Artifact>) -> Self {
+        Self::of(Arc::from(artifact))
+    }
+}
+
+/// A tensor of a model: compressed, or kept bit for bit.
+///
+/// ```
+/// use taper::Quantizer;
+/// use taper::model::{CompressedModel, CompressedTensor, Entry};
+/// use taper::ndarray::Array2;
+/// use taper::quantize::fixed_point::FixedPointQuantizer;
+///
+/// let weights = Array2::from_shape_fn((8, 6), |(o, i)| (o + i) as f32);
+/// let matrix = FixedPointQuantizer::new(4).quantize(weights.view())?;
+/// let entries = [
+///     Entry::Compressed(CompressedTensor::new(matrix)),
+///     Entry::Plain(weights.view().into_dyn().into()),
+/// ];
+/// for entry in &entries {
+///     assert_eq!(entry.decompress()?.shape(), entry.shape());
+/// }
+/// # let _ = CompressedModel::new();
+/// # Ok::<(), taper::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub enum Entry {
+    /// An artifact.
+    Compressed(CompressedTensor),
+    /// The tensor itself, of any type.
+    Plain(PlainTensor),
+}
+
+impl Entry {
+    /// The shape of the tensor.
+    #[must_use]
+    pub fn shape(&self) -> &[usize] {
+        match self {
+            Self::Compressed(tensor) => tensor.shape(),
+            Self::Plain(tensor) => &tensor.shape,
+        }
+    }
+
+    /// The dense tensor.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`CompressedTensor::decompress`] and [`PlainTensor::to_f32`].
+    pub fn decompress(&self) -> Result<ArrayD<f32>> {
+        match self {
+            Self::Compressed(tensor) => tensor.decompress(),
+            Self::Plain(tensor) => tensor.to_f32(),
+        }
+    }
+
+    /// The type of the tensor's elements before compression.
+    pub(super) fn dtype(&self) -> Dtype {
+        match self {
+            Self::Compressed(tensor) => tensor.dtype(),
+            Self::Plain(tensor) => tensor.dtype,
+        }
+    }
+
+    /// The dense tensor with elements of its own type.
+    pub(super) fn to_data(&self) -> Result<Cow<'_, [u8]>> {
+        match self {
+            Self::Compressed(tensor) => {
+                let dense = tensor.decompress()?;
+                Ok(TensorData::of(dense.view(), tensor.dtype())?.bytes)
+            }
+            Self::Plain(tensor) => Ok(Cow::Borrowed(&tensor.bytes)),
+        }
+    }
+}
+
+/// An array of zeros. A small artifact may stand for a tensor that no machine holds, as a file may that was forged.
+fn zeros(shape: &[usize]) -> Result<ArrayD<f32>> {
+    let too_large = || Error::Unsupported {
+        what: format!("a dense tensor of shape {shape:?}"),
+        reason: "it does not fit into memory".to_owned(),
+    };
+    let count = shape.iter().try_fold(1_usize, |n, &m| n.checked_mul(m));
+    let count = count.ok_or_else(too_large)?;
+    let mut values = Vec::new();
+    values.try_reserve_exact(count).map_err(|_| too_large())?;
+    values.resize(count, 0.0);
+    ArrayD::from_shape_vec(IxDyn(shape), values).map_err(|_| too_large())
+}

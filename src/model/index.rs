@@ -1,0 +1,143 @@
+//! A model in several safetensors files, and the index that lists them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::header::{Header, MAX_HEADER, Unique};
+use super::tensors::{NamedTensors, Place};
+use super::{Source, foreign};
+use crate::{Error, Result};
+
+/// The names of a model's files in a folder, as transformers and diffusers give them.
+const INDEX: &str = ".safetensors.index.json";
+const SINGLE: &str = "model.safetensors";
+
+/// An index, as far as it is needed: which tensor is in which file.
+#[derive(Deserialize)]
+struct Index {
+    weight_map: Unique<String>,
+}
+
+fn malformed(path: &Path, problem: impl std::fmt::Display) -> Error {
+    Error::Malformed {
+        artifact: "an index of shards",
+        problem: format!("{}: {problem}", path.display()),
+    }
+}
+
+/// The same error with the path of the file.
+pub(super) fn in_file(path: &Path, error: Error) -> Error {
+    match error {
+        Error::Malformed { artifact, problem } => Error::Malformed {
+            artifact,
+            problem: format!("{}: {problem}", path.display()),
+        },
+        error => error,
+    }
+}
+
+/// The model at `path`: a safetensors file, an index of shards, or a folder that has one of both.
+pub(super) fn open(path: &Path) -> Result<NamedTensors> {
+    if path.is_dir() {
+        return open(&model_in(path)?);
+    }
+    let is_index = path
+        .extension()
+        .is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
+    if is_index {
+        return shards(path);
+    }
+    NamedTensors::new(Source::map(path)?).map_err(|error| in_file(path, error))
+}
+
+/// The index in a folder, or its only model.
+fn model_in(folder: &Path) -> Result<PathBuf> {
+    let failed = |error| Error::file(folder, error);
+    let mut indices = Vec::new();
+    for file in fs::read_dir(folder).map_err(failed)? {
+        let name = file.map_err(failed)?.file_name();
+        if name.to_str().is_some_and(|name| name.ends_with(INDEX)) {
+            indices.push(folder.join(name));
+        }
+    }
+    indices.sort();
+    match indices.as_slice() {
+        [index] => return Ok(index.clone()),
+        [] if folder.join(SINGLE).is_file() => return Ok(folder.join(SINGLE)),
+        _ => {}
+    }
+    let reason = if indices.is_empty() {
+        format!("the folder holds neither *{INDEX} nor {SINGLE}: name the file")
+    } else {
+        let names: Vec<_> = indices.iter().filter_map(|path| path.file_name()).collect();
+        format!("the folder holds several models: name one of {names:?}")
+    };
+    Err(Error::Unsupported {
+        what: folder.display().to_string(),
+        reason,
+    })
+}
+
+/// The model whose index is at `path`.
+fn shards(path: &Path) -> Result<NamedTensors> {
+    let failed = |error| Error::file(path, error);
+    let length = fs::metadata(path).map_err(failed)?.len();
+    if length > MAX_HEADER as u64 {
+        let problem = format!("it has {length} bytes; at most {MAX_HEADER} are read");
+        return Err(malformed(path, problem));
+    }
+    let text = fs::read(path).map_err(failed)?;
+    let index: Index = serde_json::from_slice(&text).map_err(|error| {
+        let json = text.trim_ascii_start().starts_with(b"{");
+        match foreign::recognize(&text).filter(|_| !json) {
+            Some(problem) => malformed(path, problem),
+            None => malformed(path, error),
+        }
+    })?;
+    let index = index.weight_map.0;
+    let mut model = NamedTensors::default();
+    // The number of each shard, in rising order of their names.
+    let mut numbers: BTreeMap<&str, usize> = index.values().map(|name| (&**name, 0)).collect();
+    let mut metadata: Option<BTreeMap<String, String>> = None;
+    for (name, number) in &mut numbers {
+        // An index is given by others and names files beside it, no others.
+        let mut components = Path::new(name).components();
+        let inside = components.all(|component| matches!(component, Component::Normal(_)));
+        if !inside || name.is_empty() {
+            let problem = format!("{name:?} is not the name of a file in the folder of the index");
+            return Err(malformed(path, problem));
+        }
+        let shard = path.with_file_name(name);
+        let source = Source::map(&shard)?;
+        let header = Header::read(&source).map_err(|error| in_file(&shard, error))?;
+        *number = model.sources.len();
+        for (tensor, info) in header.tensors {
+            let place = Place {
+                source: *number,
+                info,
+            };
+            if model.tensors.insert(tensor.clone(), place).is_some() {
+                let problem = format!("{tensor:?} is in {name:?} and in a shard before it");
+                return Err(malformed(path, problem));
+            }
+        }
+        // What the shards agree on holds for the model.
+        match &mut metadata {
+            None => metadata = Some(header.metadata),
+            Some(common) => common.retain(|key, value| header.metadata.get(key) == Some(value)),
+        }
+        model.sources.push(source);
+    }
+    model.metadata = metadata.unwrap_or_default();
+    for (tensor, shard) in &index {
+        let number = numbers[shard.as_str()];
+        if model.tensors.get(tensor).map(|place| place.source) != Some(number) {
+            let problem = format!("{tensor:?} is not in {shard:?}, where the index says it is");
+            return Err(malformed(path, problem));
+        }
+    }
+    Ok(model)
+}
