@@ -164,6 +164,19 @@ impl InputMoments {
         Ok(Self { count, sum })
     }
 
+    /// From sums of products over `count` inputs.
+    #[cfg(feature = "model")]
+    pub(crate) fn from_sum(sum: Array2<f64>, count: u64) -> Result<Self> {
+        check::finite("the sum of products", &sum.view())?;
+        Ok(Self { count, sum })
+    }
+
+    /// The sums of products.
+    #[cfg(feature = "model")]
+    pub(crate) fn sum(&self) -> &Array2<f64> {
+        &self.sum
+    }
+
     /// The number of inputs of the layer.
     #[must_use]
     pub fn features(&self) -> usize {

@@ -4,8 +4,6 @@ use std::path::Path;
 
 use glob::Pattern;
 
-use super::NamedTensors;
-use super::tensors::within;
 use super::allocate::{Limit, RatePoint, allocate};
 use super::compress::{CompressOptions, Made, Task};
 use super::compressed::CompressedModel;
@@ -14,6 +12,8 @@ use super::entry::Entry;
 use super::recipe::{Recipe, Rule};
 use super::report::{Report, ReportRow};
 use super::step::{self, Step, chain_text};
+use super::tensors::within;
+use super::{Calibration, NamedTensors};
 use crate::prune::{Keep, MagnitudePruner, Scope, Sparsity};
 use crate::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range};
 use crate::quantize::product::ProductQuantizer;
@@ -105,9 +105,9 @@ impl<'a> Budget<'a> {
         self
     }
 
-    /// Sets the inputs of layers, as [`CompressOptions::calibration`] has them.
+    /// Sets the moments of the inputs of layers.
     #[must_use]
-    pub fn calibration(mut self, calibration: &'a NamedTensors) -> Self {
+    pub fn calibration(mut self, calibration: &'a Calibration) -> Self {
         self.options = self.options.calibration(calibration);
         self
     }
@@ -174,16 +174,24 @@ impl<'a> Budget<'a> {
     pub fn recipe(&self, input: &NamedTensors) -> Result<Recipe> {
         let search = self.search(input)?;
         let chosen = self.choose(&search)?;
-        let rules = search.layers.iter().zip(chosen).map(|(layer, index)| Rule {
-            tensors: Pattern::escape(&layer.row.name),
-            except: Vec::new(),
-            min_values: 0,
-            chain: layer.options[index].chain.clone(),
-        });
-        Ok(Recipe {
+        Ok(self.recipe_of(&search, &chosen))
+    }
+
+    fn recipe_of(&self, search: &Search<'_>, chosen: &[usize]) -> Recipe {
+        let rules = search
+            .layers
+            .iter()
+            .zip(chosen)
+            .map(|(layer, &index)| Rule {
+                tensors: Pattern::escape(&layer.row.name),
+                except: Vec::new(),
+                min_values: 0,
+                chain: layer.options[index].chain.clone(),
+            });
+        Recipe {
             seed: self.seed,
             rules: rules.collect(),
-        })
+        }
     }
 
     /// Compresses a model in memory. The compressed forms of all useful candidates are in memory until one is chosen for each
@@ -363,6 +371,7 @@ impl<'a> Budget<'a> {
     ) -> Result<Report> {
         let mut report = Report {
             bytes_before: search.input.file_bytes(),
+            recipe: self.recipe_of(&search, &chosen),
             ..Report::default()
         };
         for (layer, index) in search.layers.into_iter().zip(chosen) {

@@ -1,9 +1,10 @@
 //! Compressing a whole model by a recipe, one tensor at a time.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use ndarray::{ArrayD, Ix2};
+use ndarray::ArrayD;
 
 use super::compressed::CompressedModel;
 use super::container::{Assembler, ContainerWriter};
@@ -13,34 +14,33 @@ use super::report::{Report, ReportRow};
 use super::shard::{SHARD_KEY, Shard};
 use super::step::{self, ChainResult, Step, chain_text};
 use super::tensors::within;
-use super::{Dtype, NamedTensors, TensorData};
+use super::{Calibration, Dtype, NamedTensors, TensorData};
 use crate::limit::{EmpiricalSource, RateDistortionGap};
-use crate::{Error, FitContext, InputMoments, Observer, Progress, Result, Seed, Stage};
+use crate::{Error, FitContext, InputMoments, Observer, Progress, Result, Seed, Stage, check};
 
 /// Options of one compression of a model, besides the recipe.
 ///
 /// ```
-/// use taper::model::{CompressOptions, NamedTensors, Recipe};
+/// use taper::model::{Calibration, CompressOptions, NamedTensors, Recipe};
 /// use taper::ndarray::{Array2, ArrayD};
 ///
 /// let weight = ArrayD::from_shape_fn(vec![16, 8], |i| ((i[0] * 3 + i[1]) as f32).sin());
 /// let model = NamedTensors::from_bytes(NamedTensors::to_bytes([("fc.weight", weight.view())])?)?;
-/// // Inputs of the layer, under the name of its weight.
-/// let inputs = Array2::from_shape_fn((100, 8), |(n, i)| ((n * 7 + i * i) as f32).cos()).into_dyn();
-/// let inputs = NamedTensors::from_bytes(NamedTensors::to_bytes([("fc.weight", inputs.view())])?)?;
+/// let inputs = Array2::from_shape_fn((100, 8), |(n, i)| ((n * 7 + i * i) as f32).cos());
+/// let mut calibration = Calibration::new();
+/// calibration.add("fc.weight", inputs.view())?;
 ///
 /// let recipe = Recipe::from_toml("[[rule]]\ntensors = \"*\"\nchain = [{ fixed_point = { bits = 3 } }]")?;
-/// let (_, report) = recipe.compress(&model, &CompressOptions::default().calibration(&inputs))?;
+/// let (_, report) = recipe.compress(&model, &CompressOptions::default().calibration(&calibration))?;
 /// assert!(report.rows[0].output_error < Some(report.rows[0].weight_error));
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[derive(Clone, Copy, Default)]
 #[non_exhaustive]
 pub struct CompressOptions<'a> {
-    /// Inputs of layers, under the names of the weights that multiply them, each of shape (batch, in_features); for a
-    /// convolution the patches, of in_channels · height · width values. Compressors that can then minimize
-    /// the error of the layer's output. The report has the output error, and names steps that cannot use the inputs.
-    pub calibration: Option<&'a NamedTensors>,
+    /// The moments of the inputs of layers. Compressors that can then minimize the error of the layer's output. The report
+    /// has the output error, and names steps that cannot use the moments.
+    pub calibration: Option<&'a Calibration>,
     /// The part of the model that is compressed.
     pub shard: Shard,
     /// Whether the report has the rate-distortion limit of each tensor, which takes about a second for each.
@@ -64,9 +64,9 @@ impl std::fmt::Debug for CompressOptions<'_> {
 }
 
 impl<'a> CompressOptions<'a> {
-    /// Sets the inputs of layers.
+    /// Sets the moments of the inputs of layers.
     #[must_use]
-    pub fn calibration(self, calibration: &'a NamedTensors) -> Self {
+    pub fn calibration(self, calibration: &'a Calibration) -> Self {
         Self {
             calibration: Some(calibration),
             ..self
@@ -113,55 +113,19 @@ impl<'a> CompressOptions<'a> {
                     reason: "the model has no tensor of this name".to_owned(),
                 });
             }
-            within(name, self.check_one(calibration, name, &model.data(name)?))?;
+            let expected: usize = model.data(name)?.shape.iter().skip(1).product();
+            let features = calibration.features(name)?;
+            let what = "the inputs of a layer";
+            within(name, check::same_shape(what, &[expected], &[features]))?;
         }
         Ok(())
     }
 
-    fn check_one(
-        &self,
-        calibration: &NamedTensors,
-        name: &str,
-        weights: &TensorData<'_>,
-    ) -> Result<()> {
-        let inputs = calibration.data(name)?;
-        let &[rows, features] = inputs.shape.as_slice() else {
-            return Err(Error::Dimensions {
-                what: "the inputs of a layer",
-                expected: "two axes, (batch, in_features)",
-                shape: inputs.shape.clone(),
-            });
-        };
-        if rows == 0 {
-            return Err(Error::NoInputs);
+    pub(super) fn moments(&self, name: &str) -> Result<Option<Cow<'a, InputMoments>>> {
+        match self.calibration {
+            Some(calibration) => calibration.moments(name),
+            None => Ok(None),
         }
-        let expected: usize = weights.shape.iter().skip(1).product();
-        crate::check::same_shape(
-            "the inputs of a layer",
-            &[rows, expected],
-            &[rows, features],
-        )
-    }
-
-    pub(super) fn moments(&self, name: &str) -> Result<Option<InputMoments>> {
-        let Some(calibration) = self.calibration else {
-            return Ok(None);
-        };
-        if !calibration.names().any(|other| other == name) {
-            return Ok(None);
-        }
-        let inputs = calibration.get(name)?;
-        let shape = inputs.shape().to_vec();
-        let inputs = inputs
-            .into_dimensionality::<Ix2>()
-            .map_err(|_| Error::Dimensions {
-                what: "the inputs of a layer",
-                expected: "two axes, (batch, in_features)",
-                shape,
-            })?;
-        let mut moments = InputMoments::new(inputs.ncols())?;
-        moments.add(inputs.view())?;
-        Ok(Some(moments))
     }
 
     /// Reports that `done` of `count` tensors are done and that `name` is next.
@@ -227,7 +191,7 @@ pub(super) struct Task<'a> {
     pub(super) name: &'a str,
     pub(super) weights: ArrayD<f32>,
     pub(super) dtype: Dtype,
-    pub(super) moments: Option<InputMoments>,
+    pub(super) moments: Option<Cow<'a, InputMoments>>,
     pub(super) seed: Seed,
     pub(super) observer: Option<&'a dyn Observer>,
 }
@@ -240,11 +204,15 @@ impl Task<'_> {
             observer,
         });
         let mut context = FitContext::new();
-        context.inputs = self.moments.as_ref();
+        context.inputs = self.moments.as_deref();
         context.observer = named.as_ref().map(|observer| observer as &dyn Observer);
         let ChainResult { tensor, unused } =
             step::compress(chain, self.weights.view(), context, self.seed)?;
-        let tensor = tensor.with_dtype(self.dtype);
+        self.measure(tensor.with_dtype(self.dtype), unused)
+    }
+
+    /// Measures the errors of a compressed form of the tensor.
+    pub(super) fn measure(&self, tensor: CompressedTensor, unused: Vec<String>) -> Result<Made> {
         let rebuilt = tensor.decompress()?;
         let output_error = match &self.moments {
             Some(moments) if self.weights.ndim() >= 2 => {
@@ -288,11 +256,15 @@ impl Task<'_> {
 impl ReportRow {
     /// The row of a tensor that nothing has been done to.
     pub(super) fn kept(name: &str, data: &TensorData<'_>) -> Self {
-        let bytes = data.bytes.len() as u64;
+        Self::new(name, data.shape.clone(), data.bytes.len() as u64)
+    }
+
+    /// The row of a tensor of this shape and size.
+    pub(super) fn new(name: &str, shape: Vec<usize>, bytes: u64) -> Self {
         Self {
             name: name.to_owned(),
             method: chain_text(&[]),
-            shape: data.shape.clone(),
+            shape,
             bytes_before: bytes,
             bytes_after: bytes,
             weight_error: 0.0,
@@ -360,6 +332,7 @@ impl Recipe {
     ) -> Result<Report> {
         let mut report = Report {
             bytes_before: input.file_bytes(),
+            recipe: self.clone(),
             ..Report::default()
         };
         let names = options.shard.names(input)?;

@@ -29,6 +29,7 @@
 mod allocate;
 mod artifact;
 mod budget;
+mod calibration;
 mod compress;
 #[cfg(test)]
 mod compress_tests;
@@ -42,6 +43,7 @@ mod file_tests;
 mod foreign;
 mod header;
 mod index;
+mod inspect;
 mod kinds;
 #[cfg(test)]
 mod open_tests;
@@ -58,6 +60,7 @@ mod tests;
 pub use allocate::{Limit, RatePoint, allocate};
 pub use artifact::{Artifact, Attributes, CodeLayout, CodeMeaning, Registry, Stored, StoredPart};
 pub use budget::{Budget, default_candidates};
+pub use calibration::Calibration;
 pub use compress::CompressOptions;
 pub use compressed::CompressedModel;
 pub use container::{Container, ContainerWriter};

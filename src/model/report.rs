@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::Recipe;
+
 /// What became of one tensor.
 ///
 /// ```
@@ -97,6 +99,8 @@ pub struct Report {
     pub bytes_before: u64,
     /// The length of the container.
     pub bytes_after: u64,
+    /// The recipe by which the model was compressed; empty in the report of a file.
+    pub recipe: Recipe,
 }
 
 impl Report {

@@ -272,7 +272,7 @@ impl NamedTensors {
     ) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         let failed = |error| unreachable!("memory takes all that is written: {error}");
-        write(&mut bytes, tensors, failed)?;
+        write(&mut bytes, tensors, &BTreeMap::new(), failed)?;
         Ok(bytes)
     }
 
@@ -285,9 +285,20 @@ impl NamedTensors {
         path: impl AsRef<Path>,
         tensors: impl IntoIterator<Item = (&'a str, T)>,
     ) -> Result<()> {
+        Self::save_tagged(path, tensors, &BTreeMap::new())
+    }
+
+    /// As [`save`](Self::save), with metadata.
+    pub(super) fn save_tagged<'a, T: Into<TensorData<'a>>>(
+        path: impl AsRef<Path>,
+        tensors: impl IntoIterator<Item = (&'a str, T)>,
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<()> {
         let path = path.as_ref();
         let mut file = NewFile::create(path)?;
-        write(&mut file, tensors, |error| Error::file(path, error))?;
+        write(&mut file, tensors, metadata, |error| {
+            Error::file(path, error)
+        })?;
         file.commit()
     }
 
@@ -378,6 +389,7 @@ fn by_name<'a, T>(values: impl IntoIterator<Item = (&'a str, T)>) -> Result<BTre
 fn write<'a, T: Into<TensorData<'a>>>(
     out: &mut impl std::io::Write,
     tensors: impl IntoIterator<Item = (&'a str, T)>,
+    metadata: &BTreeMap<String, String>,
     failed: impl Fn(std::io::Error) -> Error,
 ) -> Result<u64> {
     let tensors = tensors
@@ -390,7 +402,7 @@ fn write<'a, T: Into<TensorData<'a>>>(
         planned.push(Planned::new(name, tensor.dtype, &tensor.shape)?);
     }
     let data = |name: &str| Ok(&tensors[name].bytes);
-    header::write_file(out, planned, &BTreeMap::new(), data, failed)
+    header::write_file(out, planned, metadata, data, failed)
 }
 
 /// `array` in another shape with the same number of values.

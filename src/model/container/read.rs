@@ -61,6 +61,15 @@ impl Container {
         Self::new(Source::map(path)?, Registry::default()).map_err(|error| in_file(path, error))
     }
 
+    /// The container in the bytes of a file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`], and [`Error::Unsupported`] for a file of another version.
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self> {
+        Self::new(Source::from(bytes), Registry::default())
+    }
+
     /// The container in `source`, read with the kinds of `registry`.
     ///
     /// # Errors
@@ -188,6 +197,54 @@ impl Container {
         let length = header::write_file(&mut file, planned, &self.metadata, data, failed)?;
         file.commit()?;
         Ok(length)
+    }
+
+    /// What the file has of a tensor, without decoding it: the kinds of its artifacts, outermost first, and the bytes of its
+    /// arrays.
+    pub(in crate::model) fn stored(&self, name: &str) -> Result<(Vec<&str>, u64)> {
+        fn walk<'a>(
+            container: &'a Container,
+            path: &str,
+            depth: usize,
+            kinds: &mut Vec<&'a str>,
+        ) -> Result<u64> {
+            if depth > MAX_DEPTH {
+                return Err(malformed(format!(
+                    "{path:?} is nested more than {MAX_DEPTH} artifacts deep"
+                )));
+            }
+            let description = &container.descriptions[path];
+            if !kinds.contains(&description.kind.as_str()) {
+                kinds.push(&description.kind);
+            }
+            let mut bytes = 0;
+            for part in &description.parts {
+                let data = container.tensors.data(&join(path, &part.name))?;
+                bytes += data.bytes.len() as u64;
+            }
+            for child in &description.children {
+                bytes += walk(container, &join(path, child), depth + 1, kinds)?;
+            }
+            Ok(bytes)
+        }
+        let path = path_of(name);
+        let mut kinds = Vec::new();
+        let bytes = match self.names.get(name) {
+            Some(true) => walk(self, &path, 0, &mut kinds)?,
+            Some(false) => self.tensors.data(&path)?.bytes.len() as u64,
+            None => {
+                return Err(Error::UnknownTensor {
+                    name: name.to_owned(),
+                });
+            }
+        };
+        Ok((kinds, bytes))
+    }
+
+    /// The bytes that a tensor has when it is decompressed, and its shape.
+    pub(in crate::model) fn dense_size(&self, name: &str) -> Result<(u64, Vec<usize>)> {
+        let planned = self.dense(name)?;
+        Ok((planned.length as u64, planned.shape))
     }
 
     fn artifact(&self, path: &str, depth: usize) -> Result<Box<dyn Artifact>> {
