@@ -97,7 +97,7 @@
 //!     Ok(losses)
 //! };
 //!
-//! let quantizer = ProductQuantizer::new(4).axis(SplitAxis::Out).codebook(Codebook::PerGroup).centroids(4).seed(7);
+//! let quantizer = ProductQuantizer::new(4).centroids(4).seed(7);
 //! let mut weights = dense.clone();
 //! let mut small = [None, None];
 //! for layer in 0..2 {

@@ -20,11 +20,11 @@ use crate::{Compressed, Error, Float, Result, check};
 ///
 /// ```
 /// use taper::ndarray::{Array2, array};
-/// use taper::quantize::product::{ProductQuantizer, SplitAxis};
+/// use taper::quantize::product::ProductQuantizer;
 /// use taper::{Compressed, Quantizer, Trainable};
 ///
 /// let w = array![[1.0_f64, 2.0], [1.2, 2.2], [5.0, 5.0]];
-/// let mut small = ProductQuantizer::new(1).codebook(Codebook::PerGroup).centroids(2).axis(SplitAxis::In).quantize(w.view())?;
+/// let mut small = ProductQuantizer::new(1).centroids(2).quantize(w.view())?;
 /// // The gradient of a sum of all weights: each value of a centroid stands for as many as share it.
 /// let ones = Array2::ones((3, 2)).into_dyn();
 /// let mut shares = small.gradient(ones.view())?.to_vec();

@@ -105,11 +105,10 @@ impl Anneal {
 /// use taper::distill::{Anneal, DistillationSchedule};
 ///
 /// let schedule = DistillationSchedule::new(Anneal::Cosine { from: 8.0, to: 2.0 })
-///     .alpha(Anneal::Linear { from: 1.0, to: 0.5 })
-///     ;
+///     .alpha(Anneal::Linear { from: 1.0, to: 0.5 });
 /// for epoch in 0..20 {
 ///     let distiller = schedule.at(f64::from(epoch) / 19.0)?;
-///     assert!((2.0..=8.0).contains(&distiller.temperature()));
+///     assert!((2.0..=8.0).contains(&distiller.temperature));
 /// }
 /// # Ok::<(), taper::ParamError>(())
 /// ```

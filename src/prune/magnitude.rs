@@ -301,7 +301,7 @@ fn groups_of(m: usize, length: usize) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Compressed;
+    use crate::{Compressed, Error};
     use ndarray::arr2;
     use proptest::prelude::*;
 
@@ -353,7 +353,7 @@ mod tests {
 
     #[test]
     fn patterns_are_checked() {
-        let check = |sparsity| MagnitudePruner::new(sparsity).check();
+        let check = |sparsity| MagnitudePruner::new(sparsity).validate();
         assert!(matches!(
             check(Sparsity::NOfM { n: 0, m: 4 }),
             Err(ParamError::Zero { .. })
@@ -365,7 +365,7 @@ mod tests {
         assert!(check(Sparsity::Unstructured(Keep::Fraction(2.0))).is_err());
         let weights = arr2(&[[1.0_f32, 2.0, 3.0], [1.0, 2.0, 3.0]]);
         // Two groups of three fill the six weights, but no group of two fills a row.
-        let pruner = check(Sparsity::NOfM { n: 1, m: 2 }).unwrap();
+        let pruner = MagnitudePruner::new(Sparsity::NOfM { n: 1, m: 2 });
         assert!(matches!(
             pruner.prune_matrix(weights.view()),
             Err(Error::Indivisible {

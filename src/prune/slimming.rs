@@ -233,7 +233,7 @@ mod tests {
             Keep::Threshold(f64::INFINITY),
         ] {
             assert!(matches!(
-                ChannelSlimming::new(keep).check(),
+                ChannelSlimming::new(keep).validate(),
                 Err(ParamError::OutOfRange { .. })
             ));
             assert!(matches!(

@@ -264,7 +264,7 @@ proptest! {
                 prop_assert!(step >= -slack * from.max(to));
             }
             let schedule = DistillationSchedule::new(anneal);
-            prop_assert_eq!(schedule.at(1.0).unwrap().temperature(), end);
+            prop_assert_eq!(schedule.at(1.0).unwrap().temperature, end);
         }
     }
 }
@@ -297,7 +297,7 @@ fn wrong_schedules_are_refused() {
             .is_err()
     );
     let schedule = alpha(Anneal::Cosine { from: 1.0, to: 0.0 });
-    assert_eq!(schedule.at(1.0).unwrap().alpha(), 0.0);
+    assert_eq!(schedule.at(1.0).unwrap().alpha, 0.0);
     for progress in [-0.1, 1.1, f64::NAN] {
         assert!(schedule.at(progress).is_err());
     }
