@@ -1,9 +1,13 @@
 //! Second moments of a layer's inputs: what makes an error of the weights an error of the output.
 
+mod patches;
+
 use ndarray::{Array1, Array2, ArrayView2, ArrayView4, s};
 
 use crate::linalg::{self, Cholesky};
 use crate::{Error, Float, Result, check};
+
+pub use patches::Patches;
 
 /// Rows whose products are summed at once, so that the copy in `f64` stays small.
 const BLOCK: usize = 1024;
@@ -43,74 +47,6 @@ pub struct InputMoments {
     count: u64,
     /// Sums of products, exactly symmetric.
     sum: Array2<f64>,
-}
-
-/// Where the kernel of a convolution is put on its images.
-///
-/// ```
-/// use taper::ndarray::Array4;
-/// use taper::{InputMoments, Patches};
-///
-/// let images = Array4::<f32>::ones((2, 3, 8, 8));
-/// let mut moments = InputMoments::new(3 * 3 * 3)?;
-/// moments.add_patches(images.view(), Patches { stride: [2, 2], ..Patches::new([3, 3]) })?;
-/// assert_eq!(moments.count(), 2 * 3 * 3); // three places along each axis
-/// # Ok::<(), taper::Error>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Patches {
-    /// Height and width of the kernel, at least 1.
-    pub kernel: [usize; 2],
-    /// Steps along height and width, at least 1.
-    pub stride: [usize; 2],
-    /// Zeros before and after height and width.
-    pub padding: [usize; 2],
-    /// Distance between the values that neighbours in the kernel see, at least 1.
-    pub dilation: [usize; 2],
-}
-
-impl Patches {
-    /// A kernel of this height and width, put at every place within the image.
-    #[must_use]
-    pub fn new(kernel: [usize; 2]) -> Self {
-        Self {
-            kernel,
-            stride: [1, 1],
-            padding: [0, 0],
-            dilation: [1, 1],
-        }
-    }
-
-    /// Height and width of the result on images of height and width `image`.
-    fn output(&self, image: [usize; 2]) -> Result<[usize; 2]> {
-        let mut output = [0; 2];
-        for axis in 0..2 {
-            for (name, value) in [
-                ("the length of the kernel", self.kernel[axis]),
-                ("stride", self.stride[axis]),
-                ("dilation", self.dilation[axis]),
-            ] {
-                check::at_least_one(name, value)?;
-            }
-            let padded = self.padding[axis].checked_mul(2);
-            let padded = padded.and_then(|padding| padding.checked_add(image[axis]));
-            let reach = (self.kernel[axis] - 1).checked_mul(self.dilation[axis]);
-            let (Some(padded), Some(reach)) = (padded, reach) else {
-                return Err(Error::Overflow {
-                    what: "the reach of the kernel",
-                });
-            };
-            if reach >= padded {
-                return Err(Error::ExceedsInput {
-                    what: "the reach of the kernel",
-                    value: reach.saturating_add(1),
-                    limit: padded,
-                });
-            }
-            output[axis] = (padded - reach - 1) / self.stride[axis] + 1;
-        }
-        Ok(output)
-    }
 }
 
 impl InputMoments {
@@ -224,32 +160,26 @@ impl InputMoments {
         let (batch, channels, height, width) = images.dim();
         let [rows, columns] = patches.output([height, width])?;
         let [kernel_height, kernel_width] = patches.kernel;
-        let features = channels
-            .saturating_mul(kernel_height)
-            .saturating_mul(kernel_width);
+        let taps = kernel_height.saturating_mul(kernel_width);
+        let features = channels.saturating_mul(taps);
         check::same_shape("patches", &[self.features()], &[features])?;
         if batch == 0 {
             return Ok(());
         }
         check::finite("images", &images)?;
         let mut sum = self.sum.clone();
+        // A line for each place of the kernel, of the values that its taps see; those in the padding stay zero.
         let mut lines = Array2::<f64>::zeros((rows * columns, features));
         for image in images.outer_iter() {
-            for ((place, feature), value) in lines.indexed_iter_mut() {
-                let (channel, tap) = (
-                    feature / (kernel_height * kernel_width),
-                    feature % (kernel_height * kernel_width),
-                );
-                let at = |axis: usize, place: usize, tap: usize| {
-                    (place * patches.stride[axis] + tap * patches.dilation[axis])
-                        .checked_sub(patches.padding[axis])
-                };
-                let y = at(0, place / columns, tap / kernel_width);
-                let x = at(1, place % columns, tap % kernel_width);
-                *value = match (y, x) {
-                    (Some(y), Some(x)) => image.get([channel, y, x]).map_or(0.0, |x| x.as_f64()),
-                    _ => 0.0,
-                };
+            for (feature, mut line) in lines.columns_mut().into_iter().enumerate() {
+                let (channel, tap) = (feature / taps, feature % taps);
+                let (ys, top) = patches.meeting(0, tap / kernel_width, height, rows);
+                let (xs, left) = patches.meeting(1, tap % kernel_width, width, columns);
+                for (y, row) in ys.zip((top..).step_by(patches.stride[0])) {
+                    for (x, column) in xs.clone().zip((left..).step_by(patches.stride[1])) {
+                        line[y * columns + x] = image[[channel, row, column]].as_f64();
+                    }
+                }
             }
             linalg::product_add(1.0, lines.t(), lines.view(), sum.view_mut());
         }
@@ -268,11 +198,7 @@ impl InputMoments {
     }
 
     fn replace(&mut self, mut sum: Array2<f64>, count: u64) -> Result<()> {
-        if !sum.iter().all(|x| x.is_finite()) {
-            return Err(Error::Overflow {
-                what: "a second moment of inputs",
-            });
-        }
+        check::no_overflow("a second moment of inputs", &sum)?;
         for i in 0..sum.nrows() {
             for j in 0..i {
                 sum[[j, i]] = sum[[i, j]];
@@ -429,12 +355,10 @@ mod tests {
     use super::*;
     use crate::Seed;
     use ndarray::{Array4, array};
-    use rand_xoshiro::rand_core::RngCore;
 
     fn numbers(rows: usize, columns: usize, seed: u64) -> Array2<f64> {
-        let mut rng = Seed::from(seed).rng();
-        Array2::from_shape_simple_fn((rows, columns), || {
-            (rng.next_u64() >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
+        Array2::from_shape_fn((rows, columns), |(i, j)| {
+            Seed::from(seed).uniform((i * columns + j) as u64)
         })
     }
 
