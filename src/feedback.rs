@@ -84,8 +84,7 @@ impl<F: Float> Feedback<F> {
                 .zip(&found)
                 .for_each(|(to, &from)| *to = from);
         });
-        // The length is that of the shape.
-        Array2::from_shape_vec((rows, columns), rounded).unwrap_or_default()
+        Array2::from_shape_vec((rows, columns), rounded).expect("the length is that of the shape")
     }
 
     /// Ŵ for weights of shape (rows, in_features), where `round(column, targets, rounded)` rounds all rows of a column.
@@ -112,9 +111,8 @@ impl<F: Float> Feedback<F> {
                 for (k, error) in earlier.rows().into_iter().enumerate() {
                     target.scaled_add(block.within[[j, k]], &error);
                 }
-                if let Some(target) = target.as_slice() {
-                    round(column, target, &mut rounded);
-                }
+                let target = target.as_slice().expect("rows of a product have no gaps");
+                round(column, target, &mut rounded);
                 let mut error = rest.row_mut(0);
                 let places = error.iter_mut().zip(weights.column(column)).zip(&rounded);
                 for ((error, &weight), &rounded) in places {
@@ -207,10 +205,7 @@ mod tests {
 
     fn numbers(rows: usize, columns: usize, seed: u64) -> Array2<f64> {
         Array2::from_shape_fn((rows, columns), |(i, j)| {
-            let bits = crate::Seed::from(seed)
-                .derive((i * columns + j) as u64)
-                .value();
-            (bits >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
+            crate::Seed::from(seed).uniform((i * columns + j) as u64)
         })
     }
 

@@ -185,10 +185,7 @@ mod tests {
     fn every_level_equals_the_loop<F: Float>() {
         const CLUSTERS: usize = 3;
         for axes in sizes((1..=18).chain([31, 32, 40])) {
-            let number = |i: usize| {
-                let bits = Seed::from(axes as u64).derive(i as u64).value();
-                F::from_f64_lossy((bits >> 11) as f64 / (1_u64 << 52) as f64 - 1.0)
-            };
+            let number = |i: usize| F::from_f64_lossy(Seed::from(axes as u64).uniform(i as u64));
             // Rows with a gap between them, and a run that neither begins nor ends with them.
             let all = Array2::from_shape_fn((30, axes + 2), |(i, j)| number(i * 50 + j));
             let points = all.slice(s![.., 1..=axes]);

@@ -161,7 +161,7 @@ mod tests {
     fn no_path_is_nearer_at_any_level() {
         for length in sizes([0, 1, 2, 5, 9]) {
             let seed = Seed::from(length as u64);
-            let random = |i: u64| seed.derive(i).value() as f64 / u64::MAX as f64 * 8.0 - 4.0;
+            let random = |i: u64| 4.0 * seed.uniform(i);
             let values: Vec<[f64; ROWS]> = (0..length as u64)
                 .map(|t| std::array::from_fn(|row| random(t * ROWS as u64 + row as u64)))
                 .collect();
