@@ -18,7 +18,7 @@
 //!   that ln c exceeds the larger of two neighbours at a distance δ by at most β δ²/4.
 
 use super::Bounds;
-use super::source::{Bin, Binned};
+use super::histogram::{Bin, Binned};
 
 /// Grid points in √D, the width of the kernel: on so fine a grid sums of bells are as good as integrals.
 const FINENESS: f64 = 3.0;
@@ -96,8 +96,8 @@ impl Problem {
     /// None where the bins are too wide for `distortion`, or the kernel too large.
     pub(super) fn new(law: Binned, variance: f64, distortion: f64) -> Option<Self> {
         let root = distortion.sqrt();
-        let (first, last) = (law.bins.first()?, law.bins.last()?);
-        let grid = (last.mean - first.mean) / root * FINENESS;
+        let (low, high) = (law.bins[0].mean, law.bins[law.bins.len() - 1].mean);
+        let grid = (high - low) / root * FINENESS;
         let reach = 2.0 * (2.0 * REACH).sqrt() * root;
         let inside = if law.width > 0.0 {
             reach / law.width
@@ -216,10 +216,7 @@ impl Problem {
 
     fn prove(&self, slope: f64) -> Proof {
         let bins = &self.law.bins;
-        let (low, high) = match (bins.first(), bins.last()) {
-            (Some(first), Some(last)) => (first.mean, last.mean),
-            _ => (0.0, 0.0),
-        };
+        let (low, high) = (bins[0].mean, bins[bins.len() - 1].mean);
         let spacing = 1.0 / ((2.0 * slope).sqrt() * FINENESS);
         let steps = ((high - low) / spacing).ceil().max(16.0);
         let spacing = (high - low) / steps;
@@ -253,10 +250,7 @@ impl Problem {
             let mut peaks = Vec::new();
             largest = state.largest;
             for j in 0..steps {
-                let ends = (state.gains.get(j), state.gains.get(j + 1));
-                let (Some(&left), Some(&right)) = ends else {
-                    break;
-                };
+                let (left, right) = (state.gains[j], state.gains[j + 1]);
                 if left.max(right).ln() < near {
                     continue;
                 }
@@ -316,10 +310,8 @@ impl Row {
         let reach = (REACH / slope).sqrt();
         let first = bins.partition_point(|bin| bin.mean < y - reach);
         let last = bins.partition_point(|bin| bin.mean <= y + reach);
-        let inside = bins.get(first..last).unwrap_or_default();
-        let values = inside
-            .iter()
-            .map(|bin| (-slope * (bin.mean - y).powi(2)).exp());
+        let inside = bins[first..last].iter();
+        let values = inside.map(|bin| (-slope * (bin.mean - y).powi(2)).exp());
         Self {
             y,
             first,
@@ -328,9 +320,7 @@ impl Row {
     }
 
     fn part<'a>(&self, values: &'a [f64]) -> &'a [f64] {
-        values
-            .get(self.first..self.first + self.values.len())
-            .unwrap_or_default()
+        &values[self.first..self.first + self.values.len()]
     }
 
     fn dot(&self, values: &[f64]) -> f64 {
@@ -392,9 +382,7 @@ impl State {
     fn evaluate(&mut self, bins: &[Bin], kernel: &[Row]) {
         self.sums.fill(0.0);
         for (row, &q) in kernel.iter().zip(&self.law) {
-            let end = row.first + row.values.len();
-            let sums = self.sums.get_mut(row.first..end).unwrap_or_default();
-            for (sum, a) in sums.iter_mut().zip(&row.values) {
+            for (sum, a) in self.sums[row.first..].iter_mut().zip(&row.values) {
                 *sum += q * a;
             }
         }

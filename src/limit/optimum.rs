@@ -3,7 +3,7 @@
 use ndarray::{ArrayView, ArrayView1, Dimension};
 
 use crate::cluster::cluster_scalars;
-use crate::{Error, Float, Result, check};
+use crate::{Float, Result, check};
 
 /// The least mean squared error of weights that take at most `levels` values, whichever these are: the optimum of
 /// k-means on the line.
@@ -22,7 +22,7 @@ use crate::{Error, Float, Result, check};
 ///
 /// # Errors
 ///
-/// [`Error::EmptyAxis`], [`Error::NonFinite`], [`Error::Parameter`] for no levels, [`Error::Overflow`].
+/// [`Error::EmptyAxis`](crate::Error::EmptyAxis), [`Error::NonFinite`](crate::Error::NonFinite), [`Error::Parameter`](crate::Error::Parameter) for no levels, [`Error::Overflow`](crate::Error::Overflow).
 pub fn levels_error<F: Float, D: Dimension>(
     weights: ArrayView<'_, F, D>,
     levels: usize,
@@ -30,7 +30,7 @@ pub fn levels_error<F: Float, D: Dimension>(
     check::finite("weights", &weights)?;
     let values: Vec<f64> = weights.iter().map(|w| w.as_f64()).collect();
     let fit = cluster_scalars(ArrayView1::from(&values), None, levels)?;
-    Ok(fit.report.loss().unwrap_or(0.0))
+    Ok(fit.report.loss().expect("an optimal fit reports its loss"))
 }
 
 /// The least mean squared error of weights α·(±1) with one α for all: mean(w²) − mean(|w|)².
@@ -48,7 +48,7 @@ pub fn levels_error<F: Float, D: Dimension>(
 ///
 /// # Errors
 ///
-/// [`Error::EmptyAxis`], [`Error::NonFinite`], [`Error::Overflow`].
+/// [`Error::EmptyAxis`](crate::Error::EmptyAxis), [`Error::NonFinite`](crate::Error::NonFinite), [`Error::Overflow`](crate::Error::Overflow).
 pub fn sign_error<F: Float, D: Dimension>(weights: ArrayView<'_, F, D>) -> Result<f64> {
     check::finite("weights", &weights)?;
     let count = weights.len() as f64;
@@ -56,11 +56,6 @@ pub fn sign_error<F: Float, D: Dimension>(weights: ArrayView<'_, F, D>) -> Resul
     // As distances from α, where mean(w²) − α² would lose digits.
     let squares = weights.iter().map(|w| (w.as_f64().abs() - scale).powi(2));
     let error = squares.sum::<f64>() / count;
-    if error.is_finite() {
-        Ok(error)
-    } else {
-        Err(Error::Overflow {
-            what: "the square of a weight",
-        })
-    }
+    check::no_overflow("the square of a weight", [&error])?;
+    Ok(error)
 }

@@ -1,4 +1,4 @@
-//! The weights as a source: their histogram, and what follows from it.
+//! The weights as a memoryless source: what follows from their histogram.
 
 use std::f64::consts::{E, LN_2, PI};
 
@@ -6,13 +6,11 @@ use ndarray::{Array1, ArrayView, Dimension};
 
 use super::blahut::Problem;
 use super::gaussian::{check_distortion, check_rate};
+use super::histogram::{BINS, Bin, Binned, Histogram};
 use super::{Bounds, gaussian_distortion};
-use crate::check::in_range;
 use crate::cluster::cluster_scalars;
-use crate::{Error, Float, Result, check, parallel};
+use crate::{Error, Float, ParamError, Result, check, parallel};
 
-/// Bins of the finest histogram.
-const BINS: usize = 1 << 16;
 /// Bins over which levels are placed: few enough for the dynamic programme.
 const LEVEL_BINS: usize = 1 << 14;
 /// Values that are counted together, on one thread: enough to pay for a histogram of their own.
@@ -52,27 +50,6 @@ pub struct EmpiricalSource {
     variance: f64,
 }
 
-/// A bin that holds something.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Bin {
-    index: usize,
-    /// The fraction of all weights.
-    pub(super) mass: f64,
-    pub(super) mean: f64,
-    /// Of the weights inside.
-    variance: f64,
-}
-
-/// The histogram with bins of one width.
-#[derive(Debug, Clone)]
-pub(super) struct Binned {
-    pub(super) bins: Vec<Bin>,
-    /// No two weights of a bin are further apart; zero where all of a bin are equal.
-    pub(super) width: f64,
-    /// The mean squared distance of a weight to its bin's mean.
-    pub(super) within: f64,
-}
-
 impl EmpiricalSource {
     /// The law of `weights`, of any shape.
     ///
@@ -92,7 +69,7 @@ impl EmpiricalSource {
             }
         };
         let chunks = values.len().div_ceil(CHUNK);
-        let chunk = |i: usize| values.chunks(CHUNK).nth(i).unwrap_or_default();
+        let chunk = |i: usize| &values[i * CHUNK..values.len().min((i + 1) * CHUNK)];
         let ends = parallel::map(chunks, |i| {
             let start = (F::infinity(), F::neg_infinity());
             let least = |(low, high): (F, F), &x: &F| (low.min(x), high.max(x));
@@ -110,13 +87,8 @@ impl EmpiricalSource {
         }
         // All equal, or so near that their distances vanish.
         if width == 0.0 {
-            let bin = Bin {
-                index: 0,
-                mass: 1.0,
-                mean: low,
-                variance: 0.0,
-            };
-            return Ok(Self::new(values.len(), low, 0.0, vec![bin]));
+            let bins = vec![Bin::of_equal(low)];
+            return Ok(Self::new(values.len(), low, 0.0, bins));
         }
         let counted = parallel::map(chunks, |i| Histogram::of(chunk(i), low, width));
         let mut all = Histogram::empty();
@@ -215,20 +187,14 @@ impl EmpiricalSource {
 
     /// The histogram at the resolution that `distortion` needs.
     fn problem(&self, distortion: f64) -> Result<Problem> {
-        Problem::new(
-            self.binned(distortion.sqrt() / 12.0),
-            self.variance,
-            distortion,
-        )
-        .ok_or_else(|| {
-            let range = "large enough for the histogram";
-            let error = in_range("the distortion", distortion, range, false);
-            error.err().map_or(
-                Error::Overflow {
-                    what: "the distortion",
-                },
-                Error::from,
-            )
+        let binned = self.binned(distortion.sqrt() / 12.0);
+        Problem::new(binned, self.variance, distortion).ok_or_else(|| {
+            let unresolved = ParamError::OutOfRange {
+                name: "the distortion",
+                range: "large enough for the histogram",
+                value: distortion,
+            };
+            unresolved.into()
         })
     }
 
@@ -243,33 +209,7 @@ impl EmpiricalSource {
 
     /// The histogram with `step` bins in one.
     fn merged(&self, step: usize) -> Binned {
-        let mut bins: Vec<Bin> = Vec::new();
-        for bin in &self.bins {
-            let index = bin.index / step;
-            match bins.last_mut() {
-                Some(last) if last.index == index => {
-                    let mass = last.mass + bin.mass;
-                    let part = bin.mass / mass;
-                    let apart = bin.mean - last.mean;
-                    last.variance +=
-                        part * (bin.variance - last.variance) + part * (1.0 - part) * apart * apart;
-                    last.mean += part * apart;
-                    last.mass = mass;
-                }
-                _ => bins.push(Bin { index, ..*bin }),
-            }
-        }
-        let within: f64 = bins.iter().map(|bin| bin.mass * bin.variance).sum();
-        let width = if within > 0.0 {
-            self.width * step as f64
-        } else {
-            0.0
-        };
-        Binned {
-            bins,
-            width,
-            within,
-        }
+        Binned::merged(&self.bins, self.width, step)
     }
 
     /// The differential entropy of the weights, in bits: an estimate.
@@ -342,7 +282,7 @@ impl EmpiricalSource {
         let values: Array1<f64> = binned.bins.iter().map(|bin| bin.mean).collect();
         let masses: Array1<f64> = binned.bins.iter().map(|bin| bin.mass).collect();
         let fit = cluster_scalars(values.view(), Some(masses.view()), levels)?;
-        let best = fit.report.loss().unwrap_or(0.0);
+        let best = fit.report.loss().expect("an optimal fit reports its loss");
         // From a bin's mean to the nearest level, and from a weight to its bin's mean: the triangle inequality from
         // below, and a code that knows no more than the bin from above.
         Ok(Bounds {
@@ -353,61 +293,5 @@ impl EmpiricalSource {
 
     pub(super) fn is_resolved(&self, distortion: f64) -> bool {
         self.problem(distortion).is_ok()
-    }
-}
-
-/// Counts, and sums of places inside the bins: in bins' widths from their middles, so that they are small numbers.
-struct Histogram {
-    bins: Vec<[f64; 3]>,
-}
-
-impl Histogram {
-    fn empty() -> Self {
-        Self {
-            bins: vec![[0.0; 3]; BINS],
-        }
-    }
-
-    fn of<F: Float>(values: &[F], low: f64, width: f64) -> Self {
-        let mut histogram = Self::empty();
-        for &x in values {
-            let place = (x.as_f64() - low) / width;
-            let index = (place as usize).min(BINS - 1);
-            let inside = place - index as f64 - 0.5;
-            if let Some(bin) = histogram.bins.get_mut(index) {
-                bin[0] += 1.0;
-                bin[1] += inside;
-                bin[2] += inside * inside;
-            }
-        }
-        histogram
-    }
-
-    fn add(&mut self, other: &Self) {
-        for (sum, bin) in self.bins.iter_mut().zip(&other.bins) {
-            for (sum, x) in sum.iter_mut().zip(bin) {
-                *sum += x;
-            }
-        }
-    }
-
-    fn bins(&self, total: usize, low: f64, width: f64) -> Vec<Bin> {
-        let filled = self.bins.iter().enumerate();
-        let filled = filled.filter(|(_, [count, ..])| *count > 0.0);
-        filled
-            .map(|(index, &[count, sum, squares])| {
-                let place = sum / count;
-                // Equal weights have no variance, whatever the rounding of their squares.
-                let variance = squares / count - place * place;
-                let rounding = 8.0 * f64::EPSILON * count.sqrt();
-                let variance = if variance <= rounding { 0.0 } else { variance };
-                Bin {
-                    index,
-                    mass: count / total as f64,
-                    mean: low + (index as f64 + 0.5 + place) * width,
-                    variance: variance * width * width,
-                }
-            })
-            .collect()
     }
 }

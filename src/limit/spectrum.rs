@@ -2,7 +2,9 @@
 
 use ndarray::{Array2, ArrayView2};
 
-use crate::{Error, Float, Result, check, linalg};
+use crate::{Float, Result, check, linalg};
+
+const SQUARED_NORM: &str = "a squared norm of the weights";
 
 /// The least error that any matrix of rank r has, for every r: the theorem of Eckart and Young (1936,
 /// doi:10.1007/BF02288367).
@@ -30,7 +32,7 @@ impl LowRankLimit {
     ///
     /// # Errors
     ///
-    /// [`Error::EmptyAxis`], [`Error::NonFinite`], [`Error::Overflow`], [`Error::NoConvergence`].
+    /// [`Error::EmptyAxis`](crate::Error::EmptyAxis), [`Error::NonFinite`](crate::Error::NonFinite), [`Error::Overflow`](crate::Error::Overflow), [`Error::NoConvergence`](crate::Error::NoConvergence).
     pub fn of<F: Float>(weights: ArrayView2<'_, F>) -> Result<Self> {
         check::finite("weights", &weights)?;
         Self::of_checked(weights.mapv(Float::as_f64).view())
@@ -43,7 +45,7 @@ impl LowRankLimit {
     ///
     /// # Errors
     ///
-    /// Those of [`of`](Self::of), [`Error::ShapeMismatch`] for another shape of M, and [`Error::Parameter`] for an M that
+    /// Those of [`of`](Self::of), [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) for another shape of M, and [`Error::Parameter`](crate::Error::Parameter) for an M that
     /// is no second moment: not symmetric, or with an eigenvalue clearly below zero.
     pub fn whitened<F: Float>(
         weights: ArrayView2<'_, F>,
@@ -52,7 +54,7 @@ impl LowRankLimit {
         check::finite("weights", &weights)?;
         let root = moment_root(weights.ncols(), second_moment)?;
         let whitened = linalg::product(weights.mapv(Float::as_f64).view(), root.view());
-        check_finite(&whitened)?;
+        check::no_overflow(SQUARED_NORM, &whitened)?;
         Self::of_checked(whitened.view())
     }
 
@@ -62,7 +64,7 @@ impl LowRankLimit {
         } else {
             linalg::gram(weights)
         };
-        check_finite(&gram)?;
+        check::no_overflow(SQUARED_NORM, &gram)?;
         let energies = linalg::symmetric_eigenvalues(gram.view())?;
         // Rising: summed from the smallest, so that what is left at high rank keeps its digits.
         let mut left = 0.0;
@@ -108,16 +110,6 @@ impl LowRankLimit {
     }
 }
 
-fn check_finite(a: &Array2<f64>) -> Result<()> {
-    if a.iter().all(|x| x.is_finite()) {
-        Ok(())
-    } else {
-        Err(Error::Overflow {
-            what: "a squared norm of the weights",
-        })
-    }
-}
-
 /// The eigenvalues of a second moment, rising and not negative, and its eigenvectors as columns.
 pub(super) fn moment_spectrum(
     features: usize,
@@ -129,7 +121,7 @@ pub(super) fn moment_spectrum(
         second_moment.shape(),
     )?;
     check::finite("the second moment", &second_moment)?;
-    let largest = second_moment.iter().fold(0.0_f64, |a, x| a.max(x.abs()));
+    let largest = check::largest(&second_moment);
     let rounding = 64.0 * f64::EPSILON * features as f64 * largest;
     let asymmetry = second_moment
         .indexed_iter()
@@ -143,7 +135,7 @@ pub(super) fn moment_spectrum(
         asymmetry <= rounding,
     )?;
     let (values, vectors) = linalg::symmetric_eigen(second_moment)?;
-    let least = values.first().copied().unwrap_or(0.0);
+    let least = values[0];
     let range = "not negative";
     check::in_range(
         "an eigenvalue of the second moment",

@@ -130,20 +130,14 @@ fn sides(order: usize) -> Vec<Vec<bool>> {
 }
 
 fn unfold(tensor: ArrayViewD<'_, f64>, rows: &[bool]) -> Result<LowRankLimit> {
-    let side = |side: bool| (0..rows.len()).filter(move |&axis| rows.get(axis) == Some(&side));
+    let side = |side: bool| (0..rows.len()).filter(move |&axis| rows[axis] == side);
     let order: Vec<usize> = side(true).chain(side(false)).collect();
     let height: usize = side(true)
         .map(|axis| tensor.len_of(ndarray::Axis(axis)))
         .product();
-    let width = tensor.len() / height.max(1);
-    let shape = tensor.shape().to_vec();
+    let width = tensor.len() / height;
     let turned = tensor.permuted_axes(order);
-    let matrix = turned
-        .to_shape((height, width))
-        .map_err(|_| Error::ShapeMismatch {
-            what: "an unfolding",
-            expected: vec![height, width],
-            found: shape,
-        })?;
+    let matrix = turned.to_shape((height, width));
+    let matrix = matrix.expect("rows and columns divide the axes between them");
     LowRankLimit::of_checked(matrix.view())
 }

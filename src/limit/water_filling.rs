@@ -4,7 +4,7 @@ use ndarray::{ArrayView1, ArrayView2};
 
 use super::gaussian::{check_distortion, check_rate};
 use super::spectrum::moment_spectrum;
-use crate::{Error, Float, Result, check};
+use crate::{Float, Result, check};
 
 /// Reverse water-filling: bits are spent where the variance is above a common level, and nothing elsewhere.
 ///
@@ -37,7 +37,7 @@ impl WaterFilling {
     ///
     /// # Errors
     ///
-    /// [`Error::EmptyAxis`], [`Error::NonFinite`], [`ParamError::OutOfRange`](crate::ParamError::OutOfRange) for a negative variance.
+    /// [`Error::EmptyAxis`](crate::Error::EmptyAxis), [`Error::NonFinite`](crate::Error::NonFinite), [`ParamError::OutOfRange`](crate::ParamError::OutOfRange) for a negative variance.
     pub fn of(variances: ArrayView1<'_, f64>) -> Result<Self> {
         check::finite("variances", &variances)?;
         let mut variances = variances.to_vec();
@@ -68,11 +68,7 @@ impl WaterFilling {
         let squares = weights.iter().map(|w| w.as_f64() * w.as_f64());
         let square = squares.sum::<f64>() / weights.len() as f64;
         let mut variances: Vec<f64> = values.iter().map(|value| value * square).collect();
-        if variances.iter().any(|variance| !variance.is_finite()) {
-            return Err(Error::Overflow {
-                what: "the variance of an output",
-            });
-        }
+        check::no_overflow("the variance of an output", &variances)?;
         variances.reverse();
         Ok(Self { variances })
     }
@@ -112,7 +108,7 @@ impl WaterFilling {
         // With k components above the level, their logarithms less k times the level's are the bits. The right k is the
         // first whose level is not below the next variance.
         let mut logarithms = 0.0;
-        let mut level = self.variances.first().copied().unwrap_or(0.0);
+        let mut level = self.variances[0];
         for (i, &variance) in self.variances.iter().enumerate() {
             if variance == 0.0 {
                 break;
@@ -140,7 +136,7 @@ impl WaterFilling {
             let level = (total - rest.max(0.0)) / (i + 1) as f64;
             let next = self.variances.get(i + 1).copied().unwrap_or(0.0);
             if level >= next {
-                return level.min(self.variances.first().copied().unwrap_or(0.0));
+                return level.min(self.variances[0]);
             }
         }
         0.0
