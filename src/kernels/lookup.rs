@@ -25,11 +25,11 @@ pub(crate) trait Code: Copy + Default + Send + Sync + 'static {
     /// What lies behind the last is never meant, but may be looked at.
     fn room(tables: usize, centroids: usize) -> usize;
 
-    /// The table with the number `index` in `buffer`, where there is one.
-    fn table<T>(buffer: &[T], centroids: usize, index: usize) -> Option<Self::Table<'_, T>>;
+    /// The table with the number `index` in `buffer`, which has [room](Self::room) for more than `index` tables.
+    fn table<T>(buffer: &[T], centroids: usize, index: usize) -> Self::Table<'_, T>;
 
     /// The first table of `buffer`, to be written to.
-    fn table_mut<T>(buffer: &mut [T]) -> Option<Self::TableMut<'_, T>>;
+    fn table_mut<T>(buffer: &mut [T]) -> Self::TableMut<'_, T>;
 
     /// The entry of this code.
     fn entry<'a, T: 'a>(self, table: Self::Table<'a, T>) -> &'a T;
@@ -41,6 +41,8 @@ pub(crate) trait Code: Copy + Default + Send + Sync + 'static {
     fn bytes(codes: &[Self]) -> Option<&[u8]>;
 }
 
+const ROOM: &str = "buffers have room for 256 entries from the start of each table on";
+
 impl Code for u8 {
     type Table<'a, T: 'a> = &'a [T; 256];
     type TableMut<'a, T: 'a> = &'a mut [T; 256];
@@ -51,13 +53,13 @@ impl Code for u8 {
     }
 
     #[inline(always)]
-    fn table<T>(buffer: &[T], centroids: usize, index: usize) -> Option<&[T; 256]> {
-        buffer.get(index * centroids..)?.first_chunk()
+    fn table<T>(buffer: &[T], centroids: usize, index: usize) -> &[T; 256] {
+        buffer[index * centroids..].first_chunk().expect(ROOM)
     }
 
     #[inline(always)]
-    fn table_mut<T>(buffer: &mut [T]) -> Option<&mut [T; 256]> {
-        buffer.first_chunk_mut()
+    fn table_mut<T>(buffer: &mut [T]) -> &mut [T; 256] {
+        buffer.first_chunk_mut().expect(ROOM)
     }
 
     #[inline(always)]
@@ -84,13 +86,13 @@ impl Code for u32 {
     }
 
     #[inline(always)]
-    fn table<T>(buffer: &[T], centroids: usize, index: usize) -> Option<&[T]> {
-        buffer.get(index * centroids..(index + 1) * centroids)
+    fn table<T>(buffer: &[T], centroids: usize, index: usize) -> &[T] {
+        &buffer[index * centroids..(index + 1) * centroids]
     }
 
     #[inline(always)]
-    fn table_mut<T>(buffer: &mut [T]) -> Option<&mut [T]> {
-        Some(buffer)
+    fn table_mut<T>(buffer: &mut [T]) -> &mut [T] {
+        buffer
     }
 
     #[inline(always)]
@@ -106,6 +108,14 @@ impl Code for u32 {
     fn bytes(_codes: &[u32]) -> Option<&[u8]> {
         None
     }
+}
+
+/// The `N` values of `row` from `start` on.
+#[inline(always)]
+fn part<F, const N: usize>(row: &[F], start: usize) -> &[F; N] {
+    row[start..]
+        .first_chunk()
+        .expect("a block ends within its row")
 }
 
 /// The products of the centroids of one group with the sub-vectors of one input row.
@@ -125,22 +135,19 @@ impl<F: Float> Kernel for RowTable<'_, F> {
     fn run<const FUSED: bool>(self) {
         const BLOCK: usize = 32;
         let centroids = self.codebook.len() / self.x.len().max(1);
-        let table = self.table.get_mut(..centroids).unwrap_or_default();
-        let (blocks, rest) = table.as_chunks_mut::<BLOCK>();
+        let (blocks, rest) = self.table[..centroids].as_chunks_mut::<BLOCK>();
         let mut start = 0;
         for block in blocks {
             let mut sum = [F::zero(); BLOCK];
             for (row, &x) in self.codebook.chunks_exact(centroids).zip(self.x) {
-                if let Some(values) = row.get(start..).and_then(|row| row.first_chunk::<BLOCK>()) {
-                    add_scaled::<F, BLOCK, FUSED>(&mut sum, x, values);
-                }
+                add_scaled::<F, BLOCK, FUSED>(&mut sum, x, part(row, start));
             }
             *block = sum;
             start += BLOCK;
         }
         rest.fill(F::zero());
         for (row, &x) in self.codebook.chunks_exact(centroids.max(1)).zip(self.x) {
-            for (sum, &c) in rest.iter_mut().zip(row.get(start..).unwrap_or_default()) {
+            for (sum, &c) in rest.iter_mut().zip(&row[start..]) {
                 *sum = multiply_add::<F, FUSED>(x, c, *sum);
             }
         }
@@ -166,7 +173,7 @@ pub(crate) struct RowEntries<'a, F, C> {
 impl<F: Float, C: Code> RowEntries<'_, F, C> {
     /// Does the work, by [permutations](super::permute) of registers where the level has them.
     pub(crate) fn run_at(self, level: Level) {
-        let table = self.table.get(..self.centroids).unwrap_or(self.table);
+        let table = &self.table[..self.centroids];
         match C::bytes(self.codes) {
             Some(codes) if F::permutes(level) => F::permute(table, codes, self.y, self.add),
             // The scalar form: of wider ones the compiler makes gathers, which are slower than loads one by one.
@@ -178,9 +185,7 @@ impl<F: Float, C: Code> RowEntries<'_, F, C> {
 impl<F: Float, C: Code> Kernel for RowEntries<'_, F, C> {
     #[inline(always)]
     fn run<const FUSED: bool>(self) {
-        let Some(table) = C::table(self.table, self.centroids, 0) else {
-            return;
-        };
+        let table = C::table(self.table, self.centroids, 0);
         let outputs = self.y.iter_mut().zip(self.codes);
         if self.add {
             outputs.for_each(|(y, code)| *y += *code.entry(table));
@@ -208,16 +213,14 @@ impl<F: Float, const N: usize> Kernel for Table<'_, F, N> {
         // Sums that run side by side, for each waits for the one before it.
         const BLOCK: usize = 4;
         let centroids = self.codebook.len() / self.x.len().max(1);
-        let table = self.table.get_mut(..centroids).unwrap_or_default();
-        let (blocks, rest) = table.as_chunks_mut::<BLOCK>();
+        let (blocks, rest) = self.table[..centroids].as_chunks_mut::<BLOCK>();
         let done = blocks.len() * BLOCK;
         for (b, block) in blocks.iter_mut().enumerate() {
             let mut sums = [[F::zero(); N]; BLOCK];
             for (row, x) in self.codebook.chunks_exact(centroids).zip(self.x) {
-                if let Some(values) = row.get(b * BLOCK..).and_then(|r| r.first_chunk::<BLOCK>()) {
-                    for (sum, &value) in sums.iter_mut().zip(values) {
-                        add_scaled::<F, N, FUSED>(sum, value, x);
-                    }
+                let values: &[F; BLOCK] = part(row, b * BLOCK);
+                for (sum, &value) in sums.iter_mut().zip(values) {
+                    add_scaled::<F, N, FUSED>(sum, value, x);
                 }
             }
             *block = sums;
@@ -254,21 +257,12 @@ impl<F: Float, C: Code, const N: usize> Kernel for Entries<'_, F, C, N> {
     fn run<const FUSED: bool>(self) {
         // Four groups at a time, so that sums are written once for all of them.
         let table = |group| C::table(self.tables, self.centroids, group);
-        let outputs = self.y.len().max(1);
-        let codes = |group| {
-            let codes: Option<&[C]> = self.codes.get(group * outputs..(group + 1) * outputs);
-            codes.unwrap_or_default()
-        };
+        let outputs = self.y.len();
+        let codes = |group| &self.codes[group * outputs..(group + 1) * outputs];
         let mut group = 0;
         while group + 4 <= self.groups {
-            let (Some(t0), Some(t1), Some(t2), Some(t3)) = (
-                table(group),
-                table(group + 1),
-                table(group + 2),
-                table(group + 3),
-            ) else {
-                return;
-            };
+            let (t0, t1) = (table(group), table(group + 1));
+            let (t2, t3) = (table(group + 2), table(group + 3));
             let codes = codes(group)
                 .iter()
                 .zip(codes(group + 1))
@@ -285,10 +279,9 @@ impl<F: Float, C: Code, const N: usize> Kernel for Entries<'_, F, C, N> {
             group += 4;
         }
         while group < self.groups {
-            if let Some(table) = table(group) {
-                for (y, code) in self.y.iter_mut().zip(codes(group)) {
-                    add(y, code.entry(table));
-                }
+            let table = table(group);
+            for (y, code) in self.y.iter_mut().zip(codes(group)) {
+                add(y, code.entry(table));
             }
             group += 1;
         }
@@ -316,9 +309,7 @@ impl<F: Float, C: Code, const D: usize> Kernel for SumCentroids<'_, F, C, D> {
     fn run<const FUSED: bool>(self) {
         // An addition waits for the one before it: several sums run side by side.
         const SUMS: usize = 8;
-        let Some(table) = C::table(self.codebook, self.centroids, 0) else {
-            return;
-        };
+        let table = C::table(self.codebook, self.centroids, 0);
         let mut sums = [[F::zero(); D]; SUMS];
         let (code_blocks, rest_codes) = self.codes.as_chunks::<SUMS>();
         let (x_blocks, rest_x) = self.x.as_chunks::<SUMS>();
@@ -364,7 +355,8 @@ impl<F: Float, C: Code, const N: usize> Kernel for SumInputs<'_, F, C, N> {
         for sum in sums.iter_mut().take(self.centroids) {
             *sum = [F::zero(); N];
         }
-        if let Some(mut table) = C::table_mut(sums) {
+        {
+            let mut table = C::table_mut(&mut *sums);
             for (code, x) in self.codes.iter().zip(self.x) {
                 add(code.entry_mut(&mut table), x);
             }
@@ -375,10 +367,9 @@ impl<F: Float, C: Code, const N: usize> Kernel for SumInputs<'_, F, C, N> {
         for (b, block) in blocks.iter_mut().enumerate() {
             let mut total = [[F::zero(); N]; BLOCK];
             for (row, sum) in codebook.chunks_exact(width).zip(sums.iter()) {
-                if let Some(values) = row.get(b * BLOCK..).and_then(|r| r.first_chunk::<BLOCK>()) {
-                    for (t, &value) in total.iter_mut().zip(values) {
-                        add_scaled::<F, N, FUSED>(t, value, sum);
-                    }
+                let values: &[F; BLOCK] = part(row, b * BLOCK);
+                for (t, &value) in total.iter_mut().zip(values) {
+                    add_scaled::<F, N, FUSED>(t, value, sum);
                 }
             }
             *block = total;

@@ -18,7 +18,7 @@ pub trait PermuteKernels: Copy + std::ops::AddAssign {
 
     /// `y[o] = table[codes[o]]`, or `y[o] += table[codes[o]]` where `add` is set; a table has at most 256 entries.
     ///
-    /// What a code beyond the table gives is unspecified.
+    /// Codes are below the length of the table.
     #[doc(hidden)]
     fn permute(table: &[Self], codes: &[u8], y: &mut [Self], add: bool) {
         one_by_one(table, codes, y, add);
@@ -45,10 +45,11 @@ impl PermuteKernels for f32 {
 /// The scalar twin.
 fn one_by_one<F: PermuteKernels>(table: &[F], codes: &[u8], y: &mut [F], add: bool) {
     for (y, &code) in y.iter_mut().zip(codes) {
-        match table.get(usize::from(code)) {
-            Some(&entry) if add => *y += entry,
-            Some(&entry) => *y = entry,
-            None => {}
+        let entry = table[usize::from(code)];
+        if add {
+            *y += entry;
+        } else {
+            *y = entry;
         }
     }
 }

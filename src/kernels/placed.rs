@@ -43,11 +43,11 @@ impl<T: Copy + Default> Placed<T> {
     }
 
     pub(crate) fn values(&self) -> &[T] {
-        self.padded.get(self.inside.clone()).unwrap_or_default()
+        &self.padded[self.inside.clone()]
     }
 
     pub(crate) fn values_mut(&mut self) -> &mut [T] {
-        self.padded.get_mut(self.inside.clone()).unwrap_or_default()
+        &mut self.padded[self.inside.clone()]
     }
 }
 

@@ -14,7 +14,7 @@ pub(crate) fn unpack_bytes(level: Level, bytes: &[u8], bits: u32, start: usize, 
     if bits == 8 {
         let bytes = bytes.get(first..).unwrap_or_default();
         let (now, beyond) = out.split_at_mut(out.len().min(bytes.len()));
-        now.copy_from_slice(bytes.get(..now.len()).unwrap_or_default());
+        now.copy_from_slice(&bytes[..now.len()]);
         beyond.fill(0);
         return;
     }

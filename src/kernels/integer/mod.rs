@@ -42,7 +42,8 @@ impl<'a, T> Rows<'a, T> {
 
     /// The columns from `from` on.
     pub(crate) fn starting_at(self, from: usize) -> Self {
-        let values = self.values.get(from..).unwrap_or_default();
+        // Without rows there is nothing to leave out.
+        let values = &self.values[from.min(self.values.len())..];
         Self { values, ..self }
     }
 }
