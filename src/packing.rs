@@ -32,7 +32,9 @@ impl PackedCodes {
             };
         }
         let mask = (1_u64 << bits) - 1;
-        let mut bytes = Vec::with_capacity(Self::bytes_for(codes.len(), bits).unwrap_or(0));
+        let mut bytes = Vec::with_capacity(
+            Self::bytes_for(codes.len(), bits).expect("packed codes are shorter than the codes"),
+        );
         let (mut buffer, mut filled) = (0_u64, 0);
         for &code in codes {
             buffer |= (u64::from(code) & mask) << filled;

@@ -7,10 +7,7 @@ use crate::{Error, Float, Result, check};
 
 /// The largest magnitude of `points`, where squared distances between them stay within the range of `f64`.
 pub(super) fn magnitude<F: Float>(what: &'static str, points: &ArrayView2<'_, F>) -> Result<F> {
-    let magnitude = match points.as_slice_memory_order() {
-        Some(values) => check::largest_of(values),
-        None => check::largest(points.iter()),
-    };
+    let magnitude = check::largest(points);
     // (2 · 2^480)² · 2^60 values is less than 2^1024.
     if magnitude.as_f64() > 2_f64.powi(480) {
         return Err(Error::Overflow { what });
@@ -114,9 +111,7 @@ impl<F: Float> Frame<F> {
             for (out, &x) in out.iter_mut().zip(column) {
                 *out = self.see(x, j);
             }
-            if let Some(rest) = out.get_mut(last - first..) {
-                rest.fill(F::zero());
-            }
+            out[last - first..].fill(F::zero());
         }
     }
 

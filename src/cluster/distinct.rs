@@ -12,7 +12,8 @@ use crate::Float;
 ///
 /// Centroids are the distinct points in the order of their first appearance, those of weight zero after the
 /// others and as far as there is room; surplus centroids repeat the first ones. `None` where there are
-/// more distinct points, which shows after little more than `clusters` of them.
+/// more distinct points, which shows after little more than `clusters` of them. `clusters` by axes values have an
+/// address.
 pub(super) fn cluster_distinct<F: Float>(
     points: &ArrayView2<'_, F>,
     weights: Option<&[F]>,
@@ -46,7 +47,7 @@ pub(super) fn cluster_distinct<F: Float>(
     }
     let axes = points.ncols();
     let distinct = seen.len();
-    centroids.reserve(clusters.checked_sub(distinct)?.checked_mul(axes)?);
+    centroids.reserve((clusters - distinct) * axes);
     for c in 0..clusters - distinct {
         let start = c % distinct * axes;
         centroids.extend_from_within(start..start + axes);
@@ -54,6 +55,9 @@ pub(super) fn cluster_distinct<F: Float>(
     if !complete {
         assignments = assign_checked(points, &centroids, magnitude);
     }
-    let centroids = Array2::from_shape_vec((clusters, axes), centroids).ok()?;
-    Some((centroids, assignments))
+    let centroids = Array2::from_shape_vec((clusters, axes), centroids);
+    Some((
+        centroids.expect("the surplus fills the clusters"),
+        assignments,
+    ))
 }

@@ -40,7 +40,9 @@ pub(super) struct Fit<F> {
 
 impl<F> Fit<F> {
     pub(super) fn loss(&self) -> f64 {
-        self.report.loss().unwrap_or(f64::INFINITY)
+        self.report
+            .loss()
+            .expect("a fit reports the loss of its start")
     }
 }
 
@@ -120,9 +122,8 @@ impl<F: Float> Problem<'_, F> {
             }
         }
         self.fill_empty(&mut packed, &mut state);
-        if let Some(last) = report.losses.last_mut() {
-            *last = state.sums.loss() / total;
-        }
+        let last = report.losses.last_mut().expect("the start has a loss");
+        *last = state.sums.loss() / total;
         Fit {
             centroids: state.centroids,
             assignments: state.assignments,
@@ -198,14 +199,12 @@ impl<F: Float> Problem<'_, F> {
             }
             (sums, scores)
         });
-        let mut scores = Vec::with_capacity(assignments.len());
-        let mut sums: Option<Sums> = None;
+        let mut parts = parts.into_iter();
+        let (mut sums, mut scores) = parts.next().expect("there is at least one point");
+        scores.reserve_exact(assignments.len() - scores.len());
         for (part, part_scores) in parts {
             scores.extend(part_scores);
-            match &mut sums {
-                Some(sums) => sums.add(&part),
-                None => sums = Some(part),
-            }
+            sums.add(&part);
         }
         State {
             changed: before.is_none_or(|before| before.assignments != assignments),
@@ -213,7 +212,7 @@ impl<F: Float> Problem<'_, F> {
             assignments,
             scores,
             frame,
-            sums: sums.unwrap_or_else(|| Sums::new(clusters, axes)),
+            sums,
         }
     }
 

@@ -6,12 +6,12 @@ use super::assignment::{assign_checked, check_clusters};
 use super::blocks::magnitude;
 use super::kmeans::checked_weights;
 use super::{Clusterer, Clustering};
-use crate::{Error, FitReport, Float, Result, Seed, check};
+use crate::{FitReport, Float, Result, Seed, check};
 
 /// Optimal k-means on the line, as a [`Clusterer`] of points with a single axis.
 ///
 /// It is [`cluster_scalars`] behind the seam; the seed has no say, since nothing is drawn. Points with more than
-/// one axis are an [`Error::ShapeMismatch`].
+/// one axis are an [`Error::ShapeMismatch`](crate::Error::ShapeMismatch).
 ///
 /// ```
 /// use ndarray::array;
@@ -121,10 +121,8 @@ pub fn cluster_scalars<F: Float>(
         losses: vec![squares.sum::<f64>() / total],
         ..FitReport::default()
     };
-    let centroids =
-        Array2::from_shape_vec((clusters, 1), centroids).map_err(|_| Error::Overflow {
-            what: "the number of clusters",
-        })?;
+    let centroids = Array2::from_shape_vec((clusters, 1), centroids);
+    let centroids = centroids.expect("each cluster has one centroid");
     Ok(Clustering {
         centroids,
         assignments,
@@ -269,6 +267,7 @@ struct Row {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
     use crate::cluster::KMeans;
     use ndarray::{Array1, array};
     use rand::Rng;

@@ -75,8 +75,12 @@ impl<F: Float> Part<F> {
         Self::new(rows, axes, numbers)
     }
 
+    /// Which centroid of all the one at `index` is; without any, nothing was found, and the number says nothing.
     fn number(&self, index: u32) -> u32 {
-        self.numbers.get(index as usize).copied().unwrap_or(0)
+        match &self.numbers[..] {
+            [] => 0,
+            numbers => numbers[index as usize],
+        }
     }
 }
 

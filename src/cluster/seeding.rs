@@ -141,23 +141,15 @@ impl<'a, F: Float> Potential<'a, F> {
         let block = self.axes * BLOCK;
         let masses = parallel::map_chunks_mut(&mut self.distances, CHUNK, |chunk, distances| {
             let first = chunk * (CHUNK / BLOCK);
+            // Distances and weights are padded to whole blocks.
+            let distances = distances.as_chunks_mut::<BLOCK>().0.iter_mut();
+            let weights = &self.weights.as_chunks::<BLOCK>().0[first..];
+            let blocks = self.blocks[first * block..].chunks_exact(block);
             let masses = distances
-                .chunks_exact_mut(BLOCK)
-                .enumerate()
-                .map(|(b, distances)| {
-                    let at = first + b;
-                    let weights = &self.weights[at * BLOCK..(at + 1) * BLOCK];
-                    let (Ok(distances), Ok(weights)) = (distances.try_into(), weights.try_into())
-                    else {
-                        return 0.0;
-                    };
-                    lower_to(
-                        self.level,
-                        &self.blocks[at * block..(at + 1) * block],
-                        centroid,
-                        weights,
-                        distances,
-                    )
+                .zip(weights)
+                .zip(blocks)
+                .map(|((distances, weights), block)| {
+                    lower_to(self.level, block, centroid, weights, distances)
                 });
             masses.collect::<Vec<f64>>()
         });
@@ -261,22 +253,27 @@ fn plus_plus<F: Float>(
         *mass = weights.iter().sum();
     }
     let mut chosen = Vec::with_capacity(clusters);
+    // No point of a sample may have weight; then any will do.
     let first = potential.draw(rng.gen_range(0.0..1.0)).unwrap_or(0);
     chosen.push(first);
     potential.distances.fill(F::infinity());
     potential.lower_to(&row(first));
+    let mut draw = |potential: &Potential<'_, F>| {
+        // Without any mass left, all distances have been rounded to zero, and any point will do.
+        potential
+            .draw(rng.gen_range(0.0..1.0))
+            .unwrap_or_else(|| rng.gen_range(0..points.nrows()))
+    };
     while chosen.len() < clusters {
+        if candidates == 1 {
+            let point = draw(&potential);
+            chosen.push(point);
+            potential.lower_to(&row(point));
+            continue;
+        }
         let mut best: Option<(f64, usize, Potential<'_, F>)> = None;
         for _ in 0..candidates {
-            // Without any mass left, all distances have been rounded to zero, and any point will do.
-            let point = potential
-                .draw(rng.gen_range(0.0..1.0))
-                .unwrap_or_else(|| rng.gen_range(0..points.nrows()));
-            if candidates == 1 {
-                chosen.push(point);
-                potential.lower_to(&row(point));
-                break;
-            }
+            let point = draw(&potential);
             let mut lowered = potential.clone();
             lowered.lower_to(&row(point));
             let total = lowered.total();
@@ -284,10 +281,9 @@ fn plus_plus<F: Float>(
                 best = Some((total, point, lowered));
             }
         }
-        if let Some((_, point, lowered)) = best {
-            chosen.push(point);
-            potential = lowered;
-        }
+        let (_, point, lowered) = best.expect("greedy seeding draws two candidates or more");
+        chosen.push(point);
+        potential = lowered;
     }
     chosen
 }

@@ -283,8 +283,9 @@ fn borrow<'a, F: Float>(a: &'a CowArray<'_, F, Ix2>) -> MatRef<'a, F> {
     if let Some(values) = a.as_slice() {
         return MatRef::from_row_major_slice(values, m, n);
     }
-    let values = a.as_slice_memory_order().unwrap_or_default();
-    MatRef::from_column_major_slice(values, m, n)
+    let columns = a.t();
+    let columns = columns.to_slice().expect("`dense` leaves no gaps");
+    MatRef::from_column_major_slice(columns, m, n)
 }
 
 /// Calls `f` with the view that faer works on, by way of a copy where `a` has gaps.
@@ -303,7 +304,7 @@ fn with_mut<F: Float, T>(a: &mut ArrayViewMut2<'_, F>, f: impl FnOnce(MatMut<'_,
 }
 
 fn slice_mut<F: Float>(a: &mut Array1<F>) -> &mut [F] {
-    a.as_slice_mut().unwrap_or_default()
+    a.as_slice_mut().expect("a new array has no gaps")
 }
 
 fn with_scratch<T>(size: StackReq, f: impl FnOnce(&mut MemStack) -> T) -> T {
