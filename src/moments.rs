@@ -1,4 +1,4 @@
-//! Second moments of a layer's inputs: what makes an error of the weights an error of the output.
+//! Second moments of a layer's inputs, which turn an error of the weights into an error of the outputs.
 
 mod patches;
 
@@ -14,17 +14,18 @@ const BLOCK: usize = 1024;
 
 /// M = XᵀX/n, the second moment of the inputs x of a layer, each a row of X.
 ///
-/// The output of a linear layer moves by E x where its weights move by E, and over the inputs seen
+/// If the weights of a linear layer change by E, its output for an input x changes by E x. The mean squared change over all
+/// inputs is
 ///
 /// $$ \tfrac1n \lVert X E^\top \rVert_F^2 = \operatorname{tr}(E M E^\top), $$
 ///
-/// so that M, of shape (in_features, in_features), is all that a compressor has to know of the data in order to
-/// keep the *output* of a layer instead of its weights. Sums are held in `f64`, are added to batch by batch, and
-/// may be merged; the mean is not taken away, since the output's error has no such term.
+/// A compressor that minimizes the error of a layer's *outputs* instead of its weights therefore needs M, of shape
+/// (in_features, in_features), and nothing else of the data. The sums are kept in `f64`; batches are added one by one, and
+/// moments of the same layer can be merged. M is not centered: it contains the mean of the inputs, as the output error does.
 ///
-/// For a convolution the rows are patches: one for each place where its kernel is put
-/// ([`add_patches`](Self::add_patches)), in the order of a kernel's axes (in_channels, height, width), so that an OIHW
-/// kernel seen as a matrix (out_channels, in_channels · height · width) is the weight.
+/// For a convolution the rows are patches, one for each position of its kernel ([`add_patches`](Self::add_patches)), with
+/// features in the order of a kernel's axes (in_channels, height, width). The weight is then the OIHW kernel as a matrix of
+/// shape (out_channels, in_channels · height · width).
 ///
 /// ```
 /// use ndarray::array;
@@ -38,7 +39,7 @@ const BLOCK: usize = 1024;
 ///
 /// let weights = array![[1.0_f32, -1.0]];
 /// let compressed = array![[1.0_f32, -0.5]];
-/// // The output moved by x₂/2.
+/// // The output changes by x₂/2.
 /// assert_eq!(inputs.output_error(weights.view(), compressed.view())?, 0.25 * 5.0 / 3.0);
 /// # Ok::<(), taper::Error>(())
 /// ```
@@ -50,7 +51,7 @@ pub struct InputMoments {
 }
 
 impl InputMoments {
-    /// Of a layer with this many inputs, before any was seen.
+    /// Creates empty moments for a layer with `features` inputs.
     ///
     /// # Errors
     ///
@@ -65,12 +66,13 @@ impl InputMoments {
         })
     }
 
-    /// From a second moment that was taken elsewhere over `count` inputs.
+    /// Creates moments from a second moment XᵀX/n that was computed elsewhere, from `count` inputs.
     ///
     /// # Errors
     ///
-    /// [`Error::Dimensions`] where it is not square, [`Error::NonFinite`], [`Error::EmptyAxis`], and
-    /// [`Error::Malformed`] where it is not symmetric, has a negative value on its diagonal, or `count` is zero.
+    /// [`Error::Dimensions`] where it is not square, [`Error::NonFinite`], [`Error::EmptyAxis`],
+    /// [`Error::Malformed`] where it is not symmetric, has a negative value on its diagonal, or `count` is zero, and
+    /// [`Error::Overflow`] where the sum over all inputs leaves the range of `f64`.
     pub fn from_matrix(matrix: ArrayView2<'_, f64>, count: u64) -> Result<Self> {
         let malformed = |problem| Error::Malformed {
             artifact: "a second moment of inputs",
@@ -85,18 +87,23 @@ impl InputMoments {
         }
         check::finite("the second moment", &matrix)?;
         if count == 0 {
-            return Err(malformed("it is of no input".to_owned()));
+            return Err(malformed("the count of inputs is zero".to_owned()));
         }
         for ((i, j), &value) in matrix.indexed_iter() {
-            if value != matrix[[j, i]] || (i == j && value < 0.0) {
+            let mirrored = matrix[[j, i]];
+            if value != mirrored {
                 return Err(malformed(format!(
-                    "{value} at ({i}, {j}) and {} at ({j}, {i})",
-                    matrix[[j, i]]
+                    "it is not symmetric: {value} at ({i}, {j}) and {mirrored} at ({j}, {i})"
+                )));
+            }
+            if i == j && value < 0.0 {
+                return Err(malformed(format!(
+                    "the mean square of input {i} is negative: {value}"
                 )));
             }
         }
         let sum = &matrix * count as f64;
-        check::finite("the sum of products", &sum.view())?;
+        check::no_overflow("the sum of products", &sum)?;
         Ok(Self { count, sum })
     }
 
@@ -106,7 +113,7 @@ impl InputMoments {
         self.sum.nrows()
     }
 
-    /// The number of inputs seen; patches count one by one.
+    /// The number of input vectors added; each patch counts as one.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.count
@@ -134,19 +141,8 @@ impl InputMoments {
         self.replace(sum, inputs.nrows() as u64)
     }
 
-    /// Adds the patches of images of shape (batch, in_channels, height, width); features are
-    /// in_channels · kernel height · kernel width.
-    ///
-    /// ```
-    /// use ndarray::Array4;
-    /// use taper::{InputMoments, Patches};
-    ///
-    /// let images = Array4::<f32>::ones((10, 3, 8, 8));
-    /// let mut inputs = InputMoments::new(3 * 5 * 5)?;
-    /// inputs.add_patches(images.view(), Patches { padding: [2, 2], ..Patches::new([5, 5]) })?;
-    /// assert_eq!(inputs.count(), 10 * 8 * 8);
-    /// # Ok::<(), taper::Error>(())
-    /// ```
+    /// Adds the [patches](Patches) of images of shape (batch, in_channels, height, width), each of
+    /// in_channels · kernel height · kernel width features.
     ///
     /// # Errors
     ///
@@ -187,7 +183,7 @@ impl InputMoments {
         self.replace(sum, places)
     }
 
-    /// Adds what `other` has seen of the same layer.
+    /// Adds the inputs that `other` has seen of the same layer.
     ///
     /// # Errors
     ///
@@ -213,7 +209,7 @@ impl InputMoments {
     ///
     /// # Errors
     ///
-    /// [`Error::NoInputs`] before any input was seen.
+    /// [`Error::NoInputs`] where no input has been added.
     pub fn matrix(&self) -> Result<Array2<f64>> {
         self.seen()?;
         Ok(&self.sum / self.count as f64)
@@ -231,8 +227,8 @@ impl InputMoments {
 
     /// M + λ m I, where m is the mean of its diagonal (1 where that is zero): positive definite for λ > 0.
     ///
-    /// Inputs that are always zero, or that others determine, make M singular; the damping also keeps a
-    /// compressor from trusting directions that few inputs have shown. 0.01 is usual.
+    /// Inputs that are always zero, or linear combinations of others, make M singular. Damping also limits the weight of
+    /// directions that occur in few inputs. 0.01 is a usual value.
     ///
     /// # Errors
     ///
@@ -246,8 +242,8 @@ impl InputMoments {
         Ok(matrix)
     }
 
-    /// tr(E M Eᵀ) for E = `weights` − `compressed`, both of shape (out_features, in_features): the mean over the
-    /// inputs seen of the squared length by which the output moved.
+    /// tr(E M Eᵀ) for E = `weights` − `compressed`, both of shape (out_features, in_features): the squared norm of the
+    /// change of the output, averaged over the inputs seen.
     ///
     /// # Errors
     ///
@@ -269,8 +265,8 @@ impl InputMoments {
         self.quadratic(error.view())
     }
 
-    /// [`output_error`](Self::output_error) as a part of the mean squared output, tr(W M Wᵀ): 0 where nothing moved, 1 where
-    /// nothing is left. Where the output is always zero it is 0 or infinite.
+    /// [`output_error`](Self::output_error) divided by the mean squared norm of the output, tr(W M Wᵀ): 0 for equal
+    /// weights, 1 for compressed weights of zero. If the output is always zero, it is 0 or infinite.
     ///
     /// # Errors
     ///
@@ -293,11 +289,11 @@ impl InputMoments {
         )?;
         let product = linalg::product(error, self.matrix()?.view());
         let sum: f64 = product.iter().zip(&error).map(|(a, b)| a * b).sum();
-        // Rounding may leave a little less than nothing.
+        // Rounding may make it slightly negative.
         Ok(sum.max(0.0))
     }
 
-    /// M, damped by at least `damping` and by ten times as much until it has a Cholesky factor, with this factor.
+    /// M and its Cholesky factor, damped by `damping`, or by the first of ten times as much, a hundred times … that has one.
     ///
     /// Rows and columns are those of M in `order`, where one is given.
     pub(crate) fn factored(
@@ -328,7 +324,7 @@ impl InputMoments {
         Ok(self.factored(damping, None)?.1)
     }
 
-    /// Errs where the layer of `weights`, of shape (out_features, in_features), has other inputs.
+    /// Fails if these are not the moments of a layer with `in_features` inputs, or no input has been added.
     pub(crate) fn fits(&self, in_features: usize) -> Result<()> {
         self.seen()?;
         check::same_shape("the inputs' moments", &[in_features], &[self.features()])
@@ -342,7 +338,7 @@ impl InputMoments {
     }
 }
 
-/// Errs where there are moments: for compressors that have no use for them.
+/// Fails if there are moments: for compressors that cannot use them.
 pub(crate) fn unused(compressor: &'static str, inputs: Option<&InputMoments>) -> Result<()> {
     match inputs {
         None => Ok(()),
@@ -387,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn the_output_error_is_that_of_the_outputs() {
+    fn the_output_error_is_the_mean_squared_change_of_the_outputs() {
         let (x, w, v) = (numbers(50, 7, 1), numbers(3, 7, 2), numbers(3, 7, 3));
         let mut inputs = InputMoments::new(7).unwrap();
         inputs.add(x.view()).unwrap();
@@ -436,27 +432,41 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_worked_with_is_an_error_and_changes_nothing() {
-        assert!(InputMoments::new(0).is_err());
-        assert!(InputMoments::new(usize::MAX).is_err());
+    fn wrong_inputs_are_errors_and_change_nothing() {
+        assert!(matches!(InputMoments::new(0), Err(Error::Parameter(_))));
+        let huge = InputMoments::new(usize::MAX);
+        assert!(matches!(huge, Err(Error::Overflow { .. })));
         let mut inputs = InputMoments::new(2).unwrap();
         assert_eq!(inputs.matrix(), Err(Error::NoInputs));
         assert_eq!(inputs.diagonal(), Err(Error::NoInputs));
         inputs.add(array![[1.0, 2.0]].view()).unwrap();
         let before = inputs.clone();
-        assert!(inputs.add(array![[1.0, 2.0, 3.0]].view()).is_err());
-        assert!(inputs.add(array![[1.0, f64::NAN]].view()).is_err());
-        assert!(inputs.add(array![[1e200, 1.0]].view()).is_err());
-        assert!(inputs.merge(&InputMoments::new(3).unwrap()).is_err());
-        assert!(inputs.damped(-1.0).is_err());
+        let longer = inputs.add(array![[1.0, 2.0, 3.0]].view());
+        assert!(matches!(longer, Err(Error::ShapeMismatch { .. })));
+        let bad = inputs.add(array![[1.0, f64::NAN]].view());
+        assert!(matches!(bad, Err(Error::NonFinite { .. })));
+        let large = inputs.add(array![[1e200, 1.0]].view());
+        assert!(matches!(large, Err(Error::Overflow { .. })));
+        let other = inputs.merge(&InputMoments::new(3).unwrap());
+        assert!(matches!(other, Err(Error::ShapeMismatch { .. })));
+        assert!(matches!(inputs.damped(-1.0), Err(Error::Parameter(_))));
         let reach = Patches::new([3, 3]);
         let image = Array4::<f32>::zeros((1, 1, 2, 2));
         let mut nine = InputMoments::new(9).unwrap();
-        assert!(nine.add_patches(image.view(), reach).is_err());
+        let beyond = nine.add_patches(image.view(), reach);
+        assert!(matches!(beyond, Err(Error::ExceedsInput { .. })));
+        assert_eq!(nine.count(), 0);
         assert_eq!(inputs, before);
-        assert!(InputMoments::from_matrix(array![[1.0, 2.0], [0.0, 1.0]].view(), 1).is_err());
-        assert!(InputMoments::from_matrix(array![[-1.0]].view(), 1).is_err());
-        assert!(InputMoments::from_matrix(array![[1.0]].view(), 0).is_err());
+        for (matrix, count) in [
+            (array![[1.0, 2.0], [0.0, 1.0]], 1),
+            (array![[-1.0]], 1),
+            (array![[1.0]], 0),
+        ] {
+            let found = InputMoments::from_matrix(matrix.view(), count);
+            assert!(matches!(found, Err(Error::Malformed { .. })), "{matrix}");
+        }
+        let large = InputMoments::from_matrix(array![[1e300]].view(), u64::MAX);
+        assert!(matches!(large, Err(Error::Overflow { .. })));
         let again = InputMoments::from_matrix(inputs.matrix().unwrap().view(), 1).unwrap();
         assert_eq!(again, inputs);
     }
@@ -468,8 +478,11 @@ mod tests {
         let lower = inputs.cholesky(0.0).unwrap();
         let product = lower.lower().dot(&lower.lower().t());
         let exact = inputs.matrix().unwrap();
+        // The least damping that is tried exceeds the rounding of the factor, (n + 1)·ε of the trace, and is enough.
+        let trace = exact.diag().sum();
+        let tolerance = 1e-14 * trace / 3.0 + 4.0 * f64::EPSILON * trace;
         for (a, b) in product.iter().zip(&exact) {
-            assert!((a - b).abs() < 1e-6, "{a} and {b}");
+            assert!((a - b).abs() <= tolerance, "{a} and {b}");
         }
         let mut nothing = InputMoments::new(3).unwrap();
         nothing.add(Array2::<f64>::zeros((4, 3)).view()).unwrap();

@@ -1,28 +1,28 @@
 //! The rate–distortion function of a histogram, by Blahut and Arimoto.
 //!
-//! For a slope β the iteration improves a law q of reproductions on a grid. Whatever q is, it proves a line from below
-//! and a point from above (Blahut 1972, theorem 6). With bin means mᵢ of masses pᵢ and
+//! For a slope β the iteration improves a distribution q of reproductions on a grid. Every q proves a line below R(D) and a
+//! point above it (Blahut 1972, theorem 6). With bin means mᵢ of masses pᵢ and
 //!
 //! Zᵢ = Σⱼ qⱼ exp(−β (mᵢ − yⱼ)²),  c(y) = Σᵢ pᵢ exp(−β (mᵢ − y)²) / Zᵢ,
 //!
-//! - from above: the code that draws yⱼ with probability qⱼ exp(…) / Zᵢ has the rate −β D′ − Σ pᵢ ln Zᵢ − Σ qⱼ cⱼ ln cⱼ at
-//!   the distortion D′ + w, where w is the mean squared distance of weights to the means of their bins: knowing only
-//!   the bin, a code errs by both, and the two are not correlated.
-//! - from below, for the weights themselves rather than for their bins: the dual of the rate–distortion problem says
+//! - Above: the code that draws yⱼ with probability qⱼ exp(…) / Zᵢ has the rate −β D′ − Σ pᵢ ln Zᵢ − Σ qⱼ cⱼ ln cⱼ at
+//!   the distortion D′ + w, where w is the mean squared distance of weights to the means of their bins. The code knows only
+//!   the bin, and its two errors are not correlated.
+//! - Below, for the weights themselves rather than for their bins: the dual of the rate–distortion problem says
 //!   R(D) ≥ E[ln λ(X)] − b D for any λ > 0 with E[λ(X) exp(−b (X − y)²)] ≤ 1 for all y. Take
 //!   λ(x) = exp(b (x − mᵢ)²) / (Zᵢ C) in bin i. With x = mᵢ + t the exponents sum to −b (mᵢ − y)² − 2 b t (mᵢ − y), and by
 //!   Hoeffding's lemma the mean over t (of mean zero, in an interval of width Δ) is at most
 //!   exp(−b (1 − b Δ²/2) (mᵢ − y)²). So b with b (1 − b Δ²/2) = β will do, with C the largest c(y), and gives
 //!   R(D) ≥ −Σ pᵢ ln Zᵢ − ln C − b (D − w).
-//! - between grid points: ln c(y) + β y² is convex, as the logarithm of a sum of exponentials of linear functions, so
+//! - Between grid points: ln c(y) + β y² is convex, as the logarithm of a sum of exponentials of linear functions, so
 //!   that ln c exceeds the larger of two neighbours at a distance δ by at most β δ²/4.
 
 use super::Bounds;
 use super::histogram::{Bin, Binned};
 
-/// Grid points in √D, the width of the kernel: on so fine a grid sums of bells are as good as integrals.
+/// Grid points in √D, the width of the kernel: fine enough for sums of Gaussians to equal their integrals.
 const FINENESS: f64 = 3.0;
-/// How much finer the grid is on which the largest c(y) is looked for in the end.
+/// How much finer the grid is on which the largest c(y) is searched for in the end.
 const REFINEMENT: usize = 24;
 /// exp(−40) is below the rounding of sums of order one.
 const REACH: f64 = 40.0;
@@ -32,24 +32,25 @@ const ENTRIES: f64 = 4e6;
 const TOLERANCE: f64 = 2e-4;
 /// Steps of three evaluations.
 const ITERATIONS: usize = 60;
-/// How often points join the grid, and once.
+/// Rounds of the iteration; points join the grid between them.
 const ROUNDS: usize = 3;
-/// The mass that points bring with them.
+/// The mass of all points that join together.
 const JOINING: f64 = 5e-3;
+/// The most slopes that are tried for one result.
 const SLOPES: usize = 10;
-/// How near, in the logarithm of the distortion, a slope has to come.
+/// How near to the distortion that was asked for a slope has to come, in its logarithm.
 const NEAR: f64 = 2e-3;
 
-/// A law, and the bounds that were found for it so far.
+/// A source, of which bounds of R(D) are to be found.
 #[derive(Debug)]
 pub(super) struct Problem {
     law: Binned,
     variance: f64,
-    /// What the histogram resolves.
+    /// The least distortion that the histogram resolves.
     finest: f64,
 }
 
-/// The search for the slope that belongs to a distortion: steeper is less.
+/// The search for the slope that belongs to a distortion; steeper slopes belong to smaller distortions.
 #[derive(Debug)]
 struct Search {
     slope: f64,
@@ -67,7 +68,7 @@ impl Search {
         }
     }
 
-    /// `off` is by how much the logarithm of the distortion is too large; `by` the step that would mend it for a Gaussian.
+    /// `off` is the excess of the logarithm of the distortion, `by` the step that would correct it for a Gaussian.
     fn step(&mut self, by: f64, off: f64) {
         if off > 0.0 {
             self.flat = Some(self.slope);
@@ -82,7 +83,7 @@ impl Search {
     }
 }
 
-/// What one slope proves.
+/// The bounds that one slope proves.
 #[derive(Debug, Clone, Copy)]
 struct Proof {
     /// R(D) ≥ `intercept` − `slope` D, in nats.
@@ -151,12 +152,12 @@ impl Problem {
         bounds
     }
 
-    /// The slope of a Gaussian there.
+    /// The slope of R(D) of a Gaussian at this distortion.
     fn slope_for(&self, distortion: f64) -> f64 {
         self.limited(0.5 / distortion)
     }
 
-    /// Within what the bins resolve; a slope of 1/(2σ²) belongs to a rate of zero.
+    /// `slope`, limited to what the bins resolve; a slope of 1/(2σ²) belongs to a rate of zero.
     fn limited(&self, slope: f64) -> f64 {
         let (least, largest) = (0.125 / self.variance, 2.0 / self.finest);
         if slope.is_finite() {
@@ -166,14 +167,14 @@ impl Problem {
         }
     }
 
-    /// The best line from below, and the chords of points from above: sharing time between two codes is a code.
+    /// The highest line below R(D), and the lowest chord between points above it: alternating between two codes is a code.
     fn rate_between(&self, proofs: &[Proof], distortion: f64) -> Bounds {
         let lines = proofs
             .iter()
             .map(|proof| proof.intercept - proof.slope * distortion);
         let lower = lines.fold(0.0, f64::max);
         let upper = self.chord(proofs, distortion, |(d, r)| (d, r));
-        // Rounding may bring the two past each other.
+        // Rounding may exchange the two.
         Bounds {
             lower: lower.min(upper),
             upper,
@@ -192,7 +193,7 @@ impl Problem {
         }
     }
 
-    /// The lowest point at `at` that codes and shares of time between two of them reach.
+    /// The lowest point at `at` that codes and alternations between two of them reach.
     fn chord(&self, proofs: &[Proof], at: f64, axes: impl Fn((f64, f64)) -> (f64, f64)) -> f64 {
         let silence = axes((self.variance, 0.0));
         let points: Vec<(f64, f64)> = proofs
@@ -230,7 +231,7 @@ impl Problem {
         let mut largest = f64::INFINITY;
         for round in 0..ROUNDS {
             state.evaluate(bins, &kernel);
-            // Steps do not bring the bounds nearer one by one: the nearest are kept.
+            // A single step may widen the gap between the bounds: the best state is kept.
             let mut best = (state.gap(), state.law.clone());
             for _ in 0..ITERATIONS {
                 if best.0 <= TOLERANCE {
@@ -244,7 +245,7 @@ impl Problem {
             }
             state.law = best.1;
             state.evaluate(bins, &kernel);
-            // The largest c(y), between the points too. Only near a point that comes up to the largest can it be exceeded.
+            // The largest c(y), between the points too. It can be exceeded only next to points that are nearly the largest.
             let near = state.largest.ln() - slope * spacing * spacing / 4.0;
             let c = |k: usize| Row::of(bins, low + fine * k as f64, slope).dot(&state.ratios);
             let mut peaks = Vec::new();
@@ -268,7 +269,7 @@ impl Problem {
             if round + 1 == ROUNDS || gap <= 3.0 * TOLERANCE || peaks.is_empty() {
                 break;
             }
-            // Atoms of the best law lie where c is largest: they join the grid.
+            // Atoms of the best distribution lie where c is largest: these points join the grid.
             state.join(peaks.iter().map(|(c, _)| c - 1.0));
             let points = peaks.iter().map(|&(_, k)| low + fine * k as f64);
             kernel.extend(points.map(|y| Row::of(bins, y, slope)));
@@ -324,7 +325,7 @@ impl Row {
     }
 
     fn dot(&self, values: &[f64]) -> f64 {
-        // Eight sums side by side, which the processor adds at once.
+        // Eight sums side by side, so that the loop vectorizes.
         let mut sums = [0.0; 8];
         let (a, b) = (self.values.chunks(8), self.part(values).chunks(8));
         for (a, b) in a.zip(b) {
@@ -350,7 +351,7 @@ struct State {
 }
 
 impl State {
-    /// The source's own law, seen through the kernel: positive on all of the grid.
+    /// Starts from the source's own distribution, smoothed by the kernel: positive on all of the grid.
     fn start(bins: &[Bin], kernel: &[Row]) -> Self {
         let masses: Vec<f64> = bins.iter().map(|bin| bin.mass).collect();
         let mut law: Vec<f64> = kernel.iter().map(|row| row.dot(&masses)).collect();
@@ -369,7 +370,7 @@ impl State {
         }
     }
 
-    /// Adds points, with a little of the mass of the others that is shared out by `urgency`.
+    /// Adds points with a small mass, distributed among them in proportion to `urgency`.
     fn join(&mut self, urgency: impl Iterator<Item = f64> + Clone) {
         let total: f64 = urgency.clone().sum();
         self.law
@@ -401,7 +402,7 @@ impl State {
         self.largest.ln() - self.divergence()
     }
 
-    /// Σ q c ln c, by which the law of what the code puts out differs from q.
+    /// Σ q c ln c, the divergence of the distribution of the code's outputs from q.
     fn divergence(&self) -> f64 {
         let terms = self.law.iter().zip(&self.gains);
         terms
@@ -410,9 +411,9 @@ impl State {
             .sum()
     }
 
-    /// Two steps of Blahut and Arimoto, q ← q c, and the law that they lead to, where that is better.
+    /// Two steps of Blahut and Arimoto, q ← q c, and their extrapolation where that is better.
     ///
-    /// The iteration is the EM algorithm for a mixture of bells, which is slow where they overlap. The extrapolation is that
+    /// The iteration is the EM algorithm for a mixture of Gaussians, which is slow where they overlap. The extrapolation is that
     /// of Varadhan and Roland (2008, doi:10.1111/j.1467-9469.2007.00585.x), on the logarithms of q.
     fn accelerate(&mut self, bins: &[Bin], kernel: &[Row]) {
         let logarithms = |c: &[f64]| -> Vec<f64> { c.iter().map(|c| c.ln()).collect() };
@@ -423,7 +424,7 @@ impl State {
         let second = logarithms(&self.gains);
         self.improve();
         let after = self.law.clone();
-        // Lengths by the mass that moves: what vanishes has no say.
+        // Lengths weighted by mass, so that points whose mass vanishes do not count.
         let (mut step, mut bend) = (0.0, 0.0);
         for ((q, a), b) in self.law.iter().zip(&first).zip(&second) {
             if *q > 0.0 {

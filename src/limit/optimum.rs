@@ -1,12 +1,12 @@
-//! The exact optima of single-valued schemes on given weights.
+//! The least errors of weights with few values, and of signs with one scale.
 
 use ndarray::{ArrayView, ArrayView1, Dimension};
 
 use crate::cluster::cluster_scalars;
 use crate::{Float, Result, check};
 
-/// The least mean squared error of weights that take at most `levels` values, whichever these are: the optimum of
-/// k-means on the line.
+/// The least mean squared error of weights that take at most `levels` values, of any choice of values: the optimum of
+/// k-means in one dimension.
 ///
 /// A bound for any scalar quantizer of `levels` values a tensor: fixed point, codebooks, binary. Exact, in
 /// O(k n log n) time ([`cluster_scalars`]); [`EmpiricalSource::levels_error`](super::EmpiricalSource::levels_error)
@@ -53,7 +53,7 @@ pub fn sign_error<F: Float, D: Dimension>(weights: ArrayView<'_, F, D>) -> Resul
     check::finite("weights", &weights)?;
     let count = weights.len() as f64;
     let scale = weights.iter().map(|w| w.as_f64().abs()).sum::<f64>() / count;
-    // As distances from α, where mean(w²) − α² would lose digits.
+    // From distances to α: mean(w²) − α² would lose digits.
     let squares = weights.iter().map(|w| (w.as_f64().abs() - scale).powi(2));
     let error = squares.sum::<f64>() / count;
     check::no_overflow("the square of a weight", [&error])?;

@@ -11,26 +11,25 @@ use super::{Bounds, gaussian_distortion};
 use crate::cluster::cluster_scalars;
 use crate::{Error, Float, ParamError, Result, check, parallel};
 
-/// Bins over which levels are placed: few enough for the dynamic programme.
+/// Bins for [`EmpiricalSource::levels_error`]: few enough for the dynamic programme.
 const LEVEL_BINS: usize = 1 << 14;
-/// Values that are counted together, on one thread: enough to pay for a histogram of their own.
+/// Values that one task counts, into a histogram of its own.
 const CHUNK: usize = 1 << 20;
 
-/// The weights of a tensor as a memoryless source: each drawn from the histogram of all, whatever its place.
+/// The weights of a tensor as a memoryless source: each weight is an independent draw from the histogram of all.
 ///
-/// What is computed from it holds for weights that are independent and of this law, and for a decoder that knows the
-/// law for free. Real weights depend on each other, and a real file has to hold its codebooks: the first makes the
-/// limit too high, the second too low.
+/// The limits assume that weights are independent and that the decoder knows their distribution at no cost. Real weights
+/// depend on each other, which makes the limit too high; a real file has to hold its codebooks, which makes it too low.
 ///
-/// All weights are counted, in 65,536 equal bins from the least to the largest, with the mean and the variance inside
-/// each bin; nothing is drawn at random. Results are bounds that take the width of the bins into account.
+/// The histogram counts all weights in 65,536 equal bins from the least to the largest, with the mean and the variance
+/// inside each bin. Results are bounds that take the width of the bins into account.
 ///
 /// ```
 /// use taper::limit::EmpiricalSource;
 /// use taper::ndarray::Array2;
 /// use taper::Seed;
 ///
-/// // Uniform weights: at two bits, the best any code of long blocks can do.
+/// // The least error of uniform weights at two bits, by codes of long blocks.
 /// let w = Array2::from_shape_fn((300, 300), |(i, j)| {
 ///     Seed::from(1).derive((300 * i + j) as u64).value() as f32 / u64::MAX as f32
 /// });
@@ -51,13 +50,13 @@ pub struct EmpiricalSource {
 }
 
 impl EmpiricalSource {
-    /// The law of `weights`, of any shape.
+    /// The source of `weights`, of any shape.
     ///
     /// Takes two passes over the weights: about 0.1 s for 4096 × 4096.
     ///
     /// # Errors
     ///
-    /// [`Error::EmptyAxis`], [`Error::NonFinite`], and [`Error::Overflow`] where the variance is no number.
+    /// [`Error::EmptyAxis`], [`Error::NonFinite`], and [`Error::Overflow`] where the variance leaves the range of `f64`.
     pub fn of<F: Float, D: Dimension>(weights: ArrayView<'_, F, D>) -> Result<Self> {
         check::finite("weights", &weights)?;
         let copy: Vec<F>;
@@ -121,13 +120,13 @@ impl EmpiricalSource {
         self.count
     }
 
-    /// Their mean.
+    /// The mean of the weights.
     #[must_use]
     pub fn mean(&self) -> f64 {
         self.mean
     }
 
-    /// Their variance: the error at zero bits.
+    /// The variance of the weights: the error at zero bits.
     #[must_use]
     pub fn variance(&self) -> f64 {
         self.variance
@@ -137,15 +136,15 @@ impl EmpiricalSource {
     /// `distortion`.
     ///
     /// By the algorithm of Blahut (1972, doi:10.1109/TIT.1972.1054855) and Arimoto (1972, doi:10.1109/TIT.1972.1054753)
-    /// on the histogram, with bins of at most √D/12 where there are such. The bounds are those of
-    /// Blahut's theorem, widened for the grid and for the bins: R(D) of the law of the weights lies between them, whether
-    /// the iteration ended or not. They are less than a hundredth of a bit apart as a rule.
+    /// on the histogram, with bins of at most √D/12 if the histogram is that fine. The bounds are those of
+    /// Blahut's theorem, widened by the errors of the grid and of the bins. They hold even if the iteration did not
+    /// converge. They usually differ by less than a hundredth of a bit.
     ///
     /// # Errors
     ///
     /// [`ParamError::OutOfRange`](crate::ParamError::OutOfRange) for a distortion that is not positive and finite, or so small
-    /// that the histogram does not resolve it (at about nine bits a weight); there
-    /// [`shannon_rate`](Self::shannon_rate) is as good as exact.
+    /// that the histogram does not resolve it (at about nine bits a weight);
+    /// [`shannon_rate`](Self::shannon_rate) is nearly exact there.
     pub fn rate(&self, distortion: f64) -> Result<Bounds> {
         check_distortion(distortion)?;
         if distortion >= self.variance {
@@ -172,8 +171,8 @@ impl EmpiricalSource {
         if rate == 0.0 || self.variance == 0.0 {
             return Ok(Bounds::exactly(self.variance));
         }
-        // No law of this variance has a larger error than the Gaussian, so that this resolves too much rather
-        // than too little only where the law is far from it: then once more.
+        // No distribution of this variance has a larger error than the Gaussian. Where the error is far smaller, these bins
+        // are too wide, and finer ones give better bounds.
         let guess = gaussian_distortion(self.variance, rate)?;
         let bounds = self.problem(guess)?.distortion(rate * LN_2);
         if bounds.lower < guess / 4.0
@@ -219,8 +218,8 @@ impl EmpiricalSource {
     ///
     /// $$\hat h = -\sum\_b p\_b \log\_2 \frac{p\_b}{\Delta} + \frac{K - 1}{2 n \ln 2}$$
     ///
-    /// for K bins that are not empty. It supposes a density: weights of few distinct values (quantized ones) have none.
-    /// Minus infinity for weights that are all equal.
+    /// for K bins that are not empty. It assumes that the weights have a density, which weights of few distinct values
+    /// (quantized ones) have not. Minus infinity for weights that are all equal.
     #[must_use]
     pub fn differential_entropy(&self) -> f64 {
         if self.variance == 0.0 {
@@ -269,10 +268,10 @@ impl EmpiricalSource {
         Ok(power.min(self.variance))
     }
 
-    /// The least mean squared error of weights that take at most `levels` values, whichever these are.
+    /// The least mean squared error of weights that take at most `levels` values, of any choice of values.
     ///
-    /// It is the optimal k-means of the histogram, in at most 16,384 bins, with bounds for what the bins hide. The exact
-    /// figure, at a higher price, is [`levels_error`](super::levels_error).
+    /// It is the optimal k-means of a histogram of at most 16,384 bins; the bounds account for the width of the bins.
+    /// [`levels_error`](super::levels_error) computes the exact error, in more time.
     ///
     /// # Errors
     ///
@@ -283,8 +282,8 @@ impl EmpiricalSource {
         let masses: Array1<f64> = binned.bins.iter().map(|bin| bin.mass).collect();
         let fit = cluster_scalars(values.view(), Some(masses.view()), levels)?;
         let best = fit.report.loss().expect("an optimal fit reports its loss");
-        // From a bin's mean to the nearest level, and from a weight to its bin's mean: the triangle inequality from
-        // below, and a code that knows no more than the bin from above.
+        // `best` is the error of the bins' means, `within` that of weights about them. Below: the triangle inequality.
+        // Above: these levels, chosen for the means, are possible levels for the weights.
         Ok(Bounds {
             lower: (best.sqrt() - binned.within.sqrt()).max(0.0).powi(2),
             upper: best + binned.within,

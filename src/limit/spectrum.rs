@@ -9,8 +9,8 @@ const SQUARED_NORM: &str = "a squared norm of the weights";
 /// The least error that any matrix of rank r has, for every r: the theorem of Eckart and Young (1936,
 /// doi:10.1007/BF02288367).
 ///
-/// Exact for the given weights, with no assumption; it bounds factors in full precision, of any method. Energies are
-/// eigenvalues of the smaller of W Wᵀ and Wᵀ W in double precision: right to about 10⁻¹³ of the squared norm.
+/// The bound is exact for the given weights and holds for every method. It comes from the eigenvalues of the smaller of
+/// W Wᵀ and Wᵀ W in double precision, which are right to about 10⁻¹³ of the squared norm.
 ///
 /// ```
 /// use taper::limit::LowRankLimit;
@@ -23,7 +23,7 @@ const SQUARED_NORM: &str = "a squared norm of the weights";
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct LowRankLimit {
-    /// What is left behind at rank 0, 1, …: falling, and zero at last.
+    /// The squared error at rank 0, 1, …: falling, the last is zero.
     discarded: Vec<f64>,
 }
 
@@ -41,7 +41,7 @@ impl LowRankLimit {
     /// The limit for the error of the outputs, tr((W − Ŵ) M (W − Ŵ)ᵀ), where M (in_features, in_features) is the second
     /// moment XᵀX/n of the layer's inputs ([`InputMoments::matrix`](crate::InputMoments::matrix)): the mean squared norm of x (W − Ŵ)ᵀ over these inputs.
     ///
-    /// It is Eckart and Young's theorem for W M^(1/2). A singular M is no error: what no input excites costs nothing.
+    /// It is Eckart and Young's theorem for W M^(1/2). M may be singular: directions without inputs cause no error.
     ///
     /// # Errors
     ///
@@ -66,7 +66,7 @@ impl LowRankLimit {
         };
         check::no_overflow(SQUARED_NORM, &gram)?;
         let energies = linalg::symmetric_eigenvalues(gram.view())?;
-        // Rising: summed from the smallest, so that what is left at high rank keeps its digits.
+        // Rising, and summed from the smallest on, so that the small errors of high ranks keep their digits.
         let mut left = 0.0;
         let mut discarded: Vec<f64> = vec![0.0];
         for energy in energies {
@@ -77,7 +77,7 @@ impl LowRankLimit {
         Ok(Self { discarded })
     }
 
-    /// The largest rank, at which nothing is left behind.
+    /// The largest rank, at which the error is zero.
     #[must_use]
     pub fn largest_rank(&self) -> usize {
         self.discarded.len() - 1
@@ -89,7 +89,7 @@ impl LowRankLimit {
         self.discarded.get(rank).copied().unwrap_or(0.0)
     }
 
-    /// The same as a distance, over the norm: in [0, 1], and 0 for a matrix of zeros.
+    /// The least distance ‖W − Ŵ‖ at that rank, divided by the norm ‖W‖: in [0, 1], and 0 for a matrix of zeros.
     #[must_use]
     pub fn relative_error(&self, rank: usize) -> f64 {
         let total = self.squared_error(0);
@@ -100,7 +100,7 @@ impl LowRankLimit {
         }
     }
 
-    /// The smallest rank whose squared error may be at most `squared_error`.
+    /// The smallest rank at which a squared error of at most `squared_error` is possible.
     #[must_use]
     pub fn least_rank(&self, squared_error: f64) -> usize {
         self.discarded

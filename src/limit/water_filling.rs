@@ -6,15 +6,15 @@ use super::gaussian::{check_distortion, check_rate};
 use super::spectrum::moment_spectrum;
 use crate::{Float, Result, check};
 
-/// Reverse water-filling: bits are spent where the variance is above a common level, and nothing elsewhere.
+/// Reverse water-filling: only components whose variance is above a common level θ get bits.
 ///
 /// $$R = \frac{1}{n} \sum\_i \max\Big(0, \tfrac{1}{2} \log\_2 \frac{v\_i}{\theta}\Big), \qquad
 /// D = \frac{1}{n} \sum\_i \min(v\_i, \theta)$$
 ///
 /// (Kolmogorov 1956; Cover and Thomas, "Elements of Information Theory", theorem 10.3.3.) For a linear layer it bounds
 /// the error of the *outputs* (W. Gao et al., "Rate distortion for model compression", 2019, arXiv:1810.06401), by
-/// [`linear_layer`](Self::linear_layer). It is exact for independent Gaussian components and squared error, and a bound for
-/// nothing else: weights of another law may need less.
+/// [`linear_layer`](Self::linear_layer). It is exact for independent Gaussian components and squared error; weights of
+/// another distribution may need fewer bits.
 ///
 /// ```
 /// use taper::limit::WaterFilling;
@@ -33,7 +33,7 @@ pub struct WaterFilling {
 }
 
 impl WaterFilling {
-    /// Components of these variances.
+    /// Independent Gaussian components of these variances.
     ///
     /// # Errors
     ///
@@ -48,12 +48,12 @@ impl WaterFilling {
         Ok(Self { variances })
     }
 
-    /// The output error of a linear layer with `weights` (out_features, in_features), whose inputs have the second moment
+    /// The components of the output error of a linear layer with `weights` (out_features, in_features), whose inputs have the second moment
     /// M = XᵀX/n (in_features, in_features).
     ///
     /// The components are the directions of M's eigenvectors, with the variances σ² λᵢ, σ² the mean square of the weights:
-    /// all weights are taken for independent and Gaussian, of mean zero and this variance. D is then
-    /// tr((W − Ŵ) M (W − Ŵ)ᵀ) / (out·in), the mean squared error of an output over the number of inputs, and R is in
+    /// all weights are assumed independent and Gaussian, of mean zero and this variance. D is then
+    /// tr((W − Ŵ) M (W − Ŵ)ᵀ) / (out·in), the mean squared error of an output divided by the number of inputs, and R is in
     /// bits a weight.
     ///
     /// # Errors
