@@ -1,4 +1,4 @@
-//! The starts of k-means.
+//! The choice of the first centroids of k-means.
 
 use ndarray::{Array2, ArrayView2, Axis};
 use rand::Rng;
@@ -30,8 +30,8 @@ pub enum Seeding {
     /// seeding", SODA 2007, doi:10.5555/1283383.1283494).
     #[default]
     PlusPlus,
-    /// Greedy k-means++: the best of 2 + ⌊ln k⌋ such draws for each further centroid. A better start for
-    /// several times the work.
+    /// Greedy k-means++: the best of 2 + ⌊ln k⌋ such draws for each further centroid. A better start, for several times
+    /// the work.
     Greedy,
     /// Distinct points drawn uniformly.
     Random,
@@ -39,10 +39,10 @@ pub enum Seeding {
     Given(Array2<f64>),
 }
 
-/// The points among which the centroids of `PlusPlus` and `Greedy` are drawn, for each cluster.
+/// Points for each cluster in the sample from which `PlusPlus` and `Greedy` draw the centroids.
 ///
-/// Each draw passes over all points, as an iteration does once for all centroids: from a few hundred points a
-/// cluster on, a sample serves as well.
+/// Each draw passes over all points of the sample; an iteration passes over all points once. A sample of a few hundred points
+/// a cluster is as good as all points.
 const POINTS_A_CLUSTER: usize = 256;
 
 /// The indices of `clusters` points, chosen as `seeding` says; `None` for given centroids.
@@ -113,7 +113,7 @@ fn random<F: Float>(
 pub(super) struct Potential<'a, F> {
     axes: usize,
     blocks: &'a [F],
-    /// Of each point and of the padding of the last block.
+    /// One for each point, and zeros for the padding of the last block.
     weights: &'a [f64],
     pub(super) distances: Vec<F>,
     masses: Vec<f64>,
@@ -124,7 +124,7 @@ pub(super) struct Potential<'a, F> {
 const CHUNK: usize = 256 * BLOCK;
 
 impl<'a, F: Float> Potential<'a, F> {
-    /// Infinitely far from every point.
+    /// Starts with infinite distances.
     pub(super) fn new(blocks: &'a [F], axes: usize, weights: &'a [f64]) -> Self {
         Self {
             axes,
@@ -136,7 +136,7 @@ impl<'a, F: Float> Potential<'a, F> {
         }
     }
 
-    /// Takes `centroid` in.
+    /// Lowers the distances to those from `centroid` where these are less.
     pub(super) fn lower_to(&mut self, centroid: &[F]) {
         let block = self.axes * BLOCK;
         let masses = parallel::map_chunks_mut(&mut self.distances, CHUNK, |chunk, distances| {
@@ -162,12 +162,12 @@ impl<'a, F: Float> Potential<'a, F> {
         self.masses.iter().sum()
     }
 
-    /// The point at `position` of the way through all masses, 0 to 1; `None` where there is no mass.
+    /// The point at which the cumulative mass reaches the fraction `position` of the total; `None` if there is no mass.
     fn draw(&self, position: f64) -> Option<usize> {
         let mut rest = position * self.total();
         let mut last = None;
         for (b, &mass) in self.masses.iter().enumerate() {
-            // A block without mass is never drawn from, nor is one that the position is beyond.
+            // No point is drawn from a block without mass; a position beyond the end falls into the last block that has some.
             if mass <= 0.0 {
                 continue;
             }
@@ -193,7 +193,7 @@ impl<'a, F: Float> Potential<'a, F> {
         point
     }
 
-    /// The point of the largest w d², and the lowest index where several are; `None` where all are zero.
+    /// The point with the largest w d², the first of equal ones; `None` if all are zero.
     pub(super) fn farthest(&self) -> Option<usize> {
         let mut best = (0.0, None);
         for (i, (weight, distance)) in self.weights.iter().zip(&self.distances).enumerate() {
@@ -253,13 +253,13 @@ fn plus_plus<F: Float>(
         *mass = weights.iter().sum();
     }
     let mut chosen = Vec::with_capacity(clusters);
-    // No point of a sample may have weight; then any will do.
+    // If no point of the sample has weight, any point will do.
     let first = potential.draw(rng.gen_range(0.0..1.0)).unwrap_or(0);
     chosen.push(first);
     potential.distances.fill(F::infinity());
     potential.lower_to(&row(first));
     let mut draw = |potential: &Potential<'_, F>| {
-        // Without any mass left, all distances have been rounded to zero, and any point will do.
+        // If no mass is left, all distances have been rounded to zero, and any point will do.
         potential
             .draw(rng.gen_range(0.0..1.0))
             .unwrap_or_else(|| rng.gen_range(0..points.nrows()))

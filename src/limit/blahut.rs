@@ -44,7 +44,7 @@ const NEAR: f64 = 2e-3;
 /// A source, of which bounds of R(D) are to be found.
 #[derive(Debug)]
 pub(super) struct Problem {
-    law: Binned,
+    histogram: Binned,
     variance: f64,
     /// The least distortion that the histogram resolves.
     finest: f64,
@@ -95,20 +95,23 @@ struct Proof {
 
 impl Problem {
     /// None where the bins are too wide for `distortion`, or the kernel too large.
-    pub(super) fn new(law: Binned, variance: f64, distortion: f64) -> Option<Self> {
+    pub(super) fn new(histogram: Binned, variance: f64, distortion: f64) -> Option<Self> {
         let root = distortion.sqrt();
-        let (low, high) = (law.bins[0].mean, law.bins[law.bins.len() - 1].mean);
+        let (low, high) = (
+            histogram.bins[0].mean,
+            histogram.bins[histogram.bins.len() - 1].mean,
+        );
         let grid = (high - low) / root * FINENESS;
         let reach = 2.0 * (2.0 * REACH).sqrt() * root;
-        let inside = if law.width > 0.0 {
-            reach / law.width
+        let inside = if histogram.width > 0.0 {
+            reach / histogram.width
         } else {
-            law.bins.len() as f64
+            histogram.bins.len() as f64
         };
-        let entries = grid * inside.min(law.bins.len() as f64);
-        let resolved = law.width <= root / 2.0 && entries <= ENTRIES;
+        let entries = grid * inside.min(histogram.bins.len() as f64);
+        let resolved = histogram.width <= root / 2.0 && entries <= ENTRIES;
         resolved.then_some(Self {
-            law,
+            histogram,
             variance,
             finest: distortion,
         })
@@ -216,7 +219,7 @@ impl Problem {
     }
 
     fn prove(&self, slope: f64) -> Proof {
-        let bins = &self.law.bins;
+        let bins = &self.histogram.bins;
         let (low, high) = (bins[0].mean, bins[bins.len() - 1].mean);
         let spacing = 1.0 / ((2.0 * slope).sqrt() * FINENESS);
         let steps = ((high - low) / spacing).ceil().max(16.0);
@@ -232,7 +235,7 @@ impl Problem {
         for round in 0..ROUNDS {
             state.evaluate(bins, &kernel);
             // A single step may widen the gap between the bounds: the best state is kept.
-            let mut best = (state.gap(), state.law.clone());
+            let mut best = (state.gap(), state.distribution.clone());
             for _ in 0..ITERATIONS {
                 if best.0 <= TOLERANCE {
                     break;
@@ -240,10 +243,10 @@ impl Problem {
                 state.accelerate(bins, &kernel);
                 let gap = state.gap();
                 if gap < best.0 {
-                    best = (gap, state.law.clone());
+                    best = (gap, state.distribution.clone());
                 }
             }
-            state.law = best.1;
+            state.distribution = best.1;
             state.evaluate(bins, &kernel);
             // The largest c(y), between the points too. It can be exceeded only next to points that are nearly the largest.
             let near = state.largest.ln() - slope * spacing * spacing / 4.0;
@@ -275,8 +278,8 @@ impl Problem {
             kernel.extend(points.map(|y| Row::of(bins, y, slope)));
         }
         let slack = slope * fine * fine / 4.0;
-        let width = self.law.width;
-        let within = self.law.within;
+        let width = self.histogram.width;
+        let within = self.histogram.within;
         let steeper = if width > 0.0 {
             2.0 * slope / (1.0 + (1.0 - 2.0 * slope * width * width).max(0.0).sqrt())
         } else {
@@ -339,7 +342,7 @@ impl Row {
 
 struct State {
     /// q
-    law: Vec<f64>,
+    distribution: Vec<f64>,
     /// Z
     sums: Vec<f64>,
     /// p / Z
@@ -354,15 +357,15 @@ impl State {
     /// Starts from the source's own distribution, smoothed by the kernel: positive on all of the grid.
     fn start(bins: &[Bin], kernel: &[Row]) -> Self {
         let masses: Vec<f64> = bins.iter().map(|bin| bin.mass).collect();
-        let mut law: Vec<f64> = kernel.iter().map(|row| row.dot(&masses)).collect();
-        let total: f64 = law.iter().sum();
-        let even = 1e-3 / law.len() as f64;
-        for q in &mut law {
+        let mut distribution: Vec<f64> = kernel.iter().map(|row| row.dot(&masses)).collect();
+        let total: f64 = distribution.iter().sum();
+        let even = 1e-3 / distribution.len() as f64;
+        for q in &mut distribution {
             *q = (*q / total) * (1.0 - 1e-3) + even;
         }
         Self {
-            gains: vec![1.0; law.len()],
-            law,
+            gains: vec![1.0; distribution.len()],
+            distribution,
             sums: vec![0.0; bins.len()],
             ratios: vec![0.0; bins.len()],
             largest: f64::INFINITY,
@@ -373,16 +376,16 @@ impl State {
     /// Adds points with a small mass, distributed among them in proportion to `urgency`.
     fn join(&mut self, urgency: impl Iterator<Item = f64> + Clone) {
         let total: f64 = urgency.clone().sum();
-        self.law
+        self.distribution
             .extend(urgency.map(|urgency| JOINING * urgency / total));
-        self.gains.resize(self.law.len(), 1.0);
+        self.gains.resize(self.distribution.len(), 1.0);
         self.normalize();
         self.promise = f64::NEG_INFINITY;
     }
 
     fn evaluate(&mut self, bins: &[Bin], kernel: &[Row]) {
         self.sums.fill(0.0);
-        for (row, &q) in kernel.iter().zip(&self.law) {
+        for (row, &q) in kernel.iter().zip(&self.distribution) {
             for (sum, a) in self.sums[row.first..].iter_mut().zip(&row.values) {
                 *sum += q * a;
             }
@@ -404,7 +407,7 @@ impl State {
 
     /// Σ q c ln c, the divergence of the distribution of the code's outputs from q.
     fn divergence(&self) -> f64 {
-        let terms = self.law.iter().zip(&self.gains);
+        let terms = self.distribution.iter().zip(&self.gains);
         terms
             .filter(|(_, c)| **c > 0.0)
             .map(|(q, c)| q * c * c.ln())
@@ -417,16 +420,16 @@ impl State {
     /// of Varadhan and Roland (2008, doi:10.1111/j.1467-9469.2007.00585.x), on the logarithms of q.
     fn accelerate(&mut self, bins: &[Bin], kernel: &[Row]) {
         let logarithms = |c: &[f64]| -> Vec<f64> { c.iter().map(|c| c.ln()).collect() };
-        let before = self.law.clone();
+        let before = self.distribution.clone();
         let first = logarithms(&self.gains);
         self.improve();
         self.evaluate(bins, kernel);
         let second = logarithms(&self.gains);
         self.improve();
-        let after = self.law.clone();
+        let after = self.distribution.clone();
         // Lengths weighted by mass, so that points whose mass vanishes do not count.
         let (mut step, mut bend) = (0.0, 0.0);
-        for ((q, a), b) in self.law.iter().zip(&first).zip(&second) {
+        for ((q, a), b) in self.distribution.iter().zip(&first).zip(&second) {
             if *q > 0.0 {
                 step += q * a * a;
                 bend += q * (b - a) * (b - a);
@@ -435,7 +438,7 @@ impl State {
         let reach = (step / bend).sqrt();
         if reach.is_finite() && reach > 1.0 {
             for ((q, start), (a, b)) in self
-                .law
+                .distribution
                 .iter_mut()
                 .zip(&before)
                 .zip(first.iter().zip(&second))
@@ -450,7 +453,7 @@ impl State {
                 self.promise = extrapolated;
                 return;
             }
-            self.law = after;
+            self.distribution = after;
         }
         self.evaluate(bins, kernel);
         self.promise = self.likelihood(bins);
@@ -463,22 +466,22 @@ impl State {
     }
 
     fn improve(&mut self) {
-        for (q, c) in self.law.iter_mut().zip(&self.gains) {
+        for (q, c) in self.distribution.iter_mut().zip(&self.gains) {
             *q *= c;
         }
         self.normalize();
     }
 
     fn normalize(&mut self) {
-        let total: f64 = self.law.iter().sum();
-        for q in &mut self.law {
+        let total: f64 = self.distribution.iter().sum();
+        for q in &mut self.distribution {
             *q /= total;
         }
     }
 
     /// The distortion of the code, and the divergence.
     fn code(&self, bins: &[Bin], kernel: &[Row]) -> (f64, f64) {
-        let distortion = kernel.iter().zip(&self.law).map(|(row, q)| {
+        let distortion = kernel.iter().zip(&self.distribution).map(|(row, q)| {
             let bins = bins.iter().skip(row.first);
             let terms = bins.zip(&row.values).zip(row.part(&self.ratios));
             let terms = terms.map(|((bin, a), ratio)| ratio * a * (bin.mean - row.y).powi(2));

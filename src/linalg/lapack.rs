@@ -1,7 +1,7 @@
 //! Linear algebra by LAPACK and BLAS, through `ndarray-linalg`.
 //!
-//! Which LAPACK is linked is a feature of the crate. Threads are the library's own affair: a parallel OpenBLAS
-//! may round differently when it is given another number of them.
+//! A feature of the crate selects the LAPACK that is linked. It has threads of its own: a parallel OpenBLAS may round
+//! differently with another number of threads.
 
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut2};
@@ -9,7 +9,7 @@ use ndarray_linalg::{
     Cholesky as _, Diag, EigValsh as _, Eigh as _, JobSvd, Lapack as LapackScalar, QRInto as _,
     SVDDCInto as _, SolveTriangularInplace as _, UPLO,
 };
-// Without the name in the code, the library would be left out when the program is linked.
+// Without this import the linker would leave the library out.
 #[cfg(any(feature = "openblas-system", feature = "openblas-static"))]
 use openblas_src as _;
 
