@@ -1,13 +1,12 @@
-//! Products with a matrix that codes and codebooks stand for: sums of looked-up table entries.
+//! Products with a matrix of codes and codebooks: sums of looked-up table entries.
 //!
-//! Codes come group by group. Where the split axis is the one that is summed over (in_features), each group
-//! of an input has a table of its products with the centroids, and an output is a sum of table entries:
-//! [`RowEntries`], [`Entries`]. Where it is the other one (out_features), the inputs that share a code are summed first,
-//! and each sum meets its centroid once: [`SumInputs`]; or, for short sub-vectors and a single input row,
-//! the centroids themselves are summed: [`SumCentroids`].
+//! Codes are stored group by group. If the split axis is the one that is summed over (in_features), each group of an input
+//! has a table of its products with the centroids, and an output is a sum of table entries: [`RowEntries`], [`Entries`].
+//! If it is the other axis (out_features), the inputs that share a code are summed first, and each sum is multiplied by its
+//! centroid once: [`SumInputs`]. For short sub-vectors and a single input row, the centroids themselves are summed:
+//! [`SumCentroids`].
 //!
-//! A code of 8 bits cannot leave a table of 256 entries, so that no look-up has to be checked: there is
-//! [room](Code::room) for that many behind the start of every table.
+//! Every table of 8-bit codes has [room](Code::room) for 256 entries, so that look-ups need no bounds check.
 
 use super::Level;
 use super::vectorize::{Kernel, add, add_scaled, multiply_add, run};
@@ -17,12 +16,12 @@ use crate::Float;
 pub(crate) trait Code: Copy + Default + Send + Sync + 'static {
     /// A table that this code looks up in.
     type Table<'a, T: 'a>: Copy;
-    /// A table that is written to by code.
+    /// A table whose entries are written to.
     type TableMut<'a, T: 'a>;
 
     /// The length of a buffer for `tables` tables of `centroids` entries each, one after the other.
     ///
-    /// What lies behind the last is never meant, but may be looked at.
+    /// Entries behind the last table may be read, but no code selects them.
     fn room(tables: usize, centroids: usize) -> usize;
 
     /// The table with the number `index` in `buffer`, which has [room](Self::room) for more than `index` tables.
@@ -37,7 +36,7 @@ pub(crate) trait Code: Copy + Default + Send + Sync + 'static {
     /// The entry of this code, to be written to.
     fn entry_mut<'a, T: 'a>(self, table: &'a mut Self::TableMut<'_, T>) -> &'a mut T;
 
-    /// These codes as bytes, where they are.
+    /// These codes as bytes, if they are bytes.
     fn bytes(codes: &[Self]) -> Option<&[u8]>;
 }
 
@@ -47,7 +46,7 @@ impl Code for u8 {
     type Table<'a, T: 'a> = &'a [T; 256];
     type TableMut<'a, T: 'a> = &'a mut [T; 256];
 
-    /// Each table reaches into those that follow.
+    /// Each table of 256 entries overlaps the tables that follow it.
     fn room(tables: usize, centroids: usize) -> usize {
         tables.saturating_sub(1) * centroids + 256
     }
@@ -154,13 +153,13 @@ impl<F: Float> Kernel for RowTable<'_, F> {
     }
 }
 
-/// Adds the table entry of its code to each output of one input row, or puts it there.
+/// Adds the table entry of its code to each output of one input row, or replaces the output by it.
 ///
 /// `y[o] += table[codes[o]]`, or `y[o] = table[codes[o]]`.
 pub(crate) struct RowEntries<'a, F, C> {
     /// With [room](Code::room) for a table.
     pub table: &'a [F],
-    /// How many centroids the table is made of.
+    /// The number of centroids.
     pub centroids: usize,
     /// A code for each output.
     pub codes: &'a [C],
@@ -171,12 +170,12 @@ pub(crate) struct RowEntries<'a, F, C> {
 }
 
 impl<F: Float, C: Code> RowEntries<'_, F, C> {
-    /// Does the work, by [permutations](super::permute) of registers where the level has them.
+    /// Runs at `level`, with [permutations](super::permute) of registers if the level has them.
     pub(crate) fn run_at(self, level: Level) {
         let table = &self.table[..self.centroids];
         match C::bytes(self.codes) {
             Some(codes) if F::permutes(level) => F::permute(table, codes, self.y, self.add),
-            // The scalar form: of wider ones the compiler makes gathers, which are slower than loads one by one.
+            // The scalar form: in wider ones the compiler uses gathers, which are slower than single loads.
             _ => run(Level::Scalar, self),
         }
     }
@@ -210,7 +209,7 @@ pub(crate) struct Table<'a, F, const N: usize> {
 impl<F: Float, const N: usize> Kernel for Table<'_, F, N> {
     #[inline(always)]
     fn run<const FUSED: bool>(self) {
-        // Sums that run side by side, for each waits for the one before it.
+        // Several sums side by side, because each addition waits for the one before it.
         const BLOCK: usize = 4;
         let centroids = self.codebook.len() / self.x.len().max(1);
         let (blocks, rest) = self.table[..centroids].as_chunks_mut::<BLOCK>();
@@ -242,11 +241,11 @@ impl<F: Float, const N: usize> Kernel for Table<'_, F, N> {
 pub(crate) struct Entries<'a, F, C, const N: usize> {
     /// Tables one after the other, with [room](Code::room) for `groups` of them.
     pub tables: &'a [[F; N]],
-    /// How many centroids a table is made of.
+    /// The number of centroids of each table.
     pub centroids: usize,
-    /// How many groups.
+    /// The number of groups.
     pub groups: usize,
-    /// The codes of the first group; those of the next group lie as many further on as there are outputs.
+    /// The codes of all groups, one group after the other, each with one code for each output.
     pub codes: &'a [C],
     /// The outputs.
     pub y: &'a mut [[F; N]],
@@ -255,7 +254,7 @@ pub(crate) struct Entries<'a, F, C, const N: usize> {
 impl<F: Float, C: Code, const N: usize> Kernel for Entries<'_, F, C, N> {
     #[inline(always)]
     fn run<const FUSED: bool>(self) {
-        // Four groups at a time, so that sums are written once for all of them.
+        // Four groups at a time, so that sums are written once for the four.
         let table = |group| C::table(self.tables, self.centroids, group);
         let outputs = self.y.len();
         let codes = |group| &self.codes[group * outputs..(group + 1) * outputs];
@@ -307,7 +306,7 @@ pub(crate) struct SumCentroids<'a, F, C, const D: usize> {
 impl<F: Float, C: Code, const D: usize> Kernel for SumCentroids<'_, F, C, D> {
     #[inline(always)]
     fn run<const FUSED: bool>(self) {
-        // An addition waits for the one before it: several sums run side by side.
+        // Several sums side by side, because each addition waits for the one before it.
         const SUMS: usize = 8;
         let table = C::table(self.codebook, self.centroids, 0);
         let mut sums = [[F::zero(); D]; SUMS];

@@ -1,16 +1,16 @@
-//! Writing what is not read again soon: past the caches, where the processor can.
+//! Writes that bypass the caches, for arrays that are not read again soon.
 //!
-//! A line that is written the usual way is first read from memory. An array that no cache holds is written in half the
-//! time without that; one that a cache would have held is slower to read afterwards. Miri, which knows no such stores, sees a
-//! plain copy.
+//! An ordinary write first reads the cache line from memory. Without that read, an array that is larger than the caches is
+//! written in half the time; a smaller one would be slower to read afterwards. Under Miri, which lacks these instructions, it
+//! is a plain copy.
 
 use super::KernelFloat;
 
-/// Bytes from which on an array is written past the caches.
+/// The size in bytes from which on writes bypass the caches.
 pub(crate) const LARGE: usize = 1 << 24;
 
-/// Copies an entry of each table, one behind the other, past the cache where they come in whole pieces of sixteen bytes.
-/// [`finish`] has to follow.
+/// Copies one entry of each table, one after the other; the writes bypass the caches if entries are multiples of sixteen
+/// bytes. Call [`finish`] afterwards.
 ///
 /// Table g is the `entries` from g·`step` on; its code says which of them to copy.
 #[inline]
@@ -20,7 +20,7 @@ pub(crate) fn copy_entries<F: KernelFloat, const W: usize>(
     codes: &[u8],
     to: &mut [F],
 ) {
-    // Lines that are begun are filled by what follows: pieces of them may be written one by one.
+    // Consecutive writes fill whole lines, so that a line may be written in pieces.
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     let pieces = to.as_ptr().addr().is_multiple_of(16) && size_of::<[F; W]>().is_multiple_of(16);
     for (g, (to, &code)) in to.as_chunks_mut::<W>().0.iter_mut().zip(codes).enumerate() {
@@ -39,7 +39,7 @@ pub(crate) fn copy_entries<F: KernelFloat, const W: usize>(
     }
 }
 
-/// Makes what this thread [copied](copy_entries) visible to others before whatever it does next.
+/// Makes the [copies](copy_entries) of this thread visible to other threads before anything that it does later.
 pub(crate) fn finish() {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     // Safe from some version of Rust on.
@@ -54,7 +54,7 @@ pub(crate) fn finish() {
 mod tests {
     use super::*;
 
-    /// The scalar twin is the definition.
+    /// Compares with a plain loop.
     fn copies_entries<F: KernelFloat + std::fmt::Debug, const W: usize>(
         number: impl Fn(usize) -> F,
     ) {

@@ -1,4 +1,4 @@
-//! Bytes row by row out of bytes column by column.
+//! The transposition of bytes.
 
 use super::Level;
 
@@ -49,8 +49,8 @@ pub(crate) fn turn_bytes(
 mod x86_64 {
     use std::arch::x86_64::*;
 
-    /// Turns sixteen rows of sixteen bytes: four times each vector of the first half is interleaved with its counterpart of the
-    /// second. SSE2 is part of x86_64.
+    /// Transposes sixteen rows of sixteen bytes. Four times, each vector of the first half is interleaved with its counterpart in
+    /// the second half. SSE2 is part of x86_64.
     ///
     /// # Safety
     ///
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_level_turns_as_the_definition() {
+    fn every_level_transposes() {
         for (rows, columns, gap) in [
             (0, 3, 0),
             (1, 1, 0),
