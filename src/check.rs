@@ -1,10 +1,10 @@
-//! The checks that every public function makes on its inputs, written once.
+//! The checks that public functions make on their inputs.
 
-use ndarray::{ArrayView, Dimension};
+use ndarray::{ArrayBase, ArrayView, Data, Dimension};
 
 use crate::{Error, Float, ParamError, Result};
 
-/// Errs where `array` has an empty axis, a NaN or an infinity.
+/// Fails if `array` has an empty axis, a NaN or an infinity.
 pub(crate) fn finite<F: Float, D: Dimension>(
     what: &'static str,
     array: &ArrayView<'_, F, D>,
@@ -20,20 +20,18 @@ pub(crate) fn finite<F: Float, D: Dimension>(
     if all_finite {
         return Ok(());
     }
-    let shape = array.shape().to_vec();
-    let (position, value) = array
-        .iter()
-        .enumerate()
+    let mut values = array.iter().enumerate();
+    let (position, value) = values
         .find(|(_, x)| !x.is_finite())
-        .map_or((0, F::nan()), |(i, &x)| (i, x));
+        .expect("some value is not finite");
     Err(Error::NonFinite {
         what,
-        index: unravel(position, &shape),
-        value: value.to_f64().unwrap_or(f64::NAN),
+        index: unravel(position, array.shape()),
+        value: value.as_f64(),
     })
 }
 
-/// Errs where any axis of `shape` is empty.
+/// Fails if any axis of `shape` is empty.
 pub(crate) fn not_empty(what: &'static str, shape: &[usize]) -> Result<()> {
     if shape.contains(&0) {
         return Err(Error::EmptyAxis {
@@ -44,7 +42,7 @@ pub(crate) fn not_empty(what: &'static str, shape: &[usize]) -> Result<()> {
     Ok(())
 }
 
-/// Errs where `found` is not `expected`.
+/// Fails if `found` is not `expected`.
 pub(crate) fn same_shape(what: &'static str, expected: &[usize], found: &[usize]) -> Result<()> {
     if expected != found {
         return Err(Error::ShapeMismatch {
@@ -56,7 +54,7 @@ pub(crate) fn same_shape(what: &'static str, expected: &[usize], found: &[usize]
     Ok(())
 }
 
-/// Errs where an array of this shape, of elements of so many bytes, has no address.
+/// Fails if an array of this shape, with elements of `bytes` bytes, does not fit into the address space.
 pub(crate) fn has_address(what: &'static str, shape: &[usize], bytes: usize) -> Result<()> {
     shape
         .iter()
@@ -66,16 +64,13 @@ pub(crate) fn has_address(what: &'static str, shape: &[usize], bytes: usize) -> 
     Ok(())
 }
 
-/// The largest magnitude of `values`.
-pub(crate) fn largest<'a, F: Float>(values: impl IntoIterator<Item = &'a F>) -> F {
-    let larger = |largest: F, x: &F| largest.max(x.abs());
-    values.into_iter().fold(F::zero(), larger)
-}
-
-/// [`largest`] of a slice, many times as fast.
-pub(crate) fn largest_of<F: Float>(values: &[F]) -> F {
+/// The largest magnitude in `array`; zero where it is empty.
+pub(crate) fn largest<F: Float, S: Data<Elem = F>, D: Dimension>(array: &ArrayBase<S, D>) -> F {
     let larger = |a: F, b: F| if b > a { b } else { a };
-    // Side by side, so that they are compared in vectors.
+    let Some(values) = array.as_slice_memory_order() else {
+        return array.iter().map(|x| x.abs()).fold(F::zero(), larger);
+    };
+    // Sixteen maxima side by side, so that the loop vectorizes.
     let (chunks, rest) = values.as_chunks::<16>();
     let mut largest = [F::zero(); 16];
     for chunk in chunks {
@@ -87,22 +82,30 @@ pub(crate) fn largest_of<F: Float>(values: &[F]) -> F {
     all.fold(F::zero(), larger)
 }
 
-/// Errs where a sum of `terms` products may leave the range of the type, each of one value of every factor; factors
-/// are told by their largest magnitudes.
-pub(crate) fn product_in_range<F: Float>(
+/// Fails if one of the computed `values` is not finite; `what` names such a value.
+pub(crate) fn no_overflow<'a, F: Float>(
     what: &'static str,
-    terms: usize,
-    factors: impl IntoIterator<Item = F>,
+    values: impl IntoIterator<Item = &'a F>,
 ) -> Result<()> {
-    let terms = F::from_usize(terms).unwrap_or_else(F::infinity);
-    let product = factors.into_iter().fold(terms, |product, x| product * x);
-    if product.is_finite() {
+    if values.into_iter().all(|x| x.is_finite()) {
         return Ok(());
     }
     Err(Error::Overflow { what })
 }
 
-/// Errs where the count `value` is zero.
+/// Fails if a sum of `terms` products may leave the range of the type. Each product takes one value from every
+/// factor; `factors` holds the largest magnitude of each.
+pub(crate) fn product_in_range<F: Float>(
+    what: &'static str,
+    terms: usize,
+    factors: impl IntoIterator<Item = F>,
+) -> Result<()> {
+    let terms = F::from_usize(terms).expect("every count has a nearest number");
+    let product = factors.into_iter().fold(terms, |product, x| product * x);
+    no_overflow(what, [&product])
+}
+
+/// Fails if the count `value` is zero.
 pub(crate) fn at_least_one(name: &'static str, value: usize) -> Result<(), ParamError> {
     if value == 0 {
         return Err(ParamError::Zero { name });
@@ -110,7 +113,7 @@ pub(crate) fn at_least_one(name: &'static str, value: usize) -> Result<(), Param
     Ok(())
 }
 
-/// Errs where `inside` is false; `range` says in words what was asked for.
+/// Fails unless the value is `inside` its range, which `range` describes in words.
 pub(crate) fn in_range(
     name: &'static str,
     value: f64,
@@ -123,18 +126,18 @@ pub(crate) fn in_range(
     Ok(())
 }
 
-/// Errs for a share of a loss, below whose fall a fit ends, that is none.
+/// Fails if `value` is not in [0, 1). A fit ends when an iteration lowers the loss by less than this fraction.
 pub(crate) fn tolerance(value: f64) -> Result<(), ParamError> {
     in_range("tolerance", value, "in [0, 1)", (0.0..1.0).contains(&value))
 }
 
-/// Errs where moments cannot be damped by `damping`.
+/// Fails if `damping` is negative or not finite.
 pub(crate) fn damping(damping: f64) -> Result<(), ParamError> {
     let inside = damping >= 0.0 && damping.is_finite();
     in_range("damping", damping, "at least 0 and finite", inside)
 }
 
-/// The length of one of `parts` equal parts of an axis.
+/// The length of each part when an axis of `length` is divided into `parts` equal parts; fails if it does not divide.
 pub(crate) fn divide(what: &'static str, length: usize, parts: usize) -> Result<usize> {
     if parts > 0 && length.is_multiple_of(parts) {
         return Ok(length / parts);
@@ -167,7 +170,7 @@ mod tests {
     use ndarray::{Array2, array};
 
     #[test]
-    fn finite_names_the_place_of_the_first_bad_value() {
+    fn finite_names_the_index_of_the_first_bad_value() {
         let mut a = Array2::<f32>::zeros((3, 4));
         assert_eq!(finite("a", &a.view()), Ok(()));
         a[[1, 2]] = f32::INFINITY;
@@ -177,7 +180,7 @@ mod tests {
             value: f64::INFINITY,
         };
         assert_eq!(finite("a", &a.view()), Err(expected));
-        // The place is told in the view's own axes.
+        // The index is that in the view's own axes.
         let transposed = finite("a", &a.t()).unwrap_err();
         assert!(matches!(transposed, Error::NonFinite { index, .. } if index == [2, 1]));
     }
@@ -208,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn divide_names_the_divisors_near() {
+    fn divide_names_the_nearest_divisors() {
         assert_eq!(divide("groups", 512, 64), Ok(8));
         let Err(Error::Indivisible { nearest, .. }) = divide("groups", 12, 5) else {
             panic!("5 does not divide 12");

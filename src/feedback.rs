@@ -1,4 +1,4 @@
-//! Error feedback: what one column of a weight loses, later columns make good.
+//! Error feedback: later columns of a weight matrix compensate for the rounding errors of earlier ones.
 //!
 //! With the moments H of a layer's inputs and E = W − Ŵ, the output error is tr(E H Eᵀ). Let H = (A + I) D (A + I)ᵀ with
 //! A strictly upper triangular and D diagonal (or, for columns that are rounded in groups, block diagonal). Rounding the
@@ -6,17 +6,17 @@
 //!
 //! $$t\_j = w\_j + \sum\_{k<j} (w\_k - \hat w\_k)\\, A\_{kj}$$
 //!
-//! makes the output error the sum of $D\_j \lVert t\_j - \hat w\_j \rVert^2$: each column's own rounding error, and no
-//! term between columns. That is the method of E. Frantar et al., "GPTQ", 2022, arXiv:2210.17323, in the form that
+//! makes the output error the sum of $D\_j \lVert t\_j - \hat w\_j \rVert^2$, the rounding errors of the single columns
+//! without a term between columns. That is the method of E. Frantar et al., "GPTQ", 2022, arXiv:2210.17323, in the form that
 //! J. Chee et al., "QuIP", 2023, arXiv:2307.13304, proved equal to it: no inverse of H is needed.
 
 use ndarray::{Array2, ArrayView2, s};
 
 use crate::{Float, InputMoments, Result, linalg, parallel};
 
-/// Columns whose targets are begun by one matrix product.
+/// Columns whose targets start from one matrix product.
 const BLOCK: usize = 64;
-/// Rows that go through the columns together.
+/// Rows that are rounded together.
 const ROWS: usize = 64;
 
 /// The coefficients of columns that are rounded one by one, those of the largest inputs first.
@@ -84,8 +84,7 @@ impl<F: Float> Feedback<F> {
                 .zip(&found)
                 .for_each(|(to, &from)| *to = from);
         });
-        // The length is that of the shape.
-        Array2::from_shape_vec((rows, columns), rounded).unwrap_or_default()
+        Array2::from_shape_vec((rows, columns), rounded).expect("the length is that of the shape")
     }
 
     /// Ŵ for weights of shape (rows, in_features), where `round(column, targets, rounded)` rounds all rows of a column.
@@ -95,7 +94,7 @@ impl<F: Float> Feedback<F> {
         mut round: impl FnMut(usize, &[F], &mut [F]),
     ) -> Array2<F> {
         let (rows, columns) = weights.dim();
-        // Transposed: what happens to all rows of a column lies side by side.
+        // Transposed, so that the errors of all rows in one column are contiguous.
         let mut errors = Array2::<F>::zeros((columns, rows));
         let mut result = Array2::zeros((rows, columns));
         let mut rounded = vec![F::zero(); rows];
@@ -112,9 +111,8 @@ impl<F: Float> Feedback<F> {
                 for (k, error) in earlier.rows().into_iter().enumerate() {
                     target.scaled_add(block.within[[j, k]], &error);
                 }
-                if let Some(target) = target.as_slice() {
-                    round(column, target, &mut rounded);
-                }
+                let target = target.as_slice().expect("rows of a product have no gaps");
+                round(column, target, &mut rounded);
                 let mut error = rest.row_mut(0);
                 let places = error.iter_mut().zip(weights.column(column)).zip(&rounded);
                 for ((error, &weight), &rounded) in places {
@@ -207,10 +205,7 @@ mod tests {
 
     fn numbers(rows: usize, columns: usize, seed: u64) -> Array2<f64> {
         Array2::from_shape_fn((rows, columns), |(i, j)| {
-            let bits = crate::Seed::from(seed)
-                .derive((i * columns + j) as u64)
-                .value();
-            (bits >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
+            crate::Seed::from(seed).uniform((i * columns + j) as u64)
         })
     }
 
@@ -221,7 +216,7 @@ mod tests {
         moments
     }
 
-    // The output error is the sum of the columns' own errors: the identity that the method rests on.
+    // The identity that the method relies on.
     #[test]
     fn the_output_error_has_no_terms_between_columns() {
         let n = BLOCK + 9;

@@ -1,26 +1,31 @@
-//! Second moments of a layer's inputs: what makes an error of the weights an error of the output.
+//! Second moments of a layer's inputs, which turn an error of the weights into an error of the outputs.
+
+mod patches;
 
 use ndarray::{Array1, Array2, ArrayView2, ArrayView4, s};
 
 use crate::linalg::{self, Cholesky};
 use crate::{Error, Float, Result, check};
 
+pub use patches::Patches;
+
 /// Rows whose products are summed at once, so that the copy in `f64` stays small.
 const BLOCK: usize = 1024;
 
 /// M = XᵀX/n, the second moment of the inputs x of a layer, each a row of X.
 ///
-/// The output of a linear layer moves by E x where its weights move by E, and over the inputs seen
+/// If the weights of a linear layer change by E, its output for an input x changes by E x. The mean squared change over all
+/// inputs is
 ///
 /// $$ \tfrac1n \lVert X E^\top \rVert_F^2 = \operatorname{tr}(E M E^\top), $$
 ///
-/// so that M, of shape (in_features, in_features), is all that a compressor has to know of the data in order to
-/// keep the *output* of a layer instead of its weights. Sums are held in `f64`, are added to batch by batch, and
-/// may be merged; the mean is not taken away, since the output's error has no such term.
+/// A compressor that minimizes the error of a layer's *outputs* instead of its weights therefore needs M, of shape
+/// (in_features, in_features), and nothing else of the data. The sums are kept in `f64`; batches are added one by one, and
+/// moments of the same layer can be merged. M is not centered: it contains the mean of the inputs, as the output error does.
 ///
-/// For a convolution the rows are patches: one for each place where its kernel is put
-/// ([`add_patches`](Self::add_patches)), in the order of a kernel's axes (in_channels, height, width), so that an OIHW
-/// kernel seen as a matrix (out_channels, in_channels · height · width) is the weight.
+/// For a convolution the rows are patches, one for each position of its kernel ([`add_patches`](Self::add_patches)), with
+/// features in the order of a kernel's axes (in_channels, height, width). The weight is then the OIHW kernel as a matrix of
+/// shape (out_channels, in_channels · height · width).
 ///
 /// ```
 /// use ndarray::array;
@@ -34,7 +39,7 @@ const BLOCK: usize = 1024;
 ///
 /// let weights = array![[1.0_f32, -1.0]];
 /// let compressed = array![[1.0_f32, -0.5]];
-/// // The output moved by x₂/2.
+/// // The output changes by x₂/2.
 /// assert_eq!(inputs.output_error(weights.view(), compressed.view())?, 0.25 * 5.0 / 3.0);
 /// # Ok::<(), taper::Error>(())
 /// ```
@@ -45,76 +50,8 @@ pub struct InputMoments {
     sum: Array2<f64>,
 }
 
-/// Where the kernel of a convolution is put on its images.
-///
-/// ```
-/// use taper::ndarray::Array4;
-/// use taper::{InputMoments, Patches};
-///
-/// let images = Array4::<f32>::ones((2, 3, 8, 8));
-/// let mut moments = InputMoments::new(3 * 3 * 3)?;
-/// moments.add_patches(images.view(), Patches { stride: [2, 2], ..Patches::new([3, 3]) })?;
-/// assert_eq!(moments.count(), 2 * 3 * 3); // three places along each axis
-/// # Ok::<(), taper::Error>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Patches {
-    /// Height and width of the kernel, at least 1.
-    pub kernel: [usize; 2],
-    /// Steps along height and width, at least 1.
-    pub stride: [usize; 2],
-    /// Zeros before and after height and width.
-    pub padding: [usize; 2],
-    /// Distance between the values that neighbours in the kernel see, at least 1.
-    pub dilation: [usize; 2],
-}
-
-impl Patches {
-    /// A kernel of this height and width, put at every place within the image.
-    #[must_use]
-    pub fn new(kernel: [usize; 2]) -> Self {
-        Self {
-            kernel,
-            stride: [1, 1],
-            padding: [0, 0],
-            dilation: [1, 1],
-        }
-    }
-
-    /// Height and width of the result on images of height and width `image`.
-    fn output(&self, image: [usize; 2]) -> Result<[usize; 2]> {
-        let mut output = [0; 2];
-        for axis in 0..2 {
-            for (name, value) in [
-                ("the length of the kernel", self.kernel[axis]),
-                ("stride", self.stride[axis]),
-                ("dilation", self.dilation[axis]),
-            ] {
-                check::at_least_one(name, value)?;
-            }
-            let padded = self.padding[axis].checked_mul(2);
-            let padded = padded.and_then(|padding| padding.checked_add(image[axis]));
-            let reach = (self.kernel[axis] - 1).checked_mul(self.dilation[axis]);
-            let (Some(padded), Some(reach)) = (padded, reach) else {
-                return Err(Error::Overflow {
-                    what: "the reach of the kernel",
-                });
-            };
-            if reach >= padded {
-                return Err(Error::ExceedsInput {
-                    what: "the reach of the kernel",
-                    value: reach.saturating_add(1),
-                    limit: padded,
-                });
-            }
-            output[axis] = (padded - reach - 1) / self.stride[axis] + 1;
-        }
-        Ok(output)
-    }
-}
-
 impl InputMoments {
-    /// Of a layer with this many inputs, before any was seen.
+    /// Creates empty moments for a layer with `features` inputs.
     ///
     /// # Errors
     ///
@@ -129,12 +66,13 @@ impl InputMoments {
         })
     }
 
-    /// From a second moment that was taken elsewhere over `count` inputs.
+    /// Creates moments from a second moment XᵀX/n that was computed elsewhere, from `count` inputs.
     ///
     /// # Errors
     ///
-    /// [`Error::Dimensions`] where it is not square, [`Error::NonFinite`], [`Error::EmptyAxis`], and
-    /// [`Error::Malformed`] where it is not symmetric, has a negative value on its diagonal, or `count` is zero.
+    /// [`Error::Dimensions`] where it is not square, [`Error::NonFinite`], [`Error::EmptyAxis`],
+    /// [`Error::Malformed`] where it is not symmetric, has a negative value on its diagonal, or `count` is zero, and
+    /// [`Error::Overflow`] where the sum over all inputs leaves the range of `f64`.
     pub fn from_matrix(matrix: ArrayView2<'_, f64>, count: u64) -> Result<Self> {
         let malformed = |problem| Error::Malformed {
             artifact: "a second moment of inputs",
@@ -149,18 +87,23 @@ impl InputMoments {
         }
         check::finite("the second moment", &matrix)?;
         if count == 0 {
-            return Err(malformed("it is of no input".to_owned()));
+            return Err(malformed("the count of inputs is zero".to_owned()));
         }
         for ((i, j), &value) in matrix.indexed_iter() {
-            if value != matrix[[j, i]] || (i == j && value < 0.0) {
+            let mirrored = matrix[[j, i]];
+            if value != mirrored {
                 return Err(malformed(format!(
-                    "{value} at ({i}, {j}) and {} at ({j}, {i})",
-                    matrix[[j, i]]
+                    "it is not symmetric: {value} at ({i}, {j}) and {mirrored} at ({j}, {i})"
+                )));
+            }
+            if i == j && value < 0.0 {
+                return Err(malformed(format!(
+                    "the mean square of input {i} is negative: {value}"
                 )));
             }
         }
         let sum = &matrix * count as f64;
-        check::finite("the sum of products", &sum.view())?;
+        check::no_overflow("the sum of products", &sum)?;
         Ok(Self { count, sum })
     }
 
@@ -183,7 +126,7 @@ impl InputMoments {
         self.sum.nrows()
     }
 
-    /// The number of inputs seen; patches count one by one.
+    /// The number of input vectors added; each patch counts as one.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.count
@@ -211,19 +154,8 @@ impl InputMoments {
         self.replace(sum, inputs.nrows() as u64)
     }
 
-    /// Adds the patches of images of shape (batch, in_channels, height, width); features are
-    /// in_channels · kernel height · kernel width.
-    ///
-    /// ```
-    /// use ndarray::Array4;
-    /// use taper::{InputMoments, Patches};
-    ///
-    /// let images = Array4::<f32>::ones((10, 3, 8, 8));
-    /// let mut inputs = InputMoments::new(3 * 5 * 5)?;
-    /// inputs.add_patches(images.view(), Patches { padding: [2, 2], ..Patches::new([5, 5]) })?;
-    /// assert_eq!(inputs.count(), 10 * 8 * 8);
-    /// # Ok::<(), taper::Error>(())
-    /// ```
+    /// Adds the [patches](Patches) of images of shape (batch, in_channels, height, width), each of
+    /// in_channels · kernel height · kernel width features.
     ///
     /// # Errors
     ///
@@ -237,32 +169,26 @@ impl InputMoments {
         let (batch, channels, height, width) = images.dim();
         let [rows, columns] = patches.output([height, width])?;
         let [kernel_height, kernel_width] = patches.kernel;
-        let features = channels
-            .saturating_mul(kernel_height)
-            .saturating_mul(kernel_width);
+        let taps = kernel_height.saturating_mul(kernel_width);
+        let features = channels.saturating_mul(taps);
         check::same_shape("patches", &[self.features()], &[features])?;
         if batch == 0 {
             return Ok(());
         }
         check::finite("images", &images)?;
         let mut sum = self.sum.clone();
+        // A line for each place of the kernel, of the values that its taps see; those in the padding stay zero.
         let mut lines = Array2::<f64>::zeros((rows * columns, features));
         for image in images.outer_iter() {
-            for ((place, feature), value) in lines.indexed_iter_mut() {
-                let (channel, tap) = (
-                    feature / (kernel_height * kernel_width),
-                    feature % (kernel_height * kernel_width),
-                );
-                let at = |axis: usize, place: usize, tap: usize| {
-                    (place * patches.stride[axis] + tap * patches.dilation[axis])
-                        .checked_sub(patches.padding[axis])
-                };
-                let y = at(0, place / columns, tap / kernel_width);
-                let x = at(1, place % columns, tap % kernel_width);
-                *value = match (y, x) {
-                    (Some(y), Some(x)) => image.get([channel, y, x]).map_or(0.0, |x| x.as_f64()),
-                    _ => 0.0,
-                };
+            for (feature, mut line) in lines.columns_mut().into_iter().enumerate() {
+                let (channel, tap) = (feature / taps, feature % taps);
+                let (ys, top) = patches.meeting(0, tap / kernel_width, height, rows);
+                let (xs, left) = patches.meeting(1, tap % kernel_width, width, columns);
+                for (y, row) in ys.zip((top..).step_by(patches.stride[0])) {
+                    for (x, column) in xs.clone().zip((left..).step_by(patches.stride[1])) {
+                        line[y * columns + x] = image[[channel, row, column]].as_f64();
+                    }
+                }
             }
             linalg::product_add(1.0, lines.t(), lines.view(), sum.view_mut());
         }
@@ -270,7 +196,7 @@ impl InputMoments {
         self.replace(sum, places)
     }
 
-    /// Adds what `other` has seen of the same layer.
+    /// Adds the inputs that `other` has seen of the same layer.
     ///
     /// # Errors
     ///
@@ -281,11 +207,7 @@ impl InputMoments {
     }
 
     fn replace(&mut self, mut sum: Array2<f64>, count: u64) -> Result<()> {
-        if !sum.iter().all(|x| x.is_finite()) {
-            return Err(Error::Overflow {
-                what: "a second moment of inputs",
-            });
-        }
+        check::no_overflow("a second moment of inputs", &sum)?;
         for i in 0..sum.nrows() {
             for j in 0..i {
                 sum[[j, i]] = sum[[i, j]];
@@ -300,7 +222,7 @@ impl InputMoments {
     ///
     /// # Errors
     ///
-    /// [`Error::NoInputs`] before any input was seen.
+    /// [`Error::NoInputs`] where no input has been added.
     pub fn matrix(&self) -> Result<Array2<f64>> {
         self.seen()?;
         Ok(&self.sum / self.count as f64)
@@ -318,8 +240,8 @@ impl InputMoments {
 
     /// M + λ m I, where m is the mean of its diagonal (1 where that is zero): positive definite for λ > 0.
     ///
-    /// Inputs that are always zero, or that others determine, make M singular; the damping also keeps a
-    /// compressor from trusting directions that few inputs have shown. 0.01 is usual.
+    /// Inputs that are always zero, or linear combinations of others, make M singular. Damping also limits the weight of
+    /// directions that occur in few inputs. 0.01 is a usual value.
     ///
     /// # Errors
     ///
@@ -333,8 +255,8 @@ impl InputMoments {
         Ok(matrix)
     }
 
-    /// tr(E M Eᵀ) for E = `weights` − `compressed`, both of shape (out_features, in_features): the mean over the
-    /// inputs seen of the squared length by which the output moved.
+    /// tr(E M Eᵀ) for E = `weights` − `compressed`, both of shape (out_features, in_features): the squared norm of the
+    /// change of the output, averaged over the inputs seen.
     ///
     /// # Errors
     ///
@@ -356,8 +278,8 @@ impl InputMoments {
         self.quadratic(error.view())
     }
 
-    /// [`output_error`](Self::output_error) as a part of the mean squared output, tr(W M Wᵀ): 0 where nothing moved, 1 where
-    /// nothing is left. Where the output is always zero it is 0 or infinite.
+    /// [`output_error`](Self::output_error) divided by the mean squared norm of the output, tr(W M Wᵀ): 0 for equal
+    /// weights, 1 for compressed weights of zero. If the output is always zero, it is 0 or infinite.
     ///
     /// # Errors
     ///
@@ -380,11 +302,11 @@ impl InputMoments {
         )?;
         let product = linalg::product(error, self.matrix()?.view());
         let sum: f64 = product.iter().zip(&error).map(|(a, b)| a * b).sum();
-        // Rounding may leave a little less than nothing.
+        // Rounding may make it slightly negative.
         Ok(sum.max(0.0))
     }
 
-    /// M, damped by at least `damping` and by ten times as much until it has a Cholesky factor, with this factor.
+    /// M and its Cholesky factor, damped by `damping`, or by the first of ten times as much, a hundred times … that has one.
     ///
     /// Rows and columns are those of M in `order`, where one is given.
     pub(crate) fn factored(
@@ -415,7 +337,7 @@ impl InputMoments {
         Ok(self.factored(damping, None)?.1)
     }
 
-    /// Errs where the layer of `weights`, of shape (out_features, in_features), has other inputs.
+    /// Fails if these are not the moments of a layer with `in_features` inputs, or no input has been added.
     pub(crate) fn fits(&self, in_features: usize) -> Result<()> {
         self.seen()?;
         check::same_shape("the inputs' moments", &[in_features], &[self.features()])
@@ -429,7 +351,7 @@ impl InputMoments {
     }
 }
 
-/// Errs where there are moments: for compressors that have no use for them.
+/// Fails if there are moments: for compressors that cannot use them.
 pub(crate) fn unused(compressor: &'static str, inputs: Option<&InputMoments>) -> Result<()> {
     match inputs {
         None => Ok(()),
@@ -442,12 +364,10 @@ mod tests {
     use super::*;
     use crate::Seed;
     use ndarray::{Array4, array};
-    use rand_xoshiro::rand_core::RngCore;
 
     fn numbers(rows: usize, columns: usize, seed: u64) -> Array2<f64> {
-        let mut rng = Seed::from(seed).rng();
-        Array2::from_shape_simple_fn((rows, columns), || {
-            (rng.next_u64() >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
+        Array2::from_shape_fn((rows, columns), |(i, j)| {
+            Seed::from(seed).uniform((i * columns + j) as u64)
         })
     }
 
@@ -476,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn the_output_error_is_that_of_the_outputs() {
+    fn the_output_error_is_the_mean_squared_change_of_the_outputs() {
         let (x, w, v) = (numbers(50, 7, 1), numbers(3, 7, 2), numbers(3, 7, 3));
         let mut inputs = InputMoments::new(7).unwrap();
         inputs.add(x.view()).unwrap();
@@ -525,27 +445,41 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_worked_with_is_an_error_and_changes_nothing() {
-        assert!(InputMoments::new(0).is_err());
-        assert!(InputMoments::new(usize::MAX).is_err());
+    fn wrong_inputs_are_errors_and_change_nothing() {
+        assert!(matches!(InputMoments::new(0), Err(Error::Parameter(_))));
+        let huge = InputMoments::new(usize::MAX);
+        assert!(matches!(huge, Err(Error::Overflow { .. })));
         let mut inputs = InputMoments::new(2).unwrap();
         assert_eq!(inputs.matrix(), Err(Error::NoInputs));
         assert_eq!(inputs.diagonal(), Err(Error::NoInputs));
         inputs.add(array![[1.0, 2.0]].view()).unwrap();
         let before = inputs.clone();
-        assert!(inputs.add(array![[1.0, 2.0, 3.0]].view()).is_err());
-        assert!(inputs.add(array![[1.0, f64::NAN]].view()).is_err());
-        assert!(inputs.add(array![[1e200, 1.0]].view()).is_err());
-        assert!(inputs.merge(&InputMoments::new(3).unwrap()).is_err());
-        assert!(inputs.damped(-1.0).is_err());
+        let longer = inputs.add(array![[1.0, 2.0, 3.0]].view());
+        assert!(matches!(longer, Err(Error::ShapeMismatch { .. })));
+        let bad = inputs.add(array![[1.0, f64::NAN]].view());
+        assert!(matches!(bad, Err(Error::NonFinite { .. })));
+        let large = inputs.add(array![[1e200, 1.0]].view());
+        assert!(matches!(large, Err(Error::Overflow { .. })));
+        let other = inputs.merge(&InputMoments::new(3).unwrap());
+        assert!(matches!(other, Err(Error::ShapeMismatch { .. })));
+        assert!(matches!(inputs.damped(-1.0), Err(Error::Parameter(_))));
         let reach = Patches::new([3, 3]);
         let image = Array4::<f32>::zeros((1, 1, 2, 2));
         let mut nine = InputMoments::new(9).unwrap();
-        assert!(nine.add_patches(image.view(), reach).is_err());
+        let beyond = nine.add_patches(image.view(), reach);
+        assert!(matches!(beyond, Err(Error::ExceedsInput { .. })));
+        assert_eq!(nine.count(), 0);
         assert_eq!(inputs, before);
-        assert!(InputMoments::from_matrix(array![[1.0, 2.0], [0.0, 1.0]].view(), 1).is_err());
-        assert!(InputMoments::from_matrix(array![[-1.0]].view(), 1).is_err());
-        assert!(InputMoments::from_matrix(array![[1.0]].view(), 0).is_err());
+        for (matrix, count) in [
+            (array![[1.0, 2.0], [0.0, 1.0]], 1),
+            (array![[-1.0]], 1),
+            (array![[1.0]], 0),
+        ] {
+            let found = InputMoments::from_matrix(matrix.view(), count);
+            assert!(matches!(found, Err(Error::Malformed { .. })), "{matrix}");
+        }
+        let large = InputMoments::from_matrix(array![[1e300]].view(), u64::MAX);
+        assert!(matches!(large, Err(Error::Overflow { .. })));
         let again = InputMoments::from_matrix(inputs.matrix().unwrap().view(), 1).unwrap();
         assert_eq!(again, inputs);
     }
@@ -557,8 +491,11 @@ mod tests {
         let lower = inputs.cholesky(0.0).unwrap();
         let product = lower.lower().dot(&lower.lower().t());
         let exact = inputs.matrix().unwrap();
+        // The least damping that is tried exceeds the rounding of the factor, (n + 1)·ε of the trace, and is enough.
+        let trace = exact.diag().sum();
+        let tolerance = 1e-14 * trace / 3.0 + 4.0 * f64::EPSILON * trace;
         for (a, b) in product.iter().zip(&exact) {
-            assert!((a - b).abs() < 1e-6, "{a} and {b}");
+            assert!((a - b).abs() <= tolerance, "{a} and {b}");
         }
         let mut nothing = InputMoments::new(3).unwrap();
         nothing.add(Array2::<f64>::zeros((4, 3)).view()).unwrap();

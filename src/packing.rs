@@ -20,7 +20,7 @@ impl PackedCodes {
         usize::BITS - count.saturating_sub(1).leading_zeros()
     }
 
-    /// Packs `codes`; what does not fit into `bits` bits is a fault of the caller and is cut off.
+    /// Packs `codes`, each of at most `bits` bits.
     pub(crate) fn pack(codes: &[u32], bits: u32) -> Self {
         debug_assert!(bits <= 32);
         debug_assert!(codes.iter().all(|&code| u64::from(code) < 1 << bits));
@@ -32,7 +32,9 @@ impl PackedCodes {
             };
         }
         let mask = (1_u64 << bits) - 1;
-        let mut bytes = Vec::with_capacity(Self::bytes_for(codes.len(), bits).unwrap_or(0));
+        let mut bytes = Vec::with_capacity(
+            Self::bytes_for(codes.len(), bits).expect("packed codes are shorter than the codes"),
+        );
         let (mut buffer, mut filled) = (0_u64, 0);
         for &code in codes {
             buffer |= (u64::from(code) & mask) << filled;
@@ -53,11 +55,11 @@ impl PackedCodes {
         }
     }
 
-    /// Codes as they were stored.
+    /// `length` codes from the bytes of a file.
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`] in the name of `artifact` where the number of bytes is not that of `length` codes,
+    /// [`Error::Malformed`], which names `artifact`, where the number of bytes is not that of `length` codes,
     /// or where bits beyond the last code are set.
     pub(crate) fn from_bytes(
         artifact: &'static str,
@@ -67,10 +69,12 @@ impl PackedCodes {
     ) -> Result<Self> {
         let malformed = |problem| Error::Malformed { artifact, problem };
         if bits > 32 {
-            return Err(malformed(format!("codes of {bits} bits")));
+            return Err(malformed(format!(
+                "codes of {bits} bits, at most 32 are possible"
+            )));
         }
         let needed = Self::bytes_for(length, bits)
-            .ok_or_else(|| malformed(format!("{length} codes of {bits} bits")))?;
+            .ok_or_else(|| malformed(format!("{length} codes of {bits} bits are too many")))?;
         if bytes.len() != needed {
             return Err(malformed(format!(
                 "{length} codes of {bits} bits take {needed} bytes, found {}",
@@ -104,7 +108,7 @@ impl PackedCodes {
         &self.bytes
     }
 
-    /// All bits that carry information.
+    /// The number of bits of all codes together.
     pub(crate) fn total_bits(&self) -> u64 {
         self.length as u64 * u64::from(self.bits)
     }
@@ -115,10 +119,13 @@ impl PackedCodes {
     pub(crate) fn unpack_into(&self, start: usize, out: &mut [u32]) {
         let bits = self.bits as usize;
         match bits {
-            0 => out.fill(0),
-            8 => {
-                for (i, code) in out.iter_mut().enumerate() {
-                    *code = self.bytes.get(start + i).map_or(0, |&byte| byte.into());
+            0..=8 => {
+                let mut bytes = [0; 256];
+                for (i, out) in out.chunks_mut(bytes.len()).enumerate() {
+                    self.unpack_bytes_into(start + i * bytes.len(), &mut bytes[..out.len()]);
+                    for (code, &byte) in out.iter_mut().zip(&bytes) {
+                        *code = byte.into();
+                    }
                 }
             }
             16 => {

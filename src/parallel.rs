@@ -1,4 +1,4 @@
-//! The only place that knows whether work is shared out over threads.
+//! Parallel loops, with rayon or without: the only place in the crate that starts parallel work.
 //!
 //! Every function here gives the same result with rayon, without it, and for any number of threads:
 //! results come back in the order of the inputs, and nothing is summed in an order that depends on
@@ -80,16 +80,16 @@ pub(crate) fn for_each<T: Send>(items: Vec<T>, f: impl Fn(T) + Sync + Send) {
     items.into_iter().for_each(f);
 }
 
-/// How often a thread looks whether the others are done before it goes to sleep: for some ten microseconds.
+/// How often the calling thread polls whether the others are done before it sleeps: some ten microseconds.
 #[cfg(feature = "rayon")]
 const SPINS: usize = 1 << 10;
 
-/// Calls `f` on each of `items`, with something to work with that each thread makes for itself; on this thread alone where it is
-/// not worth to `share` the work out.
+/// Calls `f` on each of `items`, with scratch memory that each thread makes once; on the calling thread alone unless `share`.
 ///
-/// This thread works too, from the first moment on, and each has a run of items of its own, of which the others take what it does
-/// not come to: work of some ten microseconds does not wait for threads to wake up, and memory that a thread read the last time
-/// may still be in its cache.
+/// For products that take tens of microseconds, where rayon's own parallel iterators spend as long on waking threads. The
+/// calling thread starts at once instead of waiting for a thread of the pool. Each thread first works on its own run of
+/// consecutive items, whose memory may still be in its cache from the last call, and then takes items from the runs of others.
+/// `cargo bench --bench fixed_point` (8 bits, batch 1) and `--bench binary` measure such products.
 pub(crate) fn for_each_with<T: Send, W>(
     items: Vec<T>,
     share: bool,
@@ -115,7 +115,7 @@ pub(crate) fn for_each_with<T: Send, W>(
                 });
             }
             work(0);
-            // The others are about to be done too: sleeping and being woken takes longer.
+            // The others are nearly done: to sleep and be woken would take longer.
             for _ in 0..SPINS {
                 if at_work.load(Ordering::Acquire) == 0 {
                     break;
@@ -134,11 +134,13 @@ pub(crate) fn for_each_with<T: Send, W>(
 mod queues {
     use std::sync::Mutex;
 
+    const UNPOISONED: &str = "taking an item cannot panic";
+
     /// Runs of items, one for each thread.
     pub(super) struct Runs<T>(Vec<Mutex<std::vec::IntoIter<T>>>);
 
     impl<T> Runs<T> {
-        /// As many runs as there are threads, of equal lengths as far as that goes.
+        /// One run for each thread (but none that is empty), of lengths that differ by one at most.
         pub(super) fn new(mut items: Vec<T>, threads: usize) -> Self {
             let threads = threads.clamp(1, items.len().max(1));
             let ends = (1..threads).map(|thread| thread * items.len() / threads);
@@ -155,17 +157,16 @@ mod queues {
             self.0.len()
         }
 
-        /// The next item of this thread's run, or the last one of another's.
-        ///
-        /// Nothing comes from a run during whose use a thread panicked: that panic goes on from there.
+        /// The next item of this thread's run, or else the last one of another run.
         pub(super) fn next(&self, thread: usize) -> Option<T> {
-            let own = self.0.get(thread)?.lock().ok()?.next();
-            own.or_else(|| self.0.iter().find_map(|run| run.lock().ok()?.next_back()))
+            let own = self.0[thread].lock().expect(UNPOISONED).next();
+            let others = || self.0.iter().map(|run| run.lock().expect(UNPOISONED));
+            own.or_else(|| others().find_map(|mut run| run.next_back()))
         }
     }
 }
 
-/// How many threads the work of this thread is shared out over.
+/// The number of threads that work started from this thread runs on.
 pub(crate) fn threads() -> usize {
     #[cfg(feature = "rayon")]
     {
@@ -183,7 +184,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
-    fn every_item_comes_once_whoever_works_on_it() {
+    fn every_item_is_worked_on_once() {
         for count in [0, 1, 2, 3, 7, 100] {
             for share in [false, true] {
                 let seen: Vec<_> = (0..count).map(|_| AtomicUsize::new(0)).collect();
@@ -204,12 +205,12 @@ mod tests {
 
     #[cfg(feature = "rayon")]
     #[test]
-    fn runs_are_as_long_as_each_other_and_in_order() {
+    fn runs_have_equal_lengths_and_keep_the_order() {
         for (count, threads) in [(0, 3), (1, 4), (7, 3), (8, 4), (9, 1), (10, 0)] {
             let runs = queues::Runs::new((0..count).collect::<Vec<_>>(), threads);
             assert_eq!(runs.count(), threads.min(count).max(1));
             let mut left: Vec<usize> = (0..count).collect();
-            // Each thread's own come first, in order, and then those of others.
+            // The thread's own items come first, in order, and then those of others.
             while let Some(item) = runs.next(runs.count() - 1) {
                 let place = left.iter().position(|&i| i == item).expect("not twice");
                 left.remove(place);

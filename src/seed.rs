@@ -1,12 +1,12 @@
-//! Where all randomness comes from.
+//! Seeds: the source of all randomness.
 
 use rand::SeedableRng;
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-/// The seed of everything that is drawn at random.
+/// The seed of the random choices of a fit.
 ///
 /// The same seed gives the same result on every machine, in every run and for any number of threads:
-/// work that is shared out draws from a [derived](Seed::derive) seed of its own, never from a common
+/// each parallel task draws from a [derived](Seed::derive) seed of its own, never from a shared
 /// stream. The generator is xoshiro256++ (Blackman and Vigna, "Scrambled linear pseudorandom number
 /// generators", 2021, doi:10.1145/3460772).
 ///
@@ -29,7 +29,7 @@ impl Seed {
         self.0
     }
 
-    /// A seed for the part of the work with the number `stream`.
+    /// The seed of task number `stream`.
     #[must_use]
     pub fn derive(self, stream: u64) -> Self {
         // The finalizer of splitmix64 over both numbers, so that neighbouring streams share no bits.
@@ -41,7 +41,7 @@ impl Seed {
         Self(z ^ (z >> 31))
     }
 
-    /// A seed for the tensor called `name`, so that the order in which tensors are worked on has no say.
+    /// The seed of the tensor called `name`, which does not depend on the order of the tensors.
     #[must_use]
     pub fn derive_name(self, name: &str) -> Self {
         // FNV-1a; its constants are those of the 64-bit variant.
@@ -49,6 +49,13 @@ impl Seed {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
         });
         self.derive(hash)
+    }
+
+    /// Number `index` of a sequence of numbers in [−1, 1), for tests: a multiple of 2⁻⁵².
+    #[doc(hidden)]
+    #[must_use]
+    pub fn uniform(self, index: u64) -> f64 {
+        (self.derive(index).value() >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
     }
 
     /// A generator that starts from this seed.
@@ -70,7 +77,7 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn derived_seeds_do_not_meet() {
+    fn derived_seeds_are_distinct() {
         let count = if cfg!(miri) { 8 } else { 64 };
         let seeds: HashSet<u64> = (0..count)
             .flat_map(|seed| (0..count).map(move |stream| Seed::from(seed).derive(stream).value()))

@@ -114,12 +114,11 @@ pub(crate) fn check_parameters<F: Float>(
 
 /// Sums as a gradient.
 pub(crate) fn gradient_of<F: Float>(sums: Vec<f64>) -> Result<Array1<F>> {
-    let gradient: Array1<F> = sums.into_iter().map(F::from_f64_lossy).collect();
-    if gradient.iter().all(|x| x.is_finite()) {
-        Ok(gradient)
-    } else {
-        Err(Error::Overflow {
-            what: "the gradient",
-        })
-    }
+    finite_gradient(sums.into_iter().map(F::from_f64_lossy).collect())
+}
+
+/// Errs where a value of `gradient` is not finite.
+pub(crate) fn finite_gradient<F: Float>(gradient: Array1<F>) -> Result<Array1<F>> {
+    check::no_overflow("the gradient", &gradient)?;
+    Ok(gradient)
 }

@@ -20,7 +20,7 @@ fn numbers(shape: &[usize]) -> ArrayD<f32> {
     let mut next = 0;
     ArrayD::from_shape_simple_fn(shape, || {
         next += 1;
-        (Seed::from(5).derive(next).value() >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
+        Seed::from(5).uniform(next) as f32
     })
 }
 

@@ -19,8 +19,7 @@ const INPUTS: usize = 96;
 /// Numbers in [−1, 1).
 fn numbers(rows: usize, columns: usize, seed: u64) -> Array2<f64> {
     Array2::from_shape_fn((rows, columns), |(i, j)| {
-        let bits = Seed::from(seed).derive((i * columns + j) as u64).value();
-        (bits >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
+        Seed::from(seed).uniform((i * columns + j) as u64)
     })
 }
 

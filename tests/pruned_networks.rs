@@ -11,18 +11,23 @@ use taper::prune::{
     ChannelScore, ChannelSlimming, CoupledPlan, Coupling, Dropped, Keep, Norm, PrunePlan, Scope,
     Tensors,
 };
-use taper::{Error, Pruner};
+use taper::{Error, Pruner, Seed};
 
-/// Values that look random and are the same in every run.
-struct Values(u64);
+/// Numbers in [−1, 1), the same in every run.
+struct Values {
+    seed: Seed,
+    drawn: u64,
+}
 
 impl Values {
+    fn new(seed: u64) -> Self {
+        let seed = Seed::from(seed);
+        Self { seed, drawn: 0 }
+    }
+
     fn next(&mut self) -> f64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
+        self.drawn += 1;
+        self.seed.uniform(self.drawn)
     }
 
     fn array(&mut self, shape: &[usize]) -> ArrayD<f64> {
@@ -120,7 +125,7 @@ struct Maker {
 impl Maker {
     fn new(seed: u64) -> Self {
         Self {
-            values: Values(seed),
+            values: Values::new(seed),
             tensors: BTreeMap::new(),
         }
     }
@@ -294,7 +299,7 @@ fn difference(a: &Array2<f64>, b: &Array2<f64>) -> (f64, f64) {
 }
 
 fn images(seed: u64) -> Array4<f64> {
-    let images = Values(seed).array(&[2, 2, 6, 6]);
+    let images = Values::new(seed).array(&[2, 2, 6, 6]);
     images.into_dimensionality::<Ix4>().unwrap()
 }
 

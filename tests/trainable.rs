@@ -17,7 +17,7 @@ fn numbers(shape: &[usize], seed: u64) -> ArrayD<f64> {
     let mut next = 0;
     ArrayD::from_shape_simple_fn(shape, || {
         next += 1;
-        (seed.derive(next).value() >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
+        seed.uniform(next)
     })
 }
 

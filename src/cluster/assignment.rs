@@ -9,10 +9,10 @@ use crate::{Error, Float, Result, check, parallel};
 
 /// The index of the centroid nearest to each point, ties falling to the lowest index.
 ///
-/// `points` has shape (points, axes), `centroids` (clusters, axes). A point's index depends on itself and the
-/// centroids alone, and is the same on every processor. Distances are compared in the number type `F`
-/// by ‖c‖²/2 − x·c, with the centroids moved to the origin where they are far from it: two centroids whose
-/// distances differ by less than the rounding of squares in `F` may stand in for each other.
+/// `points` has shape (points, axes), `centroids` (clusters, axes). A point's index depends on the point and the
+/// centroids only, and is the same on every processor. Distances are compared in the number type `F`
+/// by ‖c‖²/2 − x·c, after the centroids are moved to the origin if they are far from it: of two centroids whose
+/// distances differ by less than the rounding of squares in `F`, either may be chosen.
 ///
 /// ```
 /// use ndarray::array;
@@ -46,7 +46,7 @@ pub fn assign<F: Float>(
     Ok(assign_checked(&points, &centroids, magnitude))
 }
 
-/// Errs where an index of a cluster would not fit.
+/// Fails if there are no clusters, or more than an index can number.
 pub(super) fn check_clusters(clusters: usize) -> Result<()> {
     const LIMIT: usize = 1 << 31;
     check::at_least_one("clusters", clusters)?;
@@ -60,7 +60,7 @@ pub(super) fn check_clusters(clusters: usize) -> Result<()> {
     Ok(())
 }
 
-/// [`assign`] without the checks; `magnitude` is the largest of points and centroids.
+/// [`assign`] without the checks; `magnitude` is the largest magnitude of points and centroids.
 pub(super) fn assign_checked<F: Float>(
     points: &ArrayView2<'_, F>,
     centroids: &[F],

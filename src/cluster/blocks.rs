@@ -1,16 +1,13 @@
-//! Points laid out as the kernels read them, near the origin and near one.
+//! The layout in which the kernels read points: in blocks, shifted to the origin and scaled to the order of one.
 
 use ndarray::{ArrayView2, s};
 
 use crate::kernels::distance::BLOCK;
 use crate::{Error, Float, Result, check};
 
-/// The largest magnitude of `points`, where squared distances between them stay within the range of `f64`.
+/// The largest magnitude of `points`; fails if squared distances between them may leave the range of `f64`.
 pub(super) fn magnitude<F: Float>(what: &'static str, points: &ArrayView2<'_, F>) -> Result<F> {
-    let magnitude = match points.as_slice_memory_order() {
-        Some(values) => check::largest_of(values),
-        None => check::largest(points.iter()),
-    };
+    let magnitude = check::largest(points);
     // (2 · 2^480)² · 2^60 values is less than 2^1024.
     if magnitude.as_f64() > 2_f64.powi(480) {
         return Err(Error::Overflow { what });
@@ -18,16 +15,16 @@ pub(super) fn magnitude<F: Float>(what: &'static str, points: &ArrayView2<'_, F>
     Ok(magnitude)
 }
 
-/// Where the kernels see the points from: they compare (x − shift) · scale with (c − shift) · scale.
+/// The coordinates in which the kernels compare points and centroids: (x − shift) · scale with (c − shift) · scale.
 ///
-/// The kernels find the least ‖c‖²/2 − x·c, which loses digits where the points lie much farther from the origin
-/// than from each other, and leaves the range of `f32` where they are very large or small. The shift mends the
-/// first; it depends on the centroids alone, so that a point is assigned alike whatever other points come with
-/// it, and is zero unless it is needed, so that weights stay the numbers that they are. The scale, a power
-/// of two, mends the second and changes no digit.
+/// The kernels find the least ‖c‖²/2 − x·c. This loses digits where the points are much farther from the origin
+/// than from each other, which the shift corrects. It leaves the range of `f32` where points are very large or small, which
+/// the scale corrects. The shift depends on the centroids only, so that the cluster of a point does not depend on the other
+/// points, and is zero unless it is needed, so that weights keep all their digits. The scale is a power of two and changes no
+/// digit.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Frame<F> {
-    /// Empty where it is zero.
+    /// One value an axis; empty if all are zero.
     shift: Vec<F>,
     scale: F,
 }
@@ -51,7 +48,7 @@ impl<F: Float> Frame<F> {
         if exponent.abs() <= safe || magnitude.is_zero() {
             return F::one();
         }
-        // Kept where the power itself is a normal number.
+        // Limited so that the power itself is a normal number.
         let limit = if F::BITS == 32 { 126.0 } else { 1022.0 };
         F::from_f64_lossy((-exponent.round()).clamp(-limit, limit).exp2())
     }
@@ -76,7 +73,7 @@ impl<F: Float> Frame<F> {
         if offset <= 16.0 * spread {
             return Vec::new();
         }
-        // A multiple of a step near the spread: the same for centroids that move little.
+        // Rounded to a multiple of about the spread, so that it stays the same while centroids move little.
         let step = (spread.sqrt().log2().ceil() + 1.0).exp2();
         sums.iter()
             .map(|&mean| {
@@ -114,9 +111,7 @@ impl<F: Float> Frame<F> {
             for (out, &x) in out.iter_mut().zip(column) {
                 *out = self.see(x, j);
             }
-            if let Some(rest) = out.get_mut(last - first..) {
-                rest.fill(F::zero());
-            }
+            out[last - first..].fill(F::zero());
         }
     }
 

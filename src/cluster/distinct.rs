@@ -1,4 +1,4 @@
-//! No more distinct points than clusters: every point is its own centroid.
+//! The case of no more distinct points than clusters, where every point is its own centroid.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -10,16 +10,16 @@ use crate::Float;
 
 /// The clustering of loss zero, where `clusters` is at least the number of distinct points that have weight.
 ///
-/// Centroids are the distinct points in the order of their first appearance, those of weight zero after the
-/// others and as far as there is room; surplus centroids repeat the first ones. `None` where there are
-/// more distinct points, which shows after little more than `clusters` of them.
+/// Centroids are the distinct points in the order of their first appearance: first those that have weight, then others as
+/// far as there is room. Surplus centroids repeat the first ones. `None` if there are more distinct points with weight than
+/// clusters; that is found after little more than `clusters` of them. `clusters` by axes values fit into the address space.
 pub(super) fn cluster_distinct<F: Float>(
     points: &ArrayView2<'_, F>,
     weights: Option<&[F]>,
     clusters: usize,
     magnitude: F,
 ) -> Option<(Array2<F>, Vec<u32>)> {
-    // Looked up only: no result depends on the order of the map.
+    // The map is never iterated over, so that no result depends on its order.
     let mut seen: HashMap<Vec<u64>, u32> = HashMap::new();
     let mut centroids: Vec<F> = Vec::new();
     let mut assignments = vec![0; points.nrows()];
@@ -30,7 +30,7 @@ pub(super) fn cluster_distinct<F: Float>(
             if has_weight(i) != weighty {
                 continue;
             }
-            // The sum with zero makes one zero of the two.
+            // Adding zero turns −0 into +0.
             let key = row.iter().map(|&x| (x + F::zero()).as_f64().to_bits());
             let count = seen.len();
             match seen.entry(key.collect()) {
@@ -46,7 +46,7 @@ pub(super) fn cluster_distinct<F: Float>(
     }
     let axes = points.ncols();
     let distinct = seen.len();
-    centroids.reserve(clusters.checked_sub(distinct)?.checked_mul(axes)?);
+    centroids.reserve((clusters - distinct) * axes);
     for c in 0..clusters - distinct {
         let start = c % distinct * axes;
         centroids.extend_from_within(start..start + axes);
@@ -54,6 +54,9 @@ pub(super) fn cluster_distinct<F: Float>(
     if !complete {
         assignments = assign_checked(points, &centroids, magnitude);
     }
-    let centroids = Array2::from_shape_vec((clusters, axes), centroids).ok()?;
-    Some((centroids, assignments))
+    let centroids = Array2::from_shape_vec((clusters, axes), centroids);
+    Some((
+        centroids.expect("the surplus fills the clusters"),
+        assignments,
+    ))
 }

@@ -11,13 +11,13 @@ use crate::kernels::distance::BLOCK;
 use crate::observer::ObservedFit;
 use crate::{FitReport, Float, parallel};
 
-/// What all restarts share: points that have been checked, with rows that are contiguous.
+/// The input that all restarts share. Points have been checked, and their rows are contiguous.
 #[derive(Debug)]
 pub(super) struct Problem<'a, F> {
     pub(super) points: ArrayView2<'a, F>,
     /// Scaled so that the largest is near one.
     pub(super) weights: Option<&'a [F]>,
-    /// Of points and given centroids.
+    /// The largest magnitude of points and given centroids.
     pub(super) magnitude: F,
 }
 
@@ -40,15 +40,17 @@ pub(super) struct Fit<F> {
 
 impl<F> Fit<F> {
     pub(super) fn loss(&self) -> f64 {
-        self.report.loss().unwrap_or(f64::INFINITY)
+        self.report
+            .loss()
+            .expect("a fit reports the loss of its start")
     }
 }
 
-/// Centroids with the assignments that are nearest to them, and the sums that the next centroids come from.
+/// Centroids, the assignments of points to them, and the sums from which the next centroids are computed.
 struct State<F> {
     centroids: Vec<F>,
     assignments: Vec<u32>,
-    /// Of the assignments, and the frame that they were found in.
+    /// The scores of the assignments, in `frame`.
     scores: Vec<F>,
     frame: Frame<F>,
     sums: Sums,
@@ -107,7 +109,7 @@ impl<F: Float> Problem<'_, F> {
             let next = self.assign(&mut packed, centroids, Some(&state));
             report.iterations += 1;
             let (old, new) = (state.sums.loss(), next.sums.loss());
-            // Only the rounding of means and distances can raise it: there is nothing left to gain.
+            // Only rounding of means and distances can raise the loss: the fit has converged.
             if new > old {
                 report.converged = true;
                 break;
@@ -120,9 +122,8 @@ impl<F: Float> Problem<'_, F> {
             }
         }
         self.fill_empty(&mut packed, &mut state);
-        if let Some(last) = report.losses.last_mut() {
-            *last = state.sums.loss() / total;
-        }
+        let last = report.losses.last_mut().expect("the start has a loss");
+        *last = state.sums.loss() / total;
         Fit {
             centroids: state.centroids,
             assignments: state.assignments,
@@ -135,9 +136,9 @@ impl<F: Float> Problem<'_, F> {
         Frame::new(centroids.chunks_exact(axes), axes, self.magnitude)
     }
 
-    /// Points that one task works on: a number that the threads have no say in.
+    /// The number of points of one task; it does not depend on the number of threads.
     ///
-    /// Each task owns sums as large as the centroids, which are to be small beside its points.
+    /// Each task has sums of the size of the centroids, which should be small compared with its points.
     fn chunk(&self, clusters: usize) -> usize {
         let count = self.points.nrows();
         (count / 256)
@@ -146,7 +147,7 @@ impl<F: Float> Problem<'_, F> {
             .next_multiple_of(BLOCK)
     }
 
-    /// The nearest centroids; what is known from `before` spares work and changes nothing.
+    /// Assigns points to their nearest centroids. The state `before` saves work and does not change the result.
     fn assign(
         &self,
         packed: &mut Packed<F>,
@@ -198,14 +199,12 @@ impl<F: Float> Problem<'_, F> {
             }
             (sums, scores)
         });
-        let mut scores = Vec::with_capacity(assignments.len());
-        let mut sums: Option<Sums> = None;
+        let mut parts = parts.into_iter();
+        let (mut sums, mut scores) = parts.next().expect("there is at least one point");
+        scores.reserve_exact(assignments.len() - scores.len());
         for (part, part_scores) in parts {
             scores.extend(part_scores);
-            match &mut sums {
-                Some(sums) => sums.add(&part),
-                None => sums = Some(part),
-            }
+            sums.add(&part);
         }
         State {
             changed: before.is_none_or(|before| before.assignments != assignments),
@@ -213,7 +212,7 @@ impl<F: Float> Problem<'_, F> {
             assignments,
             scores,
             frame,
-            sums: sums.unwrap_or_else(|| Sums::new(clusters, axes)),
+            sums,
         }
     }
 
@@ -234,8 +233,8 @@ impl<F: Float> Problem<'_, F> {
 
     /// Moves each of the centroids `empty` to the point farthest from all centroids.
     ///
-    /// Splitting a large cluster by a small step, as is often done, leaves a cluster of equal points whole, such
-    /// as the zeros of pruned weights; the farthest point is always one that gains.
+    /// The usual alternative, to split a large cluster, fails for clusters of equal points such as the zeros of pruned
+    /// weights. Moving a centroid to the farthest point always lowers the loss.
     fn relocate(
         &self,
         packed: &Packed<F>,
@@ -248,7 +247,7 @@ impl<F: Float> Problem<'_, F> {
         packed.frame.rows_into(centroids, axes, &mut rows);
         let weights = padded_weights(self.points.nrows(), self.weights);
         let mut potential = Potential::new(&packed.blocks, axes, &weights);
-        // Only the distances to the points' own centroids are needed: no other is much nearer.
+        // Distances to the points' own centroids are enough: no other centroid is much nearer.
         parallel::for_each_chunk_mut(&mut potential.distances, BLOCK * 32, |chunk, distances| {
             for (i, distance) in distances.iter_mut().enumerate() {
                 let i = chunk * BLOCK * 32 + i;
@@ -284,9 +283,9 @@ impl<F: Float> Problem<'_, F> {
         }
     }
 
-    /// Leaves no cluster empty: the last assignment may have taken the last point of one.
+    /// Fills clusters that the last assignment has left empty.
     fn fill_empty(&self, packed: &mut Packed<F>, state: &mut State<F>) {
-        // Each round lowers the loss; a round that leaves a cluster empty again is rare, several are not seen.
+        // Each round lowers the loss; more than one round is rarely needed.
         for _ in 0..16 {
             let empty = state.empty();
             if empty.is_empty() {
@@ -303,7 +302,7 @@ impl<F: Float> Problem<'_, F> {
         self.move_points_to_empty(state);
     }
 
-    /// The last resort, for distinct points closer than the rounding of distances: moves single points.
+    /// Moves single points to empty clusters: for distinct points that are closer than the rounding of distances.
     fn move_points_to_empty(&self, state: &mut State<F>) {
         let axes = self.points.ncols();
         let weight = |i: usize| self.weights.map_or(1.0, |weights| weights[i].as_f64());

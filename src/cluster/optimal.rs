@@ -1,4 +1,4 @@
-//! The least loss that k-means can have on the line, by dynamic programming.
+//! Optimal k-means in one dimension, by dynamic programming.
 
 use ndarray::{Array2, ArrayView1, ArrayView2};
 
@@ -6,12 +6,11 @@ use super::assignment::{assign_checked, check_clusters};
 use super::blocks::magnitude;
 use super::kmeans::checked_weights;
 use super::{Clusterer, Clustering};
-use crate::{Error, FitReport, Float, Observer, Result, Seed, check};
+use crate::{FitReport, Float, Observer, Result, Seed, check};
 
-/// Optimal k-means on the line, as a [`Clusterer`] of points with a single axis.
+/// Optimal k-means in one dimension ([`cluster_scalars`]), as a [`Clusterer`] of points with a single axis.
 ///
-/// It is [`cluster_scalars`] behind the seam; the seed has no say, since nothing is drawn. Points with more than
-/// one axis are an [`Error::ShapeMismatch`].
+/// Nothing is drawn at random, so that the seed is ignored. Points with more than one axis are an [`Error::ShapeMismatch`](crate::Error::ShapeMismatch).
 ///
 /// ```
 /// use ndarray::array;
@@ -40,17 +39,16 @@ impl<F: Float> Clusterer<F> for OptimalScalar {
     }
 }
 
-/// The clustering of `values` of the least loss that any `clusters` centroids can have.
+/// The clustering of `values` with the least loss of all clusterings into `clusters` clusters.
 ///
-/// On the line an optimal cluster is a run of sorted values, so that the best division of all values follows
-/// from those of their beginnings (Wang and Song, "Ckmeans.1d.dp: optimal k-means clustering in one dimension by
-/// dynamic programming", 2011, doi:10.32614/RJ-2011-015). The last run begins no earlier where more
-/// values are divided, by which each row of the table takes O(n log n), and dividing the clusters in halves
-/// avoids to keep the table: O(k n log n) time and O(n) memory for n distinct values.
+/// In one dimension an optimal cluster is a run of sorted values, so that the best division of the first i values follows
+/// from those of fewer values (Wang and Song, "Ckmeans.1d.dp: optimal k-means clustering in one dimension by
+/// dynamic programming", 2011, doi:10.32614/RJ-2011-015). The start of the last run never falls as i grows, so that
+/// each row of the table takes O(n log n). Dividing the clusters into halves avoids storing the table: O(k n log n)
+/// time and O(n) memory for n distinct values.
 ///
-/// Centroids rise, of shape (clusters, 1); where there are fewer distinct values than clusters, each is its own
-/// centroid and the surplus repeats them from the first on. The optimum is that in `f64`, up to the rounding
-/// of sums of squares about the mean; centroids are then rounded to `F`.
+/// Centroids are sorted, of shape (clusters, 1). If there are fewer distinct values than clusters, each value is its own
+/// centroid, and the surplus repeats them from the first on. Sums are in `f64`; the centroids are rounded to `F`.
 ///
 /// ```
 /// use taper::cluster::cluster_scalars;
@@ -122,10 +120,8 @@ pub fn cluster_scalars<F: Float>(
         losses: vec![squares.sum::<f64>() / total],
         ..FitReport::default()
     };
-    let centroids =
-        Array2::from_shape_vec((clusters, 1), centroids).map_err(|_| Error::Overflow {
-            what: "the number of clusters",
-        })?;
+    let centroids = Array2::from_shape_vec((clusters, 1), centroids);
+    let centroids = centroids.expect("each cluster has one centroid");
     Ok(Clustering {
         centroids,
         assignments,
@@ -133,11 +129,11 @@ pub fn cluster_scalars<F: Float>(
     })
 }
 
-/// Sorted distinct values with weights, and the sums over their beginnings.
+/// Sorted distinct values with weights, and their cumulative sums.
 struct Line<'a, F> {
     values: &'a [(F, f64)],
     center: f64,
-    /// Σ w, Σ w x and Σ w x² of the first i values, x taken from the center.
+    /// Σ w, Σ w x and Σ w x² of the first i values, with x relative to the center.
     sums: Vec<[f64; 3]>,
 }
 
@@ -184,9 +180,9 @@ impl<'a, F: Float> Line<'a, F> {
         }
     }
 
-    /// Adds to `ends` where the runs of the best division of `start..end` into `runs` end.
+    /// Appends the ends of the runs of the best division of `start..end` into `runs` runs.
     ///
-    /// There are at least as many values as runs, and at least one run.
+    /// There is at least one run, and at least one value for each.
     fn divide(&self, start: usize, end: usize, runs: usize, ends: &mut Vec<usize>) {
         if runs <= 1 || end - start <= runs {
             // One run, or a run for each value.
@@ -218,7 +214,7 @@ impl<'a, F: Float> Line<'a, F> {
         self.divide(middle, end, runs - half, ends);
     }
 
-    /// Fills `next` for the lengths `lengths`, where the last run begins within `begins` (both ends belong).
+    /// Fills `next` for the lengths `lengths`, whose last run begins within `begins`; both ranges include their ends.
     fn fill(
         &self,
         start: usize,
@@ -260,7 +256,7 @@ impl<'a, F: Float> Line<'a, F> {
     }
 }
 
-/// For each length of a beginning: the least cost, and where its first half of runs ends.
+/// For the first values, by their number: the least cost, and where the first half of the runs ends.
 #[derive(Clone)]
 struct Row {
     costs: Vec<f64>,
@@ -270,6 +266,7 @@ struct Row {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
     use crate::cluster::KMeans;
     use ndarray::{Array1, array};
     use rand::Rng;
@@ -308,7 +305,7 @@ mod tests {
                 let expected = brute_force(&sorted, clusters) / weights.sum();
                 let found = cluster_scalars(values.view(), Some(weights.view()), clusters).unwrap();
                 let loss = found.report.loss().unwrap();
-                // Sums of ten squares of up to 100² · 4.
+                // Sums of up to ten squares, each of at most (2·range)².
                 let tolerance = 40.0 * f64::EPSILON * range * range;
                 assert!(
                     (loss - expected).abs() <= tolerance,

@@ -1,26 +1,27 @@
-//! The nearest centroid of every point, of which most is known from the iteration before.
+//! The nearest centroid of every point, with the help of the results of the iteration before.
 //!
 //! Towards the end of k-means few centroids still move. A point's score against a centroid that did not move is the
-//! same number as before, and so
+//! same number as before. Therefore
 //!
-//! - a point whose own centroid stayed has to be compared with those that moved alone;
-//! - one whose own centroid moved too, where the best of those that moved is better than its own was;
-//! - and only what is left with those that stayed.
+//! - a point whose own centroid stayed is compared only with the centroids that moved;
+//! - so is a point whose own centroid moved, if one of those that moved now scores better than its own did before;
+//! - only the other points are compared with the centroids that stayed, too.
 //!
-//! Scores are compared as the kernels round them, ties fall to the lowest number, and what comes out is bit for bit what
-//! looking at all centroids would give.
+//! Scores are compared as the kernels round them and ties fall to the lowest number, so that the result is bit for bit that of
+//! a comparison with all centroids.
 
 use crate::Float;
 use crate::kernels::Level;
 use crate::kernels::distance::{BLOCK, half_squared_norms, nearest};
 
-/// Multiply-adds a point that make up for telling what is known of it.
+/// Multiply-adds that have to be saved for each point to make the search with known results faster.
 const WORTH: usize = 512;
-/// Points that are searched for together: few, so that what follows finds them near; more where some wait for others.
+/// Points that are searched together: few, so that they are still in the cache for the sums that follow; more if points wait
+/// until they fill a block.
 const FEW: usize = 4 * BLOCK;
 const MORE: usize = 32 * BLOCK;
 
-/// The centroids that points are assigned to, as the kernels see them.
+/// The centroids that points are assigned to, in the frame of the kernels.
 #[derive(Debug)]
 pub(super) struct Search<F> {
     level: Level,
@@ -34,7 +35,7 @@ pub(super) struct Search<F> {
 struct Part<F> {
     rows: Vec<F>,
     half_norms: Vec<F>,
-    /// Which ones they are, rising.
+    /// Their numbers among all centroids, rising.
     numbers: Vec<u32>,
 }
 
@@ -45,7 +46,7 @@ struct Split<F> {
     still: Part<F>,
 }
 
-/// Nearest centroids of some points: their numbers and their scores.
+/// The numbers and scores of the nearest centroids of some points.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Known<'a, F> {
     pub(super) numbers: &'a [u32],
@@ -63,7 +64,7 @@ impl<F: Float> Part<F> {
         }
     }
 
-    /// Those of `all` that `keep` says.
+    /// The centroids of `all` for which `keep` is true.
     fn of(all: &[F], axes: usize, keep: impl Fn(usize) -> bool) -> Self {
         let (mut rows, mut numbers) = (Vec::new(), Vec::new());
         for (c, row) in all.chunks_exact(axes).enumerate() {
@@ -75,8 +76,12 @@ impl<F: Float> Part<F> {
         Self::new(rows, axes, numbers)
     }
 
+    /// The number of the centroid at `index`. A part without centroids finds none, and its 0 is not used.
     fn number(&self, index: u32) -> u32 {
-        self.numbers.get(index as usize).copied().unwrap_or(0)
+        match &self.numbers[..] {
+            [] => 0,
+            numbers => numbers[index as usize],
+        }
     }
 }
 
@@ -90,7 +95,7 @@ impl<F: Float> Search<F> {
                 let pairs = rows.chunks_exact(axes).zip(before.chunks_exact(axes));
                 let has_moved: Vec<bool> = pairs.map(|(new, old)| new != old).collect();
                 let moved = has_moved.iter().filter(|&&moved| moved).count();
-                // What is spared has to be worth looking at each point's case.
+                // Otherwise the bookkeeping for each point costs more than it saves.
                 let spared = (count - moved) * axes;
                 (spared >= WORTH).then(|| Split {
                     moved: Part::of(&rows, axes, |c| has_moved[c]),
@@ -106,7 +111,7 @@ impl<F: Float> Search<F> {
         }
     }
 
-    /// How many points are best searched for together.
+    /// The number of points that are best searched together.
     pub(super) fn together(&self) -> usize {
         if self.split.is_some() { MORE } else { FEW }
     }
@@ -158,7 +163,7 @@ impl<F: Float> Search<F> {
         let count = numbers.len().min(scores.len());
         for (first, block) in (0..count).step_by(BLOCK).zip(self.blocks(blocks)) {
             let points = first..count.min(first + BLOCK);
-            // The next number above, so that equal scores come out as well as lower ones.
+            // The next larger number, so that equal scores are found too.
             let mut start = [F::infinity(); BLOCK];
             for (start, i) in start.iter_mut().zip(points.clone()) {
                 if !split.has_moved[known.numbers[i] as usize] {
@@ -172,7 +177,7 @@ impl<F: Float> Search<F> {
                 let (score, number) = if !split.has_moved[own as usize] {
                     lower((score, own), found, best[lane] < start[lane])
                 } else {
-                    // Those that stayed had scores of at least `score`.
+                    // The scores of centroids that stayed are at least `score`.
                     if found.0 >= score {
                         waiting.push(block, lane, i);
                         if waiting.count == BLOCK {
@@ -191,7 +196,7 @@ impl<F: Float> Search<F> {
         self.compare_with_still(split, &mut waiting, numbers, scores);
     }
 
-    /// The points that wait have the best of what moved, and are compared with what did not.
+    /// Compares the waiting points, which have their best score of the moved centroids, with those that did not move.
     fn compare_with_still(
         &self,
         split: &Split<F>,
@@ -224,7 +229,7 @@ fn lower<F: Float>(own: (F, u32), found: (F, u32), is_new: bool) -> (F, u32) {
     }
 }
 
-/// Points that are gathered until they fill a block.
+/// Points that wait until they fill a block.
 struct Waiting<F> {
     block: Vec<F>,
     points: [usize; BLOCK],
@@ -240,7 +245,7 @@ impl<F: Float> Waiting<F> {
         }
     }
 
-    /// Adds a point, one `lane` of a block, that stands at `place` among all; there is room for it.
+    /// Adds the point in `lane` of a block, number `place` of all; there is room for it.
     fn push(&mut self, block: &[F], lane: usize, place: usize) {
         let rows = self
             .block
@@ -266,9 +271,9 @@ mod tests {
             .collect()
     }
 
-    /// Whatever share of the centroids moves, and however often, the numbers and scores are those of a search that knows nothing.
+    /// For any share of moved centroids, over several iterations, results equal those of a search without known results.
     #[test]
-    fn what_is_known_changes_nothing() {
+    fn known_results_do_not_change_the_result() {
         for (axes, count, points) in [(1, 700, 65), (2, 400, 200), (3, 300, 1000), (8, 90, 640)] {
             for (seed, ties) in [(1, false), (2, true), (3, true)] {
                 let mut rng = crate::Seed::from(seed).rng();

@@ -1,4 +1,4 @@
-//! The starts of k-means.
+//! The choice of the first centroids of k-means.
 
 use ndarray::{Array2, ArrayView2, Axis};
 use rand::Rng;
@@ -32,8 +32,8 @@ pub enum Seeding {
     /// seeding", SODA 2007, doi:10.5555/1283383.1283494).
     #[default]
     PlusPlus,
-    /// Greedy k-means++: the best of 2 + ⌊ln k⌋ such draws for each further centroid. A better start for
-    /// several times the work.
+    /// Greedy k-means++: the best of 2 + ⌊ln k⌋ such draws for each further centroid. A better start, for several times
+    /// the work.
     Greedy,
     /// Distinct points drawn uniformly.
     Random,
@@ -42,10 +42,10 @@ pub enum Seeding {
     Given(Array2<f64>),
 }
 
-/// The points among which the centroids of `PlusPlus` and `Greedy` are drawn, for each cluster.
+/// Points for each cluster in the sample from which `PlusPlus` and `Greedy` draw the centroids.
 ///
-/// Each draw passes over all points, as an iteration does once for all centroids: from a few hundred points a
-/// cluster on, a sample serves as well.
+/// Each draw passes over all points of the sample; an iteration passes over all points once. A sample of a few hundred points
+/// a cluster is as good as all points.
 const POINTS_A_CLUSTER: usize = 256;
 
 /// The indices of `clusters` points, chosen as `seeding` says; `None` for given centroids.
@@ -116,7 +116,7 @@ fn random<F: Float>(
 pub(super) struct Potential<'a, F> {
     axes: usize,
     blocks: &'a [F],
-    /// Of each point and of the padding of the last block.
+    /// One for each point, and zeros for the padding of the last block.
     weights: &'a [f64],
     pub(super) distances: Vec<F>,
     masses: Vec<f64>,
@@ -127,7 +127,7 @@ pub(super) struct Potential<'a, F> {
 const CHUNK: usize = 256 * BLOCK;
 
 impl<'a, F: Float> Potential<'a, F> {
-    /// Infinitely far from every point.
+    /// Starts with infinite distances.
     pub(super) fn new(blocks: &'a [F], axes: usize, weights: &'a [f64]) -> Self {
         Self {
             axes,
@@ -139,28 +139,20 @@ impl<'a, F: Float> Potential<'a, F> {
         }
     }
 
-    /// Takes `centroid` in.
+    /// Lowers the distances to those from `centroid` where these are less.
     pub(super) fn lower_to(&mut self, centroid: &[F]) {
         let block = self.axes * BLOCK;
         let masses = parallel::map_chunks_mut(&mut self.distances, CHUNK, |chunk, distances| {
             let first = chunk * (CHUNK / BLOCK);
+            // Distances and weights are padded to whole blocks.
+            let distances = distances.as_chunks_mut::<BLOCK>().0.iter_mut();
+            let weights = &self.weights.as_chunks::<BLOCK>().0[first..];
+            let blocks = self.blocks[first * block..].chunks_exact(block);
             let masses = distances
-                .chunks_exact_mut(BLOCK)
-                .enumerate()
-                .map(|(b, distances)| {
-                    let at = first + b;
-                    let weights = &self.weights[at * BLOCK..(at + 1) * BLOCK];
-                    let (Ok(distances), Ok(weights)) = (distances.try_into(), weights.try_into())
-                    else {
-                        return 0.0;
-                    };
-                    lower_to(
-                        self.level,
-                        &self.blocks[at * block..(at + 1) * block],
-                        centroid,
-                        weights,
-                        distances,
-                    )
+                .zip(weights)
+                .zip(blocks)
+                .map(|((distances, weights), block)| {
+                    lower_to(self.level, block, centroid, weights, distances)
                 });
             masses.collect::<Vec<f64>>()
         });
@@ -173,12 +165,12 @@ impl<'a, F: Float> Potential<'a, F> {
         self.masses.iter().sum()
     }
 
-    /// The point at `position` of the way through all masses, 0 to 1; `None` where there is no mass.
+    /// The point at which the cumulative mass reaches the fraction `position` of the total; `None` if there is no mass.
     fn draw(&self, position: f64) -> Option<usize> {
         let mut rest = position * self.total();
         let mut last = None;
         for (b, &mass) in self.masses.iter().enumerate() {
-            // A block without mass is never drawn from, nor is one that the position is beyond.
+            // No point is drawn from a block without mass; a position beyond the end falls into the last block that has some.
             if mass <= 0.0 {
                 continue;
             }
@@ -204,7 +196,7 @@ impl<'a, F: Float> Potential<'a, F> {
         point
     }
 
-    /// The point of the largest w d², and the lowest index where several are; `None` where all are zero.
+    /// The point with the largest w d², the first of equal ones; `None` if all are zero.
     pub(super) fn farthest(&self) -> Option<usize> {
         let mut best = (0.0, None);
         for (i, (weight, distance)) in self.weights.iter().zip(&self.distances).enumerate() {
@@ -264,22 +256,27 @@ fn plus_plus<F: Float>(
         *mass = weights.iter().sum();
     }
     let mut chosen = Vec::with_capacity(clusters);
+    // If no point of the sample has weight, any point will do.
     let first = potential.draw(rng.gen_range(0.0..1.0)).unwrap_or(0);
     chosen.push(first);
     potential.distances.fill(F::infinity());
     potential.lower_to(&row(first));
+    let mut draw = |potential: &Potential<'_, F>| {
+        // If no mass is left, all distances have been rounded to zero, and any point will do.
+        potential
+            .draw(rng.gen_range(0.0..1.0))
+            .unwrap_or_else(|| rng.gen_range(0..points.nrows()))
+    };
     while chosen.len() < clusters {
+        if candidates == 1 {
+            let point = draw(&potential);
+            chosen.push(point);
+            potential.lower_to(&row(point));
+            continue;
+        }
         let mut best: Option<(f64, usize, Potential<'_, F>)> = None;
         for _ in 0..candidates {
-            // Without any mass left, all distances have been rounded to zero, and any point will do.
-            let point = potential
-                .draw(rng.gen_range(0.0..1.0))
-                .unwrap_or_else(|| rng.gen_range(0..points.nrows()));
-            if candidates == 1 {
-                chosen.push(point);
-                potential.lower_to(&row(point));
-                break;
-            }
+            let point = draw(&potential);
             let mut lowered = potential.clone();
             lowered.lower_to(&row(point));
             let total = lowered.total();
@@ -287,10 +284,9 @@ fn plus_plus<F: Float>(
                 best = Some((total, point, lowered));
             }
         }
-        if let Some((_, point, lowered)) = best {
-            chosen.push(point);
-            potential = lowered;
-        }
+        let (_, point, lowered) = best.expect("greedy seeding draws two candidates or more");
+        chosen.push(point);
+        potential = lowered;
     }
     chosen
 }

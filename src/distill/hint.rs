@@ -6,7 +6,7 @@ use ndarray::{
 
 use super::LossValue;
 use super::loss::in_range;
-use crate::{Distiller, Error, Float, ParamError, Result, check};
+use crate::{Distiller, Float, ParamError, Result, check};
 
 /// The hint loss of Romero et al., "FitNets: Hints for Thin Deep Nets"
 /// ([arXiv:1412.6550](https://arxiv.org/abs/1412.6550)), between features of one shape:
@@ -150,7 +150,7 @@ impl<F: Float> HintRegressor<F> {
     ///
     /// # Errors
     ///
-    /// [`Error::ShapeMismatch`], [`Error::EmptyAxis`], [`Error::NonFinite`].
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch), [`Error::EmptyAxis`](crate::Error::EmptyAxis), [`Error::NonFinite`](crate::Error::NonFinite).
     pub fn new(weights: Array2<F>, bias: Array1<F>) -> Result<Self> {
         check::same_shape("bias", &[weights.nrows()], bias.shape())?;
         check::finite("weights", &weights.view())?;
@@ -169,7 +169,7 @@ impl<F: Float> HintRegressor<F> {
     ///
     /// # Errors
     ///
-    /// [`Error::ShapeMismatch`], [`Error::EmptyAxis`], [`Error::NonFinite`], [`Error::Overflow`].
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch), [`Error::EmptyAxis`](crate::Error::EmptyAxis), [`Error::NonFinite`](crate::Error::NonFinite), [`Error::Overflow`](crate::Error::Overflow).
     pub fn loss_and_gradients(
         &self,
         student: ArrayView2<'_, F>,
@@ -198,11 +198,7 @@ impl<F: Float> HintRegressor<F> {
         check::same_shape("teacher", &[samples, out_features], teacher.shape())?;
         check::finite("student", student)?;
         let regressed = student.dot(&self.weights.t()) + &self.bias;
-        if regressed.iter().any(|x| !x.is_finite()) {
-            return Err(Error::Overflow {
-                what: "the regressed features",
-            });
-        }
+        check::no_overflow("the regressed features", &regressed)?;
         let loss = HintLoss { weight: 1.0 }.loss(regressed.view(), teacher, &[])?;
         Ok((loss.value, loss.gradient))
     }
@@ -226,11 +222,6 @@ impl<F: Float> Distiller<F, Ix2> for HintRegressor<F> {
     }
 }
 
-fn finite_gradient<'a, F: Float>(mut values: impl Iterator<Item = &'a F>) -> Result<()> {
-    if values.all(|x| x.is_finite()) {
-        return Ok(());
-    }
-    Err(Error::Overflow {
-        what: "the gradient of the hint loss",
-    })
+fn finite_gradient<'a, F: Float>(values: impl Iterator<Item = &'a F>) -> Result<()> {
+    check::no_overflow("the gradient of the hint loss", values)
 }

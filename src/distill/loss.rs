@@ -2,7 +2,7 @@
 
 use ndarray::{Array, Dimension, Ix2};
 
-use crate::{Error, Float, Result};
+use crate::{Float, Result, check};
 
 /// The value of a distillation loss and its gradient with respect to the student's output.
 ///
@@ -79,9 +79,6 @@ impl<F: Float> LossValue<F> {
 /// `value` as `F`, where it is in its range.
 pub(super) fn in_range<F: Float>(what: &'static str, value: f64) -> Result<F> {
     let value = F::from_f64_lossy(value);
-    if value.is_finite() {
-        Ok(value)
-    } else {
-        Err(Error::Overflow { what })
-    }
+    check::no_overflow(what, [&value])?;
+    Ok(value)
 }

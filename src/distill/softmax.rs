@@ -6,7 +6,7 @@ use super::batch::{self, Rows};
 use super::check_temperature;
 use super::row::{careful_exponents, quick_scale};
 use crate::kernels::Level;
-use crate::{Error, Float, Result, check};
+use crate::{Float, Result, check};
 
 /// $\mathrm{softmax}(z/T)$ of every row of `logits`, (batch, classes).
 ///
@@ -15,7 +15,7 @@ use crate::{Error, Float, Result, check};
 ///
 /// # Errors
 ///
-/// [`Error::Parameter`] where T is not positive and finite, [`Error::EmptyAxis`], [`Error::NonFinite`].
+/// [`Error::Parameter`](crate::Error::Parameter) where T is not positive and finite, [`Error::EmptyAxis`](crate::Error::EmptyAxis), [`Error::NonFinite`](crate::Error::NonFinite).
 ///
 /// ```
 /// use ndarray::array;
@@ -55,7 +55,7 @@ pub fn softened_softmax<F: Float>(
 ///
 /// # Errors
 ///
-/// As [`softened_softmax`], and [`Error::Overflow`] where a logarithm leaves the range of the type: for
+/// As [`softened_softmax`], and [`Error::Overflow`](crate::Error::Overflow) where a logarithm leaves the range of the type: for
 /// logits near its ends.
 ///
 /// ```
@@ -87,11 +87,7 @@ pub fn log_softened_softmax<F: Float>(
             }
         }
     })?;
-    if out.iter().any(|x| !x.is_finite()) {
-        return Err(Error::Overflow {
-            what: "the logarithm of the softened softmax",
-        });
-    }
+    check::no_overflow("the logarithm of the softened softmax", &out)?;
     Ok(out)
 }
 

@@ -219,13 +219,7 @@ impl TeacherLogits {
                 }
             }
         }
-        if row.iter().all(|x| x.is_finite()) {
-            Ok(())
-        } else {
-            Err(Error::Overflow {
-                what: "a stored logit",
-            })
-        }
+        check::no_overflow("a stored logit", row.iter())
     }
 
     /// Logits from their [parts](Compressed::parts), in any order.

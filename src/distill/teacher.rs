@@ -54,13 +54,8 @@ pub fn ensemble_logits<F: Float>(
         let sum: f64 = values().map(|x| (x - top).exp()).sum();
         *logit = F::from_f64_lossy(temperature * (top + sum.ln() - ln_count));
     }
-    if logits.iter().all(|x| x.is_finite()) {
-        Ok(logits)
-    } else {
-        Err(Error::Overflow {
-            what: "a logit of the ensemble",
-        })
-    }
+    check::no_overflow("a logit of the ensemble", &logits)?;
+    Ok(logits)
 }
 
 /// The logits of smoothed labels, the teacher that knows nothing: probability $1 - \varepsilon + \varepsilon/K$

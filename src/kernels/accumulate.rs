@@ -1,4 +1,4 @@
-//! The sums from which centroids are updated, with the loss, in one pass over the points.
+//! The sums for the means of clusters, and the loss, in one pass over the points.
 
 use ndarray::ArrayView2;
 
@@ -25,7 +25,7 @@ impl Sums {
         }
     }
 
-    /// Adds what another run of points has given.
+    /// Adds the sums of other points.
     pub(crate) fn add(&mut self, other: &Self) {
         let add = |to: &mut [f64], from: &[f64]| {
             for (to, from) in to.iter_mut().zip(from) {
@@ -181,15 +181,12 @@ mod tests {
     use crate::kernels::sizes;
     use ndarray::{Array2, s};
 
-    /// The kernel against a loop that says what it computes, bit for bit, at every level.
+    /// Compares the kernel at every level with a plain loop, bit for bit.
     fn every_level_equals_the_loop<F: Float>() {
         const CLUSTERS: usize = 3;
         for axes in sizes((1..=18).chain([31, 32, 40])) {
-            let number = |i: usize| {
-                let bits = Seed::from(axes as u64).derive(i as u64).value();
-                F::from_f64_lossy((bits >> 11) as f64 / (1_u64 << 52) as f64 - 1.0)
-            };
-            // Rows with a gap between them, and a run that neither begins nor ends with them.
+            let number = |i: usize| F::from_f64_lossy(Seed::from(axes as u64).uniform(i as u64));
+            // Rows with gaps between them, and a range that leaves out the first and the last rows.
             let all = Array2::from_shape_fn((30, axes + 2), |(i, j)| number(i * 50 + j));
             let points = all.slice(s![.., 1..=axes]);
             let (first, count) = (4, 21);
@@ -197,7 +194,7 @@ mod tests {
             let weights: Vec<F> = (0..30).map(|i| number(5000 + i).abs()).collect();
             let centroids: Vec<F> = (0..CLUSTERS * axes).map(|i| number(9000 + i)).collect();
             for weights in [None, Some(weights.as_slice())] {
-                // What was there before stays in the sums.
+                // Sums start from values that are not zero.
                 let start = || {
                     let mut sums = Sums::new(CLUSTERS, axes);
                     sums.sums.fill(0.25);

@@ -1,9 +1,8 @@
 //! Squared distances between many short vectors and a few: the nearest centroid, and the distance to one.
 //!
-//! Points are handed over in blocks of [`BLOCK`], axis by axis (the values of all points on axis 0, then
-//! those on axis 1, …), so that a vector register holds the same axis of several points and the centroids are
-//! read one number at a time and spread. No lane is lost to a number of centroids that is no multiple
-//! of the width.
+//! Points come in blocks of [`BLOCK`], axis by axis (the values of all points on axis 0, then those on axis 1, …). A vector
+//! register holds the same axis of several points, and each number of a centroid is broadcast. All lanes are used for any
+//! number of centroids.
 
 use super::lanes::{Lanes, One};
 use super::{KernelFloat, Level};
@@ -36,7 +35,7 @@ pub(crate) fn nearest<F: KernelFloat>(
     scores: &mut [F; BLOCK],
     indices: &mut [u32; BLOCK],
 ) {
-    // Lengths are checked here once, so that no caller can make the pointers below go astray.
+    // The kernels below rely on these lengths.
     assert_eq!(block.len(), axes * BLOCK);
     assert_eq!(centroids.len(), axes * half_norms.len());
     let mut at = indices.map(|index| F::from_index(index as usize));
@@ -69,9 +68,9 @@ fn mass<F: DistanceKernels>(weights: &[f64; BLOCK], distances: &[F; BLOCK]) -> f
     sums.iter().sum()
 }
 
-/// What the kernels of this file ask of a number type.
+/// The operations of a number type that the kernels of this file use.
 pub trait DistanceKernels: num_traits::Float {
-    /// A bit pattern that [`to_index`](Self::to_index) turns back; never used as a number.
+    /// A bit pattern from which [`to_index`](Self::to_index) restores the index; never used as a number.
     fn from_index(index: usize) -> Self;
     /// The index that a bit pattern stands for.
     fn to_index(self) -> u32;
@@ -148,7 +147,7 @@ unsafe fn nearest_for<F: DistanceKernels, V: Lanes<F>, const P: usize, const A: 
     }
 }
 
-/// [`nearest_for`] with the number of axes known while compiling where it is a usual one, so that its loops unroll.
+/// [`nearest_for`], with usual numbers of axes as constants, so that its loops unroll.
 ///
 /// # Safety
 ///
@@ -172,7 +171,7 @@ unsafe fn nearest_in<F: DistanceKernels, V: Lanes<F>, const P: usize>(
     }
 }
 
-/// Holds P vectors of points against the C centroids from `c` on.
+/// Compares P vectors of points with the C centroids from `c` on.
 ///
 /// # Safety
 ///
@@ -252,7 +251,7 @@ unsafe fn lower_to_in<F: DistanceKernels, V: Lanes<F>, const P: usize>(
     }
 }
 
-/// Wrappers that carry the instruction set, and the choice among them.
+/// Wrappers that enable an instruction set, and the dispatch to them.
 macro_rules! kernels {
     ($number:ty, $bits:ty, $($level:ident, $arch:literal, $feature:literal, $vector:ty, $points:literal;)*) => {
         impl DistanceKernels for $number {
@@ -344,18 +343,18 @@ mod tests {
             .collect()
     }
 
-    /// The kernels against loops that say what they compute, bit for bit, at every level.
+    /// Compares the kernels at every level with plain loops, bit for bit.
     fn every_level_equals_the_loop<F: KernelFloat + std::fmt::Debug>() {
         for axes in sizes((1..=33).chain([64, 100])) {
             for count in sizes([1, 2, 3, 4, 5, 7, 16, 50, 129]) {
                 let seed = (axes * 1000 + count) as u64;
                 let block = random::<F>(axes * BLOCK, seed);
                 let mut centroids = random::<F>(axes * count, seed + 500);
-                // The last centroid twice: the tie falls to the first of the two.
+                // The last centroid twice: the first of the two has to win the tie.
                 centroids.extend_from_within(axes * (count - 1)..);
                 let mut half_norms = Vec::new();
                 half_squared_norms(&centroids, axes, &mut half_norms);
-                // Half of the points know a score already, which few centroids are below.
+                // Half of the points start with a score that few centroids fall below.
                 let known: [F; BLOCK] = std::array::from_fn(|i| {
                     if i % 2 == 0 {
                         F::infinity()
@@ -390,7 +389,7 @@ mod tests {
                     })
                     .collect();
                 let weights: [f64; BLOCK] = std::array::from_fn(|i| (i % 5) as f64 / 4.0);
-                // Every eighth product goes into the same sum.
+                // Eight sums, each of every eighth product.
                 let expected_mass: f64 = (0..8)
                     .map(|lane| {
                         (lane..BLOCK)

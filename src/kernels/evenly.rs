@@ -1,13 +1,13 @@
-//! Rounding to evenly spaced values, and what is done with them: plain loops, compiled for each level.
+//! Rounding to evenly spaced values, and products with them: plain loops, compiled for each level.
 //!
-//! Rounding is done in double precision, and no product is fused with a sum, so that every level gives the same
-//! bits and a number type of any width the same codes.
+//! Rounding is in double precision and no product is fused with a sum, so that every level gives the same bits and every
+//! number type the same codes.
 
 use super::Level;
 use super::vectorize::at_level;
 use crate::Float;
 
-/// Adding it to a number below 2⁵¹ and taking it off again rounds to a whole number, ties to even.
+/// Adding and then subtracting it rounds a number below 2⁵¹ to a whole number, ties to even.
 const ROUND: f64 = 1.5 * (1_u64 << 52) as f64;
 /// Sums that run side by side.
 const LANES: usize = 8;
@@ -22,18 +22,18 @@ pub(crate) struct Spacing {
     pub(crate) low: f64,
     pub(crate) high: f64,
     pub(crate) step: f64,
-    /// The largest finite number of the type that values are kept in.
+    /// The largest finite number of the type of the values.
     pub(crate) largest: f64,
 }
 
 impl Spacing {
-    /// The nearest code, given how often the scale fits between the offset and `w`.
+    /// The code nearest to `w`, whose place is (w − offset) / scale.
     #[inline(always)]
     fn code(self, w: f64, place: f64) -> f64 {
         if self.step == 2.0 {
             return if w >= 0.0 { 1.0 } else { -1.0 };
         }
-        // Comparisons rather than `max` and `min`, which also promise something about NaN.
+        // Comparisons compile to fewer instructions than `max` and `min`, which have rules for NaN.
         let above = if place > self.low { place } else { self.low };
         let inside = if above < self.high { above } else { self.high };
         (inside + ROUND) - ROUND
@@ -44,7 +44,7 @@ impl Spacing {
         self.code(w, (w - self.offset) / self.scale)
     }
 
-    /// What a code stands for, never beyond the largest number.
+    /// The value of a code, limited to the largest number.
     #[inline(always)]
     fn value(self, code: f64) -> f64 {
         let value = self.offset + self.scale * code;
@@ -60,7 +60,7 @@ impl Spacing {
         }
     }
 
-    /// Where there is no scale, every value has the code 0.
+    /// If the scale is zero, every value has the code 0.
     #[inline(always)]
     fn guarded(mut self) -> Self {
         if self.scale == 0.0 {
@@ -117,7 +117,7 @@ impl Stored for u32 {
     }
 }
 
-/// What codes counted from the lowest stand for.
+/// The values of codes that are counted from the lowest.
 pub(crate) fn values<F: Float, C: Stored>(
     level: Level,
     spacing: Spacing,
@@ -134,9 +134,9 @@ pub(crate) fn values<F: Float, C: Stored>(
     at_level!(level, body<F: Float, C: Stored>(spacing: Spacing, codes: &[C], out: &mut [F]) -> ())
 }
 
-/// Sums over values w and their codes q, from which the squared error and the best line through them follow.
+/// Sums over values w and their codes q, for the squared error and the least-squares line through them.
 ///
-/// Both are taken relative to a point near their middle, so that the sums keep their digits.
+/// Both are relative to a point near their middle, so that the sums keep their digits.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Sums {
     /// Σ (w − value of q)².
@@ -162,8 +162,8 @@ impl Sums {
 
 /// Σ (w − nearest value)².
 ///
-/// Multiplies by the inverse of the scale: where that moves a code, the value lies midway between two, and
-/// either is as far.
+/// Multiplies by the inverse of the scale. Where that changes a code, the value is midway between two codes, and both have
+/// the same error.
 pub(crate) fn squared_error<F: Float>(level: Level, spacing: Spacing, values: &[F]) -> f64 {
     #[inline(always)]
     fn body<F: Float>(spacing: Spacing, values: &[F]) -> f64 {
@@ -238,9 +238,9 @@ impl Spacing {
     }
 }
 
-/// Rounds inputs to signed bytes, `values / scale`, ties to even; returns their sum.
+/// Rounds inputs to signed bytes, `values / scale`, ties to even, and returns the sum of the bytes.
 ///
-/// Of values that are at most 127 times the scale.
+/// Magnitudes are at most 127 times the scale.
 pub(crate) fn round_inputs<F: Float>(
     level: Level,
     values: &[F],
@@ -266,7 +266,7 @@ pub(crate) fn round_inputs<F: Float>(
     at_level!(level, body<F: Float>(values: &[F], scale: f64, out: &mut [i8]) -> i64)
 }
 
-/// What sums of stored codes times rounded inputs stand for, of one vector of inputs and some outputs.
+/// How to turn sums of stored codes times rounded inputs into outputs, for one vector of inputs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OfSums {
     /// The codes q = low + step·stored.
@@ -400,7 +400,7 @@ mod tests {
                 let mut snapped = w.clone();
                 snap(level, s, &mut snapped);
                 prop_assert_eq!(&snapped, &stands_for, "{:?}", level);
-                // Without a scale the codes are worth nothing; otherwise they give the values back.
+                // Decoding gives the rounded values.
                 let mut back = vec![0.0; w.len()];
                 values_of(level, s, &out, &mut back);
                 prop_assert_eq!(&back, &stands_for, "{:?}", level);
@@ -441,7 +441,7 @@ mod tests {
         }
     }
 
-    /// Of bytes where the codes fit them.
+    /// [`values`], of bytes if the codes fit into them.
     fn values_of(level: Level, s: Spacing, stored: &[u32], out: &mut [f32]) {
         if s.high - s.low <= 255.0 {
             let bytes: Vec<u8> = stored.iter().map(|&q| q as u8).collect();

@@ -1,8 +1,7 @@
 //! The loops of a distillation loss whose softened logits are nearly equal, in double precision.
 //!
-//! There the probabilities of student and teacher differ by little, and their difference is written in terms
-//! of exp(x) − 1, which keeps its digits. The sums run in lanes and nothing is fused, so that every level gives
-//! the same bits.
+//! The probabilities of student and teacher then differ by little, and their difference is computed from exp(x) − 1, which
+//! keeps its digits. Sums are kept in lanes and nothing is fused, so that every level gives the same bits.
 
 use super::Level;
 use super::vectorize::at_level;

@@ -1,15 +1,15 @@
 //! Element-by-element products along the last axis, which holds the rank-one terms of a CP model (or the
 //! channels of a depthwise convolution) side by side.
 //!
-//! Nothing is summed across that axis and no product is fused with a sum, so every level gives the same
-//! bits: the vector forms are the plain loops, compiled for wider registers.
+//! Nothing is summed across that axis and no product is fused with a sum, so that every level gives the same bits: the vector
+//! forms are the plain loops, compiled for wider registers.
 
 use std::ops::{AddAssign, Mul};
 
 use super::Level;
 use super::vectorize::at_level;
 
-/// What the loops ask of a number.
+/// A number that the loops work on.
 pub(crate) trait Number: Copy + Default + Mul<Output = Self> + AddAssign {}
 impl<T: Copy + Default + Mul<Output = T> + AddAssign> Number for T {}
 
@@ -18,8 +18,7 @@ const LANES: usize = 16;
 
 /// `out[r] += Σ_k a[k, r] b[k, r]`: a tensor against a Khatri–Rao product whose axes are its last ones.
 ///
-/// `a` and `b` hold the same number of rows of `out.len()` values; rows that only one of them has are left
-/// out.
+/// `a` and `b` hold the same number of rows of `out.len()` values.
 pub(crate) fn sum_of_products<T: Number>(level: Level, out: &mut [T], a: &[T], b: &[T]) {
     at_level!(level, sum_of_products_body<T: Number>(out: &mut [T], a: &[T], b: &[T]) -> ())
 }

@@ -1,18 +1,17 @@
-//! Vectors of numbers, one type an instruction set, so that a kernel is written once.
+//! Vectors of numbers, one type for each instruction set, so that a kernel is written once.
 //!
 //! A kernel is a function generic over [`Lanes`] that is always inlined into one wrapper for each
-//! [`Level`](super::Level); the wrapper carries the `target_feature`. Its scalar twin is the same function over
-//! [`One`]: every operation here is rounded once, in each instruction set alike, so that all levels give
-//! the same bits.
+//! [`Level`](super::Level); the wrapper has the `target_feature`. The scalar form is the same function over
+//! [`One`]. Every operation is rounded once in all instruction sets, so that all levels give the same bits.
 
-/// One or several numbers on which one instruction works at once.
+/// A vector of numbers on which one instruction works.
 ///
 /// # Safety
 ///
 /// The functions of an implementation may only be called where its instruction set is enabled; `load` and
 /// `store` read and write [`COUNT`](Self::COUNT) values from the pointer on, which must be valid for that.
 pub(crate) trait Lanes<F>: Copy {
-    /// How many numbers.
+    /// The number of numbers.
     const COUNT: usize;
     /// A truth value for each number.
     type Mask: Copy;

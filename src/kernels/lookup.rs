@@ -1,13 +1,12 @@
-//! Products with a matrix that codes and codebooks stand for: sums of looked-up table entries.
+//! Products with a matrix of codes and codebooks: sums of looked-up table entries.
 //!
-//! Codes come group by group. Where the split axis is the one that is summed over (in_features), each group
-//! of an input has a table of its products with the centroids, and an output is a sum of table entries:
-//! [`RowEntries`], [`Entries`]. Where it is the other one (out_features), the inputs that share a code are summed first,
-//! and each sum meets its centroid once: [`SumInputs`]; or, for short sub-vectors and a single input row,
-//! the centroids themselves are summed: [`SumCentroids`].
+//! Codes are stored group by group. If the split axis is the one that is summed over (in_features), each group of an input
+//! has a table of its products with the centroids, and an output is a sum of table entries: [`RowEntries`], [`Entries`].
+//! If it is the other axis (out_features), the inputs that share a code are summed first, and each sum is multiplied by its
+//! centroid once: [`SumInputs`]. For short sub-vectors and a single input row, the centroids themselves are summed:
+//! [`SumCentroids`].
 //!
-//! A code of 8 bits cannot leave a table of 256 entries, so that no look-up has to be checked: there is
-//! [room](Code::room) for that many behind the start of every table.
+//! Every table of 8-bit codes has [room](Code::room) for 256 entries, so that look-ups need no bounds check.
 
 use super::Level;
 use super::vectorize::{Kernel, add, add_scaled, multiply_add, run};
@@ -17,19 +16,19 @@ use crate::Float;
 pub(crate) trait Code: Copy + Default + Send + Sync + 'static {
     /// A table that this code looks up in.
     type Table<'a, T: 'a>: Copy;
-    /// A table that is written to by code.
+    /// A table whose entries are written to.
     type TableMut<'a, T: 'a>;
 
     /// The length of a buffer for `tables` tables of `centroids` entries each, one after the other.
     ///
-    /// What lies behind the last is never meant, but may be looked at.
+    /// Entries behind the last table may be read, but no code selects them.
     fn room(tables: usize, centroids: usize) -> usize;
 
-    /// The table with the number `index` in `buffer`, where there is one.
-    fn table<T>(buffer: &[T], centroids: usize, index: usize) -> Option<Self::Table<'_, T>>;
+    /// The table with the number `index` in `buffer`, which has [room](Self::room) for more than `index` tables.
+    fn table<T>(buffer: &[T], centroids: usize, index: usize) -> Self::Table<'_, T>;
 
     /// The first table of `buffer`, to be written to.
-    fn table_mut<T>(buffer: &mut [T]) -> Option<Self::TableMut<'_, T>>;
+    fn table_mut<T>(buffer: &mut [T]) -> Self::TableMut<'_, T>;
 
     /// The entry of this code.
     fn entry<'a, T: 'a>(self, table: Self::Table<'a, T>) -> &'a T;
@@ -37,27 +36,29 @@ pub(crate) trait Code: Copy + Default + Send + Sync + 'static {
     /// The entry of this code, to be written to.
     fn entry_mut<'a, T: 'a>(self, table: &'a mut Self::TableMut<'_, T>) -> &'a mut T;
 
-    /// These codes as bytes, where they are.
+    /// These codes as bytes, if they are bytes.
     fn bytes(codes: &[Self]) -> Option<&[u8]>;
 }
+
+const ROOM: &str = "buffers have room for 256 entries from the start of each table on";
 
 impl Code for u8 {
     type Table<'a, T: 'a> = &'a [T; 256];
     type TableMut<'a, T: 'a> = &'a mut [T; 256];
 
-    /// Each table reaches into those that follow.
+    /// Each table of 256 entries overlaps the tables that follow it.
     fn room(tables: usize, centroids: usize) -> usize {
         tables.saturating_sub(1) * centroids + 256
     }
 
     #[inline(always)]
-    fn table<T>(buffer: &[T], centroids: usize, index: usize) -> Option<&[T; 256]> {
-        buffer.get(index * centroids..)?.first_chunk()
+    fn table<T>(buffer: &[T], centroids: usize, index: usize) -> &[T; 256] {
+        buffer[index * centroids..].first_chunk().expect(ROOM)
     }
 
     #[inline(always)]
-    fn table_mut<T>(buffer: &mut [T]) -> Option<&mut [T; 256]> {
-        buffer.first_chunk_mut()
+    fn table_mut<T>(buffer: &mut [T]) -> &mut [T; 256] {
+        buffer.first_chunk_mut().expect(ROOM)
     }
 
     #[inline(always)]
@@ -84,13 +85,13 @@ impl Code for u32 {
     }
 
     #[inline(always)]
-    fn table<T>(buffer: &[T], centroids: usize, index: usize) -> Option<&[T]> {
-        buffer.get(index * centroids..(index + 1) * centroids)
+    fn table<T>(buffer: &[T], centroids: usize, index: usize) -> &[T] {
+        &buffer[index * centroids..(index + 1) * centroids]
     }
 
     #[inline(always)]
-    fn table_mut<T>(buffer: &mut [T]) -> Option<&mut [T]> {
-        Some(buffer)
+    fn table_mut<T>(buffer: &mut [T]) -> &mut [T] {
+        buffer
     }
 
     #[inline(always)]
@@ -106,6 +107,14 @@ impl Code for u32 {
     fn bytes(_codes: &[u32]) -> Option<&[u8]> {
         None
     }
+}
+
+/// The `N` values of `row` from `start` on.
+#[inline(always)]
+fn part<F, const N: usize>(row: &[F], start: usize) -> &[F; N] {
+    row[start..]
+        .first_chunk()
+        .expect("a block ends within its row")
 }
 
 /// The products of the centroids of one group with the sub-vectors of one input row.
@@ -125,35 +134,32 @@ impl<F: Float> Kernel for RowTable<'_, F> {
     fn run<const FUSED: bool>(self) {
         const BLOCK: usize = 32;
         let centroids = self.codebook.len() / self.x.len().max(1);
-        let table = self.table.get_mut(..centroids).unwrap_or_default();
-        let (blocks, rest) = table.as_chunks_mut::<BLOCK>();
+        let (blocks, rest) = self.table[..centroids].as_chunks_mut::<BLOCK>();
         let mut start = 0;
         for block in blocks {
             let mut sum = [F::zero(); BLOCK];
             for (row, &x) in self.codebook.chunks_exact(centroids).zip(self.x) {
-                if let Some(values) = row.get(start..).and_then(|row| row.first_chunk::<BLOCK>()) {
-                    add_scaled::<F, BLOCK, FUSED>(&mut sum, x, values);
-                }
+                add_scaled::<F, BLOCK, FUSED>(&mut sum, x, part(row, start));
             }
             *block = sum;
             start += BLOCK;
         }
         rest.fill(F::zero());
         for (row, &x) in self.codebook.chunks_exact(centroids.max(1)).zip(self.x) {
-            for (sum, &c) in rest.iter_mut().zip(row.get(start..).unwrap_or_default()) {
+            for (sum, &c) in rest.iter_mut().zip(&row[start..]) {
                 *sum = multiply_add::<F, FUSED>(x, c, *sum);
             }
         }
     }
 }
 
-/// Adds the table entry of its code to each output of one input row, or puts it there.
+/// Adds the table entry of its code to each output of one input row, or replaces the output by it.
 ///
 /// `y[o] += table[codes[o]]`, or `y[o] = table[codes[o]]`.
 pub(crate) struct RowEntries<'a, F, C> {
     /// With [room](Code::room) for a table.
     pub table: &'a [F],
-    /// How many centroids the table is made of.
+    /// The number of centroids.
     pub centroids: usize,
     /// A code for each output.
     pub codes: &'a [C],
@@ -164,12 +170,12 @@ pub(crate) struct RowEntries<'a, F, C> {
 }
 
 impl<F: Float, C: Code> RowEntries<'_, F, C> {
-    /// Does the work, by [permutations](super::permute) of registers where the level has them.
+    /// Runs at `level`, with [permutations](super::permute) of registers if the level has them.
     pub(crate) fn run_at(self, level: Level) {
-        let table = self.table.get(..self.centroids).unwrap_or(self.table);
+        let table = &self.table[..self.centroids];
         match C::bytes(self.codes) {
             Some(codes) if F::permutes(level) => F::permute(table, codes, self.y, self.add),
-            // The scalar form: of wider ones the compiler makes gathers, which are slower than loads one by one.
+            // The scalar form: in wider ones the compiler uses gathers, which are slower than single loads.
             _ => run(Level::Scalar, self),
         }
     }
@@ -178,9 +184,7 @@ impl<F: Float, C: Code> RowEntries<'_, F, C> {
 impl<F: Float, C: Code> Kernel for RowEntries<'_, F, C> {
     #[inline(always)]
     fn run<const FUSED: bool>(self) {
-        let Some(table) = C::table(self.table, self.centroids, 0) else {
-            return;
-        };
+        let table = C::table(self.table, self.centroids, 0);
         let outputs = self.y.iter_mut().zip(self.codes);
         if self.add {
             outputs.for_each(|(y, code)| *y += *code.entry(table));
@@ -205,19 +209,17 @@ pub(crate) struct Table<'a, F, const N: usize> {
 impl<F: Float, const N: usize> Kernel for Table<'_, F, N> {
     #[inline(always)]
     fn run<const FUSED: bool>(self) {
-        // Sums that run side by side, for each waits for the one before it.
+        // Several sums side by side, because each addition waits for the one before it.
         const BLOCK: usize = 4;
         let centroids = self.codebook.len() / self.x.len().max(1);
-        let table = self.table.get_mut(..centroids).unwrap_or_default();
-        let (blocks, rest) = table.as_chunks_mut::<BLOCK>();
+        let (blocks, rest) = self.table[..centroids].as_chunks_mut::<BLOCK>();
         let done = blocks.len() * BLOCK;
         for (b, block) in blocks.iter_mut().enumerate() {
             let mut sums = [[F::zero(); N]; BLOCK];
             for (row, x) in self.codebook.chunks_exact(centroids).zip(self.x) {
-                if let Some(values) = row.get(b * BLOCK..).and_then(|r| r.first_chunk::<BLOCK>()) {
-                    for (sum, &value) in sums.iter_mut().zip(values) {
-                        add_scaled::<F, N, FUSED>(sum, value, x);
-                    }
+                let values: &[F; BLOCK] = part(row, b * BLOCK);
+                for (sum, &value) in sums.iter_mut().zip(values) {
+                    add_scaled::<F, N, FUSED>(sum, value, x);
                 }
             }
             *block = sums;
@@ -239,11 +241,11 @@ impl<F: Float, const N: usize> Kernel for Table<'_, F, N> {
 pub(crate) struct Entries<'a, F, C, const N: usize> {
     /// Tables one after the other, with [room](Code::room) for `groups` of them.
     pub tables: &'a [[F; N]],
-    /// How many centroids a table is made of.
+    /// The number of centroids of each table.
     pub centroids: usize,
-    /// How many groups.
+    /// The number of groups.
     pub groups: usize,
-    /// The codes of the first group; those of the next group lie as many further on as there are outputs.
+    /// The codes of all groups, one group after the other, each with one code for each output.
     pub codes: &'a [C],
     /// The outputs.
     pub y: &'a mut [[F; N]],
@@ -252,23 +254,14 @@ pub(crate) struct Entries<'a, F, C, const N: usize> {
 impl<F: Float, C: Code, const N: usize> Kernel for Entries<'_, F, C, N> {
     #[inline(always)]
     fn run<const FUSED: bool>(self) {
-        // Four groups at a time, so that sums are written once for all of them.
+        // Four groups at a time, so that sums are written once for the four.
         let table = |group| C::table(self.tables, self.centroids, group);
-        let outputs = self.y.len().max(1);
-        let codes = |group| {
-            let codes: Option<&[C]> = self.codes.get(group * outputs..(group + 1) * outputs);
-            codes.unwrap_or_default()
-        };
+        let outputs = self.y.len();
+        let codes = |group| &self.codes[group * outputs..(group + 1) * outputs];
         let mut group = 0;
         while group + 4 <= self.groups {
-            let (Some(t0), Some(t1), Some(t2), Some(t3)) = (
-                table(group),
-                table(group + 1),
-                table(group + 2),
-                table(group + 3),
-            ) else {
-                return;
-            };
+            let (t0, t1) = (table(group), table(group + 1));
+            let (t2, t3) = (table(group + 2), table(group + 3));
             let codes = codes(group)
                 .iter()
                 .zip(codes(group + 1))
@@ -285,10 +278,9 @@ impl<F: Float, C: Code, const N: usize> Kernel for Entries<'_, F, C, N> {
             group += 4;
         }
         while group < self.groups {
-            if let Some(table) = table(group) {
-                for (y, code) in self.y.iter_mut().zip(codes(group)) {
-                    add(y, code.entry(table));
-                }
+            let table = table(group);
+            for (y, code) in self.y.iter_mut().zip(codes(group)) {
+                add(y, code.entry(table));
             }
             group += 1;
         }
@@ -314,11 +306,9 @@ pub(crate) struct SumCentroids<'a, F, C, const D: usize> {
 impl<F: Float, C: Code, const D: usize> Kernel for SumCentroids<'_, F, C, D> {
     #[inline(always)]
     fn run<const FUSED: bool>(self) {
-        // An addition waits for the one before it: several sums run side by side.
+        // Several sums side by side, because each addition waits for the one before it.
         const SUMS: usize = 8;
-        let Some(table) = C::table(self.codebook, self.centroids, 0) else {
-            return;
-        };
+        let table = C::table(self.codebook, self.centroids, 0);
         let mut sums = [[F::zero(); D]; SUMS];
         let (code_blocks, rest_codes) = self.codes.as_chunks::<SUMS>();
         let (x_blocks, rest_x) = self.x.as_chunks::<SUMS>();
@@ -364,7 +354,8 @@ impl<F: Float, C: Code, const N: usize> Kernel for SumInputs<'_, F, C, N> {
         for sum in sums.iter_mut().take(self.centroids) {
             *sum = [F::zero(); N];
         }
-        if let Some(mut table) = C::table_mut(sums) {
+        {
+            let mut table = C::table_mut(&mut *sums);
             for (code, x) in self.codes.iter().zip(self.x) {
                 add(code.entry_mut(&mut table), x);
             }
@@ -375,10 +366,9 @@ impl<F: Float, C: Code, const N: usize> Kernel for SumInputs<'_, F, C, N> {
         for (b, block) in blocks.iter_mut().enumerate() {
             let mut total = [[F::zero(); N]; BLOCK];
             for (row, sum) in codebook.chunks_exact(width).zip(sums.iter()) {
-                if let Some(values) = row.get(b * BLOCK..).and_then(|r| r.first_chunk::<BLOCK>()) {
-                    for (t, &value) in total.iter_mut().zip(values) {
-                        add_scaled::<F, N, FUSED>(t, value, sum);
-                    }
+                let values: &[F; BLOCK] = part(row, b * BLOCK);
+                for (t, &value) in total.iter_mut().zip(values) {
+                    add_scaled::<F, N, FUSED>(t, value, sum);
                 }
             }
             *block = total;

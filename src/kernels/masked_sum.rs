@@ -1,16 +1,16 @@
-//! Sums of the values whose bit is set: the product of a matrix of signs with anything but signs.
+//! Sums of the values whose bit is set: the product of a matrix of signs with a matrix of numbers.
 //!
-//! Σ ±x = 2 Σ₊ x − Σ x, where Σ₊ takes the values under a set bit: one masked addition a weight and no
+//! Σ ±x = 2 Σ₊ x − Σ x, where Σ₊ is over the values whose bit is set: one masked addition for each weight, and no
 //! multiplication.
 //!
-//! Real sums run in lanes, value i in lane i mod 16 (mod 8 in double precision), and the lanes are added by
-//! halving. All levels do this alike, so that their results are the same to the last bit.
+//! Sums of real numbers are kept in lanes, value i in lane i mod 16 (mod 8 in double precision), and the lanes are added by
+//! halving. All levels use this order, so that their results are bit-identical.
 
 use super::Level;
 
 /// The number types that can be summed under a mask.
 pub trait MaskedSum: Copy {
-    /// What a sum is kept in.
+    /// The type of a sum.
     type Sum: Copy + Default + Send;
     /// `out[i * rows(signs) + j]` = the sum of the values of row i of `x` at the set bits of row j of `signs`.
     ///

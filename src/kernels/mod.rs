@@ -1,9 +1,13 @@
-//! The inner loops, one file an operation: a scalar form, and forms for what the processor offers.
+//! The inner loops, one file an operation, each in a scalar form and in forms for the instruction sets of processors.
 //!
-//! This is the only place in the crate where `unsafe` may stand. Every vector form has a scalar twin
-//! that the tests compare it with; which form runs is chosen once, by what the processor has. The
-//! environment variable `TAPER_CPU` (`scalar`, `avx2`, `avx512`, `neon`) lowers the choice, never raises it
-//! above what is there.
+//! `unsafe` is allowed in this folder only. Tests compare every vector form with its scalar form. The [`Level`] is chosen
+//! once, as the highest that the processor has; the environment variable `TAPER_CPU` (`scalar`, `avx2`, `avx512`, `neon`)
+//! lowers it.
+//!
+//! A kernel is written in one of three ways, the first that is fast enough. Most are plain loops that
+//! [`vectorize`] compiles once for each level, without `unsafe`. Where the compiler does not keep a tile in registers, the
+//! loop is generic over the few vector operations of [`lanes`]. Where the gain is in an instruction that neither of them has
+//! (permutations, masked loads, products of bytes), the file has a function with intrinsics for each level.
 
 pub(crate) mod accumulate;
 pub(crate) mod distance;
@@ -14,7 +18,7 @@ pub(crate) mod integer;
 pub(crate) mod lanes;
 pub(crate) mod lookup;
 #[cfg(feature = "model")]
-pub(crate) mod map;
+pub(crate) mod mapped_file;
 pub(crate) mod masked_sum;
 mod permute;
 pub(crate) mod placed;
@@ -65,14 +69,17 @@ impl Level {
                 .into_iter()
                 .filter(|&level| level <= limit)
                 .max()
-                .unwrap_or(Self::Scalar)
+                .expect("every limit admits the scalar level")
         })
     }
 
     /// The best level that this processor has.
     pub(crate) fn highest() -> Self {
         static HIGHEST: OnceLock<Level> = OnceLock::new();
-        *HIGHEST.get_or_init(|| Self::available().into_iter().max().unwrap_or(Self::Scalar))
+        *HIGHEST.get_or_init(|| {
+            let levels = Self::available().into_iter();
+            levels.max().expect("every processor has the scalar level")
+        })
     }
 
     /// All levels that this processor has; tests run a kernel at each of them.

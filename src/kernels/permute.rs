@@ -1,4 +1,4 @@
-//! Look-ups with the table in registers: sixteen look-ups an instruction.
+//! Look-ups in a table in registers: sixteen look-ups an instruction.
 //!
 //! AVX-512 picks sixteen numbers of 32 bits out of two registers at once. A table of k entries fills ⌈k/16⌉ registers and
 //! takes as many halves of such instructions for sixteen codes: at k = 16 one, at k = 256 eight and seven
@@ -18,7 +18,7 @@ pub trait PermuteKernels: Copy + std::ops::AddAssign {
 
     /// `y[o] = table[codes[o]]`, or `y[o] += table[codes[o]]` where `add` is set; a table has at most 256 entries.
     ///
-    /// What a code beyond the table gives is unspecified.
+    /// Codes are below the length of the table.
     #[doc(hidden)]
     fn permute(table: &[Self], codes: &[u8], y: &mut [Self], add: bool) {
         one_by_one(table, codes, y, add);
@@ -42,13 +42,14 @@ impl PermuteKernels for f32 {
     }
 }
 
-/// The scalar twin.
+/// The scalar form.
 fn one_by_one<F: PermuteKernels>(table: &[F], codes: &[u8], y: &mut [F], add: bool) {
     for (y, &code) in y.iter_mut().zip(codes) {
-        match table.get(usize::from(code)) {
-            Some(&entry) if add => *y += entry,
-            Some(&entry) => *y = entry,
-            None => {}
+        let entry = table[usize::from(code)];
+        if add {
+            *y += entry;
+        } else {
+            *y = entry;
         }
     }
 }
@@ -72,7 +73,7 @@ mod x86_64 {
         }
     }
 
-    /// As many of the values as a register holds, and zeros behind them.
+    /// The first values, as many as a register holds, padded with zeros.
     #[inline]
     #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
     fn load(values: &[f32]) -> __m512 {

@@ -1,21 +1,21 @@
-//! Arrays that begin at a chosen place of a line of the cache.
+//! Arrays that begin at a chosen offset within a cache line.
 //!
-//! A vector that reaches over two lines takes twice the time to load. An allocation begins somewhere within a line: what
-//! is made for a kernel alone begins where that kernel wants it.
+//! A vector that crosses two lines takes twice the time to load. An allocation may begin anywhere within a line; these arrays
+//! begin where a kernel needs it.
 
 use std::ops::Range;
 
 /// Bytes of a line of the cache.
 pub(crate) const LINE: usize = 64;
 
-/// How many bytes behind the beginning of a line the first of these values lies.
+/// The offset in bytes of the first of these values within its line.
 pub(crate) fn place_of<T>(values: &[T]) -> usize {
     values.as_ptr().addr() % LINE
 }
 
-/// Values, the first of which lies at a chosen place of a line.
+/// Values, the first of which is at a chosen offset within a line.
 ///
-/// The place is for speed alone: nothing may rely on it.
+/// The offset is for speed only; results may not depend on it.
 #[derive(Debug, Default)]
 pub(crate) struct Placed<T> {
     padded: Vec<T>,
@@ -23,7 +23,7 @@ pub(crate) struct Placed<T> {
 }
 
 impl<T: Copy + Default> Placed<T> {
-    /// So many zeros, from `place` bytes behind the beginning of a line on.
+    /// `length` zeros that begin `place` bytes after the beginning of a line.
     pub(crate) fn zeros(length: usize, place: usize) -> Self {
         let line = LINE / size_of::<T>().max(1);
         let padded = vec![T::default(); length.saturating_add(2 * line)];
@@ -33,8 +33,7 @@ impl<T: Copy + Default> Placed<T> {
         Self { padded, inside }
     }
 
-    /// The first `length` values, for which more room is made from the beginning of a line on where there is too little; what was
-    /// there may be lost.
+    /// The first `length` values. If there are fewer, new zeros replace all of them, from the beginning of a line on.
     pub(crate) fn room(&mut self, length: usize) -> &mut [T] {
         if self.inside.len() < length {
             *self = Self::zeros(length, 0);
@@ -43,11 +42,11 @@ impl<T: Copy + Default> Placed<T> {
     }
 
     pub(crate) fn values(&self) -> &[T] {
-        self.padded.get(self.inside.clone()).unwrap_or_default()
+        &self.padded[self.inside.clone()]
     }
 
     pub(crate) fn values_mut(&mut self) -> &mut [T] {
-        self.padded.get_mut(self.inside.clone()).unwrap_or_default()
+        &mut self.padded[self.inside.clone()]
     }
 }
 

@@ -1,8 +1,7 @@
 //! The loops of a softmax over one row: its extent, its exponentials, sums weighted by them.
 //!
-//! One body serves every level: it is written over fixed runs of lanes, and compiled once for each
-//! instruction set. No multiplication is fused with an addition, so that every level gives the same bits;
-//! the body without any instruction set is the scalar twin.
+//! One body over fixed numbers of lanes is compiled once for each instruction set; without any it is the scalar form. No
+//! multiplication is fused with an addition, so that every level gives the same bits.
 
 use super::Level;
 use super::vectorize::at_level;
@@ -15,15 +14,15 @@ pub struct Extent<F> {
     pub finite: bool,
 }
 
-/// The kernels of a softmax; [`KernelFloat`](super::KernelFloat) asks for them.
+/// The kernels of a softmax, part of [`KernelFloat`](super::KernelFloat).
 pub trait SoftmaxKernels: Copy {
-    /// The extent of `values`, which are not empty; `min` and `max` mean nothing where not all are finite.
+    /// The extent of `values`. `min` and `max` are unspecified unless all are finite; no values are not finite.
     fn extent(level: Level, values: &[Self]) -> Extent<Self>;
 
-    /// `out = exp((values − shift) · scale)` and the sum of it, for exponents of at most zero.
+    /// `out = exp((values − shift) · scale)`, for exponents of at most zero; returns the sum.
     ///
-    /// Results below about the smallest normal number (exp(−87), in double precision exp(−708)) are zero. The relative error of the others is below four
-    /// units in the last place of the exponential, beside that of the exponent itself.
+    /// Results below about the smallest normal number (exp(−87), in double precision exp(−708)) are zero. Beside the error of
+    /// the exponent itself, the relative error of the others is below four units in the last place.
     fn exp_shifted(
         level: Level,
         values: &[Self],
@@ -32,7 +31,7 @@ pub trait SoftmaxKernels: Copy {
         out: &mut [Self],
     ) -> Self;
 
-    /// $\sum_i w_i a_i$ and $\sum_i w_i (a_i - b_i)$ with the two shifts taken off `a` and `b` first.
+    /// $\sum_i w_i a_i$ and $\sum_i w_i (a_i - b_i)$, after the shifts are subtracted from `a` and `b`.
     fn weighted_gaps(
         level: Level,
         weights: &[Self],
@@ -51,7 +50,7 @@ macro_rules! softmax_kernels {
             use super::{Extent, Level, SoftmaxKernels, at_level};
 
             const LANES: usize = $lanes;
-            /// Adding it rounds to a whole number, and leaves that number in the low bits of the sum.
+            /// Adding it rounds to a whole number, which is in the low bits of the sum.
             const ROUND: $float = 1.5 * (1_u64 << $mantissa) as $float;
             /// ln 2 in two parts; the product of the first with any exponent is exact.
             const LN2: [$float; 2] = [$ln2_high, $ln2_low];

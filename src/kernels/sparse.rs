@@ -1,13 +1,13 @@
-//! Products with rows of which few weights are left.
+//! Products with sparse rows.
 //!
 //! No multiplication is fused with an addition, and every sum has one order, so that all levels give the same bits.
-//! The sums over many inputs are one body compiled for each instruction set; what turns bits into columns, and
-//! values into lanes, has forms of its own.
+//! The sums over many inputs are one body compiled for each instruction set. The functions that turn bits into columns and
+//! move values to lanes have one form for each instruction set.
 
 use super::Level;
 use super::vectorize::at_level;
 
-/// The kernels of sparse matrices; [`KernelFloat`](super::KernelFloat) asks for them.
+/// The kernels of sparse matrices, part of [`KernelFloat`](super::KernelFloat).
 pub trait SparseKernels: Copy {
     /// For `columns` and the `first` of them that `x` holds, adds values\[k\] · x\[(columns\[k\] − first)·width + b\] to `out[b]`, with `width` the length of `out`, in the order
     /// of k, up to the first column that `x` does not hold; returns how many values were used.
@@ -21,15 +21,15 @@ pub trait SparseKernels: Copy {
         out: &mut [Self],
     ) -> usize;
 
-    /// The sum of values\[k\]·x\[columns\[k\]\]; columns beyond the end of `x` count as zero.
+    /// The sum of values\[k\]·x\[columns\[k\]\]; every column is below the length of `x`.
     fn sparse_dot(columns: &[u32], values: &[Self], x: &[Self]) -> Self;
 
     /// The sum of vᵢ·x\[j\] over the set bits of a row: bit `start + j` of `bits` says that column j has the next of
-    /// `values`.
+    /// `values`, of which there is one for each set bit.
     fn bitmap_dot(level: Level, bits: &[u8], start: usize, values: &[Self], x: &[Self]) -> Self;
 }
 
-/// Columns whose products are summed in a lane of their own.
+/// The number of lanes: products of every 64th column are summed in the same lane.
 const LANES: usize = 64;
 
 /// The 64 bits from bit `start` on; those beyond the end are zero.
@@ -83,7 +83,7 @@ pub(crate) fn bitmap_columns(
     }
 }
 
-/// The numbers of the set lanes move together by one instruction.
+/// One instruction compresses the numbers of the set lanes.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 fn bitmap_columns_avx512(bits: &[u8], start: usize, length: usize, columns: &mut Vec<u32>) {
@@ -156,9 +156,9 @@ macro_rules! sparse_kernels {
                 out: &mut [$float],
             ) -> usize {
                 let (x, _) = x.as_chunks::<N>();
-                let Some(out) = out.first_chunk_mut::<N>() else {
-                    return 0;
-                };
+                let out = out
+                    .first_chunk_mut::<N>()
+                    .expect("N is the length of `out`");
                 let mut sums = *out;
                 let mut used = 0;
                 for (&column, &value) in columns.iter().zip(values) {
@@ -176,7 +176,7 @@ macro_rules! sparse_kernels {
 
             pub(super) fn sparse_dot(columns: &[u32], values: &[$float], x: &[$float]) -> $float {
                 const CHAINS: usize = 8;
-                let at = |column: u32| x.get(column as usize).copied().unwrap_or(0.0);
+                let at = |column: u32| x[column as usize];
                 let mut sums = [0.0; CHAINS];
                 let (eights, rest) = columns.as_chunks::<CHAINS>();
                 let (value_eights, rest_values) = values.as_chunks::<CHAINS>();
@@ -205,9 +205,8 @@ macro_rules! sparse_kernels {
                     while mask != 0 {
                         let lane = mask.trailing_zeros() as usize;
                         mask &= mask - 1;
-                        if let (Some(&x), Some(&value)) = (chunk.get(lane), values.next()) {
-                            sums[lane] += value * x;
-                        }
+                        let value = values.next().expect("each set bit has a value");
+                        sums[lane] += value * chunk[lane];
                     }
                 }
                 total(&mut sums)
@@ -224,7 +223,7 @@ macro_rules! sparse_kernels {
                         *low += *high;
                     }
                 }
-                lanes.first().copied().unwrap_or(0.0)
+                lanes[0]
             }
         }
     };
@@ -233,8 +232,8 @@ macro_rules! sparse_kernels {
 sparse_kernels!(f32, single);
 sparse_kernels!(f64, double);
 
-/// A dot product in which the values of a vector's columns are spread to their lanes by one instruction: in a
-/// register, as some processors take long to do so from memory.
+/// A dot product in which one instruction moves values to the lanes of their columns, from a register: some processors are
+/// slow to do so from memory.
 ///
 /// `$vectors` vectors of `$count` lanes make up the [`LANES`].
 #[cfg(target_arch = "x86_64")]
@@ -249,11 +248,9 @@ macro_rules! bitmap_dot_avx512 {
             for (i, chunk) in x.chunks(LANES).enumerate() {
                 let inside = ones(chunk.len());
                 let mask = bits_at(bits, start + i * LANES) & inside;
-                // So many values may be read, whether they are needed or not.
+                // The number of values that may be read.
                 let near = values.len().min(LANES);
-                let Some((run, rest)) = values.split_at_checked(mask.count_ones() as usize) else {
-                    break;
-                };
+                let (run, rest) = values.split_at(mask.count_ones() as usize);
                 let whole = chunk.len() == LANES && near == LANES;
                 let mut used = 0;
                 for (v, sum) in sums.iter_mut().enumerate() {
@@ -329,7 +326,7 @@ bitmap_dot_avx512!(
     _mm512_storeu_pd
 );
 
-/// For each mask of eight lanes, which of the next values belongs in each.
+/// For each mask of eight lanes, which of the next values each lane gets.
 #[cfg(target_arch = "x86_64")]
 static SPREAD: [[u8; 8]; 256] = {
     let mut table = [[0; 8]; 256];
@@ -346,7 +343,7 @@ static SPREAD: [[u8; 8]; 256] = {
     table
 };
 
-/// Eight values at a time are put in their lanes by a permutation from a table.
+/// A permutation from a table moves eight values at a time to their lanes.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,popcnt")]
 fn bitmap_dot_f32_avx2(bits: &[u8], start: usize, values: &[f32], x: &[f32]) -> f32 {
@@ -373,7 +370,7 @@ fn bitmap_dot_f32_avx2(bits: &[u8], start: usize, values: &[f32], x: &[f32]) -> 
             let run = match values.get(used..used + COUNT) {
                 Some(run) => run,
                 None => {
-                    let rest = values.get(used..).unwrap_or_default();
+                    let rest = &values[used..];
                     for (end, &value) in end.iter_mut().zip(rest) {
                         *end = value;
                     }
@@ -476,7 +473,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A row of which `mask` tells the weights, as bits among others and as columns.
+    /// A row with weights where `mask` is true, as bits and as columns; set bits surround it.
     fn row(mask: &[bool], skip: usize) -> (Vec<u8>, Vec<u32>) {
         let length = mask.len();
         let columns = (0..length).filter(|&j| mask[j]).map(|j| j as u32);
@@ -556,16 +553,5 @@ mod tests {
             let bound = length as f64 * f64::EPSILON * magnitude;
             prop_assert!((f64::sparse_dot(&columns, &values, &x) - exact).abs() <= bound);
         }
-    }
-
-    #[test]
-    fn values_that_are_missing_count_as_zero() {
-        let x = [1.0_f32; 100];
-        for level in Level::available() {
-            // A hundred bits are set, for three values; kernels may leave out a whole block.
-            let sum = f32::bitmap_dot(level, &[255; 13], 0, &[1.0; 3], &x);
-            assert!((0.0..=3.0).contains(&sum));
-        }
-        assert_eq!(f32::sparse_dot(&[5, 200], &[2.0, 3.0], &x), 2.0);
     }
 }

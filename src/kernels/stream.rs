@@ -1,31 +1,30 @@
-//! Writing what is not read again soon: past the caches, where the processor can.
+//! Writes that bypass the caches, for arrays that are not read again soon.
 //!
-//! A line that is written the usual way is first read from memory. An array that no cache holds is written in half the
-//! time without that; one that a cache would have held is slower to read afterwards. Miri, which knows no such stores, sees a
-//! plain copy.
+//! An ordinary write first reads the cache line from memory. Without that read, an array that is larger than the caches is
+//! written in half the time; a smaller one would be slower to read afterwards. Under Miri, which lacks these instructions, it
+//! is a plain copy.
 
 use super::KernelFloat;
 
-/// Bytes from which on an array is written past the caches.
+/// The size in bytes from which on writes bypass the caches.
 pub(crate) const LARGE: usize = 1 << 24;
 
-/// Copies an entry of each table, one behind the other, past the cache where they come in whole pieces of sixteen bytes.
-/// [`finish`] has to follow.
+/// Copies one entry of each table, one after the other; the writes bypass the caches if entries are multiples of sixteen
+/// bytes. Call [`finish`] afterwards.
 ///
-/// Table g is the `entries` from g·`step` on; `codes` says which of it. What there is no entry for becomes zeros.
+/// Table g is the `entries` from g·`step` on; its code says which of them to copy.
 #[inline]
-pub(crate) fn copy_entries<F: KernelFloat + Default, const W: usize>(
+pub(crate) fn copy_entries<F: KernelFloat, const W: usize>(
     entries: &[[F; W]],
     step: usize,
     codes: &[u8],
     to: &mut [F],
 ) {
-    let none = [F::default(); W];
-    // Lines that are begun are filled by what follows: pieces of them may be written one by one.
+    // Consecutive writes fill whole lines, so that a line may be written in pieces.
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     let pieces = to.as_ptr().addr().is_multiple_of(16) && size_of::<[F; W]>().is_multiple_of(16);
     for (g, (to, &code)) in to.as_chunks_mut::<W>().0.iter_mut().zip(codes).enumerate() {
-        let entry = entries.get(g * step + usize::from(code)).unwrap_or(&none);
+        let entry = &entries[g * step + usize::from(code)];
         #[cfg(all(target_arch = "x86_64", not(miri)))]
         if pieces {
             use std::arch::x86_64::{_mm_loadu_ps, _mm_stream_ps};
@@ -40,7 +39,7 @@ pub(crate) fn copy_entries<F: KernelFloat + Default, const W: usize>(
     }
 }
 
-/// Makes what this thread [copied](copy_entries) visible to others before whatever it does next.
+/// Makes the [copies](copy_entries) of this thread visible to other threads before anything that it does later.
 pub(crate) fn finish() {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     // Safe from some version of Rust on.
@@ -55,8 +54,8 @@ pub(crate) fn finish() {
 mod tests {
     use super::*;
 
-    /// The scalar twin is the definition.
-    fn copies_entries<F: KernelFloat + Default + PartialEq + std::fmt::Debug, const W: usize>(
+    /// Compares with a plain loop.
+    fn copies_entries<F: KernelFloat + std::fmt::Debug, const W: usize>(
         number: impl Fn(usize) -> F,
     ) {
         let entries: Vec<[F; W]> = (0..5 * 3)
@@ -64,14 +63,11 @@ mod tests {
             .collect();
         for (step, codes) in [
             (3, [0, 2, 1, 0, 2]),
-            (0, [0, 14, 7, 3, 15]),
-            (3, [2, 2, 0, 0, 3]),
+            (0, [0, 14, 7, 3, 13]),
+            (3, [2, 2, 0, 0, 2]),
         ] {
             let expected: Vec<F> = (0..5)
-                .flat_map(|g| {
-                    let entry = entries.get(g * step + usize::from(codes[g]));
-                    entry.copied().unwrap_or([F::default(); W])
-                })
+                .flat_map(|g| entries[g * step + usize::from(codes[g])])
                 .collect();
             for offset in 0..9 {
                 let mut to = vec![number(99); 5 * W + 9];

@@ -3,7 +3,7 @@
 use super::Level;
 use super::vectorize::at_level;
 
-/// Words that are spread side by side.
+/// Words that are unpacked side by side.
 const WORDS: usize = 8;
 
 /// The codes of `bits` bits (1 to 8) in `bytes`, from bit `start` on; those beyond the end are zero.
@@ -14,14 +14,14 @@ pub(crate) fn unpack_bytes(level: Level, bytes: &[u8], bits: u32, start: usize, 
     if bits == 8 {
         let bytes = bytes.get(first..).unwrap_or_default();
         let (now, beyond) = out.split_at_mut(out.len().min(bytes.len()));
-        now.copy_from_slice(bytes.get(..now.len()).unwrap_or_default());
+        now.copy_from_slice(&bytes[..now.len()]);
         beyond.fill(0);
         return;
     }
     at_level!(level, body(bytes: &[u8], bits: usize, first: usize, shift: usize, out: &mut [u8]) -> ())
 }
 
-/// Eight codes take `bits` bytes, so that each eighth code begins at the same bit of its byte.
+/// Eight codes take `bits` bytes, so that every eighth code begins at the same bit of its byte.
 #[inline(always)]
 fn body(bytes: &[u8], bits: usize, first: usize, shift: usize, out: &mut [u8]) {
     let spread = Spread::new(bits);
@@ -57,7 +57,7 @@ fn body(bytes: &[u8], bits: usize, first: usize, shift: usize, out: &mut [u8]) {
     }
 }
 
-/// The eight bytes from `byte` on, those beyond the end as zero: 7 bits of offset and 32 of code fit.
+/// The eight bytes from `byte` on, with zeros beyond the end: enough for an offset of 7 bits and a code of 32.
 #[inline(always)]
 pub(crate) fn word_at(bytes: &[u8], byte: usize) -> u64 {
     if let Some(word) = bytes.get(byte..byte + 8) {
@@ -71,7 +71,7 @@ pub(crate) fn word_at(bytes: &[u8], byte: usize) -> u64 {
         .fold(0, |word, &byte| word << 8 | u64::from(byte))
 }
 
-/// From eight codes of `bits` bits (1 to 7) side by side to one a byte.
+/// Spreads eight consecutive codes of `bits` bits (1 to 7) to one a byte.
 #[derive(Clone, Copy)]
 struct Spread {
     bits: usize,
@@ -93,7 +93,7 @@ impl Spread {
         }
     }
 
-    /// Three times the upper half of each field moves to the middle of a field twice as wide.
+    /// Three times, the upper half of each field moves to the middle of a field twice as wide.
     #[inline(always)]
     fn apply(self, word: u64) -> u64 {
         let [eight, four, two] = self.masks;

@@ -1,17 +1,16 @@
-//! One loop in plain Rust, compiled once for each [`Level`].
+//! Plain loops, compiled once for each [`Level`].
 //!
-//! Loops over arrays of fixed length need no intrinsics: the compiler turns them into vectors of the width
-//! that the enclosing function may use. The scalar twin of such a kernel is the very same code, compiled
-//! without these features.
+//! The compiler vectorizes loops over arrays of fixed length without intrinsics, for the features that the enclosing function
+//! enables. The scalar form is the same code, compiled without these features.
 //!
-//! `at_level!` calls a function as compiled for a level; [`run`] does so for a [`Kernel`], a loop that has
-//! to know whether multiplication and addition are one instruction.
+//! `at_level!` calls a function as compiled for a level; [`run`] does so for a [`Kernel`], a loop that uses fused
+//! multiply-adds where they are one instruction.
 
 use crate::{Float, kernels::Level};
 
 /// The result of `$body`, a function that is always inlined, as compiled for `$level`.
 ///
-/// What `$body` calls must be always inlined too: the rest is compiled for the least level.
+/// All functions that `$body` calls must be always inlined too; others are compiled for the lowest level.
 macro_rules! at_level {
     ($level:expr, $body:ident $(<$($generic:ident: $bound:path),+>)? ($($argument:ident: $type:ty),* $(,)?) -> $result:ty) => {{
         #[cfg(target_arch = "x86_64")]
@@ -39,12 +38,11 @@ macro_rules! at_level {
 }
 pub(crate) use at_level;
 
-/// A loop to be compiled for each level, with all that it works on.
+/// A loop to be compiled for each level, with its arguments.
 pub(crate) trait Kernel {
-    /// Does the work; `FUSED` says that [`multiply_add`] is one instruction here.
+    /// Runs the loop; `FUSED` is true where [`multiply_add`] is one instruction.
     ///
-    /// Must be `#[inline(always)]`, and so must all that it calls: what is not inlined is compiled for the
-    /// least level.
+    /// Must be `#[inline(always)]`, and so must all functions that it calls; others are compiled for the lowest level.
     fn run<const FUSED: bool>(self);
 }
 
@@ -62,7 +60,7 @@ pub(crate) fn run<K: Kernel>(level: Level, kernel: K) {
     }
 }
 
-/// a·b + c, with one rounding where `FUSED` and two elsewhere.
+/// a·b + c, rounded once if `FUSED` and twice otherwise.
 #[inline(always)]
 pub(crate) fn multiply_add<F: Float, const FUSED: bool>(a: F, b: F, c: F) -> F {
     if FUSED { a.mul_add(b, c) } else { a * b + c }
@@ -75,7 +73,7 @@ pub(crate) fn add_scaled<F: Float, const N: usize, const FUSED: bool>(
     factor: F,
     values: &[F; N],
 ) {
-    // Through a copy of its own, which nothing else can point to, so that it becomes vectors.
+    // In a local copy, which cannot alias `values`, so that the loop vectorizes.
     let mut total = *sum;
     for (s, &v) in total.iter_mut().zip(values) {
         *s = multiply_add::<F, FUSED>(factor, v, *s);

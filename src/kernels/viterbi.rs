@@ -1,7 +1,7 @@
 //! The nearest paths through a trellis, for eight rows of values at a time.
 //!
-//! The algorithm of Viterbi (doi:10.1109/TIT.1967.1054010): of all paths that reach a state only the nearest one is kept. Each step
-//! waits for the one before it, so rows stand side by side in a vector.
+//! The algorithm of Viterbi (doi:10.1109/TIT.1967.1054010) keeps only the nearest of all paths that reach a state. Each step
+//! depends on the one before it, so a vector holds the same step of several rows.
 
 use super::Level;
 use super::vectorize::at_level;
@@ -15,7 +15,7 @@ pub(crate) const CLASSES: usize = 4;
 
 /// Eight states with two ways into each: state s follows s / 2 and s / 2 + 4.
 pub(crate) trait Trellis {
-    /// Of which class the value is on the way into a state, from the lower and from the upper state before it.
+    /// The class of the value on the way into each state, from the lower and from the upper state before it.
     const WAYS: [[usize; 2]; STATES];
 
     /// How far each value is from the nearest one of each class, squared.
@@ -26,7 +26,7 @@ pub(crate) trait Trellis {
 
 /// The classes along the path of least Σ d² from state zero on, for each row; ties go to the lower state.
 ///
-/// `values` holds a value of each row, step by step; `classes` is filled alike, and `room` is for the way back.
+/// `values` holds one value of each row for each step, and `classes` is filled in the same layout. `room` is scratch memory.
 pub(crate) fn nearest_paths<T: Trellis>(
     level: Level,
     values: &[[f64; ROWS]],
@@ -139,7 +139,7 @@ mod tests {
         }
     }
 
-    /// What one row costs at least, by all paths.
+    /// The least cost of one row, over all paths.
     fn exhaustive(values: &[f64], state: usize) -> f64 {
         let Some((&value, rest)) = values.split_first() else {
             return 0.0;
@@ -161,7 +161,7 @@ mod tests {
     fn no_path_is_nearer_at_any_level() {
         for length in sizes([0, 1, 2, 5, 9]) {
             let seed = Seed::from(length as u64);
-            let random = |i: u64| seed.derive(i).value() as f64 / u64::MAX as f64 * 8.0 - 4.0;
+            let random = |i: u64| 4.0 * seed.uniform(i);
             let values: Vec<[f64; ROWS]> = (0..length as u64)
                 .map(|t| std::array::from_fn(|row| random(t * ROWS as u64 + row as u64)))
                 .collect();

@@ -1,8 +1,7 @@
 //! Counting the bits in which rows of packed signs differ: the product of ±1 matrices.
 //!
-//! For rows of n signs the inner product is n − 2·(differing bits), so that exclusive or and population
-//! count take the place of multiplication and addition. Bits beyond the n-th are zero in both and differ
-//! nowhere.
+//! The inner product of two rows of n signs is n − 2·(differing bits), so that exclusive or and population count replace
+//! multiplication and addition. Bits beyond the n-th are zero in both rows.
 
 use super::Level;
 

@@ -1,28 +1,28 @@
 //! The rate–distortion function of a histogram, by Blahut and Arimoto.
 //!
-//! For a slope β the iteration improves a law q of reproductions on a grid. Whatever q is, it proves a line from below
-//! and a point from above (Blahut 1972, theorem 6). With bin means mᵢ of masses pᵢ and
+//! For a slope β the iteration improves a distribution q of reproductions on a grid. Every q proves a line below R(D) and a
+//! point above it (Blahut 1972, theorem 6). With bin means mᵢ of masses pᵢ and
 //!
 //! Zᵢ = Σⱼ qⱼ exp(−β (mᵢ − yⱼ)²),  c(y) = Σᵢ pᵢ exp(−β (mᵢ − y)²) / Zᵢ,
 //!
-//! - from above: the code that draws yⱼ with probability qⱼ exp(…) / Zᵢ has the rate −β D′ − Σ pᵢ ln Zᵢ − Σ qⱼ cⱼ ln cⱼ at
-//!   the distortion D′ + w, where w is the mean squared distance of weights to the means of their bins: knowing only
-//!   the bin, a code errs by both, and the two are not correlated.
-//! - from below, for the weights themselves rather than for their bins: the dual of the rate–distortion problem says
+//! - Above: the code that draws yⱼ with probability qⱼ exp(…) / Zᵢ has the rate −β D′ − Σ pᵢ ln Zᵢ − Σ qⱼ cⱼ ln cⱼ at
+//!   the distortion D′ + w, where w is the mean squared distance of weights to the means of their bins. The code knows only
+//!   the bin, and its two errors are not correlated.
+//! - Below, for the weights themselves rather than for their bins: the dual of the rate–distortion problem says
 //!   R(D) ≥ E[ln λ(X)] − b D for any λ > 0 with E[λ(X) exp(−b (X − y)²)] ≤ 1 for all y. Take
 //!   λ(x) = exp(b (x − mᵢ)²) / (Zᵢ C) in bin i. With x = mᵢ + t the exponents sum to −b (mᵢ − y)² − 2 b t (mᵢ − y), and by
 //!   Hoeffding's lemma the mean over t (of mean zero, in an interval of width Δ) is at most
 //!   exp(−b (1 − b Δ²/2) (mᵢ − y)²). So b with b (1 − b Δ²/2) = β will do, with C the largest c(y), and gives
 //!   R(D) ≥ −Σ pᵢ ln Zᵢ − ln C − b (D − w).
-//! - between grid points: ln c(y) + β y² is convex, as the logarithm of a sum of exponentials of linear functions, so
+//! - Between grid points: ln c(y) + β y² is convex, as the logarithm of a sum of exponentials of linear functions, so
 //!   that ln c exceeds the larger of two neighbours at a distance δ by at most β δ²/4.
 
 use super::Bounds;
-use super::source::{Bin, Binned};
+use super::histogram::{Bin, Binned};
 
-/// Grid points in √D, the width of the kernel: on so fine a grid sums of bells are as good as integrals.
+/// Grid points in √D, the width of the kernel: fine enough for sums of Gaussians to equal their integrals.
 const FINENESS: f64 = 3.0;
-/// How much finer the grid is on which the largest c(y) is looked for in the end.
+/// How much finer the grid is on which the largest c(y) is searched for in the end.
 const REFINEMENT: usize = 24;
 /// exp(−40) is below the rounding of sums of order one.
 const REACH: f64 = 40.0;
@@ -32,24 +32,25 @@ const ENTRIES: f64 = 4e6;
 const TOLERANCE: f64 = 2e-4;
 /// Steps of three evaluations.
 const ITERATIONS: usize = 60;
-/// How often points join the grid, and once.
+/// Rounds of the iteration; points join the grid between them.
 const ROUNDS: usize = 3;
-/// The mass that points bring with them.
+/// The mass of all points that join together.
 const JOINING: f64 = 5e-3;
+/// The most slopes that are tried for one result.
 const SLOPES: usize = 10;
-/// How near, in the logarithm of the distortion, a slope has to come.
+/// How near to the distortion that was asked for a slope has to come, in its logarithm.
 const NEAR: f64 = 2e-3;
 
-/// A law, and the bounds that were found for it so far.
+/// A source, of which bounds of R(D) are to be found.
 #[derive(Debug)]
 pub(super) struct Problem {
-    law: Binned,
+    histogram: Binned,
     variance: f64,
-    /// What the histogram resolves.
+    /// The least distortion that the histogram resolves.
     finest: f64,
 }
 
-/// The search for the slope that belongs to a distortion: steeper is less.
+/// The search for the slope that belongs to a distortion; steeper slopes belong to smaller distortions.
 #[derive(Debug)]
 struct Search {
     slope: f64,
@@ -67,7 +68,7 @@ impl Search {
         }
     }
 
-    /// `off` is by how much the logarithm of the distortion is too large; `by` the step that would mend it for a Gaussian.
+    /// `off` is the excess of the logarithm of the distortion, `by` the step that would correct it for a Gaussian.
     fn step(&mut self, by: f64, off: f64) {
         if off > 0.0 {
             self.flat = Some(self.slope);
@@ -82,7 +83,7 @@ impl Search {
     }
 }
 
-/// What one slope proves.
+/// The bounds that one slope proves.
 #[derive(Debug, Clone, Copy)]
 struct Proof {
     /// R(D) ≥ `intercept` − `slope` D, in nats.
@@ -94,20 +95,23 @@ struct Proof {
 
 impl Problem {
     /// None where the bins are too wide for `distortion`, or the kernel too large.
-    pub(super) fn new(law: Binned, variance: f64, distortion: f64) -> Option<Self> {
+    pub(super) fn new(histogram: Binned, variance: f64, distortion: f64) -> Option<Self> {
         let root = distortion.sqrt();
-        let (first, last) = (law.bins.first()?, law.bins.last()?);
-        let grid = (last.mean - first.mean) / root * FINENESS;
+        let (low, high) = (
+            histogram.bins[0].mean,
+            histogram.bins[histogram.bins.len() - 1].mean,
+        );
+        let grid = (high - low) / root * FINENESS;
         let reach = 2.0 * (2.0 * REACH).sqrt() * root;
-        let inside = if law.width > 0.0 {
-            reach / law.width
+        let inside = if histogram.width > 0.0 {
+            reach / histogram.width
         } else {
-            law.bins.len() as f64
+            histogram.bins.len() as f64
         };
-        let entries = grid * inside.min(law.bins.len() as f64);
-        let resolved = law.width <= root / 2.0 && entries <= ENTRIES;
+        let entries = grid * inside.min(histogram.bins.len() as f64);
+        let resolved = histogram.width <= root / 2.0 && entries <= ENTRIES;
         resolved.then_some(Self {
-            law,
+            histogram,
             variance,
             finest: distortion,
         })
@@ -151,12 +155,12 @@ impl Problem {
         bounds
     }
 
-    /// The slope of a Gaussian there.
+    /// The slope of R(D) of a Gaussian at this distortion.
     fn slope_for(&self, distortion: f64) -> f64 {
         self.limited(0.5 / distortion)
     }
 
-    /// Within what the bins resolve; a slope of 1/(2σ²) belongs to a rate of zero.
+    /// `slope`, limited to what the bins resolve; a slope of 1/(2σ²) belongs to a rate of zero.
     fn limited(&self, slope: f64) -> f64 {
         let (least, largest) = (0.125 / self.variance, 2.0 / self.finest);
         if slope.is_finite() {
@@ -166,14 +170,14 @@ impl Problem {
         }
     }
 
-    /// The best line from below, and the chords of points from above: sharing time between two codes is a code.
+    /// The highest line below R(D), and the lowest chord between points above it: alternating between two codes is a code.
     fn rate_between(&self, proofs: &[Proof], distortion: f64) -> Bounds {
         let lines = proofs
             .iter()
             .map(|proof| proof.intercept - proof.slope * distortion);
         let lower = lines.fold(0.0, f64::max);
         let upper = self.chord(proofs, distortion, |(d, r)| (d, r));
-        // Rounding may bring the two past each other.
+        // Rounding may exchange the two.
         Bounds {
             lower: lower.min(upper),
             upper,
@@ -192,7 +196,7 @@ impl Problem {
         }
     }
 
-    /// The lowest point at `at` that codes and shares of time between two of them reach.
+    /// The lowest point at `at` that codes and alternations between two of them reach.
     fn chord(&self, proofs: &[Proof], at: f64, axes: impl Fn((f64, f64)) -> (f64, f64)) -> f64 {
         let silence = axes((self.variance, 0.0));
         let points: Vec<(f64, f64)> = proofs
@@ -215,11 +219,8 @@ impl Problem {
     }
 
     fn prove(&self, slope: f64) -> Proof {
-        let bins = &self.law.bins;
-        let (low, high) = match (bins.first(), bins.last()) {
-            (Some(first), Some(last)) => (first.mean, last.mean),
-            _ => (0.0, 0.0),
-        };
+        let bins = &self.histogram.bins;
+        let (low, high) = (bins[0].mean, bins[bins.len() - 1].mean);
         let spacing = 1.0 / ((2.0 * slope).sqrt() * FINENESS);
         let steps = ((high - low) / spacing).ceil().max(16.0);
         let spacing = (high - low) / steps;
@@ -233,8 +234,8 @@ impl Problem {
         let mut largest = f64::INFINITY;
         for round in 0..ROUNDS {
             state.evaluate(bins, &kernel);
-            // Steps do not bring the bounds nearer one by one: the nearest are kept.
-            let mut best = (state.gap(), state.law.clone());
+            // A single step may widen the gap between the bounds: the best state is kept.
+            let mut best = (state.gap(), state.distribution.clone());
             for _ in 0..ITERATIONS {
                 if best.0 <= TOLERANCE {
                     break;
@@ -242,21 +243,18 @@ impl Problem {
                 state.accelerate(bins, &kernel);
                 let gap = state.gap();
                 if gap < best.0 {
-                    best = (gap, state.law.clone());
+                    best = (gap, state.distribution.clone());
                 }
             }
-            state.law = best.1;
+            state.distribution = best.1;
             state.evaluate(bins, &kernel);
-            // The largest c(y), between the points too. Only near a point that comes up to the largest can it be exceeded.
+            // The largest c(y), between the points too. It can be exceeded only next to points that are nearly the largest.
             let near = state.largest.ln() - slope * spacing * spacing / 4.0;
             let c = |k: usize| Row::of(bins, low + fine * k as f64, slope).dot(&state.ratios);
             let mut peaks = Vec::new();
             largest = state.largest;
             for j in 0..steps {
-                let ends = (state.gains.get(j), state.gains.get(j + 1));
-                let (Some(&left), Some(&right)) = ends else {
-                    break;
-                };
+                let (left, right) = (state.gains[j], state.gains[j + 1]);
                 if left.max(right).ln() < near {
                     continue;
                 }
@@ -274,14 +272,14 @@ impl Problem {
             if round + 1 == ROUNDS || gap <= 3.0 * TOLERANCE || peaks.is_empty() {
                 break;
             }
-            // Atoms of the best law lie where c is largest: they join the grid.
+            // Atoms of the best distribution lie where c is largest: these points join the grid.
             state.join(peaks.iter().map(|(c, _)| c - 1.0));
             let points = peaks.iter().map(|&(_, k)| low + fine * k as f64);
             kernel.extend(points.map(|y| Row::of(bins, y, slope)));
         }
         let slack = slope * fine * fine / 4.0;
-        let width = self.law.width;
-        let within = self.law.within;
+        let width = self.histogram.width;
+        let within = self.histogram.within;
         let steeper = if width > 0.0 {
             2.0 * slope / (1.0 + (1.0 - 2.0 * slope * width * width).max(0.0).sqrt())
         } else {
@@ -316,10 +314,8 @@ impl Row {
         let reach = (REACH / slope).sqrt();
         let first = bins.partition_point(|bin| bin.mean < y - reach);
         let last = bins.partition_point(|bin| bin.mean <= y + reach);
-        let inside = bins.get(first..last).unwrap_or_default();
-        let values = inside
-            .iter()
-            .map(|bin| (-slope * (bin.mean - y).powi(2)).exp());
+        let inside = bins[first..last].iter();
+        let values = inside.map(|bin| (-slope * (bin.mean - y).powi(2)).exp());
         Self {
             y,
             first,
@@ -328,13 +324,11 @@ impl Row {
     }
 
     fn part<'a>(&self, values: &'a [f64]) -> &'a [f64] {
-        values
-            .get(self.first..self.first + self.values.len())
-            .unwrap_or_default()
+        &values[self.first..self.first + self.values.len()]
     }
 
     fn dot(&self, values: &[f64]) -> f64 {
-        // Eight sums side by side, which the processor adds at once.
+        // Eight sums side by side, so that the loop vectorizes.
         let mut sums = [0.0; 8];
         let (a, b) = (self.values.chunks(8), self.part(values).chunks(8));
         for (a, b) in a.zip(b) {
@@ -348,7 +342,7 @@ impl Row {
 
 struct State {
     /// q
-    law: Vec<f64>,
+    distribution: Vec<f64>,
     /// Z
     sums: Vec<f64>,
     /// p / Z
@@ -360,18 +354,18 @@ struct State {
 }
 
 impl State {
-    /// The source's own law, seen through the kernel: positive on all of the grid.
+    /// Starts from the source's own distribution, smoothed by the kernel: positive on all of the grid.
     fn start(bins: &[Bin], kernel: &[Row]) -> Self {
         let masses: Vec<f64> = bins.iter().map(|bin| bin.mass).collect();
-        let mut law: Vec<f64> = kernel.iter().map(|row| row.dot(&masses)).collect();
-        let total: f64 = law.iter().sum();
-        let even = 1e-3 / law.len() as f64;
-        for q in &mut law {
+        let mut distribution: Vec<f64> = kernel.iter().map(|row| row.dot(&masses)).collect();
+        let total: f64 = distribution.iter().sum();
+        let even = 1e-3 / distribution.len() as f64;
+        for q in &mut distribution {
             *q = (*q / total) * (1.0 - 1e-3) + even;
         }
         Self {
-            gains: vec![1.0; law.len()],
-            law,
+            gains: vec![1.0; distribution.len()],
+            distribution,
             sums: vec![0.0; bins.len()],
             ratios: vec![0.0; bins.len()],
             largest: f64::INFINITY,
@@ -379,22 +373,20 @@ impl State {
         }
     }
 
-    /// Adds points, with a little of the mass of the others that is shared out by `urgency`.
+    /// Adds points with a small mass, distributed among them in proportion to `urgency`.
     fn join(&mut self, urgency: impl Iterator<Item = f64> + Clone) {
         let total: f64 = urgency.clone().sum();
-        self.law
+        self.distribution
             .extend(urgency.map(|urgency| JOINING * urgency / total));
-        self.gains.resize(self.law.len(), 1.0);
+        self.gains.resize(self.distribution.len(), 1.0);
         self.normalize();
         self.promise = f64::NEG_INFINITY;
     }
 
     fn evaluate(&mut self, bins: &[Bin], kernel: &[Row]) {
         self.sums.fill(0.0);
-        for (row, &q) in kernel.iter().zip(&self.law) {
-            let end = row.first + row.values.len();
-            let sums = self.sums.get_mut(row.first..end).unwrap_or_default();
-            for (sum, a) in sums.iter_mut().zip(&row.values) {
+        for (row, &q) in kernel.iter().zip(&self.distribution) {
+            for (sum, a) in self.sums[row.first..].iter_mut().zip(&row.values) {
                 *sum += q * a;
             }
         }
@@ -413,31 +405,31 @@ impl State {
         self.largest.ln() - self.divergence()
     }
 
-    /// Σ q c ln c, by which the law of what the code puts out differs from q.
+    /// Σ q c ln c, the divergence of the distribution of the code's outputs from q.
     fn divergence(&self) -> f64 {
-        let terms = self.law.iter().zip(&self.gains);
+        let terms = self.distribution.iter().zip(&self.gains);
         terms
             .filter(|(_, c)| **c > 0.0)
             .map(|(q, c)| q * c * c.ln())
             .sum()
     }
 
-    /// Two steps of Blahut and Arimoto, q ← q c, and the law that they lead to, where that is better.
+    /// Two steps of Blahut and Arimoto, q ← q c, and their extrapolation where that is better.
     ///
-    /// The iteration is the EM algorithm for a mixture of bells, which is slow where they overlap. The extrapolation is that
+    /// The iteration is the EM algorithm for a mixture of Gaussians, which is slow where they overlap. The extrapolation is that
     /// of Varadhan and Roland (2008, doi:10.1111/j.1467-9469.2007.00585.x), on the logarithms of q.
     fn accelerate(&mut self, bins: &[Bin], kernel: &[Row]) {
         let logarithms = |c: &[f64]| -> Vec<f64> { c.iter().map(|c| c.ln()).collect() };
-        let before = self.law.clone();
+        let before = self.distribution.clone();
         let first = logarithms(&self.gains);
         self.improve();
         self.evaluate(bins, kernel);
         let second = logarithms(&self.gains);
         self.improve();
-        let after = self.law.clone();
-        // Lengths by the mass that moves: what vanishes has no say.
+        let after = self.distribution.clone();
+        // Lengths weighted by mass, so that points whose mass vanishes do not count.
         let (mut step, mut bend) = (0.0, 0.0);
-        for ((q, a), b) in self.law.iter().zip(&first).zip(&second) {
+        for ((q, a), b) in self.distribution.iter().zip(&first).zip(&second) {
             if *q > 0.0 {
                 step += q * a * a;
                 bend += q * (b - a) * (b - a);
@@ -446,7 +438,7 @@ impl State {
         let reach = (step / bend).sqrt();
         if reach.is_finite() && reach > 1.0 {
             for ((q, start), (a, b)) in self
-                .law
+                .distribution
                 .iter_mut()
                 .zip(&before)
                 .zip(first.iter().zip(&second))
@@ -461,7 +453,7 @@ impl State {
                 self.promise = extrapolated;
                 return;
             }
-            self.law = after;
+            self.distribution = after;
         }
         self.evaluate(bins, kernel);
         self.promise = self.likelihood(bins);
@@ -474,22 +466,22 @@ impl State {
     }
 
     fn improve(&mut self) {
-        for (q, c) in self.law.iter_mut().zip(&self.gains) {
+        for (q, c) in self.distribution.iter_mut().zip(&self.gains) {
             *q *= c;
         }
         self.normalize();
     }
 
     fn normalize(&mut self) {
-        let total: f64 = self.law.iter().sum();
-        for q in &mut self.law {
+        let total: f64 = self.distribution.iter().sum();
+        for q in &mut self.distribution {
             *q /= total;
         }
     }
 
     /// The distortion of the code, and the divergence.
     fn code(&self, bins: &[Bin], kernel: &[Row]) -> (f64, f64) {
-        let distortion = kernel.iter().zip(&self.law).map(|(row, q)| {
+        let distortion = kernel.iter().zip(&self.distribution).map(|(row, q)| {
             let bins = bins.iter().skip(row.first);
             let terms = bins.zip(&row.values).zip(row.part(&self.ratios));
             let terms = terms.map(|((bin, a), ratio)| ratio * a * (bin.mean - row.y).powi(2));

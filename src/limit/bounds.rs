@@ -1,4 +1,4 @@
-//! A number that is known between two others.
+//! A value with a lower and an upper bound.
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// A value that is known.
+    /// A value that is known exactly.
     pub(super) fn exactly(value: f64) -> Self {
         Self {
             lower: value,
@@ -28,13 +28,13 @@ impl Bounds {
         }
     }
 
-    /// How far apart the two are.
+    /// The distance between the two bounds.
     #[must_use]
     pub fn width(&self) -> f64 {
         self.upper - self.lower
     }
 
-    /// The number half-way between.
+    /// The middle between the two bounds.
     #[must_use]
     pub fn middle(&self) -> f64 {
         self.lower + self.width() / 2.0

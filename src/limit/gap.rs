@@ -1,19 +1,19 @@
-//! How much further could it go?
+//! The distance of an artifact from the rate–distortion limit of its weights.
 
 use ndarray::ArrayViewD;
 
 use super::{Bounds, EmpiricalSource, gaussian_distortion};
 use crate::{Compressed, Float, Result, check};
 
-/// Below this part of the variance (five bits a weight) the bound of Shannon stands for R(D): they differ by less than
-/// the histogram can tell.
+/// For errors below this part of the variance (five bits a weight), Shannon's lower bound is used for R(D): the two differ
+/// by less than the histogram resolves.
 const HIGH_RATE: f64 = 1.0 / 1024.0;
 
-/// An artifact beside the limit of its weights as an independent source.
+/// The size and error of an artifact, compared with the limit of its weights as an independent source.
 ///
-/// The limit is that of [`EmpiricalSource`]: weights taken for independent draws from their own histogram, known for free.
-/// Both hold for no real file, so that the gap is a scale and no promise: an artifact that makes use of dependence
-/// between weights (a low-rank matrix of a network with structure) may come out below zero.
+/// The limit is that of [`EmpiricalSource`]. It assumes that weights are independent draws from their own histogram, which
+/// the decoder knows at no cost. Real files meet neither assumption, so that the gap can be negative: an artifact that
+/// exploits dependence between weights (a low-rank matrix, for example) can pass the limit.
 ///
 /// ```
 /// use taper::limit::RateDistortionGap;
@@ -34,7 +34,7 @@ const HIGH_RATE: f64 = 1.0 / 1024.0;
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct RateDistortionGap {
-    /// What the artifact takes, side information included: bits over the number of weights.
+    /// The size of the artifact in bits, side information included, divided by the number of weights.
     pub bits_per_weight: f64,
     /// The mean squared error of the artifact.
     pub mean_squared_error: f64,
@@ -42,15 +42,15 @@ pub struct RateDistortionGap {
     pub variance: f64,
     /// The least error at the artifact's bits.
     pub limit_error: Bounds,
-    /// The least bits at the artifact's error; none where there is no error.
+    /// The least bits a weight at the artifact's error; none if the error is zero.
     pub limit_bits: Option<Bounds>,
     /// The error of Gaussian weights of this variance at the artifact's bits: a reference, not a bound.
     pub gaussian_error: f64,
-    /// Where `limit_error` is from; `limit_bits` is from Blahut and Arimoto wherever their iteration resolves the error.
+    /// How `limit_error` was computed. `limit_bits` comes from the iteration of Blahut and Arimoto if it resolves the error.
     pub estimator: Estimator,
 }
 
-/// Where a limit is from.
+/// How a limit was computed.
 ///
 /// ```
 /// use taper::Quantizer;
@@ -67,14 +67,14 @@ pub struct RateDistortionGap {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Estimator {
-    /// The iteration on the histogram: bounds that hold.
+    /// The iteration of Blahut and Arimoto on the histogram: proven bounds.
     BlahutArimoto,
-    /// The Shannon lower bound, at five bits a weight and more: from an estimate of the entropy.
+    /// The Shannon lower bound, from an estimate of the entropy, at five bits a weight and more.
     Shannon,
 }
 
 impl RateDistortionGap {
-    /// The gap of an `artifact` that stands for `weights`.
+    /// The gap of an `artifact` that was made from `weights`.
     ///
     /// # Errors
     ///
@@ -88,7 +88,7 @@ impl RateDistortionGap {
         Self::with_source(artifact, weights, &source)
     }
 
-    /// The same with a `source` that was made before: one for many artifacts of the same weights.
+    /// [`of`](Self::of) with the source of these weights, which can be shared by many artifacts of them.
     ///
     /// # Errors
     ///
@@ -110,8 +110,7 @@ impl RateDistortionGap {
         Self::at(bits, error, source)
     }
 
-    /// The gap of anything that takes `bits_per_weight` at a mean squared error, for instance a file with
-    /// entropy-coded parts.
+    /// The gap of a code with `bits_per_weight` and a mean squared error, for instance of a file with entropy-coded parts.
     ///
     /// # Errors
     ///
@@ -153,15 +152,15 @@ impl RateDistortionGap {
         })
     }
 
-    /// Bits a weight above the limit at the same error: the most that any code for independent weights could still
-    /// save. None where there is no error.
+    /// Bits a weight above the limit at the same error: the most that a better code for independent weights could save.
+    /// None if the error is zero.
     #[must_use]
     pub fn bits(&self) -> Option<f64> {
         let limit = self.limit_bits?;
         Some(self.bits_per_weight - limit.lower)
     }
 
-    /// The error over the limit's at the same bits, in decibels: 10 log₁₀. None where either is zero.
+    /// The error divided by the limit's error at the same bits, in decibels (10 log₁₀). None if either is zero.
     #[must_use]
     pub fn decibels(&self) -> Option<f64> {
         let limit = self.limit_error.lower;

@@ -5,10 +5,10 @@ use crate::{ParamError, Result};
 
 /// ½ log₂(σ²/D), in bits a weight: a reference, not a bound.
 ///
-/// It is the rate that independent *Gaussian* weights of this variance need at the mean squared error D, and zero
-/// where D is no smaller than the variance. Weights of any other law of the same variance need less (Shannon 1959;
+/// It is the rate that independent *Gaussian* weights of this variance need at the mean squared error D; zero
+/// if D is at least the variance. Weights of any other distribution of the same variance need less (Shannon 1959;
 /// Cover and Thomas, "Elements of Information Theory", theorem 10.3.2 and exercise 10.8), so that a compressor
-/// may well lie below it. The limit for the weights at hand is [`EmpiricalSource::rate`](super::EmpiricalSource::rate).
+/// can need fewer bits. The limit for given weights is [`EmpiricalSource::rate`](super::EmpiricalSource::rate).
 ///
 /// ```
 /// # use taper::limit::gaussian_rate;
@@ -27,7 +27,7 @@ pub fn gaussian_rate(variance: f64, distortion: f64) -> Result<f64> {
 
 /// σ² 2^(−2R), the mean squared error of independent Gaussian weights at R bits each: a reference, not a bound.
 ///
-/// The inverse of [`gaussian_rate`]; weights of any other law of this variance have a smaller one.
+/// The inverse of [`gaussian_rate`]; weights of any other distribution of this variance allow a smaller error.
 ///
 /// ```
 /// # use taper::limit::gaussian_distortion;

@@ -1,25 +1,21 @@
-//! How far is a result from what is possible?
+//! Lower bounds on the error or the size of a compressed tensor: how far a result is from what is possible.
 //!
-//! Yardsticks for a compressed tensor, each with its assumptions. None of them says how small a *network* can be
-//! at an accuracy: they bound the error of weights, or of a linear layer's outputs, under the model that is named.
+//! Each bound holds for the error of weights, or of a linear layer's outputs, under the assumptions in the table. None of
+//! them says how small a *network* can be at a given accuracy.
 //!
-//! | yardstick | what it bounds | under which assumptions |
+//! | function | what it bounds | under which assumptions |
 //! |---|---|---|
-//! | [`EmpiricalSource::rate`], [`distortion`](EmpiricalSource::distortion) | bits a weight at a mean squared error, and the other way round | weights drawn independently from their own histogram, which the decoder knows for free |
-//! | [`EmpiricalSource::shannon_rate`] | the same, from below | as above, with a density; its entropy is an estimate |
-//! | [`gaussian_rate`] | nothing: a reference | it is R(D) of Gaussian weights, the *largest* of any law of that variance |
-//! | [`WaterFilling`] | bits a weight at a mean squared output error of a linear layer | independent Gaussian weights, known second moment of the inputs |
+//! | [`EmpiricalSource::rate`], [`distortion`](EmpiricalSource::distortion) | bits a weight at a mean squared error, and the error at a number of bits | weights drawn independently from their own histogram, which the decoder knows at no cost |
+//! | [`EmpiricalSource::shannon_rate`] | a simpler lower bound on the same | as above, and the weights have a density, whose entropy is estimated |
+//! | [`gaussian_rate`] | nothing: a reference | R(D) of Gaussian weights, the *largest* of any distribution of that variance |
+//! | [`WaterFilling`] | bits a weight at a mean squared output error of a linear layer | independent Gaussian weights, a known second moment of the inputs |
 //! | [`levels_error`], [`EmpiricalSource::levels_error`] | the error of any k values shared by all weights | none: these weights |
 //! | [`sign_error`] | the error of any α·(±1) | none: these weights |
 //! | [`LowRankLimit`] | the error of any matrix of rank r, in the weights or in the outputs | none: these weights |
 //! | [`UnfoldingLimit`] | the error of any CP or Tucker model of given ranks, from below | none: these weights |
 //!
-//! The limit of the independent source is no limit for what makes use of dependence between weights: a low-rank
-//! matrix may lie below it, and tells by that how far the weights are from independent.
-//! [`RateDistortionGap`] puts the limit beside an artifact.
-//!
-//! `source` holds the histogram, `blahut` the rate–distortion function on it, `gap` the comparison, and the other files
-//! a yardstick each.
+//! A compressor that exploits dependence between weights can pass the limit of the independent source. A low-rank matrix
+//! below it shows how far the weights are from independent. [`RateDistortionGap`] compares an artifact with the limit.
 //!
 //! ```
 //! use taper::limit::{gaussian_rate, sign_error};
@@ -35,6 +31,7 @@ mod blahut;
 mod bounds;
 mod gap;
 mod gaussian;
+mod histogram;
 mod optimum;
 mod source;
 mod spectrum;

@@ -1,12 +1,12 @@
-//! The exact optima of single-valued schemes on given weights.
+//! The least errors of weights with few values, and of signs with one scale.
 
 use ndarray::{ArrayView, ArrayView1, Dimension};
 
 use crate::cluster::cluster_scalars;
-use crate::{Error, Float, Result, check};
+use crate::{Float, Result, check};
 
-/// The least mean squared error of weights that take at most `levels` values, whichever these are: the optimum of
-/// k-means on the line.
+/// The least mean squared error of weights that take at most `levels` values, of any choice of values: the optimum of
+/// k-means in one dimension.
 ///
 /// A bound for any scalar quantizer of `levels` values a tensor: fixed point, codebooks, binary. Exact, in
 /// O(k n log n) time ([`cluster_scalars`]); [`EmpiricalSource::levels_error`](super::EmpiricalSource::levels_error)
@@ -22,7 +22,7 @@ use crate::{Error, Float, Result, check};
 ///
 /// # Errors
 ///
-/// [`Error::EmptyAxis`], [`Error::NonFinite`], [`Error::Parameter`] for no levels, [`Error::Overflow`].
+/// [`Error::EmptyAxis`](crate::Error::EmptyAxis), [`Error::NonFinite`](crate::Error::NonFinite), [`Error::Parameter`](crate::Error::Parameter) for no levels, [`Error::Overflow`](crate::Error::Overflow).
 pub fn levels_error<F: Float, D: Dimension>(
     weights: ArrayView<'_, F, D>,
     levels: usize,
@@ -30,7 +30,7 @@ pub fn levels_error<F: Float, D: Dimension>(
     check::finite("weights", &weights)?;
     let values: Vec<f64> = weights.iter().map(|w| w.as_f64()).collect();
     let fit = cluster_scalars(ArrayView1::from(&values), None, levels)?;
-    Ok(fit.report.loss().unwrap_or(0.0))
+    Ok(fit.report.loss().expect("an optimal fit reports its loss"))
 }
 
 /// The least mean squared error of weights α·(±1) with one α for all: mean(w²) − mean(|w|)².
@@ -48,19 +48,14 @@ pub fn levels_error<F: Float, D: Dimension>(
 ///
 /// # Errors
 ///
-/// [`Error::EmptyAxis`], [`Error::NonFinite`], [`Error::Overflow`].
+/// [`Error::EmptyAxis`](crate::Error::EmptyAxis), [`Error::NonFinite`](crate::Error::NonFinite), [`Error::Overflow`](crate::Error::Overflow).
 pub fn sign_error<F: Float, D: Dimension>(weights: ArrayView<'_, F, D>) -> Result<f64> {
     check::finite("weights", &weights)?;
     let count = weights.len() as f64;
     let scale = weights.iter().map(|w| w.as_f64().abs()).sum::<f64>() / count;
-    // As distances from α, where mean(w²) − α² would lose digits.
+    // From distances to α: mean(w²) − α² would lose digits.
     let squares = weights.iter().map(|w| (w.as_f64().abs() - scale).powi(2));
     let error = squares.sum::<f64>() / count;
-    if error.is_finite() {
-        Ok(error)
-    } else {
-        Err(Error::Overflow {
-            what: "the square of a weight",
-        })
-    }
+    check::no_overflow("the square of a weight", [&error])?;
+    Ok(error)
 }

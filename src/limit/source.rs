@@ -1,4 +1,4 @@
-//! The weights as a source: their histogram, and what follows from it.
+//! The weights as a memoryless source: what follows from their histogram.
 
 use std::f64::consts::{E, LN_2, PI};
 
@@ -6,33 +6,30 @@ use ndarray::{Array1, ArrayView, Dimension};
 
 use super::blahut::Problem;
 use super::gaussian::{check_distortion, check_rate};
+use super::histogram::{BINS, Bin, Binned, Histogram};
 use super::{Bounds, gaussian_distortion};
-use crate::check::in_range;
 use crate::cluster::cluster_scalars;
-use crate::{Error, Float, Result, check, parallel};
+use crate::{Error, Float, ParamError, Result, check, parallel};
 
-/// Bins of the finest histogram.
-const BINS: usize = 1 << 16;
-/// Bins over which levels are placed: few enough for the dynamic programme.
+/// Bins for [`EmpiricalSource::levels_error`]: few enough for the dynamic programme.
 const LEVEL_BINS: usize = 1 << 14;
-/// Values that are counted together, on one thread: enough to pay for a histogram of their own.
+/// Values that one task counts, into a histogram of its own.
 const CHUNK: usize = 1 << 20;
 
-/// The weights of a tensor as a memoryless source: each drawn from the histogram of all, whatever its place.
+/// The weights of a tensor as a memoryless source: each weight is an independent draw from the histogram of all.
 ///
-/// What is computed from it holds for weights that are independent and of this law, and for a decoder that knows the
-/// law for free. Real weights depend on each other, and a real file has to hold its codebooks: the first makes the
-/// limit too high, the second too low.
+/// The limits assume that weights are independent and that the decoder knows their distribution at no cost. Real weights
+/// depend on each other, which makes the limit too high; a real file has to hold its codebooks, which makes it too low.
 ///
-/// All weights are counted, in 65,536 equal bins from the least to the largest, with the mean and the variance inside
-/// each bin; nothing is drawn at random. Results are bounds that take the width of the bins into account.
+/// The histogram counts all weights in 65,536 equal bins from the least to the largest, with the mean and the variance
+/// inside each bin. Results are bounds that take the width of the bins into account.
 ///
 /// ```
 /// use taper::limit::EmpiricalSource;
 /// use taper::ndarray::Array2;
 /// use taper::Seed;
 ///
-/// // Uniform weights: at two bits, the best any code of long blocks can do.
+/// // The least error of uniform weights at two bits, by codes of long blocks.
 /// let w = Array2::from_shape_fn((300, 300), |(i, j)| {
 ///     Seed::from(1).derive((300 * i + j) as u64).value() as f32 / u64::MAX as f32
 /// });
@@ -52,35 +49,14 @@ pub struct EmpiricalSource {
     variance: f64,
 }
 
-/// A bin that holds something.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Bin {
-    index: usize,
-    /// The fraction of all weights.
-    pub(super) mass: f64,
-    pub(super) mean: f64,
-    /// Of the weights inside.
-    variance: f64,
-}
-
-/// The histogram with bins of one width.
-#[derive(Debug, Clone)]
-pub(super) struct Binned {
-    pub(super) bins: Vec<Bin>,
-    /// No two weights of a bin are further apart; zero where all of a bin are equal.
-    pub(super) width: f64,
-    /// The mean squared distance of a weight to its bin's mean.
-    pub(super) within: f64,
-}
-
 impl EmpiricalSource {
-    /// The law of `weights`, of any shape.
+    /// The source of `weights`, of any shape.
     ///
     /// Takes two passes over the weights: about 0.1 s for 4096 × 4096.
     ///
     /// # Errors
     ///
-    /// [`Error::EmptyAxis`], [`Error::NonFinite`], and [`Error::Overflow`] where the variance is no number.
+    /// [`Error::EmptyAxis`], [`Error::NonFinite`], and [`Error::Overflow`] where the variance leaves the range of `f64`.
     pub fn of<F: Float, D: Dimension>(weights: ArrayView<'_, F, D>) -> Result<Self> {
         check::finite("weights", &weights)?;
         let copy: Vec<F>;
@@ -92,7 +68,7 @@ impl EmpiricalSource {
             }
         };
         let chunks = values.len().div_ceil(CHUNK);
-        let chunk = |i: usize| values.chunks(CHUNK).nth(i).unwrap_or_default();
+        let chunk = |i: usize| &values[i * CHUNK..values.len().min((i + 1) * CHUNK)];
         let ends = parallel::map(chunks, |i| {
             let start = (F::infinity(), F::neg_infinity());
             let least = |(low, high): (F, F), &x: &F| (low.min(x), high.max(x));
@@ -110,13 +86,8 @@ impl EmpiricalSource {
         }
         // All equal, or so near that their distances vanish.
         if width == 0.0 {
-            let bin = Bin {
-                index: 0,
-                mass: 1.0,
-                mean: low,
-                variance: 0.0,
-            };
-            return Ok(Self::new(values.len(), low, 0.0, vec![bin]));
+            let bins = vec![Bin::of_equal(low)];
+            return Ok(Self::new(values.len(), low, 0.0, bins));
         }
         let counted = parallel::map(chunks, |i| Histogram::of(chunk(i), low, width));
         let mut all = Histogram::empty();
@@ -149,13 +120,13 @@ impl EmpiricalSource {
         self.count
     }
 
-    /// Their mean.
+    /// The mean of the weights.
     #[must_use]
     pub fn mean(&self) -> f64 {
         self.mean
     }
 
-    /// Their variance: the error at zero bits.
+    /// The variance of the weights: the error at zero bits.
     #[must_use]
     pub fn variance(&self) -> f64 {
         self.variance
@@ -165,15 +136,15 @@ impl EmpiricalSource {
     /// `distortion`.
     ///
     /// By the algorithm of Blahut (1972, doi:10.1109/TIT.1972.1054855) and Arimoto (1972, doi:10.1109/TIT.1972.1054753)
-    /// on the histogram, with bins of at most √D/12 where there are such. The bounds are those of
-    /// Blahut's theorem, widened for the grid and for the bins: R(D) of the law of the weights lies between them, whether
-    /// the iteration ended or not. They are less than a hundredth of a bit apart as a rule.
+    /// on the histogram, with bins of at most √D/12 if the histogram is that fine. The bounds are those of
+    /// Blahut's theorem, widened by the errors of the grid and of the bins. They hold even if the iteration did not
+    /// converge. They usually differ by less than a hundredth of a bit.
     ///
     /// # Errors
     ///
     /// [`ParamError::OutOfRange`](crate::ParamError::OutOfRange) for a distortion that is not positive and finite, or so small
-    /// that the histogram does not resolve it (at about nine bits a weight); there
-    /// [`shannon_rate`](Self::shannon_rate) is as good as exact.
+    /// that the histogram does not resolve it (at about nine bits a weight);
+    /// [`shannon_rate`](Self::shannon_rate) is nearly exact there.
     pub fn rate(&self, distortion: f64) -> Result<Bounds> {
         check_distortion(distortion)?;
         if distortion >= self.variance {
@@ -200,8 +171,8 @@ impl EmpiricalSource {
         if rate == 0.0 || self.variance == 0.0 {
             return Ok(Bounds::exactly(self.variance));
         }
-        // No law of this variance has a larger error than the Gaussian, so that this resolves too much rather
-        // than too little only where the law is far from it: then once more.
+        // No distribution of this variance has a larger error than the Gaussian. Where the error is far smaller, these bins
+        // are too wide, and finer ones give better bounds.
         let guess = gaussian_distortion(self.variance, rate)?;
         let bounds = self.problem(guess)?.distortion(rate * LN_2);
         if bounds.lower < guess / 4.0
@@ -215,20 +186,14 @@ impl EmpiricalSource {
 
     /// The histogram at the resolution that `distortion` needs.
     fn problem(&self, distortion: f64) -> Result<Problem> {
-        Problem::new(
-            self.binned(distortion.sqrt() / 12.0),
-            self.variance,
-            distortion,
-        )
-        .ok_or_else(|| {
-            let range = "large enough for the histogram";
-            let error = in_range("the distortion", distortion, range, false);
-            error.err().map_or(
-                Error::Overflow {
-                    what: "the distortion",
-                },
-                Error::from,
-            )
+        let binned = self.binned(distortion.sqrt() / 12.0);
+        Problem::new(binned, self.variance, distortion).ok_or_else(|| {
+            let unresolved = ParamError::OutOfRange {
+                name: "the distortion",
+                range: "large enough for the histogram",
+                value: distortion,
+            };
+            unresolved.into()
         })
     }
 
@@ -243,33 +208,7 @@ impl EmpiricalSource {
 
     /// The histogram with `step` bins in one.
     fn merged(&self, step: usize) -> Binned {
-        let mut bins: Vec<Bin> = Vec::new();
-        for bin in &self.bins {
-            let index = bin.index / step;
-            match bins.last_mut() {
-                Some(last) if last.index == index => {
-                    let mass = last.mass + bin.mass;
-                    let part = bin.mass / mass;
-                    let apart = bin.mean - last.mean;
-                    last.variance +=
-                        part * (bin.variance - last.variance) + part * (1.0 - part) * apart * apart;
-                    last.mean += part * apart;
-                    last.mass = mass;
-                }
-                _ => bins.push(Bin { index, ..*bin }),
-            }
-        }
-        let within: f64 = bins.iter().map(|bin| bin.mass * bin.variance).sum();
-        let width = if within > 0.0 {
-            self.width * step as f64
-        } else {
-            0.0
-        };
-        Binned {
-            bins,
-            width,
-            within,
-        }
+        Binned::merged(&self.bins, self.width, step)
     }
 
     /// The differential entropy of the weights, in bits: an estimate.
@@ -279,8 +218,8 @@ impl EmpiricalSource {
     ///
     /// $$\hat h = -\sum\_b p\_b \log\_2 \frac{p\_b}{\Delta} + \frac{K - 1}{2 n \ln 2}$$
     ///
-    /// for K bins that are not empty. It supposes a density: weights of few distinct values (quantized ones) have none.
-    /// Minus infinity for weights that are all equal.
+    /// for K bins that are not empty. It assumes that the weights have a density, which weights of few distinct values
+    /// (quantized ones) have not. Minus infinity for weights that are all equal.
     #[must_use]
     pub fn differential_entropy(&self) -> f64 {
         if self.variance == 0.0 {
@@ -329,10 +268,10 @@ impl EmpiricalSource {
         Ok(power.min(self.variance))
     }
 
-    /// The least mean squared error of weights that take at most `levels` values, whichever these are.
+    /// The least mean squared error of weights that take at most `levels` values, of any choice of values.
     ///
-    /// It is the optimal k-means of the histogram, in at most 16,384 bins, with bounds for what the bins hide. The exact
-    /// figure, at a higher price, is [`levels_error`](super::levels_error).
+    /// It is the optimal k-means of a histogram of at most 16,384 bins; the bounds account for the width of the bins.
+    /// [`levels_error`](super::levels_error) computes the exact error, in more time.
     ///
     /// # Errors
     ///
@@ -342,9 +281,9 @@ impl EmpiricalSource {
         let values: Array1<f64> = binned.bins.iter().map(|bin| bin.mean).collect();
         let masses: Array1<f64> = binned.bins.iter().map(|bin| bin.mass).collect();
         let fit = cluster_scalars(values.view(), Some(masses.view()), levels)?;
-        let best = fit.report.loss().unwrap_or(0.0);
-        // From a bin's mean to the nearest level, and from a weight to its bin's mean: the triangle inequality from
-        // below, and a code that knows no more than the bin from above.
+        let best = fit.report.loss().expect("an optimal fit reports its loss");
+        // `best` is the error of the bins' means, `within` that of weights about them. Below: the triangle inequality.
+        // Above: these levels, chosen for the means, are possible levels for the weights.
         Ok(Bounds {
             lower: (best.sqrt() - binned.within.sqrt()).max(0.0).powi(2),
             upper: best + binned.within,
@@ -353,61 +292,5 @@ impl EmpiricalSource {
 
     pub(super) fn is_resolved(&self, distortion: f64) -> bool {
         self.problem(distortion).is_ok()
-    }
-}
-
-/// Counts, and sums of places inside the bins: in bins' widths from their middles, so that they are small numbers.
-struct Histogram {
-    bins: Vec<[f64; 3]>,
-}
-
-impl Histogram {
-    fn empty() -> Self {
-        Self {
-            bins: vec![[0.0; 3]; BINS],
-        }
-    }
-
-    fn of<F: Float>(values: &[F], low: f64, width: f64) -> Self {
-        let mut histogram = Self::empty();
-        for &x in values {
-            let place = (x.as_f64() - low) / width;
-            let index = (place as usize).min(BINS - 1);
-            let inside = place - index as f64 - 0.5;
-            if let Some(bin) = histogram.bins.get_mut(index) {
-                bin[0] += 1.0;
-                bin[1] += inside;
-                bin[2] += inside * inside;
-            }
-        }
-        histogram
-    }
-
-    fn add(&mut self, other: &Self) {
-        for (sum, bin) in self.bins.iter_mut().zip(&other.bins) {
-            for (sum, x) in sum.iter_mut().zip(bin) {
-                *sum += x;
-            }
-        }
-    }
-
-    fn bins(&self, total: usize, low: f64, width: f64) -> Vec<Bin> {
-        let filled = self.bins.iter().enumerate();
-        let filled = filled.filter(|(_, [count, ..])| *count > 0.0);
-        filled
-            .map(|(index, &[count, sum, squares])| {
-                let place = sum / count;
-                // Equal weights have no variance, whatever the rounding of their squares.
-                let variance = squares / count - place * place;
-                let rounding = 8.0 * f64::EPSILON * count.sqrt();
-                let variance = if variance <= rounding { 0.0 } else { variance };
-                Bin {
-                    index,
-                    mass: count / total as f64,
-                    mean: low + (index as f64 + 0.5 + place) * width,
-                    variance: variance * width * width,
-                }
-            })
-            .collect()
     }
 }

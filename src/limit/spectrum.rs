@@ -2,13 +2,15 @@
 
 use ndarray::{Array2, ArrayView2};
 
-use crate::{Error, Float, Result, check, linalg};
+use crate::{Float, Result, check, linalg};
+
+const SQUARED_NORM: &str = "a squared norm of the weights";
 
 /// The least error that any matrix of rank r has, for every r: the theorem of Eckart and Young (1936,
 /// doi:10.1007/BF02288367).
 ///
-/// Exact for the given weights, with no assumption; it bounds factors in full precision, of any method. Energies are
-/// eigenvalues of the smaller of W Wᵀ and Wᵀ W in double precision: right to about 10⁻¹³ of the squared norm.
+/// The bound is exact for the given weights and holds for every method. It comes from the eigenvalues of the smaller of
+/// W Wᵀ and Wᵀ W in double precision, which are right to about 10⁻¹³ of the squared norm.
 ///
 /// ```
 /// use taper::limit::LowRankLimit;
@@ -21,7 +23,7 @@ use crate::{Error, Float, Result, check, linalg};
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct LowRankLimit {
-    /// What is left behind at rank 0, 1, …: falling, and zero at last.
+    /// The squared error at rank 0, 1, …: falling, the last is zero.
     discarded: Vec<f64>,
 }
 
@@ -30,7 +32,7 @@ impl LowRankLimit {
     ///
     /// # Errors
     ///
-    /// [`Error::EmptyAxis`], [`Error::NonFinite`], [`Error::Overflow`], [`Error::NoConvergence`].
+    /// [`Error::EmptyAxis`](crate::Error::EmptyAxis), [`Error::NonFinite`](crate::Error::NonFinite), [`Error::Overflow`](crate::Error::Overflow), [`Error::NoConvergence`](crate::Error::NoConvergence).
     pub fn of<F: Float>(weights: ArrayView2<'_, F>) -> Result<Self> {
         check::finite("weights", &weights)?;
         Self::of_checked(weights.mapv(Float::as_f64).view())
@@ -39,11 +41,11 @@ impl LowRankLimit {
     /// The limit for the error of the outputs, tr((W − Ŵ) M (W − Ŵ)ᵀ), where M (in_features, in_features) is the second
     /// moment XᵀX/n of the layer's inputs ([`InputMoments::matrix`](crate::InputMoments::matrix)): the mean squared norm of x (W − Ŵ)ᵀ over these inputs.
     ///
-    /// It is Eckart and Young's theorem for W M^(1/2). A singular M is no error: what no input excites costs nothing.
+    /// It is Eckart and Young's theorem for W M^(1/2). M may be singular: directions without inputs cause no error.
     ///
     /// # Errors
     ///
-    /// Those of [`of`](Self::of), [`Error::ShapeMismatch`] for another shape of M, and [`Error::Parameter`] for an M that
+    /// Those of [`of`](Self::of), [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) for another shape of M, and [`Error::Parameter`](crate::Error::Parameter) for an M that
     /// is no second moment: not symmetric, or with an eigenvalue clearly below zero.
     pub fn whitened<F: Float>(
         weights: ArrayView2<'_, F>,
@@ -52,7 +54,7 @@ impl LowRankLimit {
         check::finite("weights", &weights)?;
         let root = moment_root(weights.ncols(), second_moment)?;
         let whitened = linalg::product(weights.mapv(Float::as_f64).view(), root.view());
-        check_finite(&whitened)?;
+        check::no_overflow(SQUARED_NORM, &whitened)?;
         Self::of_checked(whitened.view())
     }
 
@@ -62,9 +64,9 @@ impl LowRankLimit {
         } else {
             linalg::gram(weights)
         };
-        check_finite(&gram)?;
+        check::no_overflow(SQUARED_NORM, &gram)?;
         let energies = linalg::symmetric_eigenvalues(gram.view())?;
-        // Rising: summed from the smallest, so that what is left at high rank keeps its digits.
+        // Rising, and summed from the smallest on, so that the small errors of high ranks keep their digits.
         let mut left = 0.0;
         let mut discarded: Vec<f64> = vec![0.0];
         for energy in energies {
@@ -75,7 +77,7 @@ impl LowRankLimit {
         Ok(Self { discarded })
     }
 
-    /// The largest rank, at which nothing is left behind.
+    /// The largest rank, at which the error is zero.
     #[must_use]
     pub fn largest_rank(&self) -> usize {
         self.discarded.len() - 1
@@ -87,7 +89,7 @@ impl LowRankLimit {
         self.discarded.get(rank).copied().unwrap_or(0.0)
     }
 
-    /// The same as a distance, over the norm: in [0, 1], and 0 for a matrix of zeros.
+    /// The least distance ‖W − Ŵ‖ at that rank, divided by the norm ‖W‖: in [0, 1], and 0 for a matrix of zeros.
     #[must_use]
     pub fn relative_error(&self, rank: usize) -> f64 {
         let total = self.squared_error(0);
@@ -98,23 +100,13 @@ impl LowRankLimit {
         }
     }
 
-    /// The smallest rank whose squared error may be at most `squared_error`.
+    /// The smallest rank at which a squared error of at most `squared_error` is possible.
     #[must_use]
     pub fn least_rank(&self, squared_error: f64) -> usize {
         self.discarded
             .iter()
             .position(|&left| left <= squared_error)
             .unwrap_or(self.largest_rank())
-    }
-}
-
-fn check_finite(a: &Array2<f64>) -> Result<()> {
-    if a.iter().all(|x| x.is_finite()) {
-        Ok(())
-    } else {
-        Err(Error::Overflow {
-            what: "a squared norm of the weights",
-        })
     }
 }
 
@@ -129,7 +121,7 @@ pub(super) fn moment_spectrum(
         second_moment.shape(),
     )?;
     check::finite("the second moment", &second_moment)?;
-    let largest = second_moment.iter().fold(0.0_f64, |a, x| a.max(x.abs()));
+    let largest = check::largest(&second_moment);
     let rounding = 64.0 * f64::EPSILON * features as f64 * largest;
     let asymmetry = second_moment
         .indexed_iter()
@@ -143,7 +135,7 @@ pub(super) fn moment_spectrum(
         asymmetry <= rounding,
     )?;
     let (values, vectors) = linalg::symmetric_eigen(second_moment)?;
-    let least = values.first().copied().unwrap_or(0.0);
+    let least = values[0];
     let range = "not negative";
     check::in_range(
         "an eigenvalue of the second moment",

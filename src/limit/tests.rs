@@ -11,8 +11,9 @@ use crate::quantize::binary::{Binarizer, Scaling};
 use crate::quantize::fixed_point::{FixedPointQuantizer, Range};
 use crate::{Compressed, Error, Factorizer, ParamError, Quantizer, Seed, linalg};
 
+/// In [0, 1).
 fn uniform(seed: u64, index: usize) -> f64 {
-    (Seed::from(seed).derive(index as u64).value() >> 11) as f64 / (1_u64 << 53) as f64
+    (Seed::from(seed).uniform(index as u64) + 1.0) / 2.0
 }
 
 fn matrix(seed: u64, rows: usize, columns: usize) -> Array2<f64> {

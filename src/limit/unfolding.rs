@@ -1,27 +1,27 @@
-//! The least error of a tensor of low rank, from below.
+//! A lower bound on the error of a tensor of low rank.
 
 use ndarray::{ArrayView, ArrayViewD, Dimension};
 
 use super::LowRankLimit;
 use crate::{Error, Float, ParamError, Result, check};
 
-/// Orders up to which all unfoldings are looked at; 2⁵ − 1 of them.
+/// The most axes for which all unfoldings are used: 2⁵ − 1 of them.
 const ALL_UNFOLDINGS: usize = 6;
 
-/// What no CP or Tucker decomposition of given ranks can get below.
+/// A lower bound on the error of CP and Tucker decompositions of given ranks.
 ///
 /// A tensor of CP rank R has rank at most R in every unfolding into a matrix, and one of Tucker ranks r has rank at most
-/// the smaller of the products of r over both sides. Eckart and Young bound each unfolding's error, and the largest of
-/// these bounds holds for the tensor. It is a bound from below, not the optimum: the best decomposition may be
-/// far above it. For a matrix it is exact.
+/// the smaller of the products of r over both sides. The theorem of Eckart and Young bounds each unfolding's error, and
+/// the largest of these bounds holds for the tensor. The error of the best decomposition may be far larger. For a matrix
+/// the bound is exact.
 ///
-/// All unfoldings are used for tensors of up to six axes, those of single axes beyond.
+/// All unfoldings are used for tensors of up to six axes, and those of single axes for more.
 ///
 /// ```
 /// use taper::limit::UnfoldingLimit;
 /// use taper::ndarray::array;
 ///
-/// // A unit tensor of rank two, of which one term goes.
+/// // A sum of two unit terms, of which rank one keeps one.
 /// let tensor = array![[[1.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]]];
 /// let limit = UnfoldingLimit::of(tensor.view())?;
 /// assert!((limit.cp_squared_error(1)? - 1.0).abs() < 1e-12);
@@ -32,7 +32,7 @@ const ALL_UNFOLDINGS: usize = 6;
 #[derive(Debug, Clone, PartialEq)]
 pub struct UnfoldingLimit {
     shape: Vec<usize>,
-    /// Which axes are rows, and what the matrix loses at each rank.
+    /// Which axes are rows, and the least error of the matrix at each rank.
     unfoldings: Vec<(Vec<bool>, LowRankLimit)>,
 }
 
@@ -63,7 +63,7 @@ impl UnfoldingLimit {
         })
     }
 
-    /// The least squared error that a sum of `rank` rank-one terms can have, from below.
+    /// A lower bound on the squared error of every sum of `rank` rank-one terms.
     ///
     /// # Errors
     ///
@@ -73,9 +73,10 @@ impl UnfoldingLimit {
         Ok(self.largest(|_| rank))
     }
 
-    /// The least squared error that a Tucker decomposition of these ranks, one an axis, can have, from below.
+    /// A lower bound on the squared error of every Tucker decomposition with these ranks, one for each axis.
     ///
-    /// A rank above an axis counts as its length: an axis that is not decomposed (as in Tucker-2) is given as such.
+    /// A rank above the length of its axis counts as that length; give any such rank for an axis that is not decomposed (as in
+    /// Tucker-2).
     ///
     /// # Errors
     ///
@@ -99,7 +100,7 @@ impl UnfoldingLimit {
         }))
     }
 
-    /// The squared norm of the tensor: the error of nothing.
+    /// The squared norm of the tensor: the error of a tensor of zeros.
     #[must_use]
     pub fn squared_norm(&self) -> f64 {
         self.largest(|_| 0)
@@ -130,20 +131,14 @@ fn sides(order: usize) -> Vec<Vec<bool>> {
 }
 
 fn unfold(tensor: ArrayViewD<'_, f64>, rows: &[bool]) -> Result<LowRankLimit> {
-    let side = |side: bool| (0..rows.len()).filter(move |&axis| rows.get(axis) == Some(&side));
+    let side = |side: bool| (0..rows.len()).filter(move |&axis| rows[axis] == side);
     let order: Vec<usize> = side(true).chain(side(false)).collect();
     let height: usize = side(true)
         .map(|axis| tensor.len_of(ndarray::Axis(axis)))
         .product();
-    let width = tensor.len() / height.max(1);
-    let shape = tensor.shape().to_vec();
+    let width = tensor.len() / height;
     let turned = tensor.permuted_axes(order);
-    let matrix = turned
-        .to_shape((height, width))
-        .map_err(|_| Error::ShapeMismatch {
-            what: "an unfolding",
-            expected: vec![height, width],
-            found: shape,
-        })?;
+    let matrix = turned.to_shape((height, width));
+    let matrix = matrix.expect("rows and columns divide the axes between them");
     LowRankLimit::of_checked(matrix.view())
 }

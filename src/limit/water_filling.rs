@@ -4,17 +4,17 @@ use ndarray::{ArrayView1, ArrayView2};
 
 use super::gaussian::{check_distortion, check_rate};
 use super::spectrum::moment_spectrum;
-use crate::{Error, Float, Result, check};
+use crate::{Float, Result, check};
 
-/// Reverse water-filling: bits are spent where the variance is above a common level, and nothing elsewhere.
+/// Reverse water-filling: only components whose variance is above a common level θ get bits.
 ///
 /// $$R = \frac{1}{n} \sum\_i \max\Big(0, \tfrac{1}{2} \log\_2 \frac{v\_i}{\theta}\Big), \qquad
 /// D = \frac{1}{n} \sum\_i \min(v\_i, \theta)$$
 ///
 /// (Kolmogorov 1956; Cover and Thomas, "Elements of Information Theory", theorem 10.3.3.) For a linear layer it bounds
 /// the error of the *outputs* (W. Gao et al., "Rate distortion for model compression", 2019, arXiv:1810.06401), by
-/// [`linear_layer`](Self::linear_layer). It is exact for independent Gaussian components and squared error, and a bound for
-/// nothing else: weights of another law may need less.
+/// [`linear_layer`](Self::linear_layer). It is exact for independent Gaussian components and squared error; weights of
+/// another distribution may need fewer bits.
 ///
 /// ```
 /// use taper::limit::WaterFilling;
@@ -33,11 +33,11 @@ pub struct WaterFilling {
 }
 
 impl WaterFilling {
-    /// Components of these variances.
+    /// Independent Gaussian components of these variances.
     ///
     /// # Errors
     ///
-    /// [`Error::EmptyAxis`], [`Error::NonFinite`], [`ParamError::OutOfRange`](crate::ParamError::OutOfRange) for a negative variance.
+    /// [`Error::EmptyAxis`](crate::Error::EmptyAxis), [`Error::NonFinite`](crate::Error::NonFinite), [`ParamError::OutOfRange`](crate::ParamError::OutOfRange) for a negative variance.
     pub fn of(variances: ArrayView1<'_, f64>) -> Result<Self> {
         check::finite("variances", &variances)?;
         let mut variances = variances.to_vec();
@@ -48,12 +48,12 @@ impl WaterFilling {
         Ok(Self { variances })
     }
 
-    /// The output error of a linear layer with `weights` (out_features, in_features), whose inputs have the second moment
+    /// The components of the output error of a linear layer with `weights` (out_features, in_features), whose inputs have the second moment
     /// M = XᵀX/n (in_features, in_features).
     ///
     /// The components are the directions of M's eigenvectors, with the variances σ² λᵢ, σ² the mean square of the weights:
-    /// all weights are taken for independent and Gaussian, of mean zero and this variance. D is then
-    /// tr((W − Ŵ) M (W − Ŵ)ᵀ) / (out·in), the mean squared error of an output over the number of inputs, and R is in
+    /// all weights are assumed independent and Gaussian, of mean zero and this variance. D is then
+    /// tr((W − Ŵ) M (W − Ŵ)ᵀ) / (out·in), the mean squared error of an output divided by the number of inputs, and R is in
     /// bits a weight.
     ///
     /// # Errors
@@ -68,11 +68,7 @@ impl WaterFilling {
         let squares = weights.iter().map(|w| w.as_f64() * w.as_f64());
         let square = squares.sum::<f64>() / weights.len() as f64;
         let mut variances: Vec<f64> = values.iter().map(|value| value * square).collect();
-        if variances.iter().any(|variance| !variance.is_finite()) {
-            return Err(Error::Overflow {
-                what: "the variance of an output",
-            });
-        }
+        check::no_overflow("the variance of an output", &variances)?;
         variances.reverse();
         Ok(Self { variances })
     }
@@ -112,7 +108,7 @@ impl WaterFilling {
         // With k components above the level, their logarithms less k times the level's are the bits. The right k is the
         // first whose level is not below the next variance.
         let mut logarithms = 0.0;
-        let mut level = self.variances.first().copied().unwrap_or(0.0);
+        let mut level = self.variances[0];
         for (i, &variance) in self.variances.iter().enumerate() {
             if variance == 0.0 {
                 break;
@@ -140,7 +136,7 @@ impl WaterFilling {
             let level = (total - rest.max(0.0)) / (i + 1) as f64;
             let next = self.variances.get(i + 1).copied().unwrap_or(0.0);
             if level >= next {
-                return level.min(self.variances.first().copied().unwrap_or(0.0));
+                return level.min(self.variances[0]);
             }
         }
         0.0

@@ -1,7 +1,7 @@
 //! Linear algebra in Rust, by faer.
 //!
-//! faer's own parallel algorithms choose the shapes of their blocks by the number of threads, and with them the
-//! order of some sums. Here work is cut into blocks that depend on the shapes alone, and each block is done
+//! In faer's own parallel algorithms the shapes of blocks, and with them the order of some sums, depend on the number of
+//! threads. Here products are cut into blocks that depend on the shapes of matrices only, and each block is computed
 //! sequentially; decompositions run on one thread.
 
 use ::faer::dyn_stack::{MemBuffer, MemStack, StackReq};
@@ -19,11 +19,11 @@ use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut2, CowArray, Ix2, ShapeBui
 use super::{Backend, ThinSvd};
 use crate::{Error, Float, Result, parallel};
 
-/// The back end that is always there.
+/// The back end that is always compiled.
 #[derive(Debug, Clone, Copy)]
 pub struct Faer;
 
-/// Multiply-adds below which a product is not worth sharing out: some ten microseconds.
+/// Products of fewer multiply-adds (some ten microseconds) run on one thread.
 const SEQUENTIAL: usize = 1 << 20;
 /// The length of the blocks that a product is cut into. Long enough that packing the other operand anew for
 /// each block costs little, short enough that many threads have work.
@@ -160,7 +160,7 @@ impl<F: Float + RealField> Backend<F> for Faer {
     fn solve_lower(lower: ArrayView2<'_, F>, transposed: bool, mut x: ArrayViewMut2<'_, F>) {
         let lower = dense(lower);
         let lower = borrow(&lower);
-        // Right-hand sides do not touch each other: blocks of them are solved side by side.
+        // Right-hand sides are independent: blocks of them are solved in parallel.
         let work = x.len() * lower.nrows();
         with_mut(&mut x, |x| {
             let blocks = if work > SEQUENTIAL {
@@ -180,7 +180,7 @@ impl<F: Float + RealField> Backend<F> for Faer {
     }
 }
 
-/// The eigenvalues of a symmetric matrix, and its eigenvectors where there is room for them.
+/// The eigenvalues of a symmetric matrix, and its eigenvectors into `vectors`, if given.
 fn eigen<F: Float + RealField>(
     a: ArrayView2<'_, F>,
     vectors: Option<MatMut<'_, F>>,
@@ -232,7 +232,7 @@ fn blocked_product_of_rows<F: Float + RealField>(
     out: MatMut<'_, F>,
     work: usize,
 ) {
-    // A short result of a long sum is worth sharing out too: four blocks at least, of whole registers.
+    // At least four blocks, of whole registers, so that a result with few rows is shared out too.
     let block = BLOCK.min(out.nrows().div_ceil(4).next_multiple_of(32));
     if work <= SEQUENTIAL || out.nrows() <= block {
         matmul(out, accumulate, a, b, alpha, Par::Seq);
@@ -261,7 +261,7 @@ fn column_blocks<F>(mut rest: MatMut<'_, F>, length: usize) -> Vec<MatMut<'_, F>
     blocks
 }
 
-/// The matrix in row-major or column-major order without gaps: itself where it is so already.
+/// The matrix in row-major or column-major order without gaps; copied only if it has gaps.
 fn dense<F: Float>(a: ArrayView2<'_, F>) -> CowArray<'_, F, Ix2> {
     if a.is_standard_layout() || a.t().is_standard_layout() {
         a.into()
@@ -277,14 +277,15 @@ fn column_major<F: Float>(a: ArrayView2<'_, F>) -> Array2<F> {
     copy
 }
 
-/// The view that faer works on, of a matrix that [`dense`] gave.
+/// The view that faer works on, of a matrix from [`dense`].
 fn borrow<'a, F: Float>(a: &'a CowArray<'_, F, Ix2>) -> MatRef<'a, F> {
     let (m, n) = a.dim();
     if let Some(values) = a.as_slice() {
         return MatRef::from_row_major_slice(values, m, n);
     }
-    let values = a.as_slice_memory_order().unwrap_or_default();
-    MatRef::from_column_major_slice(values, m, n)
+    let columns = a.t();
+    let columns = columns.to_slice().expect("`dense` leaves no gaps");
+    MatRef::from_column_major_slice(columns, m, n)
 }
 
 /// Calls `f` with the view that faer works on, by way of a copy where `a` has gaps.
@@ -303,7 +304,7 @@ fn with_mut<F: Float, T>(a: &mut ArrayViewMut2<'_, F>, f: impl FnOnce(MatMut<'_,
 }
 
 fn slice_mut<F: Float>(a: &mut Array1<F>) -> &mut [F] {
-    a.as_slice_mut().unwrap_or_default()
+    a.as_slice_mut().expect("a new array has no gaps")
 }
 
 fn with_scratch<T>(size: StackReq, f: impl FnOnce(&mut MemStack) -> T) -> T {

@@ -1,7 +1,7 @@
 //! Linear algebra by LAPACK and BLAS, through `ndarray-linalg`.
 //!
-//! Which LAPACK is linked is a feature of the crate. Threads are the library's own affair: a parallel OpenBLAS
-//! may round differently when it is given another number of them.
+//! A feature of the crate selects the LAPACK that is linked. It has threads of its own: a parallel OpenBLAS may round
+//! differently with another number of threads.
 
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut2};
@@ -9,7 +9,7 @@ use ndarray_linalg::{
     Cholesky as _, Diag, EigValsh as _, Eigh as _, JobSvd, Lapack as LapackScalar, QRInto as _,
     SVDDCInto as _, SolveTriangularInplace as _, UPLO,
 };
-// Without the name in the code, the library would be left out when the program is linked.
+// Without this import the linker would leave the library out.
 #[cfg(any(feature = "openblas-system", feature = "openblas-static"))]
 use openblas_src as _;
 
@@ -91,8 +91,7 @@ impl<F: Float + LapackScalar<Real = F>> Backend<F> for Lapack {
         } else {
             row_major(lower).solve_triangular_inplace(UPLO::Lower, Diag::NonUnit, &mut copy)
         };
-        // LAPACK names one failure, a zero on the diagonal, which callers rule out.
-        debug_assert!(solved.is_ok());
+        solved.expect("no zero on the diagonal, the only failure that LAPACK names");
         x.assign(&copy);
     }
 }

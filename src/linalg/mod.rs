@@ -1,8 +1,8 @@
-//! The seam to linear algebra: everything that multiplies or factors a dense matrix goes through here.
+//! Linear algebra: all products and factorizations of dense matrices.
 //!
-//! [`Backend`] names the few operations that are needed. `faer` does them in Rust and is always there;
-//! `lapack` hands them to the LAPACK that a feature chose when the crate was compiled. The functions below
-//! take views of any strides, and check only in debug builds that shapes fit: that is for their callers to see to.
+//! [`Backend`] lists the operations. `faer` implements them in Rust and is always compiled;
+//! `lapack` calls the LAPACK library that a feature selects when the crate is compiled. The functions below
+//! take views of any strides. Callers make sure that shapes fit, which is checked in debug builds only.
 //! With faer, results are the same for any number of threads.
 
 mod cholesky;
@@ -18,8 +18,8 @@ use crate::{Float, Result};
 
 pub(crate) use cholesky::Cholesky;
 
-/// `array` as a matrix of `shape`, row by row, copied only where its order in memory is another one; none where it has
-/// another number of values.
+/// `array` as a matrix of `shape`, in row-major order; copied only if its order in memory differs. None if it has another
+/// number of values.
 pub(crate) fn as_matrix<F: Clone, D: Dimension>(
     array: ArrayView<'_, F, D>,
     shape: (usize, usize),
@@ -42,7 +42,7 @@ pub(crate) type Active = lapack::Lapack;
 ///
 /// Public in name only: the module is private.
 pub trait LinalgFloat: Sized {
-    /// Where matrices of this type are worked on.
+    /// The back end for matrices of this type.
     type Backend: Backend<Self>;
 }
 
@@ -65,7 +65,7 @@ pub struct ThinSvd<F> {
     pub vt: Array2<F>,
 }
 
-/// What a back end does.
+/// The operations of a back end.
 ///
 /// Public in name only: the module is private.
 pub trait Backend<F> {

@@ -1,4 +1,4 @@
-//! The laws of the seam, which every back end that is compiled keeps.
+//! Laws that every compiled back end has to pass.
 
 use ndarray::{Array2, Axis, ShapeBuilder, s};
 use rand::Rng;

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::ops::Deref;
 use std::path::Path;
 
-use crate::kernels::map::map;
+use crate::kernels::mapped_file::map;
 use crate::{Error, Result};
 
 /// The bytes of a file: mapped into memory, or read.

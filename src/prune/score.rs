@@ -95,13 +95,8 @@ pub fn filter_norms<F: Float, D: Dimension>(
         .axis_iter(Axis(0))
         .map(|filter| F::from_f64_lossy(norm_of(&filter, norm)))
         .collect();
-    if norms.iter().all(|norm| norm.is_finite()) {
-        Ok(norms)
-    } else {
-        Err(Error::Overflow {
-            what: "the norm of a filter",
-        })
-    }
+    check::no_overflow("the norm of a filter", &norms)?;
+    Ok(norms)
 }
 
 fn norm_of<F: Float>(filter: &ArrayViewD<'_, F>, norm: Norm) -> f64 {

@@ -15,9 +15,8 @@ fn values<D: Dimension>(
 ) -> Array<f64, D> {
     let mut stream = 0;
     Array::from_shape_simple_fn(shape, || {
-        let value = Seed::from(seed).derive(stream).value();
         stream += 1;
-        ((value >> 11) as f64 / (1_u64 << 53) as f64 - 0.5) * spread
+        Seed::from(seed).uniform(stream) * spread / 2.0
     })
 }
 

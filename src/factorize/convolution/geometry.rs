@@ -2,7 +2,7 @@
 
 use ndarray::{Array1, ArrayView1, ArrayView4};
 
-use crate::{Error, Float, ParamError, Result, check};
+use crate::{Float, ParamError, Patches, Result, check};
 
 /// How a kernel moves over an image.
 ///
@@ -36,28 +36,18 @@ impl Geometry {
     ///
     /// # Errors
     ///
-    /// [`Error::Parameter`] for a stride of zero, [`Error::ExceedsInput`] for a kernel that is larger than the
-    /// padded image.
+    /// [`Error::Parameter`](crate::Error::Parameter) for a kernel or a stride of zero,
+    /// [`Error::ExceedsInput`](crate::Error::ExceedsInput) for a kernel that is larger than the padded image.
     pub fn output(&self, image: [usize; 2], kernel: [usize; 2]) -> Result<[usize; 2]> {
-        self.check()?;
-        let mut output = [0; 2];
-        for axis in 0..2 {
-            let padded = self.padding[axis]
-                .checked_mul(2)
-                .and_then(|padding| padding.checked_add(image[axis]))
-                .ok_or(Error::Overflow {
-                    what: "the padded image",
-                })?;
-            if kernel[axis] > padded {
-                return Err(Error::ExceedsInput {
-                    what: "the length of the kernel",
-                    value: kernel[axis],
-                    limit: padded,
-                });
-            }
-            output[axis] = (padded - kernel[axis]) / self.stride[axis] + 1;
+        self.patches(kernel).output(image)
+    }
+
+    fn patches(&self, kernel: [usize; 2]) -> Patches {
+        Patches {
+            stride: self.stride,
+            padding: self.padding,
+            ..Patches::new(kernel)
         }
-        Ok(output)
     }
 
     pub(super) fn check(&self) -> Result<(), ParamError> {
@@ -82,8 +72,7 @@ impl Geometry {
         ]
     }
 
-    /// The positions of a result of length `output` at which tap `tap` of the kernel meets the image of length
-    /// `image` (along `axis`), and the position of the image that the first of them meets.
+    /// As [`Patches::meeting`].
     pub(super) fn meeting(
         &self,
         axis: usize,
@@ -91,17 +80,8 @@ impl Geometry {
         image: usize,
         output: usize,
     ) -> (std::ops::Range<usize>, usize) {
-        let (stride, padding) = (self.stride[axis], self.padding[axis]);
-        // Position o meets o · stride + tap − padding, which must be in 0..image.
-        let first = padding.saturating_sub(tap).div_ceil(stride);
-        let end = (image + padding)
-            .saturating_sub(tap)
-            .div_ceil(stride)
-            .min(output);
-        if first >= end {
-            return (0..0, 0);
-        }
-        (first..end, first * stride + tap - padding)
+        // Neither the length nor the width of the kernel matters here.
+        self.patches([1, 1]).meeting(axis, tap, image, output)
     }
 }
 
@@ -131,50 +111,4 @@ pub(super) fn check_bias<F: Float>(bias: Option<&Array1<F>>, out_channels: usize
 
 pub(super) fn dimensions((a, b, c, d): (usize, usize, usize, usize)) -> [usize; 4] {
     [a, b, c, d]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn meetings_are_those_of_the_definition() {
-        for stride in 1..4 {
-            for padding in 0..4 {
-                for (image, kernel) in [(7, 3), (5, 5), (4, 1)] {
-                    let geometry = Geometry {
-                        stride: [stride, 1],
-                        padding: [padding, 0],
-                    };
-                    let [output, _] = geometry.output([image, 1], [kernel, 1]).unwrap();
-                    for tap in 0..kernel {
-                        let inside =
-                            |o: &usize| (padding..padding + image).contains(&(o * stride + tap));
-                        let expected: Vec<usize> = (0..output).filter(inside).collect();
-                        let (range, first) = geometry.meeting(0, tap, image, output);
-                        assert_eq!(range.clone().collect::<Vec<_>>(), expected);
-                        if let Some(o) = expected.first() {
-                            assert_eq!(first, o * stride + tap - padding);
-                        }
-                    }
-                }
-            }
-        }
-        let still = Geometry {
-            stride: [0, 1],
-            padding: [0, 0],
-        };
-        assert!(matches!(
-            still.output([3, 3], [1, 1]),
-            Err(Error::Parameter(_))
-        ));
-        assert!(matches!(
-            Geometry::default().output([3, 3], [4, 1]),
-            Err(Error::ExceedsInput {
-                value: 4,
-                limit: 3,
-                ..
-            })
-        ));
-    }
 }

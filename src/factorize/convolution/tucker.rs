@@ -277,7 +277,7 @@ impl<F: Float> Factorizer<F, Ix4> for Tucker2 {
         check::finite("the kernel", &weights)?;
         let shape = dimensions(weights.dim());
         let values = standard(&weights);
-        let largest = values.iter().fold(F::zero(), |max, x| max.max(x.abs()));
+        let largest = check::largest(&weights);
         // Scaled to at most one, so that no square leaves the range of the type.
         let scale = if largest > F::zero() {
             largest

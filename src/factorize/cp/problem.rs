@@ -27,10 +27,7 @@ impl<F: Float> Problem<F> {
         check_order(&shape)?;
         check::finite("the tensor", tensor)?;
         let mut values = standard(tensor).into_owned();
-        let largest = values
-            .iter()
-            .fold(F::zero(), |max, x| max.max(x.abs()))
-            .as_f64();
+        let largest = check::largest(tensor).as_f64();
         let exponent = if largest > 0.0 {
             largest.log2().floor() as i32
         } else {

@@ -206,11 +206,7 @@ impl<F: Float> CpTensor<F> {
             .iter()
             .map(|&r| F::from_f64_lossy(scale(model.weights[r], problem.exponent)))
             .collect::<Array1<F>>();
-        if weights.iter().any(|weight| !weight.is_finite()) {
-            return Err(Error::Overflow {
-                what: "the weight of a CP term",
-            });
-        }
+        check::no_overflow("the weight of a CP term", &weights)?;
         let factors = model.factors.iter().map(|factor| {
             let rows = factor.len() / terms;
             Array2::from_shape_fn((rows, terms), |(i, r)| factor[i * terms + order[r]])

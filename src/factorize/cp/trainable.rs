@@ -3,8 +3,8 @@
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewD, Axis};
 
 use super::{CpTensor, mttkrp};
-use crate::trainable::{check_dense, check_parameters};
-use crate::{Compressed, Error, Float, Result, Trainable};
+use crate::trainable::{check_dense, check_parameters, finite_gradient};
+use crate::{Compressed, Float, Result, Trainable};
 
 impl<F: Float> Trainable<F> for CpTensor<F> {
     /// The weights of the terms, then each factor in row-major order.
@@ -41,12 +41,6 @@ impl<F: Float> Trainable<F> for CpTensor<F> {
             }
             gradient.extend(product * self.weights());
         }
-        if gradient.iter().all(|x| x.is_finite()) {
-            Ok(gradient.into())
-        } else {
-            Err(Error::Overflow {
-                what: "the gradient",
-            })
-        }
+        finite_gradient(gradient.into())
     }
 }

@@ -177,8 +177,7 @@ fn scale_to_one<F: Float>(weights: ArrayView2<'_, F>) -> (CowArray<'_, F, Ix2>, 
         false => CowArray::from(weights.as_standard_layout().into_owned()),
     };
     let largest = parallel::map(weights.nrows(), |i| {
-        let row = weights.row(i);
-        check::largest_of(row.to_slice().unwrap_or_default()).as_f64()
+        check::largest(&weights.row(i)).as_f64()
     });
     let largest = largest.into_iter().fold(0.0, f64::max);
     if largest == 0.0 || (1e-6..=1e6).contains(&largest) {

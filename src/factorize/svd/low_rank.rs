@@ -68,9 +68,7 @@ impl<F: Float> LowRankMatrix<F> {
         };
         let round = |what, value: f64| {
             let value = F::from_f64_lossy(value);
-            if !value.is_finite() {
-                return Err(Error::Overflow { what });
-            }
+            check::no_overflow(what, [&value])?;
             precision.round(what, value)
         };
         let fold = |what, mut factor: Array2<F>, axis, scales: Array1<f64>| {

@@ -3,7 +3,7 @@
 use ndarray::{Array1, Array2, ArrayView1, ArrayViewD, Axis};
 
 use super::LowRankMatrix;
-use crate::trainable::{check_matrix, check_parameters};
+use crate::trainable::{check_matrix, check_parameters, finite_gradient};
 use crate::{Compressed, Error, Float, Result, Trainable, linalg};
 
 impl<F: Float> Trainable<F> for LowRankMatrix<F> {
@@ -54,13 +54,7 @@ impl<F: Float> Trainable<F> for LowRankMatrix<F> {
             left *= &s;
             right *= &s.insert_axis(Axis(1));
         }
-        let gradient: Array1<F> = left.iter().chain(&apart).chain(&right).copied().collect();
-        if gradient.iter().all(|x| x.is_finite()) {
-            Ok(gradient)
-        } else {
-            Err(Error::Overflow {
-                what: "the gradient",
-            })
-        }
+        let all = left.iter().chain(&apart).chain(&right);
+        finite_gradient(all.copied().collect())
     }
 }

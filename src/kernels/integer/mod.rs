@@ -1,7 +1,7 @@
-//! The product of rows of unsigned with rows of signed bytes, summed as integers.
+//! Products of rows of unsigned bytes with rows of signed bytes, summed as integers.
 //!
-//! Few rows are multiplied as they lie in memory, vector by vector along the rows. For many rows that would load more than it
-//! multiplies: there, sixteen rows of the unsigned bytes at a time are brought into the order in which they are read.
+//! Few rows are multiplied as they are in memory, vector by vector along the rows. For many rows that takes more loads than
+//! multiplications: a panel of sixteen rows of the unsigned bytes is first brought into the order in which it is read.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -11,9 +11,9 @@ mod avx512;
 use super::Level;
 use super::placed::Placed;
 
-/// The longest row whose sum surely fits 32 bits: 2³¹ / (255·128), and a multiple of the vectors' length.
+/// The longest row whose sum always fits 32 bits: 2³¹ / (255·128), rounded down to a multiple of the vectors' length.
 pub(crate) const LONGEST: usize = 65_536;
-/// Rows of `a` are multiples of that many bytes apart.
+/// The distance between rows of `a` is a multiple of this many bytes.
 pub(crate) const UNIT: usize = 64;
 
 /// Columns that are multiplied at once, where rows of `b` are brought into another order.
@@ -27,7 +27,7 @@ pub(crate) struct Rows<'a, T> {
 }
 
 impl<'a, T> Rows<'a, T> {
-    /// How many rows of so many columns there are.
+    /// The number of rows of `columns` columns.
     fn count(self, columns: usize) -> usize {
         match self.values.len().checked_sub(columns) {
             Some(rest) => rest / self.stride.max(columns).max(1) + 1,
@@ -42,12 +42,13 @@ impl<'a, T> Rows<'a, T> {
 
     /// The columns from `from` on.
     pub(crate) fn starting_at(self, from: usize) -> Self {
-        let values = self.values.get(from..).unwrap_or_default();
+        // Without rows there is nothing to leave out.
+        let values = &self.values[from.min(self.values.len())..];
         Self { values, ..self }
     }
 }
 
-/// Memory for the sixteen rows that are worked on, to be used again.
+/// Scratch memory for a panel of rows, which later calls reuse.
 pub(crate) type Panel = Placed<u8>;
 
 /// `out[i * rows(b) + j]` = Σ b[j]·a[i] over the first `columns` of row i of `a` and row j of `b`.
@@ -120,7 +121,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        // Of any sizes, rows with gaps between them, wherever they begin in a line of the cache.
+        // Rows of any sizes, with gaps between them, at any offset within a cache line.
         #[test]
         fn every_level_sums_as_the_naive_loop(columns in 1_usize..600, height in 0_usize..28, width in 0_usize..40, gap in prop_oneof![Just(0), Just(1), 0_usize..70], places in (0_usize..64, 0_usize..64), alike in any::<bool>(), seed in any::<u64>()) {
             let byte = |stream: u64, i: usize| Seed::from(seed).derive(stream).derive(i as u64).value() as u8;

@@ -210,9 +210,7 @@ impl Binarizer {
     /// A scale as it will be stored.
     pub(super) fn rounded<F: Float>(&self, scale: f64) -> Result<F> {
         let scale = F::from_f64_lossy(scale);
-        if !scale.is_finite() {
-            return Err(Error::Overflow { what: "a scale" });
-        }
+        check::no_overflow("a scale", [&scale])?;
         self.precision.round("a scale", scale)
     }
 }

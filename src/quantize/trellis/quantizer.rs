@@ -143,7 +143,7 @@ impl<F: Float> Quantizer<F> for TrellisQuantizer {
             .precision
             .round("a step", F::from_f64_lossy(self.step))?;
         let scale = step.as_f64();
-        let largest = check::largest(weights).as_f64();
+        let largest = check::largest(&weights).as_f64();
         // The largest number may be one beyond the nearest, whose value is twice as many steps.
         let most = f64::from((1 << MAX_BITS) - 4);
         if !(scale > 0.0 && largest / scale < most) {
