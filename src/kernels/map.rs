@@ -1,17 +1,17 @@
-//! A file as memory.
+//! Files mapped into memory: here because `unsafe` stands in this folder alone.
 
 use std::fs::File;
 use std::io;
 
 use memmap2::Mmap;
 
-/// The bytes of `file`, read as they are looked at.
+/// The bytes of `file`, which the system reads when they are used.
 ///
-/// Nothing in this crate holds a reference into a map longer than it takes to copy or to decode a tensor, and
-/// everything that is read from one is checked as if it came from a stranger.
+/// This crate never writes to a file in place: it replaces files, and those who have mapped the old one keep it. Everything
+/// that is read from a map is checked like any other input.
 pub(crate) fn map(file: &File) -> io::Result<Mmap> {
-    // SAFETY: a map is read-only and lives as long as the returned value. What the compiler cannot know is that no
-    // one else changes or cuts the file while it is mapped: `Source::map` hands this condition on to its
-    // caller in its documentation, and `Source::read` is there for whoever cannot promise it.
+    // SAFETY: a map is read-only and lives as long as the returned value. The compiler cannot know that no other
+    // process writes to the file or shortens it while it is mapped: the documentation of `Source::map` asks this of the
+    // caller, and `Source::read` serves those who cannot promise it.
     unsafe { Mmap::map(file) }
 }

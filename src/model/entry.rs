@@ -16,7 +16,7 @@ use crate::{Error, Result};
 ///
 /// ```
 /// use taper::Quantizer;
-/// use taper::model::{CompressedModel, CompressedTensor, Entry};
+/// use taper::model::CompressedTensor;
 /// use taper::ndarray::Array2;
 /// use taper::quantize::fixed_point::FixedPointQuantizer;
 ///
@@ -26,7 +26,6 @@ use crate::{Error, Result};
 /// let tensor = CompressedTensor::new(matrix).with_shape(&[8, 6, 1, 1])?;
 /// assert_eq!(tensor.decompress()?.shape(), [8, 6, 1, 1]);
 /// assert_eq!(tensor.artifact().kind(), "fixed_point");
-/// # let _ = |model: CompressedModel, entry: Entry| (model, entry);
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[derive(Debug, Clone)]
@@ -55,7 +54,7 @@ impl CompressedTensor {
     ///
     /// # Errors
     ///
-    /// [`Error::ShapeMismatch`] for a shape of another number of values.
+    /// [`Error::ShapeMismatch`] for a shape with another number of values.
     pub fn with_shape(mut self, shape: &[usize]) -> Result<Self> {
         let count = |shape: &[usize]| shape.iter().try_fold(1_usize, |n, &m| n.checked_mul(m));
         if count(shape).is_none() || count(shape) != count(&self.shape) {
@@ -107,11 +106,11 @@ impl CompressedTensor {
         reshaped(array, &self.shape)
     }
 
-    /// y = x Wᵀ with x of shape (batch, in_features), from the compressed form where the artifact can.
+    /// y = x Wᵀ with x of shape (batch, in_features), computed from the compressed form.
     ///
     /// # Errors
     ///
-    /// [`Error::Dimensions`] where the artifact is no matrix, and those of the artifact.
+    /// [`Error::Dimensions`] where the artifact is not a matrix, and those of the artifact.
     pub fn apply(&self, x: ArrayView2<'_, f32>) -> Result<Array2<f32>> {
         match self.artifact.as_linear() {
             Some(matrix) => matrix.apply(x),
@@ -132,29 +131,27 @@ impl From<Box<dyn Artifact>> for CompressedTensor {
 
 /// A tensor of a model: compressed, or kept bit for bit.
 ///
-/// ```
-/// use taper::Quantizer;
-/// use taper::model::{CompressedModel, CompressedTensor, Entry};
-/// use taper::ndarray::Array2;
-/// use taper::quantize::fixed_point::FixedPointQuantizer;
+/// [`CompressedModel::get`](super::CompressedModel::get) and [`Container::get`](super::Container::get) return it.
 ///
-/// let weights = Array2::from_shape_fn((8, 6), |(o, i)| (o + i) as f32);
-/// let matrix = FixedPointQuantizer::params(4).quantize(weights.view())?;
-/// let entries = [
-///     Entry::Compressed(CompressedTensor::new(matrix)),
-///     Entry::Plain(weights.view().into_dyn().into()),
-/// ];
-/// for entry in &entries {
-///     assert_eq!(entry.decompress()?.shape(), entry.shape());
-/// }
-/// # let _ = CompressedModel::new();
+/// ```
+/// use taper::Precision;
+/// use taper::model::{CompressedTensor, Dense, Entry};
+/// use taper::ndarray::arr1;
+///
+/// // A third is not a number of half precision.
+/// let weights = arr1(&[0.5, 1.0 / 3.0]).into_dyn();
+/// let plain = Entry::Plain(weights.view().into());
+/// assert_eq!(plain.decompress()?, weights);
+/// let half = Dense::new(weights.view(), Precision::F16)?;
+/// let compressed = Entry::Compressed(CompressedTensor::new(half));
+/// assert_ne!(compressed.decompress()?, weights);
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[derive(Debug, Clone)]
 pub enum Entry {
-    /// An artifact.
+    /// Compressed, to an artifact.
     Compressed(CompressedTensor),
-    /// The tensor itself, of any type.
+    /// Kept, with elements of any type.
     Plain(PlainTensor),
 }
 

@@ -1,4 +1,4 @@
-//! Tensors by name, as frameworks save them.
+//! Models in the safetensors format: tensors by name.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -45,15 +45,14 @@ pub(super) struct Place {
     pub(super) info: Info,
 }
 
-/// One tensor of a file, as it is stored.
+/// One tensor as a file stores it: elements of any type, bit for bit.
 ///
 /// ```
-/// use taper::model::PlainTensor;
+/// use taper::model::{Dtype, TensorData};
 /// use taper::ndarray::arr1;
 ///
-/// let tensor = PlainTensor::from(arr1(&[1.0_f32, 2.0]).view().into_dyn());
-/// assert!(tensor.is_float() && tensor.bytes.len() == 8);
-/// assert_eq!(tensor.to_f32()?, arr1(&[1.0, 2.0]).into_dyn());
+/// let tensor = TensorData { dtype: Dtype::BF16, shape: vec![2], bytes: vec![0, 0x3f, 0x80, 0xbf].into() };
+/// assert_eq!(tensor.to_f32()?, arr1(&[0.5, -1.0]).into_dyn());
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq)]
@@ -66,17 +65,7 @@ pub struct TensorData<'a> {
     pub bytes: Cow<'a, [u8]>,
 }
 
-/// A tensor that is kept as it was found, bit for bit.
-///
-/// ```
-/// use taper::model::PlainTensor;
-/// use taper::ndarray::arr1;
-///
-/// let tensor = PlainTensor::from(arr1(&[1.0_f32, 2.0]).view().into_dyn());
-/// assert!(tensor.is_float() && tensor.bytes.len() == 8);
-/// assert_eq!(tensor.to_f32()?, arr1(&[1.0, 2.0]).into_dyn());
-/// # Ok::<(), taper::Error>(())
-/// ```
+/// A [`TensorData`] that owns its bytes.
 pub type PlainTensor = TensorData<'static>;
 
 impl TensorData<'_> {
@@ -95,7 +84,7 @@ impl TensorData<'_> {
         })
     }
 
-    /// Whether [`to_f32`](Self::to_f32) reads this.
+    /// Whether [`to_f32`](Self::to_f32) reads elements of this type.
     #[must_use]
     pub fn is_float(&self) -> bool {
         matches!(self.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16)

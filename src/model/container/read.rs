@@ -1,4 +1,4 @@
-//! Reading a container, one tensor at a time.
+//! Reads a container, one tensor at a time.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,8 +36,10 @@ const MAX_DEPTH: usize = 8;
 /// let mut model = CompressedModel::new();
 /// model.insert("fc.weight", CompressedTensor::new(matrix))?;
 /// let container = Container::new(Source::from(model.to_bytes()?), Registry::default())?;
-/// assert_eq!(container.names().collect::<Vec<_>>(), ["fc.weight"]);
-/// assert_eq!(container.get("fc.weight")?.shape(), [8, 6]);
+/// for name in container.names() {
+///     let dense = container.get(name)?.decompress()?; // one tensor at a time
+///     assert_eq!(dense.shape(), [8, 6]);
+/// }
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[derive(Debug)]
@@ -125,7 +127,7 @@ impl Container {
         &self.tensors
     }
 
-    /// A tensor.
+    /// The tensor of this name.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Laying a container out.
+//! Lays a container out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -213,7 +213,7 @@ pub struct ContainerWriter {
     file: NewFile,
 }
 
-/// A buffered file that is written first and read afterwards.
+/// A buffered file that is first written and then read.
 #[derive(Debug)]
 struct BufWriterFile(BufWriter<File>);
 
