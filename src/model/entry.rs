@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use ndarray::{Array2, ArrayD, ArrayView2, IxDyn};
+use ndarray::{Array, Array2, ArrayD, ArrayView2, Dimension, IntoDimension, IxDyn};
 
 use super::tensors::reshaped;
 use super::{Artifact, Dtype, PlainTensor, TensorData};
@@ -101,7 +101,7 @@ impl CompressedTensor {
     /// Those of the artifact, and [`Error::Unsupported`] for a tensor that does not fit into memory.
     pub fn decompress(&self) -> Result<ArrayD<f32>> {
         let shape = self.artifact.shape();
-        let mut array = zeros(shape)?;
+        let mut array = zeros(IxDyn(shape))?;
         self.artifact.decompress_into(array.view_mut())?;
         reshaped(array, &self.shape)
     }
@@ -110,16 +110,19 @@ impl CompressedTensor {
     ///
     /// # Errors
     ///
-    /// [`Error::Dimensions`] where the artifact is not a matrix, and those of the artifact.
+    /// [`Error::Dimensions`] where the artifact is not a matrix, [`Error::Unsupported`] for a product that does not fit into
+    /// memory, and those of the artifact.
     pub fn apply(&self, x: ArrayView2<'_, f32>) -> Result<Array2<f32>> {
-        match self.artifact.as_linear() {
-            Some(matrix) => matrix.apply(x),
-            None => Err(Error::Dimensions {
+        let Some(matrix) = self.artifact.as_linear() else {
+            return Err(Error::Dimensions {
                 what: "a compressed tensor whose product is asked for",
                 expected: "two axes",
                 shape: self.shape.clone(),
-            }),
-        }
+            });
+        };
+        let mut y = zeros([x.nrows(), matrix.shape()[0]])?;
+        matrix.apply_into(x, y.view_mut())?;
+        Ok(y)
     }
 }
 
@@ -197,16 +200,16 @@ impl Entry {
     }
 }
 
-/// An array of zeros. A small artifact may stand for a tensor that no machine holds, as a file may that was forged.
-fn zeros(shape: &[usize]) -> Result<ArrayD<f32>> {
+/// An array of zeros. A small artifact may stand for a tensor that no machine holds, as a forged file may.
+fn zeros<D: Dimension>(shape: impl IntoDimension<Dim = D>) -> Result<Array<f32, D>> {
+    let shape = shape.into_dimension();
     let too_large = || Error::Unsupported {
-        what: format!("a dense tensor of shape {shape:?}"),
+        what: format!("a dense array of shape {:?}", shape.slice()),
         reason: "it does not fit into memory".to_owned(),
     };
-    let count = shape.iter().try_fold(1_usize, |n, &m| n.checked_mul(m));
-    let count = count.ok_or_else(too_large)?;
+    let count = shape.size_checked().ok_or_else(too_large)?;
     let mut values = Vec::new();
     values.try_reserve_exact(count).map_err(|_| too_large())?;
     values.resize(count, 0.0);
-    ArrayD::from_shape_vec(IxDyn(shape), values).map_err(|_| too_large())
+    Array::from_shape_vec(shape.clone(), values).map_err(|_| too_large())
 }

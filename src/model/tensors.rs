@@ -136,8 +136,8 @@ impl From<ArrayViewD<'_, f32>> for TensorData<'_> {
 impl NamedTensors {
     /// The model at `path`, mapped into memory; see [`Source::map`] for what that asks of the files.
     ///
-    /// The path is that of a safetensors file, of an index of shards (`model.safetensors.index.json`), or of a
-    /// folder that holds an index or a `model.safetensors`. Shards open as one model; of their metadata it has what all of
+    /// The path is that of a safetensors file, of an index of shards (`model.safetensors.index.json`), or of a folder
+    /// that holds one index or else one model. Shards open as one model; of their metadata it has what all of
     /// them agree on.
     ///
     /// ```
