@@ -1,4 +1,4 @@
-//! A model in several safetensors files, and the index that lists them.
+//! Opens models: a safetensors file, or several and the index that lists them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -40,8 +40,42 @@ pub(super) fn in_file(path: &Path, error: Error) -> Error {
     }
 }
 
+impl NamedTensors {
+    /// The model at `path`, mapped into memory; see [`Source::map`] for what that asks of the files.
+    ///
+    /// The path is that of a safetensors file, of an index of shards (`model.safetensors.index.json`), or of a folder
+    /// that holds one index or else one model. Shards open as one model; of their metadata it has what all of
+    /// them agree on.
+    ///
+    /// ```
+    /// use taper::model::NamedTensors;
+    /// use taper::ndarray::arr1;
+    ///
+    /// let folder = std::env::temp_dir().join(format!("taper-shards-{}", std::process::id()));
+    /// std::fs::create_dir_all(&folder).unwrap();
+    /// let index = r#"{"weight_map": {"fc1.bias": "1.safetensors", "fc2.bias": "2.safetensors"}}"#;
+    /// std::fs::write(folder.join("model.safetensors.index.json"), index).unwrap();
+    /// for (file, name) in [("1.safetensors", "fc1.bias"), ("2.safetensors", "fc2.bias")] {
+    ///     NamedTensors::save(folder.join(file), [(name, arr1(&[0.5_f32]).view().into_dyn())])?;
+    /// }
+    /// let model = NamedTensors::open(&folder)?;
+    /// assert_eq!(model.names().collect::<Vec<_>>(), ["fc1.bias", "fc2.bias"]);
+    /// # std::fs::remove_dir_all(&folder).unwrap();
+    /// # Ok::<(), taper::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`]; [`Error::Malformed`] for a header that is wrong, a file that was cut or is of another format (which
+    /// the error names), and for an index that does not agree with its shards; [`Error::Unsupported`] for a folder
+    /// that does not hold exactly one model.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        open(path.as_ref())
+    }
+}
+
 /// The model at `path`: a safetensors file, an index of shards, or a folder that holds one model.
-pub(super) fn open(path: &Path) -> Result<NamedTensors> {
+fn open(path: &Path) -> Result<NamedTensors> {
     if path.is_dir() {
         return open(&model_in(path)?);
     }

@@ -7,10 +7,10 @@ use std::path::Path;
 use ndarray::{ArrayD, ArrayViewD, IxDyn};
 use safetensors::Dtype;
 
+use super::elements;
 use super::header::{self, Header, Info, Planned};
 use super::save::NewFile;
 use super::source::Source;
-use super::{elements, index};
 use crate::{Error, Result};
 
 /// The tensors of a model in the safetensors format, read one at a time.
@@ -134,38 +134,6 @@ impl From<ArrayViewD<'_, f32>> for TensorData<'_> {
 }
 
 impl NamedTensors {
-    /// The model at `path`, mapped into memory; see [`Source::map`] for what that asks of the files.
-    ///
-    /// The path is that of a safetensors file, of an index of shards (`model.safetensors.index.json`), or of a folder
-    /// that holds one index or else one model. Shards open as one model; of their metadata it has what all of
-    /// them agree on.
-    ///
-    /// ```
-    /// use taper::model::NamedTensors;
-    /// use taper::ndarray::arr1;
-    ///
-    /// let folder = std::env::temp_dir().join(format!("taper-shards-{}", std::process::id()));
-    /// std::fs::create_dir_all(&folder).unwrap();
-    /// let index = r#"{"weight_map": {"fc1.bias": "1.safetensors", "fc2.bias": "2.safetensors"}}"#;
-    /// std::fs::write(folder.join("model.safetensors.index.json"), index).unwrap();
-    /// for (file, name) in [("1.safetensors", "fc1.bias"), ("2.safetensors", "fc2.bias")] {
-    ///     NamedTensors::save(folder.join(file), [(name, arr1(&[0.5_f32]).view().into_dyn())])?;
-    /// }
-    /// let model = NamedTensors::open(&folder)?;
-    /// assert_eq!(model.names().collect::<Vec<_>>(), ["fc1.bias", "fc2.bias"]);
-    /// # std::fs::remove_dir_all(&folder).unwrap();
-    /// # Ok::<(), taper::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`Error::File`]; [`Error::Malformed`] for a header that is wrong, a file that was cut or is of another format (which
-    /// the error names), and for an index that does not agree with its shards; [`Error::Unsupported`] for a folder
-    /// that does not hold exactly one model.
-    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        index::open(path.as_ref())
-    }
-
     /// The tensors of `source`.
     ///
     /// # Errors

@@ -6,13 +6,12 @@ use std::path::Path;
 
 use super::description::{Description, part_dtype};
 use super::names::{described, join, model_key, name_of, path_of};
-use super::{KEY, VERSION};
+use super::{KEY, SHARD_KEY, VERSION};
 use crate::model::artifact::{Attributes, Stored, StoredPart, malformed};
 use crate::model::entry::{CompressedTensor, Entry};
 use crate::model::header::{self, Planned};
 use crate::model::index::in_file;
 use crate::model::save::NewFile;
-use crate::model::shard::SHARD_KEY;
 use crate::model::tensors::{NamedTensors, within};
 use crate::model::{Artifact, Dtype, Registry, Source};
 use crate::{Error, Result};

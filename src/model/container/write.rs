@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 
 use super::coded::Coded;
 use super::names::metadata_key;
-use super::{Container, KEY, VERSION};
+use super::{Container, KEY, SHARD_KEY, VERSION};
 use crate::model::TensorData;
 use crate::model::entry::Entry;
 use crate::model::header::{self, Planned};
 use crate::model::save::NewFile;
-use crate::model::shard::SHARD_KEY;
 use crate::{Error, Result, parallel};
 
 /// Tensors that are coded before they are written: enough for all threads, and a small part of a large model.
