@@ -17,8 +17,7 @@ use crate::{Error, Result};
 
 /// A model whose tensors are compressed, in memory.
 ///
-/// See [the module](super) for an example. For a model that does not fit, [`ContainerWriter`] and [`Container`] take
-/// one tensor at a time.
+/// [`ContainerWriter`] and [`Container`] do the same with one tensor in memory at a time.
 ///
 /// ```
 /// use taper::Quantizer;
@@ -46,7 +45,7 @@ pub struct CompressedModel {
 }
 
 impl CompressedModel {
-    /// A model without tensors.
+    /// Creates a model without tensors.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -61,7 +60,7 @@ impl CompressedModel {
         self.insert_entry(name, Entry::Compressed(tensor))
     }
 
-    /// Adds a tensor that is kept as it is.
+    /// Adds a tensor that is not compressed.
     ///
     /// # Errors
     ///
@@ -88,7 +87,7 @@ impl CompressedModel {
             .map(|(name, entry)| (name.as_str(), entry))
     }
 
-    /// A tensor.
+    /// The tensor of this name.
     ///
     /// # Errors
     ///
@@ -99,7 +98,7 @@ impl CompressedModel {
         })
     }
 
-    /// A dense tensor.
+    /// The dense tensor of this name.
     ///
     /// # Errors
     ///
@@ -112,14 +111,14 @@ impl CompressedModel {
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownTensor`], [`Error::Unsupported`] for a tensor that is not compressed, and those of
+    /// [`Error::UnknownTensor`]; [`Error::Unsupported`] for a tensor that is not compressed; those of
     /// [`CompressedTensor::apply`].
     pub fn apply(&self, name: &str, x: ArrayView2<'_, f32>) -> Result<Array2<f32>> {
         match self.get(name)? {
             Entry::Compressed(tensor) => tensor.apply(x),
             Entry::Plain(_) => Err(Error::Unsupported {
                 what: name.to_owned(),
-                reason: "it is not compressed".to_owned(),
+                reason: "the tensor is not compressed: multiply with its dense values".to_owned(),
             }),
         }
     }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use ndarray::{Array2, ArrayD, ArrayView2, IxDyn};
+use ndarray::{Array, Array2, ArrayD, ArrayView2, Dimension, IntoDimension, IxDyn};
 
 use super::tensors::reshaped;
 use super::{Artifact, Dtype, PlainTensor, TensorData};
@@ -16,7 +16,7 @@ use crate::{Error, Result};
 ///
 /// ```
 /// use taper::Quantizer;
-/// use taper::model::{CompressedModel, CompressedTensor, Entry};
+/// use taper::model::CompressedTensor;
 /// use taper::ndarray::Array2;
 /// use taper::quantize::fixed_point::FixedPointQuantizer;
 ///
@@ -26,7 +26,6 @@ use crate::{Error, Result};
 /// let tensor = CompressedTensor::new(matrix).with_shape(&[8, 6, 1, 1])?;
 /// assert_eq!(tensor.decompress()?.shape(), [8, 6, 1, 1]);
 /// assert_eq!(tensor.artifact().kind(), "fixed_point");
-/// # let _ = |model: CompressedModel, entry: Entry| (model, entry);
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[derive(Debug, Clone)]
@@ -55,7 +54,7 @@ impl CompressedTensor {
     ///
     /// # Errors
     ///
-    /// [`Error::ShapeMismatch`] for a shape of another number of values.
+    /// [`Error::ShapeMismatch`] for a shape with another number of values.
     pub fn with_shape(mut self, shape: &[usize]) -> Result<Self> {
         let count = |shape: &[usize]| shape.iter().try_fold(1_usize, |n, &m| n.checked_mul(m));
         if count(shape).is_none() || count(shape) != count(&self.shape) {
@@ -102,25 +101,28 @@ impl CompressedTensor {
     /// Those of the artifact, and [`Error::Unsupported`] for a tensor that does not fit into memory.
     pub fn decompress(&self) -> Result<ArrayD<f32>> {
         let shape = self.artifact.shape();
-        let mut array = zeros(shape)?;
+        let mut array = zeros(IxDyn(shape))?;
         self.artifact.decompress_into(array.view_mut())?;
         reshaped(array, &self.shape)
     }
 
-    /// y = x Wᵀ with x of shape (batch, in_features), from the compressed form where the artifact can.
+    /// y = x Wᵀ with x of shape (batch, in_features), computed from the compressed form.
     ///
     /// # Errors
     ///
-    /// [`Error::Dimensions`] where the artifact is no matrix, and those of the artifact.
+    /// [`Error::Dimensions`] where the artifact is not a matrix, [`Error::Unsupported`] for a product that does not fit into
+    /// memory, and those of the artifact.
     pub fn apply(&self, x: ArrayView2<'_, f32>) -> Result<Array2<f32>> {
-        match self.artifact.as_linear() {
-            Some(matrix) => matrix.apply(x),
-            None => Err(Error::Dimensions {
+        let Some(matrix) = self.artifact.as_linear() else {
+            return Err(Error::Dimensions {
                 what: "a compressed tensor whose product is asked for",
                 expected: "two axes",
                 shape: self.shape.clone(),
-            }),
-        }
+            });
+        };
+        let mut y = zeros([x.nrows(), matrix.shape()[0]])?;
+        matrix.apply_into(x, y.view_mut())?;
+        Ok(y)
     }
 }
 
@@ -132,29 +134,27 @@ impl From<Box<dyn Artifact>> for CompressedTensor {
 
 /// A tensor of a model: compressed, or kept bit for bit.
 ///
-/// ```
-/// use taper::Quantizer;
-/// use taper::model::{CompressedModel, CompressedTensor, Entry};
-/// use taper::ndarray::Array2;
-/// use taper::quantize::fixed_point::FixedPointQuantizer;
+/// [`CompressedModel::get`](super::CompressedModel::get) and [`Container::get`](super::Container::get) return it.
 ///
-/// let weights = Array2::from_shape_fn((8, 6), |(o, i)| (o + i) as f32);
-/// let matrix = FixedPointQuantizer::new(4).quantize(weights.view())?;
-/// let entries = [
-///     Entry::Compressed(CompressedTensor::new(matrix)),
-///     Entry::Plain(weights.view().into_dyn().into()),
-/// ];
-/// for entry in &entries {
-///     assert_eq!(entry.decompress()?.shape(), entry.shape());
-/// }
-/// # let _ = CompressedModel::new();
+/// ```
+/// use taper::Precision;
+/// use taper::model::{CompressedTensor, Dense, Entry};
+/// use taper::ndarray::arr1;
+///
+/// // A third is not a number of half precision.
+/// let weights = arr1(&[0.5, 1.0 / 3.0]).into_dyn();
+/// let plain = Entry::Plain(weights.view().into());
+/// assert_eq!(plain.decompress()?, weights);
+/// let half = Dense::new(weights.view(), Precision::F16)?;
+/// let compressed = Entry::Compressed(CompressedTensor::new(half));
+/// assert_ne!(compressed.decompress()?, weights);
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[derive(Debug, Clone)]
 pub enum Entry {
-    /// An artifact.
+    /// Compressed, to an artifact.
     Compressed(CompressedTensor),
-    /// The tensor itself, of any type.
+    /// Kept, with elements of any type.
     Plain(PlainTensor),
 }
 
@@ -200,16 +200,16 @@ impl Entry {
     }
 }
 
-/// An array of zeros. A small artifact may stand for a tensor that no machine holds, as a file may that was forged.
-fn zeros(shape: &[usize]) -> Result<ArrayD<f32>> {
+/// An array of zeros. A small artifact may stand for a tensor that no machine holds, as a forged file may.
+fn zeros<D: Dimension>(shape: impl IntoDimension<Dim = D>) -> Result<Array<f32, D>> {
+    let shape = shape.into_dimension();
     let too_large = || Error::Unsupported {
-        what: format!("a dense tensor of shape {shape:?}"),
+        what: format!("a dense array of shape {:?}", shape.slice()),
         reason: "it does not fit into memory".to_owned(),
     };
-    let count = shape.iter().try_fold(1_usize, |n, &m| n.checked_mul(m));
-    let count = count.ok_or_else(too_large)?;
+    let count = shape.size_checked().ok_or_else(too_large)?;
     let mut values = Vec::new();
     values.try_reserve_exact(count).map_err(|_| too_large())?;
     values.resize(count, 0.0);
-    ArrayD::from_shape_vec(IxDyn(shape), values).map_err(|_| too_large())
+    Array::from_shape_vec(shape.clone(), values).map_err(|_| too_large())
 }

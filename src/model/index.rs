@@ -1,4 +1,4 @@
-//! A model in several safetensors files, and the index that lists them.
+//! Opens models: a safetensors file, or several and the index that lists them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,6 +14,7 @@ use crate::{Error, Result};
 /// The names of a model's files in a folder, as transformers and diffusers give them.
 const INDEX: &str = ".safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
+const FILE: &str = ".safetensors";
 
 /// An index, as far as it is needed: which tensor is in which file.
 #[derive(Deserialize)]
@@ -39,8 +40,42 @@ pub(super) fn in_file(path: &Path, error: Error) -> Error {
     }
 }
 
-/// The model at `path`: a safetensors file, an index of shards, or a folder that has one of both.
-pub(super) fn open(path: &Path) -> Result<NamedTensors> {
+impl NamedTensors {
+    /// The model at `path`, mapped into memory; see [`Source::map`] for what that asks of the files.
+    ///
+    /// The path is that of a safetensors file, of an index of shards (`model.safetensors.index.json`), or of a folder
+    /// that holds one index or else one model. Shards open as one model; of their metadata it has what all of
+    /// them agree on.
+    ///
+    /// ```
+    /// use taper::model::NamedTensors;
+    /// use taper::ndarray::arr1;
+    ///
+    /// let folder = std::env::temp_dir().join(format!("taper-shards-{}", std::process::id()));
+    /// std::fs::create_dir_all(&folder).unwrap();
+    /// let index = r#"{"weight_map": {"fc1.bias": "1.safetensors", "fc2.bias": "2.safetensors"}}"#;
+    /// std::fs::write(folder.join("model.safetensors.index.json"), index).unwrap();
+    /// for (file, name) in [("1.safetensors", "fc1.bias"), ("2.safetensors", "fc2.bias")] {
+    ///     NamedTensors::save(folder.join(file), [(name, arr1(&[0.5_f32]).view().into_dyn())])?;
+    /// }
+    /// let model = NamedTensors::open(&folder)?;
+    /// assert_eq!(model.names().collect::<Vec<_>>(), ["fc1.bias", "fc2.bias"]);
+    /// # std::fs::remove_dir_all(&folder).unwrap();
+    /// # Ok::<(), taper::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`]; [`Error::Malformed`] for a header that is wrong, a file that was cut or is of another format (which
+    /// the error names), and for an index that does not agree with its shards; [`Error::Unsupported`] for a folder
+    /// that does not hold exactly one model.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        open(path.as_ref())
+    }
+}
+
+/// The model at `path`: a safetensors file, an index of shards, or a folder that holds one model.
+fn open(path: &Path) -> Result<NamedTensors> {
     if path.is_dir() {
         return open(&model_in(path)?);
     }
@@ -53,27 +88,30 @@ pub(super) fn open(path: &Path) -> Result<NamedTensors> {
     NamedTensors::new(Source::map(path)?).map_err(|error| in_file(path, error))
 }
 
-/// The index in a folder, or its only model.
+/// The index in a folder, or else its `model.safetensors`, or else its only safetensors file.
 fn model_in(folder: &Path) -> Result<PathBuf> {
     let failed = |error| Error::file(folder, error);
-    let mut indices = Vec::new();
+    let (mut indices, mut files) = (Vec::new(), Vec::new());
     for file in fs::read_dir(folder).map_err(failed)? {
         let name = file.map_err(failed)?.file_name();
-        if name.to_str().is_some_and(|name| name.ends_with(INDEX)) {
-            indices.push(folder.join(name));
+        match name.to_str() {
+            Some(text) if text.ends_with(INDEX) => indices.push(name),
+            Some(SINGLE) => files.insert(0, name),
+            Some(text) if text.ends_with(FILE) => files.push(name),
+            _ => {}
         }
     }
-    indices.sort();
-    match indices.as_slice() {
-        [index] => return Ok(index.clone()),
-        [] if folder.join(SINGLE).is_file() => return Ok(folder.join(SINGLE)),
-        _ => {}
-    }
-    let reason = if indices.is_empty() {
-        format!("the folder holds neither *{INDEX} nor {SINGLE}: name the file")
-    } else {
-        let names: Vec<_> = indices.iter().filter_map(|path| path.file_name()).collect();
-        format!("the folder holds several models: name one of {names:?}")
+    let has_usual_name = files.first().is_some_and(|name| name == SINGLE);
+    let mut models = match (indices.is_empty(), has_usual_name) {
+        (false, _) => indices,
+        (true, true) => vec![SINGLE.into()],
+        (true, false) => files,
+    };
+    models.sort();
+    let reason = match models.as_slice() {
+        [model] => return Ok(folder.join(model)),
+        [] => format!("the folder holds neither *{INDEX} nor *{FILE}"),
+        several => format!("the folder holds several models: name one of {several:?}"),
     };
     Err(Error::Unsupported {
         what: folder.display().to_string(),

@@ -126,8 +126,17 @@ fn a_folder_opens_where_it_holds_one_model() {
         NamedTensors::open(folder.path()),
         Err(Error::Unsupported { .. })
     ));
-    write(folder.path(), "model.safetensors", &[("a", 1.0)]);
-    assert_eq!(NamedTensors::open(folder.path()).unwrap().len(), 1);
+    let names = || NamedTensors::open(folder.path()).map(|model| model.names().collect::<String>());
+    write(folder.path(), "adapter.safetensors", &[("a", 1.0)]);
+    assert_eq!(names().unwrap(), "a");
+    write(folder.path(), "other.safetensors", &[("b", 1.0)]);
+    let error = names().unwrap_err().to_string();
+    assert!(
+        error.contains("adapter.safetensors") && error.contains("other.safetensors"),
+        "{error}"
+    );
+    write(folder.path(), "model.safetensors", &[("c", 1.0)]);
+    assert_eq!(names().unwrap(), "c");
     let folder = sharded(MAP);
     std::fs::copy(
         folder.path().join(INDEX),

@@ -4,12 +4,10 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
+pub(super) use super::container::SHARD_KEY;
 use super::container::{Container, ContainerWriter};
 use super::{NamedTensors, Registry, Source};
 use crate::{Error, ParamError, Result};
-
-/// The key of the metadata that marks a part of a model.
-pub(super) const SHARD_KEY: &str = "taper-shard";
 
 /// One of n parts of a model, which several processes compress at the same time.
 ///

@@ -1,4 +1,4 @@
-//! Where the bytes of a file come from.
+//! The bytes of a file, mapped or read.
 
 use std::fs::File;
 use std::ops::Deref;

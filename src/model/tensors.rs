@@ -1,4 +1,4 @@
-//! Tensors by name, as frameworks save them.
+//! Models in the safetensors format: tensors by name.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -7,10 +7,10 @@ use std::path::Path;
 use ndarray::{ArrayD, ArrayViewD, IxDyn};
 use safetensors::Dtype;
 
+use super::elements;
 use super::header::{self, Header, Info, Planned};
 use super::save::NewFile;
 use super::source::Source;
-use super::{elements, index};
 use crate::{Error, Result};
 
 /// The tensors of a model in the safetensors format, read one at a time.
@@ -45,15 +45,14 @@ pub(super) struct Place {
     pub(super) info: Info,
 }
 
-/// One tensor of a file, as it is stored.
+/// One tensor as a file stores it: elements of any type, bit for bit.
 ///
 /// ```
-/// use taper::model::PlainTensor;
+/// use taper::model::{Dtype, TensorData};
 /// use taper::ndarray::arr1;
 ///
-/// let tensor = PlainTensor::from(arr1(&[1.0_f32, 2.0]).view().into_dyn());
-/// assert!(tensor.is_float() && tensor.bytes.len() == 8);
-/// assert_eq!(tensor.to_f32()?, arr1(&[1.0, 2.0]).into_dyn());
+/// let tensor = TensorData { dtype: Dtype::BF16, shape: vec![2], bytes: vec![0, 0x3f, 0x80, 0xbf].into() };
+/// assert_eq!(tensor.to_f32()?, arr1(&[0.5, -1.0]).into_dyn());
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq)]
@@ -66,17 +65,7 @@ pub struct TensorData<'a> {
     pub bytes: Cow<'a, [u8]>,
 }
 
-/// A tensor that is kept as it was found, bit for bit.
-///
-/// ```
-/// use taper::model::PlainTensor;
-/// use taper::ndarray::arr1;
-///
-/// let tensor = PlainTensor::from(arr1(&[1.0_f32, 2.0]).view().into_dyn());
-/// assert!(tensor.is_float() && tensor.bytes.len() == 8);
-/// assert_eq!(tensor.to_f32()?, arr1(&[1.0, 2.0]).into_dyn());
-/// # Ok::<(), taper::Error>(())
-/// ```
+/// A [`TensorData`] that owns its bytes.
 pub type PlainTensor = TensorData<'static>;
 
 impl TensorData<'_> {
@@ -95,7 +84,7 @@ impl TensorData<'_> {
         })
     }
 
-    /// Whether [`to_f32`](Self::to_f32) reads this.
+    /// Whether [`to_f32`](Self::to_f32) reads elements of this type.
     #[must_use]
     pub fn is_float(&self) -> bool {
         matches!(self.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16)
@@ -145,38 +134,6 @@ impl From<ArrayViewD<'_, f32>> for TensorData<'_> {
 }
 
 impl NamedTensors {
-    /// The model at `path`, mapped into memory; see [`Source::map`] for what that asks of the files.
-    ///
-    /// The path is that of a safetensors file, of an index of shards (`model.safetensors.index.json`), or of a
-    /// folder that holds an index or a `model.safetensors`. Shards open as one model; of their metadata it has what all of
-    /// them agree on.
-    ///
-    /// ```
-    /// use taper::model::NamedTensors;
-    /// use taper::ndarray::arr1;
-    ///
-    /// let folder = std::env::temp_dir().join(format!("taper-shards-{}", std::process::id()));
-    /// std::fs::create_dir_all(&folder).unwrap();
-    /// let index = r#"{"weight_map": {"fc1.bias": "1.safetensors", "fc2.bias": "2.safetensors"}}"#;
-    /// std::fs::write(folder.join("model.safetensors.index.json"), index).unwrap();
-    /// for (file, name) in [("1.safetensors", "fc1.bias"), ("2.safetensors", "fc2.bias")] {
-    ///     NamedTensors::save(folder.join(file), [(name, arr1(&[0.5_f32]).view().into_dyn())])?;
-    /// }
-    /// let model = NamedTensors::open(&folder)?;
-    /// assert_eq!(model.names().collect::<Vec<_>>(), ["fc1.bias", "fc2.bias"]);
-    /// # std::fs::remove_dir_all(&folder).unwrap();
-    /// # Ok::<(), taper::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`Error::File`]; [`Error::Malformed`] for a header that is wrong, a file that was cut or is of another format (which
-    /// the error names), and for an index that does not agree with its shards; [`Error::Unsupported`] for a folder
-    /// that does not hold exactly one model.
-    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        index::open(path.as_ref())
-    }
-
     /// The tensors of the bytes of a safetensors file.
     ///
     /// # Errors

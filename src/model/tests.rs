@@ -358,6 +358,53 @@ fn forged_headers_are_refused() {
     }
 }
 
+/// A file whose descriptions claim larger shapes is refused, or what it stands for is: nothing of that size is allocated.
+#[test]
+fn shapes_that_no_machine_holds_are_errors() {
+    for kind in 0..KINDS {
+        for (axis, length) in [(0, 1_u64 << 44), (1, 1 << 44), (0, u64::MAX), (1, u64::MAX)] {
+            let mut model = CompressedModel::new();
+            model.insert("w", tensor(kind, [8, 6], 1).unwrap()).unwrap();
+            let bytes = model.to_bytes().unwrap();
+            let header = 8 + u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
+            let text = std::str::from_utf8(&bytes[8..header]).unwrap();
+            let mut forged = String::new();
+            for (i, rest) in text.split("shape=").enumerate() {
+                if i == 0 {
+                    forged += rest;
+                    continue;
+                }
+                let (shape, rest) = rest.split_at(rest.find([' ', '"']).unwrap());
+                let mut lengths: Vec<String> = shape.split('x').map(str::to_owned).collect();
+                if let Some(other) = lengths.get_mut(axis) {
+                    *other = length.to_string();
+                }
+                forged += &format!("shape={}{rest}", lengths.join("x"));
+            }
+            let mut file = (forged.len() as u64).to_le_bytes().to_vec();
+            file.extend(forged.bytes());
+            file.extend(&bytes[header..]);
+            let Ok(model) = CompressedModel::from_bytes(&file) else {
+                continue;
+            };
+            let Entry::Compressed(tensor) = model.get("w").unwrap() else {
+                unreachable!("the file was made of artifacts");
+            };
+            assert!(
+                tensor.decompress().is_err(),
+                "kind {kind}: {:?}",
+                tensor.shape()
+            );
+            let x = Array2::zeros((1, 6));
+            assert!(
+                tensor.apply(x.view()).is_err(),
+                "kind {kind}: {:?}",
+                tensor.shape()
+            );
+        }
+    }
+}
+
 #[test]
 fn entropy_coding_makes_real_laws_smaller() {
     let weights = matrix(256, 256, 3);

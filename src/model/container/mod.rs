@@ -18,3 +18,5 @@ pub use write::ContainerWriter;
 pub(super) const KEY: &str = "taper";
 /// The version of the format.
 const VERSION: &str = "2";
+/// The key of the metadata that marks a part of a model.
+pub(super) const SHARD_KEY: &str = "taper-shard";

@@ -1,4 +1,4 @@
-//! Reading a container, one tensor at a time.
+//! Reads a container, one tensor at a time.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,13 +6,12 @@ use std::path::Path;
 
 use super::description::{Description, part_dtype};
 use super::names::{described, join, model_key, name_of, path_of};
-use super::{KEY, VERSION};
+use super::{KEY, SHARD_KEY, VERSION};
 use crate::model::artifact::{Attributes, Stored, StoredPart, malformed};
 use crate::model::entry::{CompressedTensor, Entry};
 use crate::model::header::{self, Planned};
 use crate::model::index::in_file;
 use crate::model::save::NewFile;
-use crate::model::shard::SHARD_KEY;
 use crate::model::tensors::{NamedTensors, within};
 use crate::model::{Artifact, Dtype, Registry, Source};
 use crate::{Error, Result};
@@ -36,8 +35,10 @@ const MAX_DEPTH: usize = 8;
 /// let mut model = CompressedModel::new();
 /// model.insert("fc.weight", CompressedTensor::new(matrix))?;
 /// let container = Container::new(Source::from(model.to_bytes()?), Registry::default())?;
-/// assert_eq!(container.names().collect::<Vec<_>>(), ["fc.weight"]);
-/// assert_eq!(container.get("fc.weight")?.shape(), [8, 6]);
+/// for name in container.names() {
+///     let dense = container.get(name)?.decompress()?; // one tensor at a time
+///     assert_eq!(dense.shape(), [8, 6]);
+/// }
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[derive(Debug)]
@@ -134,7 +135,7 @@ impl Container {
         &self.tensors
     }
 
-    /// A tensor.
+    /// The tensor of this name.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Laying a container out.
+//! Lays a container out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 
 use super::coded::Coded;
 use super::names::metadata_key;
-use super::{Container, KEY, VERSION};
+use super::{Container, KEY, SHARD_KEY, VERSION};
 use crate::model::TensorData;
 use crate::model::entry::Entry;
 use crate::model::header::{self, Planned};
 use crate::model::save::NewFile;
-use crate::model::shard::SHARD_KEY;
 use crate::{Error, Result, parallel};
 
 /// Tensors that are coded before they are written: enough for all threads, and a small part of a large model.
@@ -213,7 +212,7 @@ pub struct ContainerWriter {
     file: NewFile,
 }
 
-/// A buffered file that is written first and read afterwards.
+/// A buffered file that is first written and then read.
 #[derive(Debug)]
 struct BufWriterFile(BufWriter<File>);
 
