@@ -13,10 +13,10 @@ use criterion::{BatchSize, Criterion};
 use ndarray::{Array1, ArrayD, IxDyn};
 use ndarray_rand::RandomExt;
 use ndarray_rand::rand::SeedableRng;
+use ndarray_rand::rand::rngs::SmallRng;
 use ndarray_rand::rand_distr::StandardNormal;
-use rand_xoshiro::Xoshiro256PlusPlus;
 use taper::factorize::Rank;
-use taper::factorize::cp::{Constraint, CpAdmm, CpAls, CpTensor, Start};
+use taper::factorize::cp::{Constraint, CpAdmm, CpAls, CpTensor, NormBound, Start};
 use taper::{Compressed, Factorizer, Precision};
 
 const TENSORS: [(&str, &[usize], usize); 4] = [
@@ -27,7 +27,7 @@ const TENSORS: [(&str, &[usize], usize); 4] = [
 ];
 
 fn tensor(shape: &[usize], rank: usize) -> ArrayD<f32> {
-    let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
+    let mut rng = SmallRng::seed_from_u64(1);
     let factors = shape
         .iter()
         .map(|&n| ndarray::Array2::random_using((n, rank), StandardNormal, &mut rng))
@@ -77,7 +77,10 @@ fn main() {
             let als = CpAls::new(Rank::Fixed(rank))
                 .start(Start::Random)
                 .starts(1, 0);
-            let als = als.norm_bound(None).tolerance(0.0).max_sweeps(sweeps);
+            let als = als
+                .norm_bound(NormBound::OFF)
+                .tolerance(0.0)
+                .max_sweeps(sweeps);
             als.factorize(tensor.view()).unwrap()
         };
         println!("{name}: one ALS sweep {:.3} ms", sweep(&als));

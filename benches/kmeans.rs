@@ -44,7 +44,8 @@ fn kmeans(c: &mut Criterion) {
             let mut loss = f64::NAN;
             bench.bench_function(name, |b| {
                 b.iter(|| {
-                    let results = kmeans.cluster_groups(&groups, None, clusters, Seed::from(1));
+                    let results =
+                        kmeans.cluster_groups(&groups, None, clusters, Seed::from(1), None);
                     loss = mean_loss(&results.unwrap_or_default());
                 });
             });
@@ -63,7 +64,7 @@ fn shared(c: &mut Criterion) {
         let mut loss = f64::NAN;
         bench.bench_function("k-means++", |b| {
             b.iter(|| {
-                let result = KMeans::new().cluster(matrix.view(), None, 256, Seed::from(1));
+                let result = KMeans::new().cluster(matrix.view(), None, 256, Seed::from(1), None);
                 loss = result.map_or(f64::NAN, |result| mean_loss(&[result]));
             });
         });

@@ -42,7 +42,7 @@ fn layer(rows: usize, columns: usize) -> Array2<f32> {
     })
 }
 
-fn product(codebook: Codebook) -> taper::quantize::product::ProductQuantizer {
+fn product(codebook: Codebook) -> ProductQuantizer {
     let product = ProductQuantizer::with_width(8)
         .codebook(Codebook::PerGroup)
         .axis(SplitAxis::In);
@@ -64,7 +64,7 @@ fn file(rows: usize, columns: usize) -> Result<()> {
         "[[rule]]\ntensors = \"*\"\nchain = [{ fixed_point = { bits = 4, granularity = \"per_row\" } }]",
     )?;
     let model = NamedTensors::new(Source::map(&from)?)?;
-    let report = recipe.compress_file(&model, &to, &CompressOptions::default(), |_| {})?;
+    let report = recipe.compress_file(&model, &to, &CompressOptions::default())?;
     println!(
         "{} bytes became {}",
         report.bytes_before, report.bytes_after

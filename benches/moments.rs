@@ -10,14 +10,15 @@ use cases::cases;
 use criterion::{Criterion, criterion_group, criterion_main};
 use ndarray_rand::RandomExt;
 use ndarray_rand::rand::SeedableRng;
+use ndarray_rand::rand::rngs::SmallRng;
 use ndarray_rand::rand_distr::StandardNormal;
 use taper::ndarray::{Array2, Ix2};
 use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range};
-use taper::quantize::product::{ProductQuantizer, SplitAxis};
-use taper::{Compressed, InputMoments, Quantizer};
+use taper::quantize::product::{Codebook, ProductQuantizer, SplitAxis};
+use taper::{Compressed, FitContext, InputMoments, Quantizer};
 
 fn normal(rows: usize, columns: usize, seed: u64) -> Array2<f32> {
-    let mut rng = rand_xoshiro::Xoshiro256PlusPlus::seed_from_u64(seed);
+    let mut rng = SmallRng::seed_from_u64(seed);
     Array2::random_using((rows, columns), StandardNormal, &mut rng)
 }
 
@@ -46,7 +47,7 @@ fn compare<Q: Quantizer<f32>>(
     };
     println!(
         "{name}: relative output error {:.3e} with moments, {:.3e} without",
-        error(quantizer.quantize_with(weights.view(), Some(moments))?)?,
+        error(quantizer.quantize_with(weights.view(), FitContext::new().inputs(moments))?)?,
         error(quantizer.quantize(weights.view())?)?,
     );
     Ok(())
@@ -76,10 +77,10 @@ fn with_moments(c: &mut Criterion) {
             println!("{error}");
         }
         group.bench_function("fixed_point_4_bits", |b| {
-            b.iter(|| fixed.quantize_with(weights.view(), Some(&moments)));
+            b.iter(|| fixed.quantize_with(weights.view(), FitContext::new().inputs(&moments)));
         });
         group.bench_function("product_in_k256_d8", |b| {
-            b.iter(|| product.quantize_with(weights.view(), Some(&moments)));
+            b.iter(|| product.quantize_with(weights.view(), FitContext::new().inputs(&moments)));
         });
     }
 }

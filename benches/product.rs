@@ -13,7 +13,7 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par};
 use taper::cluster::{KMeans, Seeding};
 use taper::ndarray::{Array2, Ix2};
-use taper::quantize::product::{PqMatrix, ProductMethod, ProductQuantizer, SplitAxis};
+use taper::quantize::product::{Codebook, PqMatrix, ProductMethod, ProductQuantizer, SplitAxis};
 use taper::{Compressed, Quantizer, Seed};
 
 /// Sums of four uniform numbers: close to a normal distribution, as trained weights are.

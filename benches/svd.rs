@@ -9,6 +9,7 @@ use cases::cases;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use ndarray_rand::RandomExt;
 use ndarray_rand::rand::SeedableRng;
+use ndarray_rand::rand::rngs::SmallRng;
 use ndarray_rand::rand_distr::StandardNormal;
 use taper::Factorizer;
 use taper::factorize::Rank;
@@ -17,7 +18,7 @@ use taper::ndarray::Array2;
 
 fn truncated_svd(c: &mut Criterion) {
     for &(m, n, rank) in cases(&[(512, 512, 26), (784, 4096, 39)]) {
-        let mut rng = rand_xoshiro::Xoshiro256PlusPlus::seed_from_u64(1);
+        let mut rng = SmallRng::seed_from_u64(1);
         let weights = Array2::<f32>::random_using((m, n), StandardNormal, &mut rng);
         let mut group = c.benchmark_group(format!("svd_{m}x{n}_rank{rank}"));
         group.sample_size(20);

@@ -85,7 +85,7 @@ pub trait Compressed<F: Float>: Debug + Send + Sync {
 /// use taper::{LinearOp, Quantizer};
 ///
 /// let weights = Array2::from_shape_fn((32, 16), |(o, i)| ((o * 3 + i * 5) as f64).sin());
-/// let matrix = ProductQuantizer::new(8).axis(SplitAxis::Out).codebook(Codebook::PerGroup).centroids(8).quantize(weights.view())?;
+/// let matrix = ProductQuantizer::new(8).centroids(8).quantize(weights.view())?;
 /// let x = Array2::ones((4, 16));
 /// let dense = x.dot(&matrix.decompress_matrix()?.t());
 /// assert!((matrix.apply(x.view())? - dense).iter().all(|difference| difference.abs() < 1e-12));
@@ -247,7 +247,7 @@ pub enum Role {
 /// use taper::{Compressed, Precision, Quantizer};
 ///
 /// let weights = Array2::from_shape_fn((16, 32), |(o, i)| ((o * 3 + i * 5) as f32).sin());
-/// let quantizer = ProductQuantizer::new(4).axis(SplitAxis::Out).codebook(Codebook::PerGroup).centroids(4);
+/// let quantizer = ProductQuantizer::new(4).centroids(4);
 /// let single = quantizer.clone().quantize(weights.view())?;
 /// let half = quantizer.precision(Precision::F16).quantize(weights.view())?;
 /// assert_eq!(2 * half.storage().side_information(), single.storage().side_information());
@@ -438,7 +438,7 @@ impl fmt::Display for StorageBits {
 /// use taper::{Compressed, Quantizer};
 ///
 /// let weights = Array2::from_shape_fn((16, 32), |(o, i)| ((o * 3 + i * 5) as f64).sin());
-/// let matrix = ProductQuantizer::new(4).axis(SplitAxis::Out).codebook(Codebook::PerGroup).centroids(4).quantize(weights.view())?;
+/// let matrix = ProductQuantizer::new(4).centroids(4).quantize(weights.view())?;
 /// let report = matrix.report().expect("k-means is iterative");
 /// assert!(report.losses.windows(2).all(|pair| pair[1] <= pair[0] * (1.0 + 1e-12)));
 /// assert_eq!(report.loss(), report.losses.last().copied());

@@ -5,12 +5,12 @@
 //! representation, tells its exact size, rebuilds the dense tensor, and multiplies without rebuilding it.
 //!
 //! ```
-//! use taper::ndarray::Array2; // ndarray 0.16, handed on
+//! use taper::ndarray::Array2; // ndarray 0.17, re-exported
 //! use taper::quantize::product::ProductQuantizer;
 //! use taper::{Compressed, LinearOp, Quantizer};
 //!
 //! let weights = Array2::from_shape_fn((256, 128), |(i, j)| ((i * 37 + j * 11) as f32).sin());
-//! let compressed = ProductQuantizer::new(16).axis(SplitAxis::Out).codebook(Codebook::PerGroup).centroids(50).seed(7).quantize(weights.view())?;
+//! let compressed = ProductQuantizer::new(16).centroids(50).seed(7).quantize(weights.view())?;
 //! let x = Array2::from_elem((4, 128), 0.5);
 //! let y = compressed.apply(x.view())?; // x Wᵀ, from the codes
 //! println!("{:?}: {}, {:.1} times smaller", y.shape(), compressed.storage(), compressed.ratio());

@@ -17,28 +17,25 @@ use std::ops::ControlFlow;
 ///
 /// ```
 /// use std::ops::ControlFlow;
-/// use std::sync::Arc;
 /// use std::sync::atomic::{AtomicBool, Ordering};
 /// use taper::ndarray::Array2;
 /// use taper::quantize::product::ProductQuantizer;
-/// use taper::{Compressed, Progress, Quantizer};
+/// use taper::{Compressed, FitContext, Progress, Quantizer};
 ///
 /// let weights = Array2::from_shape_fn((64, 300), |(i, j)| ((i * 37 + j * 11) as f32).sin());
-/// // Another thread, a signal handler or a button would set it.
-/// let stop = Arc::new(AtomicBool::new(false));
-/// let button = Arc::clone(&stop);
-/// let observer = move |progress: &Progress| {
+/// // A button or a signal handler would set it.
+/// let cancelled = AtomicBool::new(false);
+/// let observer = |progress: &Progress| {
 ///     if progress.iteration == 3 {
-///         stop.store(true, Ordering::Relaxed);
+///         cancelled.store(true, Ordering::Relaxed);
 ///     }
-///     match stop.load(Ordering::Relaxed) {
+///     match cancelled.load(Ordering::Relaxed) {
 ///         true => ControlFlow::Break(()),
 ///         false => ControlFlow::Continue(()),
 ///     }
 /// };
-/// let quantizer = ProductQuantizer::new(8).axis(SplitAxis::Out).codebook(Codebook::PerGroup).centroids(32).observer(Arc::new(observer));
-/// let matrix = quantizer.quantize(weights.view())?;
-/// assert!(button.load(Ordering::Relaxed));
+/// let quantizer = ProductQuantizer::new(50).centroids(32);
+/// let matrix = quantizer.quantize_with(weights.view(), FitContext::new().observer(&observer))?;
 /// assert!(matrix.report().is_some_and(|report| report.stopped && report.iterations <= 3));
 /// # Ok::<(), taper::Error>(())
 /// ```
@@ -53,23 +50,7 @@ impl<T: Fn(&Progress<'_>) -> ControlFlow<()> + Send + Sync> Observer for T {
     }
 }
 
-/// How far a fit is.
-///
-/// ```
-/// use std::ops::ControlFlow;
-/// use std::sync::Arc;
-/// use taper::ndarray::Array2;
-/// use taper::quantize::product::ProductQuantizer;
-/// use taper::{Progress, Quantizer, Stage};
-///
-/// let weights = Array2::from_shape_fn((16, 60), |(i, j)| ((i * 37 + j * 11) as f32).sin());
-/// let observer = |progress: &Progress| {
-///     assert!(progress.stage == Stage::KMeans && progress.iteration <= progress.max_iterations);
-///     ControlFlow::Continue(())
-/// };
-/// ProductQuantizer::new(4).axis(SplitAxis::Out).codebook(Codebook::PerGroup).centroids(8).observer(Arc::new(observer)).quantize(weights.view())?;
-/// # Ok::<(), taper::Error>(())
-/// ```
+/// The progress of a fit or of a whole model, as an [`Observer`] receives it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Progress<'a> {
@@ -87,23 +68,7 @@ pub struct Progress<'a> {
     pub loss: f64,
 }
 
-/// What is iterated while an [`Observer`] watches.
-///
-/// ```
-/// use std::ops::ControlFlow;
-/// use std::sync::Arc;
-/// use taper::ndarray::Array2;
-/// use taper::quantize::product::ProductQuantizer;
-/// use taper::{Progress, Quantizer, Stage};
-///
-/// let weights = Array2::from_shape_fn((16, 60), |(i, j)| ((i * 37 + j * 11) as f32).sin());
-/// let observer = |progress: &Progress| {
-///     assert!(progress.stage == Stage::KMeans && progress.iteration <= progress.max_iterations);
-///     ControlFlow::Continue(())
-/// };
-/// ProductQuantizer::new(4).axis(SplitAxis::Out).codebook(Codebook::PerGroup).centroids(8).observer(Arc::new(observer)).quantize(weights.view())?;
-/// # Ok::<(), taper::Error>(())
-/// ```
+/// What the iterations of a [`Progress`] are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Stage {

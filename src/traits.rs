@@ -25,7 +25,7 @@ use crate::{Compressed, FitContext, Float, Result};
 /// }
 /// let weights = Array2::from_shape_fn((64, 64), |(o, i)| ((o * 7 + i * 11) as f32).sin());
 /// assert_eq!(bytes(FixedPointQuantizer::new(4), weights.view())?, 64 * 64 / 2 + 4);
-/// assert_eq!(bytes(ProductQuantizer::new(8).axis(SplitAxis::Out).codebook(Codebook::PerGroup).centroids(16), weights.view())?, 64 * 8 / 2 + 16 * 64 * 4);
+/// assert_eq!(bytes(ProductQuantizer::new(8).centroids(16), weights.view())?, 64 * 8 / 2 + 16 * 8 * 4);
 /// # Ok::<(), taper::Error>(())
 /// ```
 pub trait Quantizer<F: Float> {

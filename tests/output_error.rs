@@ -9,7 +9,9 @@ use taper::prune::{Keep, MagnitudePruner, Sparsity};
 use taper::quantize::binary::{Binarizer, Scaling};
 use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range, Symmetry};
 use taper::quantize::product::{Codebook, ProductQuantizer, ResidualQuantizer, SplitAxis};
-use taper::{Compressed, Error, Factorizer, InputMoments, ParamError, Precision, Quantizer, Seed};
+use taper::{
+    Compressed, Error, Factorizer, FitContext, InputMoments, ParamError, Precision, Quantizer, Seed,
+};
 
 const OUTPUTS: usize = 40;
 const INPUTS: usize = 96;
@@ -42,6 +44,10 @@ fn white(features: usize) -> InputMoments {
     InputMoments::from_matrix(Array2::eye(features).view(), 1).unwrap()
 }
 
+fn inputs(moments: &InputMoments) -> FitContext<'_> {
+    FitContext::new().inputs(moments)
+}
+
 fn dense(artifact: &dyn Compressed<f64>) -> Array2<f64> {
     artifact
         .decompress()
@@ -66,7 +72,7 @@ where
         let w = weights(100 + seed);
         let moments = correlated(INPUTS, 10 * seed);
         let plain = quantizer.quantize(w.view()).unwrap();
-        let aware = quantizer.quantize_with(w.view(), Some(&moments)).unwrap();
+        let aware = quantizer.quantize_with(w.view(), inputs(&moments)).unwrap();
         let (plain_error, aware_error) = (error(&moments, &w, &plain), error(&moments, &w, &aware));
         assert!(
             aware_error < plain_error,
@@ -74,7 +80,9 @@ where
         );
         assert_eq!(aware.storage(), plain.storage());
         let turned = w.t().as_standard_layout().into_owned();
-        let again = quantizer.quantize_with(turned.t(), Some(&moments)).unwrap();
+        let again = quantizer
+            .quantize_with(turned.t(), inputs(&moments))
+            .unwrap();
         assert!(again.parts() == aware.parts(), "strides matter");
         #[cfg(feature = "rayon")]
         {
@@ -82,25 +90,26 @@ where
                 .num_threads(1)
                 .build()
                 .unwrap();
-            let alone = pool.install(|| quantizer.quantize_with(w.view(), Some(&moments)).unwrap());
+            let alone =
+                pool.install(|| quantizer.quantize_with(w.view(), inputs(&moments)).unwrap());
             assert!(alone.parts() == aware.parts(), "threads matter");
         }
     }
     let w = weights(1);
     let other = white(INPUTS + 1);
     assert!(matches!(
-        quantizer.quantize_with(w.view(), Some(&other)),
+        quantizer.quantize_with(w.view(), inputs(&other)),
         Err(Error::ShapeMismatch { .. })
     ));
     let none = InputMoments::new(INPUTS).unwrap();
     assert!(matches!(
-        quantizer.quantize_with(w.view(), Some(&none)),
+        quantizer.quantize_with(w.view(), inputs(&none)),
         Err(Error::NoInputs)
     ));
     let mut bad = w;
     bad[[1, 2]] = f64::NAN;
     assert!(matches!(
-        quantizer.quantize_with(bad.view(), Some(&white(INPUTS))),
+        quantizer.quantize_with(bad.view(), inputs(&white(INPUTS))),
         Err(Error::NonFinite { .. })
     ));
 }
@@ -117,7 +126,7 @@ fn fixed_point_with_error_feedback() {
                 outputs_move_less(&quantizer);
                 // Uncorrelated inputs: nothing can be made good, and the nearest values are the best.
                 let w = weights(5);
-                let aware = quantizer.quantize_with(w.view(), Some(&white(INPUTS)));
+                let aware = quantizer.quantize_with(w.view(), inputs(&white(INPUTS)));
                 assert_eq!(aware.unwrap(), quantizer.quantize(w.view()).unwrap());
             }
         }
@@ -128,9 +137,9 @@ fn fixed_point_with_error_feedback() {
 fn weights_that_are_on_the_grid_stay_there() {
     let quantizer = FixedPointQuantizer::new(4);
     let once = quantizer
-        .quantize_with(weights(3).view(), Some(&correlated(INPUTS, 1)))
+        .quantize_with(weights(3).view(), inputs(&correlated(INPUTS, 1)))
         .unwrap();
-    let again = quantizer.quantize_with(dense(&once).view(), Some(&correlated(INPUTS, 2)));
+    let again = quantizer.quantize_with(dense(&once).view(), inputs(&correlated(INPUTS, 2)));
     assert_eq!(again.unwrap().integers(), once.integers());
 }
 
@@ -146,13 +155,13 @@ fn binary_with_error_feedback() {
             let w = weights(seed);
             let moments = correlated(INPUTS, 3 * seed);
             let plain = binarizer.quantize(w.view()).unwrap();
-            let aware = binarizer.quantize_with(w.view(), Some(&moments)).unwrap();
+            let aware = binarizer.quantize_with(w.view(), inputs(&moments)).unwrap();
             let (plain, aware) = (error(&moments, &w, &plain), error(&moments, &w, &aware));
             assert!(aware <= plain * (1.0 + INPUTS as f64 * f64::EPSILON));
         }
         let w = weights(9);
         let plain = binarizer.quantize(w.view()).unwrap();
-        let aware = binarizer.quantize_with(w.view(), Some(&white(INPUTS)));
+        let aware = binarizer.quantize_with(w.view(), inputs(&white(INPUTS)));
         let aware = aware.unwrap();
         for (a, b) in dense(&aware).iter().zip(&dense(&plain)) {
             // Scales are stored in single precision.
@@ -161,7 +170,7 @@ fn binary_with_error_feedback() {
     }
     let stochastic = Binarizer::new().stochastic(1);
     assert!(matches!(
-        stochastic.quantize_with(weights(1).view(), Some(&white(INPUTS))),
+        stochastic.quantize_with(weights(1).view(), inputs(&white(INPUTS))),
         Err(Error::MomentsUnused { .. })
     ));
 }
@@ -202,7 +211,7 @@ fn sweeps_of_product_quantization_never_raise_the_error() {
         let mut last = f64::INFINITY;
         for sweeps in [0, 1, 2, 5] {
             let aware = quantizer.clone().sweeps(sweeps);
-            let aware = aware.quantize_with(w.view(), Some(&moments)).unwrap();
+            let aware = aware.quantize_with(w.view(), inputs(&moments)).unwrap();
             let losses = &aware.report().unwrap().losses;
             assert!(losses.windows(2).all(|pair| pair[1] <= pair[0]));
             // The report tells the error of the artifact; sums of n² products each.
@@ -222,9 +231,11 @@ fn product_quantization_for_uncorrelated_inputs_is_as_good_as_plain() {
         let plain = quantizer.quantize(w.view()).unwrap();
         // The first choice is the plain one, and a sweep may go on where k-means ended.
         let first = quantizer.clone().sweeps(0);
-        let first = first.quantize_with(w.view(), Some(&white(INPUTS))).unwrap();
+        let first = first
+            .quantize_with(w.view(), inputs(&white(INPUTS)))
+            .unwrap();
         assert!(first.codes() == plain.codes(), "{quantizer:?}");
-        let swept = quantizer.quantize_with(w.view(), Some(&white(INPUTS)));
+        let swept = quantizer.quantize_with(w.view(), inputs(&white(INPUTS)));
         let moments = white(INPUTS);
         // Centroids are stored in single precision.
         let tolerance = 1.0 + 16.0 * f64::from(f32::EPSILON);
@@ -241,7 +252,7 @@ fn as_many_centroids_as_points_leave_no_error() {
             .axis(axis)
             .centroids(INPUTS)
             .precision(Precision::F64);
-        let aware = quantizer.quantize_with(w.view(), Some(&moments)).unwrap();
+        let aware = quantizer.quantize_with(w.view(), inputs(&moments)).unwrap();
         let relative = moments
             .relative_output_error(w.view(), dense(&aware).view())
             .unwrap();
@@ -261,7 +272,7 @@ fn residual_stages_see_the_inputs() {
         let quantizer = ResidualQuantizer::new(stage, 3);
         outputs_move_less(&quantizer);
         let (w, moments) = (weights(2), correlated(INPUTS, 2));
-        let aware = quantizer.quantize_with(w.view(), Some(&moments)).unwrap();
+        let aware = quantizer.quantize_with(w.view(), inputs(&moments)).unwrap();
         let losses = &aware.report().unwrap().losses;
         assert!(losses.windows(2).all(|pair| pair[1] < pair[0]));
     }
@@ -287,14 +298,18 @@ fn pruning_with_compensation() {
             let damped =
                 InputMoments::from_matrix(moments.damped(0.01).unwrap().view(), 1).unwrap();
             let plain = pruner.prune_matrix(w.view()).unwrap();
-            let aware = pruner.prune_matrix_with(w.view(), Some(&moments)).unwrap();
+            let aware = pruner
+                .prune_matrix_with(w.view(), inputs(&moments))
+                .unwrap();
             assert_eq!(aware.nonzeros(), plain.nonzeros());
             let plain_error = error(&damped, &w, &plain);
             let mut last = plain_error;
             // More refinements never make it worse.
             for refinements in [0, 1, 10, 300] {
                 let pruner = params.clone().refinements(refinements);
-                let aware = pruner.prune_matrix_with(w.view(), Some(&moments)).unwrap();
+                let aware = pruner
+                    .prune_matrix_with(w.view(), inputs(&moments))
+                    .unwrap();
                 let found = error(&damped, &w, &aware);
                 // Kept weights are stored in single precision.
                 let rounding = f64::from(f32::EPSILON) * (INPUTS as f64).sqrt();
@@ -307,13 +322,13 @@ fn pruning_with_compensation() {
             assert!(last < 0.7 * plain_error, "{last} of {plain_error}");
             let turned = w.t().as_standard_layout().into_owned();
             assert_eq!(
-                pruner.prune_matrix_with(turned.t(), Some(&moments)),
+                pruner.prune_matrix_with(turned.t(), inputs(&moments)),
                 Ok(aware)
             );
         }
         // Uncorrelated inputs: the largest are kept, as they are.
         let w = weights(7);
-        let aware = pruner.prune_matrix_with(w.view(), Some(&white(INPUTS)));
+        let aware = pruner.prune_matrix_with(w.view(), inputs(&white(INPUTS)));
         assert_eq!(aware, pruner.prune_matrix(w.view()));
     }
 }
@@ -322,7 +337,7 @@ fn pruning_with_compensation() {
 fn the_pattern_of_pruning_is_kept() {
     let pruner = MagnitudePruner::new(Sparsity::NOfM { n: 2, m: 4 });
     let w = weights(3);
-    let aware = pruner.prune_matrix_with(w.view(), Some(&correlated(INPUTS, 3)));
+    let aware = pruner.prune_matrix_with(w.view(), inputs(&correlated(INPUTS, 3)));
     let aware = dense(&aware.unwrap());
     for row in aware.rows() {
         for start in (0..INPUTS).step_by(4) {
@@ -339,7 +354,11 @@ fn kept_weights_are_the_best_that_they_can_be() {
     let pruner = MagnitudePruner::new(Sparsity::Unstructured(Keep::Fraction(0.2)))
         .precision(Precision::F64)
         .refinements(400);
-    let pruned = dense(&pruner.prune_matrix_with(w.view(), Some(&moments)).unwrap());
+    let pruned = dense(
+        &pruner
+            .prune_matrix_with(w.view(), inputs(&moments))
+            .unwrap(),
+    );
     let damped = moments.damped(0.01).unwrap();
     let gradient = (&w - &pruned).dot(&damped);
     let size = w
@@ -365,17 +384,15 @@ fn all_layers_need_their_inputs() {
     let pruner = MagnitudePruner::new(Sparsity::Unstructured(Keep::Fraction(0.5)));
     let views: [ArrayView2<'_, f64>; 2] = [w.view(), w.view()];
     assert!(matches!(
-        pruner.prune_with(&views, Some(&[&moments])),
+        pruner.prune_with(&views, &[inputs(&moments)]),
         Err(Error::ShapeMismatch { .. })
     ));
     let other = white(INPUTS - 1);
     assert!(matches!(
-        pruner.prune_with(&views, Some(&[&moments, &other])),
+        pruner.prune_with(&views, &[inputs(&moments), inputs(&other)]),
         Err(Error::ShapeMismatch { .. })
     ));
-    let pruned = pruner
-        .prune_with(&views, Some(&[&moments, &moments]))
-        .unwrap();
+    let pruned = pruner.prune_with(&views, &[inputs(&moments); 2]).unwrap();
     assert_eq!(pruned[0].nonzeros() + pruned[1].nonzeros(), w.len());
 }
 
@@ -385,7 +402,7 @@ fn low_rank_is_best_for_the_outputs() {
         let (w, moments) = (weights(6), correlated(INPUTS, 6));
         let svd = TruncatedSvd::new(Rank::Fixed(rank)).precision(Precision::F64);
         let plain = svd.factorize(w.view()).unwrap();
-        let aware = svd.factorize_with(w.view(), Some(&moments)).unwrap();
+        let aware = svd.factorize_with(w.view(), inputs(&moments)).unwrap();
         assert!(error(&moments, &w, &aware) < error(&moments, &w, &plain));
     }
 }
@@ -401,16 +418,19 @@ fn what_has_no_use_for_moments_says_so() {
         );
     };
     let cp = CpAls::new(Rank::Fixed(2));
-    unused(cp.factorize_with(kernel.view(), Some(&moments)).map(|_| ()));
+    unused(
+        cp.factorize_with(kernel.view(), inputs(&moments))
+            .map(|_| ()),
+    );
     let tucker = Tucker2::ranks(2, 2);
     unused(
         tucker
-            .factorize_with(kernel.view(), Some(&moments))
+            .factorize_with(kernel.view(), inputs(&moments))
             .map(|_| ()),
     );
     let svd = TruncatedSvd::new(Rank::Fixed(2));
     unused(
-        svd.factorize_with(kernel.view(), Some(&moments))
+        svd.factorize_with(kernel.view(), inputs(&moments))
             .map(|_| ()),
     );
 }

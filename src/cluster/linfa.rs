@@ -23,7 +23,7 @@ use crate::{Error, FitReport, Float, ParamError, Result, Seed, check};
 /// use taper::Seed;
 ///
 /// let points = array![[0.0_f32, 0.0], [0.1, 0.0], [5.0, 5.0], [5.1, 5.0]];
-/// let result = LinfaKMeans::new().cluster(points.view(), None, 2, Seed::from(1))?;
+/// let result = LinfaKMeans::new().cluster(points.view(), None, 2, Seed::from(1), None)?;
 /// assert_eq!(result.assignments[0], result.assignments[1]);
 /// assert_ne!(result.assignments[0], result.assignments[2]);
 /// # Ok::<(), taper::Error>(())
@@ -232,6 +232,7 @@ where
             weights.as_ref().map(|weights| weights.view()),
             self.clusters,
             self.seed,
+            None,
         )
     }
 }
@@ -293,7 +294,7 @@ mod tests {
         let ours = KMeans::new()
             .seeding(Seeding::Given(start.clone()))
             .max_iterations(100)
-            .cluster(points.view(), None, 3, Seed::from(0))
+            .cluster(points.view(), None, 3, Seed::from(0), None)
             .unwrap();
         let theirs = Engine::params(3)
             .init_method(KMeansInit::Precomputed(start))
@@ -314,26 +315,26 @@ mod tests {
         let points = clouds();
         let linfa = LinfaKMeans::new();
         let result = linfa
-            .cluster(points.view(), None, 3, Seed::from(5))
+            .cluster(points.view(), None, 3, Seed::from(5), None)
             .unwrap();
-        let again = linfa.cluster(points.view(), None, 3, Seed::from(5));
+        let again = linfa.cluster(points.view(), None, 3, Seed::from(5), None);
         assert_eq!(again.as_ref(), Ok(&result));
         assert_eq!(
             assign(points.view(), result.centroids.view()),
             Ok(result.assignments)
         );
         let exact = linfa
-            .cluster(points.view(), None, 200, Seed::from(5))
+            .cluster(points.view(), None, 200, Seed::from(5), None)
             .unwrap();
         assert_eq!(exact.report.loss(), Some(0.0));
         assert_eq!(exact.centroids.nrows(), 200);
         let unequal = Array1::from_iter((0..120).map(f64::from));
-        let refused = linfa.cluster(points.view(), Some(unequal.view()), 3, Seed::from(5));
+        let refused = linfa.cluster(points.view(), Some(unequal.view()), 3, Seed::from(5), None);
         assert!(matches!(
             refused,
             Err(Error::Parameter(ParamError::Conflict { .. }))
         ));
-        let none = linfa.cluster(points.view(), None, 0, Seed::from(5));
+        let none = linfa.cluster(points.view(), None, 0, Seed::from(5), None);
         assert!(none.is_err());
     }
 
@@ -342,7 +343,7 @@ mod tests {
         let points = clouds();
         let dataset = DatasetBase::from(points.clone());
         let kmeans = KMeans::new();
-        let direct = kmeans.cluster(points.view(), None, 3, Seed::from(9));
+        let direct = kmeans.cluster(points.view(), None, 3, Seed::from(9), None);
         let fitted: Result<Clustering<f64>> =
             KMeansEstimator::new(kmeans, 3, Seed::from(9)).fit(&dataset);
         assert_eq!(fitted, direct);

@@ -14,7 +14,7 @@
 //! use taper::ndarray::array;
 //!
 //! let points = array![[0.0_f32, 0.0], [0.0, 1.0], [9.0, 9.0]];
-//! let clusters = KMeans::new().cluster(points.view(), None, 2, Seed::from(7))?;
+//! let clusters = KMeans::new().cluster(points.view(), None, 2, Seed::from(7), None)?;
 //! let nearest = assign(points.view(), clusters.centroids.view())?;
 //! assert_eq!(nearest[0], nearest[1]);
 //! # Ok::<(), taper::Error>(())

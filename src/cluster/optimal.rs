@@ -19,7 +19,7 @@ use crate::{Error, FitReport, Float, Observer, Result, Seed, check};
 /// use taper::cluster::{Clusterer, OptimalScalar};
 ///
 /// let points = array![[0.0_f32], [10.0], [1.0], [11.0], [30.0]];
-/// let result = OptimalScalar.cluster(points.view(), None, 3, Seed::default())?;
+/// let result = OptimalScalar.cluster(points.view(), None, 3, Seed::default(), None)?;
 /// assert_eq!(result.centroids, array![[0.5], [10.5], [30.0]]);
 /// # Ok::<(), taper::Error>(())
 /// ```
@@ -326,11 +326,11 @@ mod tests {
         for clusters in [2, 7, 16, 64] {
             let seed = Seed::from(3);
             let best = OptimalScalar
-                .cluster(points.view(), None, clusters, seed)
+                .cluster(points.view(), None, clusters, seed, None)
                 .unwrap();
             let found = KMeans::new()
                 .restarts(4)
-                .cluster(points.view(), None, clusters, seed)
+                .cluster(points.view(), None, clusters, seed, None)
                 .unwrap();
             let (best, found) = (best.report.loss().unwrap(), found.report.loss().unwrap());
             // Centroids below one, rounded to half an ulp, cost no more than that squared.
@@ -353,7 +353,7 @@ mod tests {
         assert_eq!(result.assignments, [1, 0, 1, 1]);
         assert_eq!(result.report.losses, [0.0]);
         let points = Array2::<f32>::zeros((3, 2));
-        let result = OptimalScalar.cluster(points.view(), None, 2, Seed::default());
+        let result = OptimalScalar.cluster(points.view(), None, 2, Seed::default(), None);
         assert!(matches!(result, Err(Error::ShapeMismatch { .. })));
     }
 }

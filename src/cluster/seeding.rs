@@ -18,7 +18,7 @@ use crate::{Float, Seed, parallel};
 ///
 /// let points = array![[0.0_f64], [1.0], [8.0], [9.0]];
 /// let given = KMeans::new().seeding(Seeding::Given(array![[0.0], [9.0]]));
-/// let result = given.cluster(points.view(), None, 2, Seed::default())?;
+/// let result = given.cluster(points.view(), None, 2, Seed::default(), None)?;
 /// assert_eq!(result.centroids, array![[0.5], [8.5]]);
 /// # Ok::<(), taper::Error>(())
 /// ```

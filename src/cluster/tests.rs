@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use rand::Rng;
 
 use super::*;
-use crate::ParamError;
+use crate::{Error, ParamError};
 
 pub(super) fn random<F: Float>(points: usize, axes: usize, seed: u64) -> Array2<F> {
     let mut rng = Seed::from(seed).rng();
@@ -153,7 +153,13 @@ fn one_iteration_is_that_of_the_naive_loop() {
         let one = KMeans::new()
             .seeding(Seeding::Given(start.clone()))
             .max_iterations(1)
-            .cluster(points.view(), Some(weights.view()), 20, Seed::default())
+            .cluster(
+                points.view(),
+                Some(weights.view()),
+                20,
+                Seed::default(),
+                None,
+            )
             .unwrap();
         let assignments = naive_assign(points.mapv(f64::from).view(), start.view());
         for c in 0..20 {
@@ -183,7 +189,7 @@ proptest! {
         let weights = weighted.then(|| whole(points, 1, seed ^ 1).mapv(f32::abs).remove_axis(Axis(1)));
         let weights = weights.as_ref().map(|w| w.view());
         let usable = weights.filter(|w| w.sum() > 0.0);
-        let result = KMeans::new().seeding(seeding).cluster(data.view(), weights, clusters, Seed::from(seed)).unwrap();
+        let result = KMeans::new().seeding(seeding).cluster(data.view(), weights, clusters, Seed::from(seed), None).unwrap();
         check_laws(data.view(), usable, &result);
         let mut distinct: Vec<Vec<u32>> = data.outer_iter().enumerate()
             .filter(|(i, _)| usable.is_none_or(|w| w[*i] > 0.0))
@@ -202,7 +208,7 @@ proptest! {
 fn results_do_not_depend_on_strides_or_threads() {
     let points = random::<f32>(9000, 6, 5);
     let expected = kmeans()
-        .cluster(points.view(), None, 30, Seed::from(1))
+        .cluster(points.view(), None, 30, Seed::from(1), None)
         .unwrap();
     let transposed = points.t().as_standard_layout().into_owned();
     let wide = Array2::from_shape_fn((9000, 12), |(i, j)| {
@@ -219,7 +225,9 @@ fn results_do_not_depend_on_strides_or_threads() {
         reversed.slice(s![..;-1, ..]),
     ] {
         assert_eq!(
-            kmeans().cluster(view, None, 30, Seed::from(1)).unwrap(),
+            kmeans()
+                .cluster(view, None, 30, Seed::from(1), None)
+                .unwrap(),
             expected
         );
         assert_eq!(
@@ -233,7 +241,7 @@ fn results_do_not_depend_on_strides_or_threads() {
             .num_threads(threads)
             .build()
             .unwrap();
-        let found = pool.install(|| kmeans().cluster(points.view(), None, 30, Seed::from(1)));
+        let found = pool.install(|| kmeans().cluster(points.view(), None, 30, Seed::from(1), None));
         assert_eq!(found.unwrap(), expected);
     }
 }
@@ -246,13 +254,13 @@ fn groups_are_clustered_as_alone() {
     let weights: Vec<_> = weights.outer_iter().collect();
     let seed = Seed::from(8);
     let together = kmeans()
-        .cluster_groups(&groups, Some(&weights), 9, seed)
+        .cluster_groups(&groups, Some(&weights), 9, seed, None)
         .unwrap();
     for (g, found) in together.iter().enumerate() {
-        let alone = kmeans().cluster(groups[g], Some(weights[g]), 9, seed.derive(g as u64));
+        let alone = kmeans().cluster(groups[g], Some(weights[g]), 9, seed.derive(g as u64), None);
         assert_eq!(alone.as_ref(), Ok(found));
     }
-    let missing = kmeans().cluster_groups(&groups, Some(&weights[1..]), 9, seed);
+    let missing = kmeans().cluster_groups(&groups, Some(&weights[1..]), 9, seed, None);
     assert!(matches!(missing, Err(Error::ShapeMismatch { .. })));
 }
 
@@ -263,7 +271,7 @@ fn the_better_restart_is_kept_and_more_never_hurt() {
         let result =
             KMeans::new()
                 .restarts(restarts)
-                .cluster(points.view(), None, 25, Seed::from(3));
+                .cluster(points.view(), None, 25, Seed::from(3), None);
         result.unwrap().report.loss().unwrap()
     };
     let losses: Vec<f64> = [1, 2, 4, 8].into_iter().map(loss).collect();
@@ -282,7 +290,13 @@ fn weights_count_like_repeated_points() {
     let start = points.slice(s![..7, ..]).mapv(f64::from);
     let clusterer = KMeans::new().seeding(Seeding::Given(start));
     let weighted = clusterer
-        .cluster(points.view(), Some(weights.view()), 7, Seed::default())
+        .cluster(
+            points.view(),
+            Some(weights.view()),
+            7,
+            Seed::default(),
+            None,
+        )
         .unwrap();
     let plain = clusterer
         .cluster(
@@ -290,6 +304,7 @@ fn weights_count_like_repeated_points() {
             None,
             7,
             Seed::default(),
+            None,
         )
         .unwrap();
     assert_eq!(weighted.centroids, plain.centroids);
@@ -312,7 +327,7 @@ fn pruned_weights_leave_no_cluster_empty() {
     ] {
         let result = KMeans::new()
             .seeding(seeding)
-            .cluster(points.view(), None, 50, Seed::from(1))
+            .cluster(points.view(), None, 50, Seed::from(1), None)
             .unwrap();
         check_laws(points.view(), None, &result);
         assert!(members(&result).iter().all(|&count| count > 0));
@@ -323,7 +338,7 @@ fn pruned_weights_leave_no_cluster_empty() {
 fn distinct_points_closer_than_rounding_leave_no_cluster_empty() {
     let points = Array2::from_shape_fn((40, 1), |(i, _)| 1.0 + f32::EPSILON * i as f32);
     let result = kmeans()
-        .cluster(points.view(), None, 39, Seed::from(1))
+        .cluster(points.view(), None, 39, Seed::from(1), None)
         .unwrap();
     assert!(members(&result).iter().all(|&count| count > 0));
     let losses = &result.report.losses;
@@ -343,7 +358,7 @@ fn as_many_clusters_as_points_are_exact() {
         [2.0, 3.0]
     ];
     let result = kmeans()
-        .cluster(points.view(), None, 5, Seed::default())
+        .cluster(points.view(), None, 5, Seed::default(), None)
         .unwrap();
     assert_eq!(result.assignments, [0, 1, 0, 1, 2]);
     assert_eq!(result.report.losses, [0.0]);
@@ -358,7 +373,13 @@ fn as_many_clusters_as_points_are_exact() {
     // Points without weight take what room is left.
     let weights = array![0.0, 0.0, 0.0, 1.0, 1.0];
     let result = kmeans()
-        .cluster(points.view(), Some(weights.view()), 2, Seed::default())
+        .cluster(
+            points.view(),
+            Some(weights.view()),
+            2,
+            Seed::default(),
+            None,
+        )
         .unwrap();
     assert_eq!(result.assignments, [1, 0, 1, 0, 1]);
     assert_eq!(result.report.losses, [0.0]);
@@ -369,7 +390,7 @@ fn wrong_inputs_are_errors() {
     let points = random::<f32>(10, 2, 12);
     let run = |points: &Array2<f32>, weights: Option<Array1<f32>>, clusters| {
         let weights = weights.as_ref().map(|w| w.view());
-        kmeans().cluster(points.view(), weights, clusters, Seed::default())
+        kmeans().cluster(points.view(), weights, clusters, Seed::default(), None)
     };
     assert!(matches!(
         run(&points, None, 0),
@@ -398,10 +419,10 @@ fn wrong_inputs_are_errors() {
     let infinite = run(&points, Some(Array1::from_elem(10, f32::INFINITY)), 2);
     assert!(matches!(infinite, Err(Error::NonFinite { .. })));
     let huge = Array2::from_elem((3, 2), 1e200);
-    let result = kmeans().cluster(huge.view(), None, 2, Seed::default());
+    let result = kmeans().cluster(huge.view(), None, 2, Seed::default(), None);
     assert!(matches!(result, Err(Error::Overflow { .. })));
     let given = KMeans::new().seeding(Seeding::Given(Array2::zeros((3, 2))));
-    let result = given.cluster(points.view(), None, 2, Seed::default());
+    let result = given.cluster(points.view(), None, 2, Seed::default(), None);
     assert!(matches!(result, Err(Error::ShapeMismatch { .. })));
     assert!(assign(points.view(), Array2::zeros((3, 1)).view()).is_err());
     for params in [
@@ -418,11 +439,11 @@ fn wrong_inputs_are_errors() {
 fn weights_of_any_size_are_fine_and_none_at_all_means_uniform() {
     let points = random::<f64>(100, 2, 13);
     let plain = kmeans()
-        .cluster(points.view(), None, 5, Seed::from(2))
+        .cluster(points.view(), None, 5, Seed::from(2), None)
         .unwrap();
     for weight in [0.0, 1.0, 2_f64.powi(1000), 2_f64.powi(-1000)] {
         let weights = Array1::from_elem(100, weight);
-        let result = kmeans().cluster(points.view(), Some(weights.view()), 5, Seed::from(2));
+        let result = kmeans().cluster(points.view(), Some(weights.view()), 5, Seed::from(2), None);
         assert_eq!(result.unwrap(), plain, "{weight}");
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use glob::Pattern;
 
+use super::NamedTensors;
 use super::allocate::{Limit, RatePoint, allocate};
 use super::compress::{CompressOptions, Made, Task, own_metadata, within};
 use super::compressed::{CompressedModel, Entry};
@@ -11,7 +12,6 @@ use super::container::{Assembler, ContainerWriter};
 use super::recipe::{Recipe, Rule};
 use super::report::{Report, ReportRow};
 use super::step::{self, Step, chain_text};
-use super::NamedTensors;
 use crate::prune::{Keep, MagnitudePruner, Scope, Sparsity};
 use crate::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range};
 use crate::quantize::product::ProductQuantizer;

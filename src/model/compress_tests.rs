@@ -7,9 +7,12 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::factorize::Rank;
-use crate::prune::Keep;
-use crate::quantize::fixed_point::{Granularity, Range};
-use crate::quantize::product::{Codebook, SplitAxis};
+use crate::factorize::cp::CpAls;
+use crate::factorize::svd::TruncatedSvd;
+use crate::prune::{Keep, MagnitudePruner, Sparsity};
+use crate::quantize::binary::Binarizer;
+use crate::quantize::fixed_point::{FixedPointQuantizer, Range};
+use crate::quantize::product::{OptimizedProductQuantizer, ProductQuantizer};
 use crate::{Error, Precision, Seed};
 
 fn numbers(shape: &[usize], seed: u64) -> ArrayD<f32> {
@@ -33,76 +36,52 @@ fn network() -> NamedTensors {
     NamedTensors::new(Source::from(NamedTensors::to_bytes(views).unwrap())).unwrap()
 }
 
-fn product(width: usize, centroids: usize) -> Step {
-    Step::Product {
-        width,
-        centroids,
-        axis: SplitAxis::In,
-        codebook: Codebook::Shared,
-        precision: Precision::F16,
-        stages: 1,
-        rotate: false,
-    }
+fn product(width: usize, centroids: usize) -> ProductQuantizer {
+    ProductQuantizer::with_width(width)
+        .centroids(centroids)
+        .precision(Precision::F16)
 }
 
 fn fixed(bits: u32) -> Step {
-    Step::FixedPoint {
-        bits,
-        symmetry: Default::default(),
-        granularity: Granularity::PerTensor,
-        range: Range::SquaredError,
-        precision: Precision::F32,
-    }
+    FixedPointQuantizer::new(bits)
+        .range(Range::SquaredError)
+        .precision(Precision::F32)
+        .into()
+}
+
+fn svd(rank: usize) -> TruncatedSvd {
+    TruncatedSvd::new(Rank::Fixed(rank)).precision(Precision::F16)
+}
+
+fn prune(keep: f64) -> Step {
+    MagnitudePruner::new(Sparsity::Unstructured(Keep::Fraction(keep)))
+        .precision(Precision::F16)
+        .into()
 }
 
 fn chains() -> Vec<Vec<Step>> {
-    let precision = Precision::F16;
-    let rank = Rank::Fixed(2);
-    let mut rotated = product(2, 8);
-    if let Step::Product { rotate, .. } = &mut rotated {
-        *rotate = true;
-    }
+    let cp = CpAls::new(Rank::Fixed(2));
     vec![
-        vec![Step::Dense { precision }],
+        vec![Precision::F16.into()],
         vec![fixed(4)],
-        vec![Step::Binary {
-            scaling: Default::default(),
-            precision,
-        }],
-        vec![product(2, 8)],
-        vec![rotated],
-        vec![Step::Svd { rank, precision }],
-        vec![Step::Svd { rank, precision }, fixed(6)],
-        vec![Step::Svd { rank, precision }, product(1, 4)],
-        vec![Step::Cp {
-            rank,
-            precision: Precision::F32,
-        }],
-        vec![Step::Cp { rank, precision }, fixed(8)],
-        vec![Step::Prune {
-            keep: Keep::Fraction(0.3),
-            precision,
-        }],
-        vec![
-            Step::Prune {
-                keep: Keep::Fraction(0.3),
-                precision,
-            },
-            product(1, 4),
-        ],
-        vec![
-            Step::Prune {
-                keep: Keep::Fraction(0.3),
-                precision,
-            },
-            fixed(3),
-        ],
+        vec![Binarizer::new().precision(Precision::F16).into()],
+        vec![product(2, 8).into()],
+        vec![OptimizedProductQuantizer::new(product(2, 8)).into()],
+        vec![svd(2).into()],
+        vec![svd(2).into(), fixed(6)],
+        vec![svd(2).into(), product(1, 4).into()],
+        vec![cp.clone().into()],
+        vec![cp.precision(Precision::F16).into(), fixed(8)],
+        vec![prune(0.3)],
+        vec![prune(0.3), product(1, 4).into()],
+        vec![prune(0.3), fixed(3)],
     ]
 }
 
 fn recipe(chain: Vec<Step>) -> Recipe {
     let rule = Rule {
         tensors: "*.weight".to_owned(),
+        except: Vec::new(),
         min_values: 0,
         chain,
     };
@@ -188,10 +167,10 @@ fn files_are_equal_whoever_writes_them() {
     let network = network();
     let folder = Folder::new("shards");
     let path = |name: &str| folder.0.join(name);
-    let recipe = recipe(vec![product(2, 8)]);
+    let recipe = recipe(vec![product(2, 8).into()]);
     let options = CompressOptions::default();
     let report = recipe
-        .compress_file(&network, path("one"), &options, |_| {})
+        .compress_file(&network, path("one"), &options)
         .unwrap();
     let one = std::fs::read(path("one")).unwrap();
     assert_eq!(report.bytes_after, one.len() as u64);
@@ -204,9 +183,7 @@ fn files_are_equal_whoever_writes_them() {
             .map(|index| {
                 let part = path(&format!("part {index} of {count}"));
                 let options = options.shard(Shard::new(index, count).unwrap());
-                recipe
-                    .compress_file(&network, &part, &options, |_| {})
-                    .unwrap();
+                recipe.compress_file(&network, &part, &options).unwrap();
                 part
             })
             .collect();
@@ -244,10 +221,7 @@ fn calibration_is_used_and_reported() {
     }
     let bytes = NamedTensors::to_bytes([("fc1.weight", inputs.view())]).unwrap();
     let calibration = NamedTensors::new(Source::from(bytes)).unwrap();
-    let recipe = recipe(vec![Step::Svd {
-        rank: Rank::Fixed(6),
-        precision: Precision::F32,
-    }]);
+    let recipe = recipe(vec![svd(6).precision(Precision::F32).into()]);
     let plain = recipe
         .compress(&network, &CompressOptions::default())
         .unwrap()
@@ -285,23 +259,11 @@ fn calibration_is_used_and_reported() {
 fn budgets_are_kept() {
     let network = network();
     let options = CompressOptions::default();
-    let candidates = default_candidates();
     let mut last = f64::INFINITY;
     for ratio in [1.0, 2.0, 3.0, 4.0].into_iter().rev() {
         let limit = (network.file_bytes() as f64 / ratio) as u64;
-        let plan = |sensitivity: &dyn Fn(&str) -> f64| {
-            let budget = Budget::Bytes(limit);
-            Recipe::for_budget(
-                &network,
-                &candidates,
-                budget,
-                1,
-                &options,
-                sensitivity,
-                |_| {},
-            )
-        };
-        let recipe = match plan(&|_| 1.0) {
+        let budget = Budget::bytes(limit).seed(1);
+        let recipe = match budget.recipe(&network) {
             Ok(recipe) => recipe,
             Err(Error::BudgetOutOfReach { least, .. }) => {
                 assert!(least > limit as f64);
@@ -319,7 +281,8 @@ fn budgets_are_kept() {
         assert!(error <= last, "{error} after {last}");
         last = error;
         // What matters more is kept better.
-        let guarded = plan(&|name| if name == "fc2.weight" { 1e6 } else { 1.0 }).unwrap();
+        let guarded = budget.sensitivity("fc2.weight", 1e6);
+        let guarded = guarded.recipe(&network).unwrap();
         let guarded = guarded.compress(&network, &options).unwrap().1;
         let error = |report: &Report| {
             report
@@ -332,12 +295,9 @@ fn budgets_are_kept() {
         assert!(error(&guarded) <= error(&report));
     }
     assert!(last.is_finite(), "no budget was within reach");
-    let none = Budget::Bytes(10);
-    let plan = Recipe::for_budget(&network, &candidates, none, 1, &options, |_| 1.0, |_| {});
-    assert!(matches!(plan, Err(Error::BudgetOutOfReach { .. })));
-    let target = Budget::Error(0.02);
-    let plan = Recipe::for_budget(&network, &candidates, target, 1, &options, |_| 1.0, |_| {});
-    let report = plan.unwrap().compress(&network, &options).unwrap().1;
+    let none = Budget::bytes(10).recipe(&network);
+    assert!(matches!(none, Err(Error::BudgetOutOfReach { .. })));
+    let report = Budget::error(0.02).seed(1).compress(&network).unwrap().1;
     assert!(report.rows.iter().map(|row| row.weight_error).sum::<f64>() <= 0.02 + 1e-12);
     assert!(report.bytes_after < report.bytes_before / 2);
 }
@@ -360,11 +320,12 @@ fn errors_name_the_line_and_the_tensor() {
         Err(Error::Recipe { line: 2, .. })
     ));
     // A width that divides no axis.
-    let error = recipe(vec![product(5, 4)]).compress(&network(), &CompressOptions::default());
+    let strict = CompressOptions::default().strict(true);
+    let error = recipe(vec![product(5, 4).into()]).compress(&network(), &strict);
     match error {
-        Err(Error::InTensor { name, error }) => {
+        Err(Error::InTensor { name, source }) => {
             assert_eq!(name, "conv.weight");
-            assert!(matches!(*error, Error::Indivisible { .. }), "{error}");
+            assert!(matches!(*source, Error::Indivisible { .. }), "{source}");
         }
         other => panic!("{other:?}"),
     }

@@ -14,7 +14,7 @@
 //! use taper::quantize::product::ProductQuantizer;
 //!
 //! let weights = Array2::from_shape_fn((64, 32), |(i, j)| ((i * 7 + j * 3) as f32).sin());
-//! let matrix = ProductQuantizer::new(16).axis(SplitAxis::Out).codebook(Codebook::PerGroup).centroids(16).quantize(weights.view())?;
+//! let matrix = ProductQuantizer::new(16).centroids(16).quantize(weights.view())?;
 //!
 //! let mut model = CompressedModel::new();
 //! model.insert("fc.weight", CompressedTensor::new(matrix))?;

@@ -23,7 +23,7 @@ use crate::{Error, Result};
 ///
 ///     [[rule]]
 ///     tensors = "*.embeddings.*"
-///     chain = [{ product = { width = 4, centroids = 256 } }]
+///     chain = [{ product = { split = { width = 4 }, centroids = 256 } }]
 ///
 ///     [[rule]]
 ///     tensors = "*.weight"
@@ -52,18 +52,16 @@ pub struct Recipe {
 /// One rule of a [`Recipe`].
 ///
 /// ```
-/// use taper::model::{CompressOptions, NamedTensors, Recipe, Rule, Source, Step};
+/// use taper::model::{CompressOptions, NamedTensors, Recipe, Rule};
 /// use taper::ndarray::ArrayD;
 /// use taper::Precision;
 ///
 /// let weight = ArrayD::from_shape_fn(vec![16, 8], |index| (index[0] * 3 + index[1]) as f32);
-/// let bytes = NamedTensors::to_bytes([("fc.weight", weight.view())])?;
-/// let model = NamedTensors::new(Source::from(bytes))?;
-/// let half = Rule { tensors: "*.weight".to_owned(), min_values: 0, chain: vec![Step::Dense { precision: Precision::F16 }] };
+/// let model = NamedTensors::from_bytes(NamedTensors::to_bytes([("fc.weight", weight.view())])?)?;
+/// let half = Rule { tensors: "*.weight".to_owned(), except: vec!["head.*".to_owned()], min_values: 0, chain: vec![Precision::F16.into()] };
 /// let recipe = Recipe { seed: 7, rules: vec![half] };
-/// let (small, report) = recipe.compress(&model, &CompressOptions::default())?;
+/// let (_, report) = recipe.compress(&model, &CompressOptions::default())?;
 /// assert_eq!(report.rows[0].ratio(), 2.0);
-/// # let _ = small;
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

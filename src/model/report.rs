@@ -7,15 +7,12 @@ use serde::Serialize;
 /// What became of one tensor.
 ///
 /// ```
-/// use taper::model::{CompressOptions, NamedTensors, Recipe, Rule, Source, Step};
+/// use taper::model::{CompressOptions, NamedTensors, Recipe};
 /// use taper::ndarray::ArrayD;
-/// use taper::Precision;
 ///
 /// let weight = ArrayD::from_shape_fn(vec![16, 8], |index| (index[0] * 3 + index[1]) as f32);
-/// let bytes = NamedTensors::to_bytes([("fc.weight", weight.view())])?;
-/// let model = NamedTensors::new(Source::from(bytes))?;
-/// let half = Rule { tensors: "*.weight".to_owned(), min_values: 0, chain: vec![Step::Dense { precision: Precision::F16 }] };
-/// let recipe = Recipe { seed: 7, rules: vec![half] };
+/// let model = NamedTensors::from_bytes(NamedTensors::to_bytes([("fc.weight", weight.view())])?)?;
+/// let recipe = Recipe::from_toml("[[rule]]\ntensors = \"*.weight\"\nchain = [{ dense = \"f16\" }]")?;
 /// let (small, report) = recipe.compress(&model, &CompressOptions::default())?;
 /// let row = &report.rows[0];
 /// assert_eq!((row.bits_per_weight(), row.weight_error), (16.0, 0.0)); // whole numbers fit half precision
@@ -72,15 +69,12 @@ impl ReportRow {
 /// What a compression did.
 ///
 /// ```
-/// use taper::model::{CompressOptions, NamedTensors, Recipe, Rule, Source, Step};
+/// use taper::model::{CompressOptions, NamedTensors, Recipe};
 /// use taper::ndarray::ArrayD;
-/// use taper::Precision;
 ///
 /// let weight = ArrayD::from_shape_fn(vec![16, 8], |index| (index[0] * 3 + index[1]) as f32);
-/// let bytes = NamedTensors::to_bytes([("fc.weight", weight.view())])?;
-/// let model = NamedTensors::new(Source::from(bytes))?;
-/// let half = Rule { tensors: "*.weight".to_owned(), min_values: 0, chain: vec![Step::Dense { precision: Precision::F16 }] };
-/// let recipe = Recipe { seed: 7, rules: vec![half] };
+/// let model = NamedTensors::from_bytes(NamedTensors::to_bytes([("fc.weight", weight.view())])?)?;
+/// let recipe = Recipe::from_toml("[[rule]]\ntensors = \"*.weight\"\nchain = [{ dense = \"f16\" }]")?;
 /// let (small, report) = recipe.compress(&model, &CompressOptions::default())?;
 /// let row = &report.rows[0];
 /// assert_eq!((row.bits_per_weight(), row.weight_error), (16.0, 0.0)); // whole numbers fit half precision

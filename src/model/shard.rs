@@ -132,7 +132,7 @@ impl fmt::Display for Shard {
 /// let parts = [1, 2].map(|i| folder.join(format!("part-{i}")));
 /// for (i, part) in parts.iter().enumerate() {
 ///     let options = CompressOptions::default().shard(Shard::new(i + 1, 2)?);
-///     Recipe::default().compress_file(&model, part, &options, |_| {})?;
+///     Recipe::default().compress_file(&model, part, &options)?;
 /// }
 /// assert!(merge(&parts, folder.join("whole"))? > 128);
 /// # std::fs::remove_dir_all(&folder).unwrap();

@@ -15,7 +15,7 @@ use crate::prune::SparseMatrix;
 use crate::quantize::binary::{Binarizer, Scaling};
 use crate::quantize::fixed_point::{FixedPointQuantizer, Granularity, Symmetry};
 use crate::quantize::product::{
-    OptimizedProductQuantizer, ProductQuantizer, ResidualQuantizer, SplitAxis,
+    Codebook, OptimizedProductQuantizer, ProductQuantizer, ResidualQuantizer, SplitAxis,
 };
 use crate::{Error, Factorizer, Precision, Quantizer, Result, Seed};
 

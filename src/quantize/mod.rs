@@ -7,7 +7,7 @@
 //!
 //! let weights = Array2::from_shape_fn((256, 256), |(o, i)| ((o * 3 + i * 5) as f32).sin());
 //! assert!(FixedPointQuantizer::new(4).quantize(weights.view())?.ratio() > 7.9);
-//! assert!(ProductQuantizer::new(32).axis(SplitAxis::Out).codebook(Codebook::PerGroup).centroids(16).quantize(weights.view())?.ratio() > 12.0);
+//! assert!(ProductQuantizer::new(32).centroids(16).quantize(weights.view())?.ratio() > 12.0);
 //! assert_eq!(Binarizer::new().quantize(weights.view())?.ratio(), 32.0);
 //! # Ok::<(), taper::Error>(())
 //! ```

@@ -269,7 +269,7 @@ fn fixed_point(d: &mut Draw<'_>) -> FixedPointQuantizer {
         .precision(precision(d))
 }
 
-fn binarizer(d: &mut Draw<'_>) -> taper::quantize::binary::Binarizer {
+fn binarizer(d: &mut Draw<'_>) -> Binarizer {
     Binarizer::new()
         .scaling(d.choose(&[Scaling::None, Scaling::PerTensor, Scaling::PerRow]))
         .precision(precision(d))
@@ -287,14 +287,14 @@ fn pruned<F: Float>(w: ArrayView2<'_, F>, share: f64) -> Array2<F> {
     })
 }
 
-fn low_rank(shape: &[usize], d: &mut Draw<'_>) -> taper::factorize::svd::TruncatedSvd {
+fn low_rank(shape: &[usize], d: &mut Draw<'_>) -> TruncatedSvd {
     use SingularValues::{Apart, Left, Right, Split};
     TruncatedSvd::new(rank(shape, d))
         .singular_values(d.choose(&[Split, Left, Right, Apart]))
         .precision(precision(d))
 }
 
-fn als(shape: &[usize], d: &mut Draw<'_>) -> taper::factorize::cp::CpAls {
+fn als(shape: &[usize], d: &mut Draw<'_>) -> CpAls {
     CpAls::new(rank(shape, d))
         .max_sweeps(20)
         .precision(precision(d))

@@ -8,7 +8,7 @@ use taper::ndarray::{Array2, Array3, Array4};
 use taper::prune::SparseMatrix;
 use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range, Symmetry};
 use taper::quantize::product::{
-    OptimizedProductQuantizer, ProductQuantizer, ResidualQuantizer, SplitAxis,
+    Codebook, OptimizedProductQuantizer, ProductQuantizer, ResidualQuantizer, SplitAxis,
 };
 use taper::{Compressed, Factorizer, Precision, Quantizer, Result};
 
@@ -107,7 +107,7 @@ fn ladders() -> Vec<Ladder> {
     ]
 }
 
-fn pairs(centroids: usize) -> taper::quantize::product::ProductQuantizer {
+fn pairs(centroids: usize) -> ProductQuantizer {
     let pairs = ProductQuantizer::with_width(2)
         .codebook(Codebook::PerGroup)
         .axis(SplitAxis::In);

@@ -116,8 +116,6 @@ fn containers_hold(artifact: &dyn Artifact) {
 
 /// A sum of n products in any order is off by at most ε·n times the sum of their magnitudes, which norms bound where
 /// factors cancel; four times that for artifacts that multiply by matrices of their own first.
-///
-/// Fixed point of 8 bits rounds its inputs to 8 bits too, which moves each by up to 1/254 of the largest.
 fn apply_is_the_product(artifact: &dyn Artifact) {
     let Some(linear) = artifact.as_linear() else {
         return;
@@ -126,12 +124,6 @@ fn apply_is_the_product(artifact: &dyn Artifact) {
     let w = w.into_dimensionality::<Ix2>().unwrap();
     let w = w.mapv(f64::from);
     let inside = inner_norm(artifact).max(w.iter().map(|w| w * w).sum::<f64>().sqrt());
-    // ‖·‖₁ ≤ √n ‖·‖₂.
-    let inputs_move = if rounds_inputs(artifact) {
-        (w.ncols() as f64).sqrt() / 254.0
-    } else {
-        0.0
-    };
     for batch in [0, 1, 3, 17] {
         let x = numbers(&[batch, w.ncols()], &mut Draw::from(5));
         let x: Array2<f32> = x.into_dimensionality().unwrap();
@@ -142,20 +134,10 @@ fn apply_is_the_product(artifact: &dyn Artifact) {
         for ((i, j), y) in y.indexed_iter() {
             let x_norm = x.row(i).dot(&x.row(i)).sqrt();
             let bound = 4.0 * f64::from(f32::EPSILON) * terms * inside * x_norm;
-            let bound = bound + inputs_move * inside * x_norm;
             let (y, exact) = (f64::from(*y), exact[[i, j]]);
             assert!((y - exact).abs() <= bound, "{y} for {exact}, bound {bound}");
         }
     }
-}
-
-fn rounds_inputs(artifact: &dyn Artifact) -> bool {
-    let bits = artifact.attributes().unwrap().get::<u32>("bits");
-    artifact.kind() == "fixed_point" && bits == Ok(8)
-        || artifact
-            .children()
-            .iter()
-            .any(|(_, child)| rounds_inputs(*child))
 }
 
 /// An upper bound of the norm of what the parts of a sum or a product make.

@@ -194,7 +194,7 @@ fn what_cannot_be_fitted_is_an_error() {
     };
     assert!(
         CpAls::new(Rank::Fixed(1))
-            .norm_bound(Some(loose))
+            .norm_bound(loose)
             .validate()
             .is_err()
     );
@@ -295,7 +295,7 @@ fn terms_that_cancel_are_corrected_without_a_larger_error() {
         .starts(1, 0);
     let free = als
         .clone()
-        .norm_bound(None)
+        .norm_bound(NormBound::OFF)
         .factorize(tensor.view())
         .unwrap();
     assert!(
@@ -310,7 +310,7 @@ fn terms_that_cancel_are_corrected_without_a_larger_error() {
     };
     let bounded = als
         .clone()
-        .norm_bound(Some(bound))
+        .norm_bound(bound)
         .factorize(tensor.view())
         .unwrap();
     let report = bounded.cp_report();
@@ -323,10 +323,7 @@ fn terms_that_cancel_are_corrected_without_a_larger_error() {
         slack: 1.0,
         ..bound
     };
-    let loose = als
-        .norm_bound(Some(bound))
-        .factorize(tensor.view())
-        .unwrap();
+    let loose = als.norm_bound(bound).factorize(tensor.view()).unwrap();
     let loose = loose.cp_report();
     assert!(
         loose.term_norm_ratio < 1.5 * bound.ratio,

@@ -6,7 +6,9 @@ use rand::Rng;
 use super::*;
 use crate::factorize::Rank;
 use crate::factorize::convolution::{Geometry, conv2d};
-use crate::{Compressed, Error, Factorizer, Float, InputMoments, LinearOp, Precision, Seed};
+use crate::{
+    Compressed, Error, Factorizer, FitContext, Float, InputMoments, LinearOp, Precision, Seed,
+};
 
 fn random<F: Float>(m: usize, n: usize, seed: u64) -> Array2<F> {
     let mut rng = Seed::from(seed).rng();
@@ -224,8 +226,8 @@ fn singular_values_go_where_they_are_asked_to() {
         assert!(distance(weights.view(), &matrix) < 1e-13);
         // The product without rebuilding is the product with what is rebuilt.
         let x = random::<f64>(5, 16, 7);
-        let dense = matrix.decompress().unwrap().into_dimensionality().unwrap();
-        let difference = matrix.apply(x.view()).unwrap() - x.dot(&Array2::t(&dense));
+        let dense: Array2<f64> = matrix.decompress().unwrap().into_dimensionality().unwrap();
+        let difference = matrix.apply(x.view()).unwrap() - x.dot(&dense.t());
         assert!(difference.iter().all(|d| d.abs() < 1e-13));
     }
 }
@@ -513,7 +515,7 @@ fn the_output_error_is_the_discarded_energy_of_the_outputs() {
     let mut last = f64::INFINITY;
     for rank in 1..=n {
         let aware = exact(rank)
-            .factorize_with(weights.view(), Some(&inputs))
+            .factorize_with(weights.view(), FitContext::new().inputs(&inputs))
             .unwrap();
         let plain = exact(rank).factorize(weights.view()).unwrap();
         let error = |matrix: &LowRankMatrix<f64>, inputs: &InputMoments| {
@@ -548,7 +550,7 @@ fn white_inputs_change_nothing() {
     let white = InputMoments::from_matrix(Array2::eye(7).view(), 1).unwrap();
     let aware = exact(3)
         .damping(0.0)
-        .factorize_with(weights.view(), Some(&white))
+        .factorize_with(weights.view(), FitContext::new().inputs(&white))
         .unwrap();
     let plain = exact(3).factorize(weights.view()).unwrap();
     let bound = rounding::<f64>(9, 7) * norm(weights.view());
@@ -561,9 +563,9 @@ fn white_inputs_change_nothing() {
         assert!((a - b).abs() <= bound, "{a} and {b}");
     }
     let other = InputMoments::from_matrix(Array2::eye(8).view(), 1).unwrap();
-    let refused = exact(3).factorize_with(weights.view(), Some(&other));
+    let refused = exact(3).factorize_with(weights.view(), FitContext::new().inputs(&other));
     assert!(matches!(refused, Err(Error::ShapeMismatch { .. })));
     let unseen = InputMoments::new(7).unwrap();
-    let refused = exact(3).factorize_with(weights.view(), Some(&unseen));
+    let refused = exact(3).factorize_with(weights.view(), FitContext::new().inputs(&unseen));
     assert_eq!(refused, Err(Error::NoInputs));
 }

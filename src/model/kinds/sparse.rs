@@ -102,12 +102,12 @@ impl Artifact for SparseMatrix<f32> {
 /// ```
 /// use taper::model::SparseQuantized;
 /// use taper::ndarray::array;
-/// use taper::quantize::product::{ProductQuantizer, SplitAxis};
+/// use taper::quantize::product::ProductQuantizer;
 /// use taper::{Compressed, Quantizer};
 ///
 /// let pruned = array![[0.0_f32, 2.0, 0.0, 0.0], [1.0, 0.0, 0.0, 2.0]];
 /// let quantized = SparseQuantized::new(pruned.view(), |values| {
-///     ProductQuantizer::new(1).codebook(Codebook::PerGroup).centroids(2).axis(SplitAxis::In).seed(1).quantize(values)
+///     ProductQuantizer::new(1).centroids(2).seed(1).quantize(values)
 /// })?;
 /// assert_eq!(quantized.decompress()?, pruned.into_dyn());
 /// // A bit for each weight, one for each that is left, two values.

@@ -14,11 +14,11 @@ use crate::{Error, Float, Precision, Result, check, parallel};
 ///
 /// ```
 /// use taper::ndarray::array;
-/// use taper::quantize::product::{ProductQuantizer, SplitAxis};
+/// use taper::quantize::product::ProductQuantizer;
 ///
-/// // Two groups of two inputs each; both of their sub-vectors that differ become centroids.
+/// // Two groups of two inputs each: all four different sub-vectors become centroids.
 /// let w = array![[1.0, 2.0, 0.0, 1.0], [3.0, 4.0, 1.0, 0.0], [1.0, 2.0, 1.0, 0.0]];
-/// let codebooks = ProductQuantizer::new(2).codebook(Codebook::PerGroup).centroids(2).axis(SplitAxis::In).train(w.view())?;
+/// let codebooks = ProductQuantizer::new(2).centroids(4).train(w.view())?;
 /// let codes = codebooks.encode(w.view())?.codes();
 /// assert_eq!(codes.dim(), (2, 3));
 /// assert_eq!(codebooks.decode(codes.view())?, w);

@@ -25,7 +25,7 @@ use crate::{Error, Float, ParamError, Result};
 ///
 /// let records = Array2::from_shape_fn((60, 4), |(i, j)| ((i * (j + 1)) % 3) as f64);
 /// let dataset = DatasetBase::from(records.clone());
-/// let codebooks = ProductQuantizer::new(2).axis(SplitAxis::Out).codebook(Codebook::PerGroup).centroids(9).fit(&dataset)?;
+/// let codebooks = ProductQuantizer::new(2).centroids(9).fit(&dataset)?;
 /// let codes: Array2<usize> = codebooks.predict(&records);
 /// assert_eq!(codes.dim(), (60, 2));
 /// assert_eq!(codebooks.transform(&records)?, records);

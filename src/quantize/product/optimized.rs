@@ -28,12 +28,12 @@ use crate::{
 ///
 /// ```
 /// use taper::ndarray::Array2;
-/// use taper::quantize::product::{OptimizedProductQuantizer, ProductQuantizer, SplitAxis};
+/// use taper::quantize::product::{Codebook, OptimizedProductQuantizer, ProductQuantizer};
 /// use taper::{Compressed, Quantizer};
 ///
 /// // The second half of each row repeats the first: groups of two neighbours cannot tell.
 /// let w = Array2::from_shape_fn((300, 8), |(o, i)| ((o * (2 * (i % 4) + 1)) as f32).sin());
-/// let plain = ProductQuantizer::new(4).codebook(Codebook::PerGroup).centroids(16).axis(SplitAxis::In);
+/// let plain = ProductQuantizer::new(4).centroids(16).codebook(Codebook::PerGroup);
 /// let optimized = OptimizedProductQuantizer::new(plain.clone()).quantize(w.view())?;
 /// let error = |matrix: &dyn Compressed<f32>| matrix.report().and_then(|report| report.loss());
 /// assert!(error(&optimized) < error(&plain.quantize(w.view())?));
@@ -77,10 +77,10 @@ pub struct OptimizedProductQuantizer<C = KMeans> {
 /// ```
 /// use taper::Quantizer;
 /// use taper::ndarray::Array2;
-/// use taper::quantize::product::{OptimizedProductQuantizer, ProductQuantizer, RotationStart, SplitAxis};
+/// use taper::quantize::product::{OptimizedProductQuantizer, ProductQuantizer, RotationStart};
 ///
 /// let weights = Array2::from_shape_fn((100, 8), |(o, i)| ((o * (2 * (i % 4) + 1)) as f32).sin());
-/// let plain = ProductQuantizer::new(4).codebook(Codebook::PerGroup).centroids(16).axis(SplitAxis::In);
+/// let plain = ProductQuantizer::new(4).centroids(16);
 /// let rotated = OptimizedProductQuantizer::new(plain)
 ///     .start(RotationStart::Eigenvalues)
 ///     .iterations(5)
@@ -342,10 +342,10 @@ impl<F: Float> Clusterer<F> for Warm<'_, F> {
 /// ```
 /// use taper::Quantizer;
 /// use taper::ndarray::Array2;
-/// use taper::quantize::product::{OptimizedProductQuantizer, ProductQuantizer, RotationStart, SplitAxis};
+/// use taper::quantize::product::{OptimizedProductQuantizer, ProductQuantizer, RotationStart};
 ///
 /// let weights = Array2::from_shape_fn((100, 8), |(o, i)| ((o * (2 * (i % 4) + 1)) as f32).sin());
-/// let plain = ProductQuantizer::new(4).codebook(Codebook::PerGroup).centroids(16).axis(SplitAxis::In);
+/// let plain = ProductQuantizer::new(4).centroids(16);
 /// let rotated = OptimizedProductQuantizer::new(plain)
 ///     .start(RotationStart::Eigenvalues)
 ///     .iterations(5)

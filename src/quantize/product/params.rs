@@ -29,10 +29,10 @@ pub enum Split {
 /// use taper::{Compressed, LinearOp, Quantizer};
 ///
 /// let w = Array2::from_shape_fn((64, 32), |(o, i)| ((3 * o + 5 * i) % 7) as f32 - 3.0);
-/// let compressed = ProductQuantizer::new(16).axis(SplitAxis::Out).codebook(Codebook::PerGroup).centroids(8).seed(7).quantize(w.view())?;
-/// // 16 groups of 4 outputs: 32 · 16 codes of 3 bits, and 16 · 8 · 4 values of 32 bits.
-/// assert_eq!(compressed.storage().bytes(), 192 + 2048);
-/// // No column of this W has more than seven sub-vectors that differ, so that eight centroids hold all of it.
+/// let compressed = ProductQuantizer::new(16).centroids(8).seed(7).quantize(w.view())?;
+/// // 16 groups of 2 inputs: 64 · 16 codes of 3 bits, and one codebook of 8 · 2 values of 32 bits.
+/// assert_eq!(compressed.storage().bytes(), 384 + 64);
+/// // This W has seven different sub-vectors, so that eight centroids hold all of it.
 /// let x = Array2::ones((1, 32));
 /// assert_eq!(compressed.apply(x.view())?, x.dot(&w.t()));
 /// # Ok::<(), taper::Error>(())
@@ -169,7 +169,7 @@ impl<C> ProductQuantizer<C> {
     /// use taper::quantize::product::ProductQuantizer;
     ///
     /// let kmeans = KMeans::new().max_iterations(50).restarts(3);
-    /// let quantizer = ProductQuantizer::new(64).axis(SplitAxis::Out).codebook(Codebook::PerGroup).clusterer(kmeans);
+    /// let quantizer = ProductQuantizer::new(64).clusterer(kmeans);
     /// # let _ = quantizer;
     /// ```
     #[must_use]

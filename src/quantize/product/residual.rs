@@ -26,9 +26,9 @@ use crate::{
 /// use taper::{Compressed, Quantizer};
 ///
 /// let w = Array2::from_shape_fn((32, 48), |(o, i)| ((o * i) as f32).sin());
-/// let stage = ProductQuantizer::new(8).axis(SplitAxis::Out).codebook(Codebook::PerGroup).centroids(16);
+/// let stage = ProductQuantizer::new(8).centroids(16);
 /// let two = ResidualQuantizer::new(stage, 2).quantize(w.view())?;
-/// assert_eq!(two.storage().payload(), 2 * 4 * 8 * 48);
+/// assert_eq!(two.storage().payload(), 2 * 4 * 8 * 32);
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
@@ -125,7 +125,7 @@ impl<F: Float, C: Clusterer<F>> Quantizer<F> for ResidualQuantizer<C> {
 /// use taper::quantize::product::{ProductQuantizer, ResidualQuantizer};
 ///
 /// let weights = Array2::from_shape_fn((32, 64), |(o, i)| ((o * 3 + i * 5) as f32).sin());
-/// let two = ResidualQuantizer::new(ProductQuantizer::new(8).axis(SplitAxis::Out).codebook(Codebook::PerGroup).centroids(8), 2).quantize(weights.view())?;
+/// let two = ResidualQuantizer::new(ProductQuantizer::new(8).centroids(8), 2).quantize(weights.view())?;
 /// assert_eq!(two.stages().len(), 2);
 /// # Ok::<(), taper::Error>(())
 /// ```
