@@ -70,10 +70,6 @@ pub(crate) fn alpha() -> f64 {
     0.9
 }
 
-pub(crate) fn constant_alpha() -> crate::distill::Anneal {
-    crate::distill::Anneal::Constant(alpha())
-}
-
 pub(crate) fn one() -> usize {
     1
 }

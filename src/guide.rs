@@ -8,12 +8,11 @@
 //! | [`calibration`] | what do a layer's inputs change? |
 //! | [`combining`] | which methods go together, and how within a budget? |
 //! | [`running`] | how do compressed layers multiply? |
+//! | [`fine_tuning`] | how are compressed layers trained further? |
 //! | [`limits`] | how far is a result from what is possible? |
 //! | [`file_format`] | what does a file hold? |
 //! | [`features`] | which features are there? |
 //! | [`determinism`] | when are two results the same? |
-//!
-//! How layers are trained further in compressed form stands in [`fine_tune`](crate::fine_tune).
 //!
 //! ```
 //! // Where everything begins: an array goes in, an artifact comes out.
@@ -43,6 +42,9 @@ pub mod combining {}
 
 #[doc = include_str!("../docs/guide/running.md")]
 pub mod running {}
+
+#[doc = include_str!("../docs/guide/fine-tuning.md")]
+pub mod fine_tuning {}
 
 #[doc = include_str!("../docs/guide/limits.md")]
 pub mod limits {}

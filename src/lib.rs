@@ -43,8 +43,8 @@
 //!
 //! - Neither data nor time: fixed point with a scale a row.
 //! - Some inputs: the same with [`InputMoments`]; errors of outputs count then, not those of weights.
-//! - Training data: compress, then train what is stored ([`fine_tune`]); the network of before as teacher ([`distill`]).
-//! - A number of bytes for a whole model: [`Budget`](model::Budget).
+//! - Training data: compress, then train what is stored ([`fine_tuning`](guide::fine_tuning)); the network of before as teacher ([`distill`]).
+//! - A number of bytes for a whole model: [`Recipe::for_budget`](model::Recipe::for_budget).
 //! - How much further it could go: [`limit`].
 //!
 //! # Four traits
@@ -77,7 +77,6 @@ pub mod distill;
 mod error;
 pub mod factorize;
 mod feedback;
-pub mod fine_tune;
 mod float;
 #[cfg(feature = "model")]
 pub mod guide;

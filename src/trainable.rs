@@ -1,4 +1,4 @@
-//! Fine-tuning: what an optimizer needs of an artifact.
+//! `Trainable`: the gradient of an artifact's real numbers.
 
 use ndarray::{Array1, ArrayView1, ArrayView2, ArrayViewD};
 
@@ -6,15 +6,15 @@ use crate::{Compressed, Error, Float, Result, check};
 
 /// An artifact whose real numbers can be trained while its codes and positions stay.
 ///
-/// A framework computes the gradient with respect to the *dense* weight as it always does; the artifact turns it into
-/// the gradient of what it stores: codebooks, factors, scales, kept weights. With $\hat W(\theta)$ the decompressed weight,
+/// A framework computes the gradient with respect to the *dense* weight as usual. The artifact turns it into the gradient of its
+/// stored numbers: codebooks, factors, scales, kept weights. With $\hat W(\theta)$ the decompressed weight,
 ///
 /// $$ \frac{\partial L}{\partial \theta\_k} = \sum\_{i} \frac{\partial L}{\partial \hat W\_i}
 /// \frac{\partial \hat W\_i}{\partial \theta\_k} $$
 ///
-/// So any framework and any optimizer will do: decompress, forward, backward, [`gradient`](Self::gradient), and a
-/// [`step`](Self::step) or a better optimizer's update and [`set_parameters`](Self::set_parameters). The module
-/// [`fine_tune`](crate::fine_tune) has whole recipes.
+/// Any framework and any optimizer work: decompress, forward, backward, [`gradient`](Self::gradient), then
+/// [`step`](Self::step), or the update of a better optimizer and [`set_parameters`](Self::set_parameters). The guide's page on
+/// [fine-tuning](crate::guide::fine_tuning) has a whole recipe.
 ///
 /// The trait is object-safe: layers may be `Box<dyn Trainable<f32>>`.
 ///
@@ -25,12 +25,12 @@ use crate::{Compressed, Error, Float, Result, check};
 ///
 /// let w = array![[1.0_f64, 2.0], [1.2, 2.2], [5.0, 5.0]];
 /// let mut small = ProductQuantizer::new(1).centroids(2).quantize(w.view())?;
-/// // The gradient of a sum of all weights: each value of a centroid stands for as many as share it.
+/// // Each value of a centroid has the gradient of all weights that share it, here the number of these weights.
 /// let ones = Array2::ones((3, 2)).into_dyn();
 /// let mut shares = small.gradient(ones.view())?.to_vec();
 /// shares.sort_by(f64::total_cmp);
 /// assert_eq!(shares, [1.0, 1.0, 2.0, 2.0]);
-/// // Down the gradient of ½‖Ŵ − target‖².
+/// // One step down the gradient of ½‖Ŵ − target‖².
 /// let target = array![[1.0, 1.0], [1.0, 1.0], [4.0, 4.0]].into_dyn();
 /// let distance = |small: &dyn Trainable<f64>| -> taper::Result<f64> {
 ///     Ok((small.decompress()? - &target).iter().map(|x| x * x).sum())
@@ -43,33 +43,33 @@ use crate::{Compressed, Error, Float, Result, check};
 /// ```
 ///
 /// What an implementation promises:
-/// - the gradient is that of [`decompress`](Compressed::decompress), exactly, with sums taken in double precision;
-/// - shape, codes, positions and [`storage`](Compressed::storage) do not change by a step;
+/// - the gradient is that of [`decompress`](Compressed::decompress), exactly, with sums in double precision;
+/// - a step does not change shape, codes, positions and [`storage`](Compressed::storage);
 /// - an error changes nothing; nothing panics.
 pub trait Trainable<F: Float>: Compressed<F> {
-    /// The numbers that can be trained, in the order that the implementation names: none where there are none.
+    /// Returns the numbers that can be trained, in an order that the implementation documents. There may be none.
     fn parameters(&self) -> Array1<F>;
 
-    /// Sets them, rounded to the precision in which they are stored, and moved to the nearest value where the artifact
-    /// allows only some (scales are not negative).
+    /// Sets the numbers, rounded to the stored precision and moved into the range that the artifact allows (scales are not
+    /// negative).
     ///
-    /// An optimizer of small steps keeps the unrounded numbers itself: a step below the precision is lost otherwise.
-    /// What the artifact reported of its fit no longer holds and is dropped.
+    /// A step below the precision is lost, so an optimizer of small steps keeps the unrounded numbers itself. The artifact's
+    /// [report](Compressed::report) of its fit no longer holds and is dropped.
     ///
     /// # Errors
     ///
-    /// [`Error::ShapeMismatch`] for another number of them, [`Error::NonFinite`], [`Error::Overflow`] for a value beyond
-    /// the precision, and [`Error::Malformed`] where the weights would leave the range of the type.
+    /// [`Error::ShapeMismatch`] for another number of parameters, [`Error::NonFinite`], [`Error::Overflow`] for a value beyond
+    /// the precision, and [`Error::Malformed`] where a weight would leave the range of the type.
     fn set_parameters(&mut self, parameters: ArrayView1<'_, F>) -> Result<()>;
 
-    /// ∂L/∂θ in the order of [`parameters`](Self::parameters), from ∂L/∂Ŵ, which has the artifact's shape.
+    /// Computes ∂L/∂θ, in the order of [`parameters`](Self::parameters), from ∂L/∂Ŵ, which has the artifact's shape.
     ///
     /// # Errors
     ///
-    /// [`Error::ShapeMismatch`], [`Error::NonFinite`], [`Error::Overflow`] for a sum beyond the range of the type.
+    /// [`Error::ShapeMismatch`], [`Error::NonFinite`], and [`Error::Overflow`] for a sum beyond the range of the type.
     fn gradient(&self, dense: ArrayViewD<'_, F>) -> Result<Array1<F>>;
 
-    /// A step of gradient descent: θ ← θ − rate · ∂L/∂θ, from ∂L/∂Ŵ.
+    /// Takes a step of gradient descent, θ ← θ − rate · ∂L/∂θ, from ∂L/∂Ŵ.
     ///
     /// # Errors
     ///
@@ -87,7 +87,7 @@ pub(crate) fn check_dense<F: Float>(shape: &[usize], dense: &ArrayViewD<'_, F>) 
     check::finite("the dense gradient", dense)
 }
 
-/// The checked gradient of a dense matrix.
+/// Checks the gradient of a dense matrix and returns it with two axes.
 pub(crate) fn check_matrix<'a, F: Float>(
     shape: &[usize],
     dense: ArrayViewD<'a, F>,
@@ -100,7 +100,7 @@ pub(crate) fn check_matrix<'a, F: Float>(
     })
 }
 
-/// Checks new parameters, of which `count` are needed.
+/// Checks that there are `count` new parameters and that they are finite.
 pub(crate) fn check_parameters<F: Float>(
     count: usize,
     parameters: &ArrayView1<'_, F>,
@@ -112,7 +112,7 @@ pub(crate) fn check_parameters<F: Float>(
     check::finite("the parameters", parameters)
 }
 
-/// Sums as a gradient.
+/// Converts sums to a gradient.
 pub(crate) fn gradient_of<F: Float>(sums: Vec<f64>) -> Result<Array1<F>> {
     finite_gradient(sums.into_iter().map(F::from_f64_lossy).collect())
 }

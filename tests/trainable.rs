@@ -1,4 +1,4 @@
-//! The laws of artifacts that are fine-tuned.
+//! Laws of fine-tuned artifacts.
 
 use proptest::prelude::*;
 use taper::factorize::Rank;
@@ -27,7 +27,7 @@ fn matrix(rows: usize, columns: usize, seed: u64) -> Array2<f64> {
         .unwrap()
 }
 
-/// Checks everything that [`Trainable`] promises of an artifact whose numbers are stored in double precision.
+/// Checks all promises of [`Trainable`] for an artifact whose numbers are stored in double precision.
 fn laws_hold_for(artifact: &mut (impl Trainable<f64> + Clone), seed: u64) {
     let start = artifact.parameters();
     let weights = artifact.decompress().unwrap();
@@ -37,20 +37,20 @@ fn laws_hold_for(artifact: &mut (impl Trainable<f64> + Clone), seed: u64) {
     let gradient = artifact.gradient(dense.view()).unwrap();
     assert_eq!(gradient.len(), start.len());
 
-    // Nothing changes where the parameters do not.
+    // Setting the parameters to themselves changes nothing.
     artifact.set_parameters(start.view()).unwrap();
     assert_eq!(artifact.decompress().unwrap(), weights);
     assert_eq!(artifact.parameters(), start);
 
-    // Ŵ is linear in each parameter alone, so that a central difference is its derivative up to rounding: sums of as many
-    // terms as there are weights, divided by the step.
+    // Ŵ is linear in each parameter, so a difference is its derivative up to the rounding of sums of as many terms as there are
+    // weights, divided by the step.
     let step = 0.25;
     let size: f64 = weights.iter().map(|w| w.abs()).sum::<f64>() + weights.len() as f64;
     let rounding = 64.0 * f64::EPSILON * size / step;
     for i in 0..start.len() {
         let at = |by: f64| {
             let mut parameters = start.clone();
-            // Away from zero first: scales are not negative.
+            // Both points are above the start, because scales are not negative.
             parameters[i] += by;
             let mut moved = artifact.clone();
             moved.set_parameters(parameters.view()).unwrap();
@@ -64,14 +64,14 @@ fn laws_hold_for(artifact: &mut (impl Trainable<f64> + Clone), seed: u64) {
         );
     }
 
-    // How the array lies in memory may change the order of a sum, and no more.
+    // Strides may change the order of a sum only.
     let turned = dense.t().as_standard_layout().into_owned();
     let again = artifact.gradient(turned.t()).unwrap();
     for (again, gradient) in again.iter().zip(&gradient) {
         assert!((again - gradient).abs() <= rounding, "{again} {gradient}");
     }
 
-    // A step down a slope goes down: by the squared length of the gradient, to first order.
+    // A step lowers the value: by rate times the squared length of the gradient, to first order.
     let before = inner(&weights);
     let length: f64 = gradient.iter().map(|g| g * g).sum();
     let mut moved = artifact.clone();
@@ -83,7 +83,7 @@ fn laws_hold_for(artifact: &mut (impl Trainable<f64> + Clone), seed: u64) {
     );
     assert_eq!(moved.storage(), storage);
 
-    // What cannot be is refused, and nothing has changed.
+    // Wrong inputs are refused, and nothing has changed.
     let wrong = Array1::zeros(start.len() + 1);
     assert!(matches!(
         artifact.set_parameters(wrong.view()),
@@ -179,7 +179,7 @@ proptest! {
 }
 
 #[test]
-fn scales_stay_scales() {
+fn scales_do_not_become_negative() {
     let w = array![[1.0, -2.0], [3.0, 4.0]];
     let mut fixed = FixedPointQuantizer::new(3).quantize(w.view()).unwrap();
     fixed.set_parameters(array![-1.0].view()).unwrap();
@@ -193,7 +193,7 @@ fn scales_stay_scales() {
 }
 
 #[test]
-fn parameters_are_rounded_to_what_is_stored() {
+fn parameters_are_rounded_to_the_stored_precision() {
     let w = array![[1.0, -2.0], [3.0, 4.0]];
     let mut sparse = SparseMatrix::from_dense(w.view(), Precision::F16).unwrap();
     let new = array![1.0 / 3.0, 2.0, 3.0, 4.0];
@@ -207,7 +207,7 @@ fn parameters_are_rounded_to_what_is_stored() {
         sparse.set_parameters((&new * 1e5).view()),
         Err(Error::Overflow { .. })
     ));
-    // One tensor of three axes is no matrix; as an object the trait still takes it.
+    // A tensor of three axes, as a trait object.
     let factors = vec![array![[1.0]], array![[2.0]], array![[3.0], [4.0]]];
     let tensor = CpTensor::<f64>::from_parts(array![1.0], factors, Precision::F64).unwrap();
     let object: Box<dyn Trainable<f64>> = Box::new(tensor);

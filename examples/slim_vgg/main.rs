@@ -11,7 +11,6 @@ use std::path::PathBuf;
 use burn::module::Module;
 use clap::{Parser, ValueEnum};
 use figures::{Curve, Figures, Row, accuracy_over_epochs, lost_by_depth, show};
-use ndarray::ArrayView1;
 use support::args::Common;
 use support::data::{Dataset, Splits, cifar10, mnist};
 use support::network::augment::{Layout, Shift};
@@ -22,7 +21,6 @@ use support::network::train::{EpochReport, Objective, Training};
 use support::network::vgg::{self, Slimming, Vgg};
 use support::report::Report;
 use support::timing::least_seconds;
-use taper::Pruner;
 use taper::distill::KnowledgeDistillation;
 use taper::prune::{
     ChannelScore, ChannelSlimming, CoupledPlan, Coupling, Dropped, Keep, PruneReport,
@@ -202,10 +200,8 @@ impl Experiment {
         report: &mut Option<PruneReport>,
     ) -> anyhow::Result<Row> {
         let scores = net.scores(trained, ChannelScore::NormScale)?;
-        let views: Vec<ArrayView1<'_, f32>> = scores.iter().map(|layer| layer.view()).collect();
-        let plan = ChannelSlimming::new(Keep::Fraction(keep))
-            .minimum(self.args.minimum)
-            .plan(&views)?;
+        let pruner = ChannelSlimming::new(Keep::Fraction(keep)).minimum(self.args.minimum);
+        let plan = net.plan(&pruner, &scores)?;
         let coupled = CoupledPlan::new(net, &plan)?;
         let places = vgg::positions(self.side);
         let counted = coupled.report(trained, |name| {
@@ -287,7 +283,7 @@ impl Experiment {
             time_ratio: forward_time(&masked, test)? / forward_time(&pruned, test)?,
             equal_to_masked: of_pruned == masked.predict(test)?,
             layers: counted
-                .layers()
+                .layers
                 .iter()
                 .filter(|layer| layer.name.starts_with("conv"))
                 .map(|layer| layer.channels.left())

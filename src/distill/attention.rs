@@ -1,4 +1,4 @@
-//! Attention transfer: the student is to look where the teacher looks.
+//! Attention transfer: the student learns to be active in the same places as the teacher.
 
 use ndarray::{ArrayView3, ArrayView4, ArrayViewMut3, ArrayViewMut4, Axis, Ix4};
 
@@ -10,23 +10,23 @@ use crate::{Distiller, Float, ParamError, Result, check};
 /// ([arXiv:1612.03928](https://arxiv.org/abs/1612.03928)).
 ///
 /// A feature map $A$ of shape (channels, height, width) has the attention map
-/// $Q = \sum_c \lvert A_c \rvert^p$ over positions; with both maps brought to length one,
+/// $Q = \sum_c \lvert A_c \rvert^p$ over positions. With both maps scaled to length one, the loss of a batch of B is
 ///
 /// $$ L = \frac{\beta}{2B} \sum_{b=1}^{B} \Big\lVert \frac{Q_S}{\lVert Q_S \rVert_2} -
 /// \frac{Q_T}{\lVert Q_T \rVert_2} \Big\rVert_2^2 . $$
 ///
-/// This is the square of the distance, whose gradient vanishes where the maps agree and is defined there; the
-/// paper's formula has the distance itself. Student and teacher may differ in channels, not in height and
-/// width. Labels have no say. A map of zeros has no direction: it counts as it is and gets no gradient.
+/// The paper has the distance itself; its square has a gradient where the maps agree too. Student and teacher may differ
+/// in their number of channels, but not in height and width. Labels are not used. A map of zeros stays zero and gets no
+/// gradient.
 ///
 /// ```
-/// use ndarray::Array4;
 /// use taper::Distiller;
 /// use taper::distill::AttentionTransfer;
+/// use taper::ndarray::{Array4, Axis, concatenate};
 ///
 /// let student = Array4::from_shape_fn((2, 3, 4, 4), |(n, c, y, x)| (n + c + y * x) as f64);
-/// // Twice as strong over twice as many channels, but the same places: nothing to learn.
-/// let teacher = ndarray::concatenate![ndarray::Axis(1), student, student] * 2.0;
+/// // Twice as strong over twice as many channels, but in the same places: nothing to learn.
+/// let teacher = concatenate![Axis(1), student, student] * 2.0;
 /// let loss = AttentionTransfer::new().loss(student.view(), teacher.view(), &[])?;
 /// assert!(loss.value.total < 1e-15);
 /// # Ok::<(), taper::Error>(())
@@ -36,9 +36,9 @@ use crate::{Distiller, Float, ParamError, Result, check};
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct AttentionTransfer {
-    /// The exponent p of the activations, at least 1.
+    /// The exponent p of the activations, at least 1; 2 by default. The larger it is, the more the strongest channel counts.
     pub exponent: f64,
-    /// The weight of the loss, at least 0.
+    /// The weight β of the loss, at least 0; 1 by default.
     pub weight: f64,
 }
 
@@ -49,7 +49,7 @@ impl Default for AttentionTransfer {
 }
 
 impl AttentionTransfer {
-    /// Parameters with p = 2 and β = 1.
+    /// Creates a loss with p = 2 and β = 1.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -58,48 +58,47 @@ impl AttentionTransfer {
         }
     }
 
-    /// Sets the exponent p of the activations, at least 1: the larger, the more the strongest channel counts.
+    /// Sets [`exponent`](Self#structfield.exponent).
     #[must_use]
     pub fn exponent(mut self, exponent: f64) -> Self {
         self.exponent = exponent;
         self
     }
 
-    /// Sets the weight β of the loss, at least 0.
+    /// Sets [`weight`](Self#structfield.weight).
     #[must_use]
     pub fn weight(mut self, weight: f64) -> Self {
         self.weight = weight;
         self
     }
 
-    /// Checks the parameters, as every call that uses them does.
+    /// Checks the parameters. Every call that uses them does so too.
     ///
     /// # Errors
     ///
-    /// The first parameter that no input could make right.
+    /// [`ParamError`] for the first parameter that is out of its range.
     pub fn validate(&self) -> Result<(), ParamError> {
         super::check_weight(self.weight)?;
         let exponent = self.exponent;
         let inside = exponent >= 1.0 && exponent.is_finite();
-        check::in_range("exponent", exponent, "at least 1 and finite", inside)?;
-        Ok(())
+        check::in_range("exponent", exponent, "at least 1 and finite", inside)
     }
 }
 
-/// The attention map of one sample, of length one.
+/// The attention map of one sample, scaled to length one.
 struct Attention {
-    /// What the activations were divided by first, so that no power of them leaves the range.
+    /// The largest activation, by which all were divided, so that no power of them leaves the range.
     largest: f64,
-    /// The length of the map of the divided activations; zero for a map of zeros.
+    /// The length of the map of the divided activations; 0 for a map of zeros.
     length: f64,
-    /// The map over its length, in row-major order of positions.
+    /// The map divided by its length, in row-major order of positions.
     map: Vec<f64>,
 }
 
 impl AttentionTransfer {
     fn attention<F: Float>(&self, features: &ArrayView3<'_, F>) -> Attention {
         let largest = features.fold(0.0_f64, |largest, x| largest.max(x.as_f64().abs()));
-        let positions = features.len() / features.len_of(Axis(0)).max(1);
+        let positions = features.len() / features.len_of(Axis(0));
         let mut map = vec![0.0; positions];
         if largest > 0.0 {
             for channel in features.outer_iter() {
@@ -132,7 +131,7 @@ impl AttentionTransfer {
         }
     }
 
-    /// Half the squared distance of a sample's two maps; its gradient times `scale` goes to `gradient`.
+    /// Returns half the squared distance of a sample's two maps, and writes its gradient times `scale` to `gradient`.
     fn sample<F: Float>(
         &self,
         student: &ArrayView3<'_, F>,
@@ -152,7 +151,7 @@ impl AttentionTransfer {
             gradient.fill(F::zero());
             return Ok(value);
         }
-        // Through the division by the length: the part of s − t across the direction of s.
+        // The division by the length keeps the part of s − t that is orthogonal to s.
         let along: f64 = s.map.iter().zip(&t.map).map(|(s, t)| s * (s - t)).sum();
         for (mut slopes, channel) in gradient.outer_iter_mut().zip(student.outer_iter()) {
             let maps = s.map.iter().zip(&t.map);

@@ -1,10 +1,10 @@
-//! Going through the rows of a batch: shared out over threads, whatever the strides.
+//! Parallel work on the rows of a batch, of any strides.
 
 use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 
 use crate::{Float, parallel};
 
-/// Values that one thread takes at a time; it depends on nothing but the shape, as the order of the sums does.
+/// The number of values in a task. It is fixed, so that the order of the sums depends on the shape alone.
 const CHUNK: usize = 1 << 14;
 
 /// The rows of a view, each as a slice.
@@ -18,7 +18,7 @@ impl<'a, F: Float> Rows<'a, F> {
         Self { view: *view }
     }
 
-    /// Row `index`, copied into `buffer` where it is not contiguous.
+    /// Returns row `index`, copied into `buffer` if it is not contiguous.
     pub(super) fn get<'b>(&self, index: usize, buffer: &'b mut Vec<F>) -> &'b [F]
     where
         'a: 'b,
@@ -35,14 +35,14 @@ impl<'a, F: Float> Rows<'a, F> {
     }
 }
 
-/// Calls `f` with the number of its first row and the values of a run of rows of `out`, which it writes over;
-/// what it returns, in order.
+/// Calls `f` with each run of rows of `out`: with the index of its first row and its values, which `f` overwrites. Returns
+/// the results in order.
 pub(super) fn map_rows<F: Float, R: Send>(
     mut out: ArrayViewMut2<'_, F>,
     f: impl Fn(usize, &mut [F]) -> R + Sync + Send,
 ) -> Vec<R> {
     let classes = out.ncols();
-    let rows = (CHUNK / classes.max(1)).max(1);
+    let rows = (CHUNK / classes).max(1);
     let run = |values: &mut [F]| {
         parallel::map_chunks_mut(values, rows * classes, |i, chunk| f(i * rows, chunk))
     };

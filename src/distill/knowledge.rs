@@ -1,4 +1,4 @@
-//! Distillation through softened probabilities.
+//! Distillation of softened probabilities.
 
 use ndarray::{ArrayView2, ArrayViewMut2, Ix2};
 
@@ -8,32 +8,6 @@ use super::row::{self, RowValue, RowWeights, Scratch};
 use super::{LossValue, check_alpha, check_labels, check_temperature};
 use crate::kernels::Level;
 use crate::{Distiller, Error, Float, ParamError, Result, check};
-
-/// Which value the teacher's part of the loss takes; the gradient is the same.
-///
-/// ```
-/// use taper::Distiller;
-/// use taper::distill::{KnowledgeDistillation, SoftLoss};
-/// use taper::ndarray::array;
-///
-/// let (student, teacher) = (array![[1.0, 0.0]], array![[0.0, 2.0]]);
-/// let of = |soft| KnowledgeDistillation::new(2.0).alpha(1.0).soft_loss(soft).loss(student.view(), teacher.view(), &[]);
-/// let (divergence, entropy) = (of(SoftLoss::Divergence)?, of(SoftLoss::CrossEntropy)?);
-/// assert!(divergence.value.total < entropy.value.total);
-/// assert_eq!(divergence.gradient, entropy.gradient);
-/// # Ok::<(), taper::Error>(())
-/// ```
-#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum SoftLoss {
-    /// $\mathrm{KL}(p \Vert q) = \sum p \ln(p/q)$: zero where the student matches the teacher.
-    #[default]
-    Divergence,
-    /// $-\sum p \ln q$: the divergence and the teacher's entropy.
-    CrossEntropy,
-}
 
 /// The loss of Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network"
 /// ([arXiv:1503.02531](https://arxiv.org/abs/1503.02531)).
@@ -46,33 +20,34 @@ pub enum SoftLoss {
 /// $$ \frac{\partial L}{\partial z} = \frac{1}{B} \Big( \alpha \\, T \big(\mathrm{softmax}(z/T) -
 /// \mathrm{softmax}(v/T)\big) + (1 - \alpha) \big(\mathrm{softmax}(z) - \mathrm{onehot}(y)\big) \Big). $$
 ///
-/// **Why T².** The derivative of the softened part carries 1/T, and the difference of the two softened
-/// distributions shrinks like another 1/T as they flatten: without the factor, a higher temperature would
-/// silently turn the teacher down and α would mean something else at each T. With it the gradient keeps its
-/// size, and for $T \to \infty$ it becomes that of matching the logits,
-/// $\frac{\alpha}{B K} \big((z - \bar z) - (v - \bar v)\big)$ with the means taken off.
+/// **Why T².** The derivative of the softened part has a factor 1/T, and the difference of the two softened distributions
+/// shrinks like another 1/T. Without the factor T², the teacher would count less at a higher temperature, and α would mean
+/// something else at each T. With it the gradient keeps its size. For $T \to \infty$ it becomes that of matching the logits
+/// of K classes, $\frac{\alpha}{B K} \big((z - \bar z) - (v - \bar v)\big)$ with the means subtracted.
 ///
-/// **Why the batch mean.** The sum over classes is part of the divergence; only the sum over the batch is
-/// averaged. An average over classes too (what some toolkits' plain `mean` does) divides the teacher's part
-/// by the number of classes, but not the label's part: α is then not what it says. (PyTorch users: this is
-/// `reduction='batchmean'`.)
+/// **Why the batch mean.** The divergence is a sum over classes, averaged over the batch. An average over classes too would
+/// divide the teacher's part by the number of classes and leave the labels' part as it is. (In PyTorch this is
+/// `reduction='batchmean'`; plain `mean` averages over classes.)
 ///
-/// `α = 0` is plain cross-entropy, `α = 1` the teacher alone, which needs no labels.
+/// α = 0 is plain cross-entropy; α = 1 is the teacher alone, which needs no labels.
+///
+/// The value of some toolkits is the cross-entropy of the softened probabilities in place of their divergence. It has the same
+/// gradient; [`LossValue::soft_cross_entropy`] returns it.
 ///
 /// ```
-/// use ndarray::array;
 /// use taper::Distiller;
 /// use taper::distill::KnowledgeDistillation;
+/// use taper::ndarray::array;
 ///
 /// let student = array![[1.0, 0.0, -1.0], [0.5, 0.5, 0.0]];
 /// let teacher = array![[4.0, 1.0, -2.0], [-1.0, 3.0, 2.0]];
 /// let loss = KnowledgeDistillation::new(4.0)
 ///     .alpha(0.7)
 ///     .loss(student.view(), teacher.view(), &[0, 1])?;
-/// let hard = loss.value.hard.unwrap_or_default();
+/// let hard = loss.value.hard.expect("labels were given");
 /// let total: f64 = 0.7 * 16.0 * loss.value.soft + 0.3 * hard;
 /// assert!((loss.value.total - total).abs() < 1e-12);
-/// // Each row of the gradient sums to zero: a shift of all logits changes nothing.
+/// // Adding a constant to all logits of a row changes nothing, so each row of the gradient sums to zero.
 /// assert!(loss.gradient.rows().into_iter().all(|row| row.sum().abs() < 1e-12));
 /// # Ok::<(), taper::Error>(())
 /// ```
@@ -83,62 +58,46 @@ pub enum SoftLoss {
 pub struct KnowledgeDistillation {
     /// The temperature T, above 0.
     pub temperature: f64,
-    /// The weight α of the loss against the teacher, in [0, 1]; the loss against the labels has the rest.
+    /// The weight α of the loss against the teacher, in [0, 1]; 0.9 by default. The loss against the labels has weight 1 − α.
     #[cfg_attr(feature = "model", serde(default = "crate::defaults::alpha"))]
     pub alpha: f64,
-    /// The value that the loss against the teacher reports.
-    #[cfg_attr(feature = "model", serde(default))]
-    pub soft_loss: SoftLoss,
 }
 
 impl KnowledgeDistillation {
-    /// Parameters with the temperature given, α = 0.9 and the divergence as the teacher's part.
+    /// Creates a loss with the given temperature and α = 0.9.
     #[must_use]
     pub fn new(temperature: f64) -> Self {
         Self {
             temperature,
             alpha: crate::defaults::alpha(),
-            soft_loss: SoftLoss::default(),
         }
     }
 
     fn total(&self, mean: &RowValue) -> f64 {
-        let soft = match self.soft_loss {
-            SoftLoss::Divergence => mean.divergence,
-            SoftLoss::CrossEntropy => mean.divergence + mean.entropy,
-        };
         // T twice rather than T², which may leave the range where the product does not.
         let soft = if self.alpha > 0.0 {
-            self.alpha * self.temperature * (self.temperature * soft)
+            self.alpha * self.temperature * (self.temperature * mean.divergence)
         } else {
             0.0
         };
         soft + (1.0 - self.alpha) * mean.hard
     }
 
-    /// Sets the weight of the teacher's part, in [0, 1]; the labels' part has the rest.
+    /// Sets [`alpha`](Self#structfield.alpha).
     #[must_use]
     pub fn alpha(mut self, alpha: f64) -> Self {
         self.alpha = alpha;
         self
     }
 
-    /// Sets which value the teacher's part takes.
-    #[must_use]
-    pub fn soft_loss(mut self, soft_loss: SoftLoss) -> Self {
-        self.soft_loss = soft_loss;
-        self
-    }
-
-    /// Checks the parameters, as every call that uses them does.
+    /// Checks the parameters. Every call that uses them does so too.
     ///
     /// # Errors
     ///
-    /// The first parameter that no input could make right.
+    /// [`ParamError`] for the first parameter that is out of its range.
     pub fn validate(&self) -> Result<(), ParamError> {
         check_temperature(self.temperature)?;
-        check_alpha(self.alpha)?;
-        Ok(())
+        check_alpha(self.alpha)
     }
 }
 

@@ -4,60 +4,33 @@ use ndarray::{Array, Dimension, Ix2};
 
 use crate::{Float, Result, check};
 
-/// The value of a distillation loss and its gradient with respect to the student's output.
-///
-/// ```
-/// use taper::Distiller;
-/// use taper::distill::{DistillationLoss, KnowledgeDistillation, LossValue};
-/// use taper::ndarray::array;
-///
-/// let (student, teacher) = (array![[1.0, 0.0]], array![[0.0, 2.0]]);
-/// let loss: DistillationLoss<f64> =
-///     KnowledgeDistillation::new(1.0).alpha(0.5).loss(student.view(), teacher.view(), &[1])?;
-/// let LossValue { total, soft, hard, .. } = loss.value;
-/// assert!((total - 0.5 * (soft + hard.unwrap())).abs() < 1e-12);
-/// assert_eq!(loss.gradient.dim(), (1, 2));
-/// # Ok::<(), taper::Error>(())
-/// ```
+/// The value of a distillation loss and its gradient with respect to the student's output; see
+/// [`Distiller::loss`](crate::Distiller::loss).
 #[derive(Debug, Clone, PartialEq)]
 pub struct DistillationLoss<F: Float, D: Dimension = Ix2> {
     /// The value, by part.
     pub value: LossValue<F>,
-    /// ∂value.total/∂student, of the student's shape.
+    /// The gradient ∂total/∂student, of the student's shape.
     pub gradient: Array<F, D>,
 }
 
-/// The value of a distillation loss, by part; every part is a mean over the batch.
-///
-/// ```
-/// use taper::Distiller;
-/// use taper::distill::{DistillationLoss, KnowledgeDistillation, LossValue};
-/// use taper::ndarray::array;
-///
-/// let (student, teacher) = (array![[1.0, 0.0]], array![[0.0, 2.0]]);
-/// let loss: DistillationLoss<f64> =
-///     KnowledgeDistillation::new(1.0).alpha(0.5).loss(student.view(), teacher.view(), &[1])?;
-/// let LossValue { total, soft, hard, .. } = loss.value;
-/// assert!((total - 0.5 * (soft + hard.unwrap())).abs() < 1e-12);
-/// assert_eq!(loss.gradient.dim(), (1, 2));
-/// # Ok::<(), taper::Error>(())
-/// ```
+/// The value of a distillation loss, by part. Every part is a mean over the batch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct LossValue<F: Float> {
-    /// What is minimized: the weighted sum of the parts.
+    /// The value that is minimized: the weighted sum of the parts.
     pub total: F,
-    /// What the student lacks of the teacher, before any weight, zero where it matches: the divergence of
-    /// their softened probabilities, or the distance of their features.
+    /// The distance of the student from the teacher, without its weight: the divergence of their softened probabilities, or
+    /// half the squared distance of their features. It is 0 where they agree.
     pub soft: F,
-    /// The entropy of the teacher's softened probabilities, for losses that compare probabilities.
+    /// The entropy of the teacher's softened probabilities, from losses that compare probabilities.
     pub teacher_entropy: Option<F>,
-    /// The cross-entropy with the true labels at temperature 1, before its weight, where labels were given.
+    /// The cross-entropy with the true labels at temperature 1, without its weight, if labels were given.
     pub hard: Option<F>,
 }
 
 impl<F: Float> LossValue<F> {
-    /// A loss that has a teacher's part alone.
+    /// Creates the value of a loss without labels and entropy.
     #[must_use]
     pub fn new(total: F, soft: F) -> Self {
         Self {
@@ -68,15 +41,15 @@ impl<F: Float> LossValue<F> {
         }
     }
 
-    /// The cross-entropy of the student's softened probabilities with the teacher's, before any weight: their
-    /// divergence and the teacher's entropy, which the student has no say in.
+    /// Returns the cross-entropy of the student's softened probabilities with the teacher's, without its weight: their
+    /// divergence plus the teacher's entropy, which does not depend on the student.
     #[must_use]
     pub fn soft_cross_entropy(&self) -> Option<F> {
         self.teacher_entropy.map(|entropy| self.soft + entropy)
     }
 }
 
-/// `value` as `F`, where it is in its range.
+/// Converts `value` to `F`, or errs where it is out of range.
 pub(super) fn in_range<F: Float>(what: &'static str, value: f64) -> Result<F> {
     let value = F::from_f64_lossy(value);
     check::no_overflow(what, [&value])?;

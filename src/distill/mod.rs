@@ -1,15 +1,13 @@
-//! Distillation: a small network learns from the outputs of a large one.
+//! Distillation: a small network (the student) learns from the outputs of a large one (the teacher).
 //!
-//! A [`Distiller`](crate::Distiller) gives the value of a loss and its gradient with respect to what the
-//! student puts out, as arrays; the framework that trains the student carries the gradient on.
+//! A [`Distiller`](crate::Distiller) computes a loss and its gradient with respect to the student's output, as arrays. The
+//! framework that trains the student propagates the gradient from there.
 //!
-//! - [`KnowledgeDistillation`] compares softened probabilities, which [`softened_softmax`] makes; its temperature
-//!   and weight may follow a [`DistillationSchedule`].
-//! - [`HintLoss`], with a [`HintRegressor`] where widths differ, and [`AttentionTransfer`] compare features.
-//! - [`TeacherLogits`] keeps what a teacher said, computed once; [`ensemble_logits`] joins several teachers
-//!   into one, and [`smoothed_labels`] is the teacher that knows nothing.
-//!
-//! `row` holds the arithmetic of one row of logits, `batch` goes through the rows in parallel.
+//! - [`KnowledgeDistillation`] compares softened probabilities ([`softened_softmax`]). [`Anneal`] changes its temperature
+//!   or weight over a training.
+//! - [`HintLoss`] and [`AttentionTransfer`] compare features; a [`HintRegressor`] lets their widths differ.
+//! - [`TeacherLogits`] stores a teacher's logits, computed once. [`ensemble_logits`] joins several teachers into one, and
+//!   [`smoothed_labels`] makes a teacher from labels.
 //!
 //! ```
 //! use taper::Distiller;
@@ -18,7 +16,7 @@
 //!
 //! let (student, teacher) = (array![[1.0, 0.0, -1.0]], array![[4.0, 1.0, -2.0]]);
 //! let loss = KnowledgeDistillation::new(4.0).alpha(0.9).loss(student.view(), teacher.view(), &[0])?;
-//! assert_eq!(loss.gradient.dim(), student.dim()); // the framework carries it on
+//! assert_eq!(loss.gradient.dim(), student.dim()); // hand it to the framework
 //! # Ok::<(), taper::Error>(())
 //! ```
 
@@ -34,10 +32,10 @@ mod stored;
 mod teacher;
 
 pub use attention::AttentionTransfer;
-pub use hint::{HintLoss, HintRegressor, RegressedHint};
-pub use knowledge::{KnowledgeDistillation, SoftLoss};
+pub use hint::{HintLoss, HintRegressor};
+pub use knowledge::KnowledgeDistillation;
 pub use loss::{DistillationLoss, LossValue};
-pub use schedule::{Anneal, DistillationSchedule};
+pub use schedule::Anneal;
 pub use softmax::{log_softened_softmax, softened_softmax};
 pub use stored::TeacherLogits;
 pub use teacher::{ensemble_logits, smoothed_labels};

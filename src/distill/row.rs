@@ -1,10 +1,9 @@
 //! One row of the loss: the softened probabilities of student and teacher, their gap, and the gradient.
 //!
-//! Three ways lead through a row. The quick one runs on the kernels, in the number type of the logits. The
-//! flat one runs on kernels in `f64`: where the logits over the temperature are so flat that the
-//! probabilities of student and teacher would cancel each other to rounding noise. The careful one is for
-//! where the spread of the logits or the temperature leave the number types. Which way a row takes depends
-//! on nothing but its values and the temperature.
+//! A row is computed in one of three ways, which its values and the temperature decide. The quick way uses kernels in the
+//! number type of the logits. The flat way uses kernels in `f64`, for logits that are so flat at the temperature that the
+//! difference of the two probabilities would be rounding noise. The careful way is for logits whose spread, or temperatures
+//! whose inverse, leave the range of the number types.
 
 use crate::Float;
 use crate::kernels::{Extent, Level, flat};
@@ -12,7 +11,7 @@ use crate::kernels::{Extent, Level, flat};
 /// A spread of the softened logits below which differences of probabilities lose digits.
 const FLAT: f64 = 0.25;
 
-/// What a row adds to the loss, before weights and the mean.
+/// What a row adds to the loss, without weights.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct RowValue {
     /// $\sum p \ln(p/q)$ at the temperature.
@@ -23,22 +22,22 @@ pub(super) struct RowValue {
     pub(super) hard: f64,
 }
 
-/// How the parts of a row weigh in its gradient.
+/// The weights of the parts of a row in its gradient.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RowWeights {
     pub(super) temperature: f64,
-    /// On $q - p$: what the derivative of the soft part leaves, 1/T included, and the mean over the batch.
+    /// The weight of $q - p$: αT over the size of the batch.
     pub(super) soft: f64,
-    /// On $\mathrm{softmax}(z) - \mathrm{onehot}$.
+    /// The weight of $\mathrm{softmax}(z) - \mathrm{onehot}$.
     pub(super) hard: f64,
 }
 
-/// Buffers of a row's length, used again row after row.
+/// Buffers of a row's length, used for all rows.
 #[derive(Debug)]
 pub(super) struct Scratch<F> {
     teacher: Vec<F>,
     plain: Vec<F>,
-    /// Of student and teacher: the exponents, and exp − 1 of them. Empty until a row is flat.
+    /// The exponents of student and teacher, and exp − 1 of them. Empty until a row is flat.
     flat: [Vec<f64>; 4],
 }
 
@@ -52,7 +51,7 @@ impl<F: Float> Scratch<F> {
     }
 }
 
-/// The scale 1/T for the quick way, where that way may be taken.
+/// Returns the scale 1/T if the quick way can be used.
 pub(super) fn quick_scale<F: Float>(temperature: f64, extents: &[Extent<F>]) -> Option<F> {
     let scale = F::from_f64_lossy(temperature.recip());
     let spread = extents
@@ -61,7 +60,7 @@ pub(super) fn quick_scale<F: Float>(temperature: f64, extents: &[Extent<F>]) -> 
     (scale.is_normal() && spread.is_finite() && (spread * scale).as_f64() >= FLAT).then_some(scale)
 }
 
-/// The scale 1/T for the flat way, where that way may be taken.
+/// Returns the scale 1/T if the flat way can be used.
 fn flat_scale<F: Float>(temperature: f64, extents: &[Extent<F>]) -> Option<f64> {
     let scale = temperature.recip();
     let spread = extents.iter().fold(0.0_f64, |spread, e| {
@@ -70,7 +69,7 @@ fn flat_scale<F: Float>(temperature: f64, extents: &[Extent<F>]) -> Option<f64> 
     (scale.is_normal() && spread * scale < FLAT).then_some(scale)
 }
 
-/// The value of one row; its gradient is written over `gradient`. The rows are finite and of one length.
+/// Returns the value of one row and overwrites `gradient`. The rows are finite and of one length.
 pub(super) fn loss<F: Float>(
     level: Level,
     student: (&[F], Extent<F>),
@@ -95,7 +94,7 @@ pub(super) fn loss<F: Float>(
     }
 }
 
-/// In terms of a = exp(z) − 1 and b = exp(v) − 1, which are small and keep their digits:
+/// Uses a = exp(z) − 1 and b = exp(v) − 1, which are small and keep their digits:
 /// q − p = a/Σexp(z) − b/Σexp(v) + (Σb − Σa)/(Σexp(z) · Σexp(v)).
 #[allow(clippy::too_many_arguments)]
 fn flat_loss<F: Float>(
@@ -118,7 +117,7 @@ fn flat_loss<F: Float>(
     let (sum_q, sum_p) = (classes as f64 + sum_a, classes as f64 + sum_b);
     let (depth, gap) = flat::weighted_gaps(level, b, v, z);
     let mut value = RowValue {
-        // Rounding may leave a little less than nothing.
+        // Rounding may leave a value just below zero.
         divergence: (gap / sum_p + ((sum_a - sum_b) / sum_p).ln_1p()).max(0.0),
         entropy: (sum_p.ln() - depth / sum_p).max(0.0),
         hard: 0.0,
@@ -160,7 +159,7 @@ fn quick_loss<F: Float>(
     );
     let (ln_q, ln_p) = (sum_q.as_f64().ln(), sum_p.as_f64().ln());
     let mut value = RowValue {
-        // Rounding may leave a little less than nothing.
+        // Rounding may leave a value just below zero.
         divergence: (gap + (ln_q - ln_p)).max(0.0),
         entropy: (ln_p - depth).max(0.0),
         hard: 0.0,
@@ -185,9 +184,9 @@ fn quick_loss<F: Float>(
     value
 }
 
-/// $(x_i - \max x)/T$ without leaving the range on the way.
+/// Returns $(x_i - \max x)/T$ without an intermediate value out of range.
 pub(super) fn careful_exponents<F: Float>(values: &[F], temperature: f64) -> Vec<f64> {
-    // Halves, so that the difference of two extremes is finite.
+    // Halves, so that the difference of the largest and the smallest number is finite.
     let half = |x: &F| x.as_f64() / 2.0;
     let top = values.iter().map(half).fold(f64::MIN, f64::max);
     values
@@ -196,7 +195,7 @@ pub(super) fn careful_exponents<F: Float>(values: &[F], temperature: f64) -> Vec
         .collect()
 }
 
-/// The quick way's result in `f64`; not finite where the result is not.
+/// The quick way in `f64`. The result is not finite where it leaves the range of the type.
 fn careful_loss<F: Float>(
     student: &[F],
     teacher: &[F],
@@ -208,8 +207,7 @@ fn careful_loss<F: Float>(
     let v = careful_exponents(teacher, weights.temperature);
     let classes = student.len() as f64;
     let flat = z.iter().chain(&v).all(|&x| x > -FLAT);
-    // In the flat case everything is written in terms of a = exp(z) − 1 and b = exp(v) − 1, which are small
-    // and keep their digits: q − p = (n (a − b) + (Σb − Σa) + a Σb − b Σa) / (Σexp(z) · Σexp(v)).
+    // In the flat case, a = exp(z) − 1 and b = exp(v) − 1 are small and keep their digits: q − p = (n (a − b) + (Σb − Σa) + a Σb − b Σa) / (Σexp(z) · Σexp(v)).
     let less_one = |x: &f64| if flat { x.exp_m1() } else { x.exp() };
     let a: Vec<f64> = z.iter().map(less_one).collect();
     let b: Vec<f64> = v.iter().map(less_one).collect();
@@ -220,7 +218,7 @@ fn careful_loss<F: Float>(
     let (mut depth, mut gap) = (0.0, 0.0);
     for ((v, z), b) in v.iter().zip(&z).zip(&b) {
         let p = (one + b) / sum_p;
-        // p ln p is nothing for p = 0, even where v is infinite.
+        // p ln p is 0 for p = 0, even where v is infinite.
         if p > 0.0 {
             depth += p * v;
             gap += p * (v - z);

@@ -6,25 +6,24 @@ use super::batch::{self, Rows};
 use super::check_temperature;
 use super::row::{careful_exponents, quick_scale};
 use crate::kernels::Level;
-use crate::{Float, Result, check};
+use crate::{Error, Float, Result, check};
 
-/// $\mathrm{softmax}(z/T)$ of every row of `logits`, (batch, classes).
+/// Returns $\mathrm{softmax}(z/T)$ of every row of `logits`, (batch, classes).
 ///
-/// Every row is a distribution, for any finite logits and temperature: the largest logit is taken off first.
-/// $T \to 0$ puts all on the largest logit, $T \to \infty$ spreads evenly.
+/// Every row is a probability distribution for any finite logits. $T \to 0$ gives all probability to the largest logit,
+/// $T \to \infty$ the same to each class.
 ///
 /// # Errors
 ///
-/// [`Error::Parameter`](crate::Error::Parameter) where T is not positive and finite, [`Error::EmptyAxis`](crate::Error::EmptyAxis), [`Error::NonFinite`](crate::Error::NonFinite).
+/// [`Error::Parameter`] for a temperature that is not positive and finite, [`Error::EmptyAxis`], [`Error::NonFinite`].
 ///
 /// ```
-/// use ndarray::array;
 /// use taper::distill::softened_softmax;
+/// use taper::ndarray::array;
 ///
 /// let logits = array![[2.0_f64.ln() * 3.0, 0.0]];
 /// let p = softened_softmax(logits.view(), 3.0)?;
 /// assert!((p[[0, 0]] - 2.0 / 3.0).abs() < 1e-12);
-/// assert!(softened_softmax(logits.view(), 0.0).is_err());
 /// # Ok::<(), taper::Error>(())
 /// ```
 pub fn softened_softmax<F: Float>(
@@ -49,18 +48,16 @@ pub fn softened_softmax<F: Float>(
     })
 }
 
-/// $\ln \mathrm{softmax}(z/T)$ of every row of `logits`, (batch, classes).
-///
-/// Taken from the logits and not from the probabilities: it stays exact where those round to zero.
+/// Returns $\ln \mathrm{softmax}(z/T)$ of every row of `logits`, (batch, classes), accurate even where probabilities round
+/// to zero.
 ///
 /// # Errors
 ///
-/// As [`softened_softmax`], and [`Error::Overflow`](crate::Error::Overflow) where a logarithm leaves the range of the type: for
-/// logits near its ends.
+/// As [`softened_softmax`], and [`Error::Overflow`] for a logarithm that leaves the range of the type.
 ///
 /// ```
-/// use ndarray::array;
 /// use taper::distill::log_softened_softmax;
+/// use taper::ndarray::array;
 ///
 /// let log_p = log_softened_softmax(array![[0.0_f32, -1000.0]].view(), 1.0)?;
 /// assert_eq!(log_p, array![[0.0, -1000.0]]);
@@ -87,12 +84,16 @@ pub fn log_softened_softmax<F: Float>(
             }
         }
     })?;
-    check::no_overflow("the logarithm of the softened softmax", &out)?;
+    if out.iter().any(|x| !x.is_finite()) {
+        return Err(Error::Overflow {
+            what: "the logarithm of the softened softmax",
+        });
+    }
     Ok(out)
 }
 
-/// Fills an array of the shape of `logits` row by row: from the row, its maximum, and the scale 1/T where the
-/// quick way may be taken.
+/// Fills an array of the shape of `logits` row by row. `f` gets the row, its maximum, the scale 1/T if the quick way can be
+/// used, and the row to fill.
 fn by_row<F: Float>(
     logits: ArrayView2<'_, F>,
     temperature: f64,

@@ -1,4 +1,4 @@
-//! Teacher logits computed once and kept: dense, or the largest of each sample and a remainder.
+//! Stored teacher logits: all of them, or the largest of each sample and a remainder.
 
 use std::borrow::Cow;
 
@@ -11,20 +11,19 @@ use crate::{Compressed, DType, Error, Float, Part, Precision, Result, Role, Stor
 /// The name under which parts are refused.
 const ARTIFACT: &str = "TeacherLogits";
 
-/// The logits of a teacher for every sample of a transfer set, computed once and stored small.
+/// The logits of a teacher for every sample of a data set, computed once and stored in few bytes.
 ///
-/// Either all of them ([`dense`](Self::dense)), or of each sample the k largest and one value that stands for
-/// the rest ([`top_k`](Self::top_k)). Training takes them batch by batch ([`batch`](Self::batch)), in any
-/// order.
+/// [`dense`](Self::dense) stores all of them, [`top_k`](Self::top_k) the k largest of each sample and one value for the
+/// others. Training reads them in batches of any samples ([`batch`](Self::batch)).
 ///
 /// ```
-/// use ndarray::array;
 /// use taper::distill::{TeacherLogits, softened_softmax};
+/// use taper::ndarray::array;
 /// use taper::{Compressed, Precision};
 ///
 /// let logits = array![[6.0_f32, 2.0, -1.0, -2.0], [0.0, -1.0, 5.0, 4.0]];
 /// let stored = TeacherLogits::top_k(logits.view(), 2, 4.0, Precision::F16)?;
-/// // 4 classes of 2 bits, 4 logits and 2 remainders of half precision, the temperature.
+/// // 4 classes of 2 bits, 4 logits and 2 remainders of 2 bytes each, and the temperature.
 /// assert_eq!(Compressed::<f32>::storage(&stored).bytes(), 1 + 8 + 4 + 8);
 /// let batch = stored.batch::<f32>(&[1, 0])?;
 /// let p = softened_softmax(batch.view(), 4.0)?;
@@ -36,24 +35,24 @@ const ARTIFACT: &str = "TeacherLogits";
 pub struct TeacherLogits {
     shape: [usize; 2],
     precision: Precision,
-    /// Little-endian, as the file holds them: (samples, classes) or (samples, k).
+    /// Little-endian, as in a file, of shape (samples, classes) or (samples, k).
     logits: Vec<u8>,
     largest: Option<Largest>,
 }
 
-/// What [`TeacherLogits::top_k`] keeps beside the logits.
+/// What [`TeacherLogits::top_k`] stores beside the logits.
 #[derive(Debug, Clone, PartialEq)]
 struct Largest {
     k: usize,
     temperature: f64,
-    /// The classes of the kept logits, rising within a sample.
+    /// The classes of the stored logits, rising within a sample.
     classes: PackedCodes,
-    /// The logit that each of the other classes of a sample gets; empty where there are none.
+    /// The logit of the other classes of each sample; empty if there are no others.
     remainder: Vec<u8>,
 }
 
 impl TeacherLogits {
-    /// All logits, of shape (samples, classes), rounded to `precision`.
+    /// Stores all logits, of shape (samples, classes), rounded to `precision`.
     ///
     /// # Errors
     ///
@@ -73,12 +72,11 @@ impl TeacherLogits {
         })
     }
 
-    /// The `k` largest logits of each sample, the lower class first among equals, and a remainder.
+    /// Stores the `k` largest logits of each sample (of equal logits, those of the lower classes) and a remainder.
     ///
-    /// The remainder is $T \ln \frac{1}{K-k} \sum_{rest} e^{v/T}$: given to each class that was not kept, it leaves
-    /// the softened probabilities of the kept ones as they were at `temperature`, and spreads what remains
-    /// evenly over the others. At another temperature the kept classes' logits are still exact, the mass of
-    /// the rest is not.
+    /// The remainder is the logit of each other class, $T \ln \frac{1}{K-k} \sum_{rest} e^{v/T}$. At `temperature`, stored
+    /// classes keep their softened probabilities, and the others share what remains equally. At another temperature, the
+    /// logits of stored classes are still exact, the sum of the other probabilities is not.
     ///
     /// # Errors
     ///
@@ -115,7 +113,7 @@ impl TeacherLogits {
                 codes.push(class as u32);
             }
             if let Some(&(_, top)) = rest.first() {
-                // Halves, so that the difference of two extremes is finite.
+                // Halves, so that the difference of the largest and the smallest number is finite.
                 let sum: f64 = rest
                     .iter()
                     .map(|(_, x)| ((x / 2.0 - top / 2.0) / temperature * 2.0).exp())
@@ -137,13 +135,13 @@ impl TeacherLogits {
         })
     }
 
-    /// Samples and classes.
+    /// Returns the numbers of samples and of classes.
     #[must_use]
     pub fn dim(&self) -> (usize, usize) {
         self.shape.into()
     }
 
-    /// How many logits of each sample are kept.
+    /// Returns how many logits of each sample are stored.
     #[must_use]
     pub fn kept(&self) -> usize {
         self.largest
@@ -151,17 +149,17 @@ impl TeacherLogits {
             .map_or(self.shape[1], |largest| largest.k)
     }
 
-    /// The temperature at which the remainder holds the mass of what was not kept, where there is one.
+    /// Returns the temperature that [`top_k`](Self::top_k) was given.
     #[must_use]
     pub fn temperature(&self) -> Option<f64> {
         self.largest.as_ref().map(|largest| largest.temperature)
     }
 
-    /// The logits of the samples `indices`, of shape (indices, classes).
+    /// Returns the logits of the samples `indices`, of shape (indices, classes).
     ///
     /// # Errors
     ///
-    /// [`Error::ExceedsInput`] for an index that is no sample, [`Error::Overflow`] for stored logits beyond the
+    /// [`Error::ExceedsInput`] for an index that is no sample, [`Error::Overflow`] for stored logits out of the
     /// range of `F`.
     pub fn batch<F: Float>(&self, indices: &[usize]) -> Result<Array2<F>> {
         let mut out = Array2::zeros((indices.len(), self.shape[1]));
@@ -209,26 +207,26 @@ impl TeacherLogits {
                 }
             }
             Some(largest) => {
-                let mut remainder = decode(self.precision, &largest.remainder, sample, 1);
-                row.fill(remainder.next().map_or(F::zero(), F::from_f64_lossy));
+                if !largest.remainder.is_empty() {
+                    let mut remainder = decode(self.precision, &largest.remainder, sample, 1);
+                    let remainder = remainder.next().expect("each sample has a remainder");
+                    row.fill(F::from_f64_lossy(remainder));
+                }
                 largest.classes.unpack_into(sample * kept, codes);
                 for (&class, logit) in codes.iter().zip(logits) {
-                    if let Some(out) = row.get_mut(class as usize) {
-                        *out = F::from_f64_lossy(logit);
-                    }
+                    row[class as usize] = F::from_f64_lossy(logit);
                 }
             }
         }
         check::no_overflow("a stored logit", row.iter())
     }
 
-    /// Logits from their [parts](Compressed::parts), in any order.
+    /// Creates stored logits from their [parts](Compressed::parts), in any order.
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`] for parts that [`dense`](Self::dense) and [`top_k`](Self::top_k) cannot have made:
-    /// missing or unknown ones, lengths that do not fit, classes out of range or not rising, values that are not
-    /// finite.
+    /// [`Error::Malformed`] for missing or unknown parts, lengths that do not fit, classes that are out of range or do not
+    /// rise, and values that are not finite.
     pub fn from_parts(shape: [usize; 2], parts: &[Part<'_>]) -> Result<Self> {
         let [samples, classes] = shape;
         let logits = find(parts, "logits")?.ok_or_else(|| malformed("the logits are missing"))?;
@@ -271,14 +269,14 @@ impl TeacherLogits {
                     None if k == classes => Vec::new(),
                     _ => {
                         return Err(malformed(
-                            "a remainder belongs to classes that were not kept",
+                            "a remainder is needed exactly if some classes are not stored",
                         ));
                     }
                 };
                 check_values(temperature, Precision::F64, &[1])?;
                 let temperature = decode(Precision::F64, &temperature.bytes, 0, 1)
                     .next()
-                    .unwrap_or(f64::NAN);
+                    .expect("the part holds one value");
                 check_temperature(temperature).map_err(|error| malformed(error.to_string()))?;
                 Some(Largest {
                     k,
@@ -287,7 +285,11 @@ impl TeacherLogits {
                     remainder,
                 })
             }
-            _ => return Err(malformed("parts are missing")),
+            _ => {
+                return Err(malformed(format!(
+                    "{k} of {classes} logits need the parts classes and temperature"
+                )));
+            }
         };
         Ok(Self {
             shape,
@@ -375,7 +377,7 @@ impl<F: Float> Compressed<F> for TeacherLogits {
     }
 }
 
-/// `count` stored values from the one at `start` on.
+/// Reads `count` stored values from value `start` on.
 fn decode(
     precision: Precision,
     bytes: &[u8],
@@ -384,7 +386,7 @@ fn decode(
 ) -> impl Iterator<Item = f64> + '_ {
     let width = precision.dtype().bytes();
     let range = start * width..(start + count) * width;
-    precision.decode(bytes.get(range).unwrap_or_default())
+    precision.decode(&bytes[range])
 }
 
 fn malformed(problem: impl Into<String>) -> Error {
@@ -394,7 +396,7 @@ fn malformed(problem: impl Into<String>) -> Error {
     }
 }
 
-/// The part called `name`, which may stand there once.
+/// Returns the part called `name`, of which there may be one.
 fn find<'p, 'b>(parts: &'p [Part<'b>], name: &str) -> Result<Option<&'p Part<'b>>> {
     let mut found = parts.iter().filter(|part| part.name == name);
     match (found.next(), found.next()) {
@@ -419,14 +421,15 @@ fn check_values(part: &Part<'_>, precision: Precision, shape: &[usize]) -> Resul
             precision.dtype(),
         )));
     }
-    let mut values = decode(precision, &part.bytes, 0, count.unwrap_or(0));
+    let count = count.expect("the length was computed from it");
+    let mut values = decode(precision, &part.bytes, 0, count);
     match values.find(|x| !x.is_finite()) {
         Some(value) => Err(malformed(format!("{} holds {value}", part.name))),
         None => Ok(()),
     }
 }
 
-/// The kept classes, `[samples, k]` of them, all below `classes` and rising within a sample.
+/// Reads the stored classes, `[samples, k]` of them, and checks that they are below `classes` and rise within a sample.
 fn classes_from(part: &Part<'_>, [samples, k]: [usize; 2], classes: usize) -> Result<PackedCodes> {
     if part.dtype != DType::U8 || part.shape != [part.bytes.len()] {
         return Err(malformed(format!(

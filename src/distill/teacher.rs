@@ -1,25 +1,24 @@
-//! Teachers other than one network's logits: ensembles, and smoothed labels. Both are given as logits, so that
-//! every loss over logits takes them.
+//! The logits of ensembles and of smoothed labels, for every loss over logits.
 
 use ndarray::{Array2, ArrayView2, Zip};
 
 use super::{check_temperature, log_softened_softmax};
 use crate::{Error, Float, Result, check};
 
-/// The logits of an ensemble: their softened probabilities at `temperature` are the mean of the members'.
+/// Returns the logits of an ensemble: their softened probabilities at `temperature` are the mean of the members'
+/// probabilities.
 ///
-/// With the members' logits $v\_m$ of shape (batch, classes) these are
-/// $T \ln \frac1M \sum_m \mathrm{softmax}(v\_m/T)$, taken from the logarithms, so that nothing rounds to zero.
-/// At another temperature they are not the ensemble's.
+/// For members with logits $v\_m$ of shape (batch, classes) they are $T \ln \frac1M \sum_m \mathrm{softmax}(v\_m/T)$,
+/// accurate even where probabilities round to zero. They are valid at this temperature only.
 ///
 /// # Errors
 ///
-/// [`Error::EmptyAxis`] for an ensemble of none, [`Error::ShapeMismatch`] for members of different shapes, and
+/// [`Error::EmptyAxis`] for an empty ensemble, [`Error::ShapeMismatch`] for members of different shapes, and
 /// those of [`log_softened_softmax`].
 ///
 /// ```
-/// use ndarray::array;
 /// use taper::distill::{ensemble_logits, softened_softmax};
+/// use taper::ndarray::array;
 ///
 /// let (a, b) = (array![[2.0, 0.0]], array![[0.0, 1.0]]);
 /// let both = ensemble_logits(&[a.view(), b.view()], 3.0)?;
@@ -58,22 +57,21 @@ pub fn ensemble_logits<F: Float>(
     Ok(logits)
 }
 
-/// The logits of smoothed labels, the teacher that knows nothing: probability $1 - \varepsilon + \varepsilon/K$
-/// for the label and $\varepsilon/K$ for each of the K − 1 other classes, at temperature 1.
+/// Returns the logits of smoothed labels: probability $1 - \varepsilon + \varepsilon/K$ for the label and $\varepsilon/K$ for
+/// each of the K − 1 other classes, at temperature 1.
 ///
-/// Label smoothing (Szegedy et al., [arXiv:1512.00567](https://arxiv.org/abs/1512.00567)) is distillation from
-/// it at T = 1 and α = 1; or, with the same gradient, distillation at T = 1 and α = ε from a teacher of
-/// zeros, who holds every class for equally likely.
+/// Label smoothing (Szegedy et al., 2015, [arXiv:1512.00567](https://arxiv.org/abs/1512.00567)) is distillation from this
+/// teacher at T = 1 and α = 1. Distillation at T = 1 and α = ε from a teacher whose logits are all zero has the same
+/// gradient.
 ///
 /// # Errors
 ///
-/// [`Error::Parameter`] for ε outside (0, 1] (without smoothing the logarithm of the other classes'
-/// probability is infinite), [`Error::EmptyAxis`] without labels or classes, [`Error::ExceedsInput`] for a label
-/// that is no class.
+/// [`Error::Parameter`] for a `smoothing` ε outside (0, 1] (for 0 the other logits would be infinite), [`Error::EmptyAxis`] for
+/// no labels or no classes, [`Error::ExceedsInput`] for a label that is no class.
 ///
 /// ```
-/// use ndarray::array;
 /// use taper::distill::{smoothed_labels, softened_softmax};
+/// use taper::ndarray::array;
 ///
 /// let teacher = smoothed_labels::<f64>(&[1], 4, 0.2)?;
 /// let p = softened_softmax(teacher.view(), 1.0)?;

@@ -1,12 +1,12 @@
-//! Which weights the outputs need least, and how the others make good what is lost with them.
+//! The weights that a layer's outputs need least, and how the kept weights compensate for the others.
 
 use ndarray::{Array1, Array2, ArrayView2};
 
 use crate::feedback::Feedback;
 use crate::{Float, InputMoments, Result, linalg};
 
-/// The square root of twice the saliency of B. Hassibi and D. Stork's optimal brain surgeon, |w| / √[H⁻¹]ᵢᵢ: by how much
-/// the output changes when a weight goes and all others of its row make good what they can.
+/// Returns the square root of twice the saliency of B. Hassibi and D. Stork's optimal brain surgeon, |w| / √[H⁻¹]ᵢᵢ: by how
+/// much the output changes when a weight is removed and the others of its row compensate as far as they can.
 pub(super) fn scores<F: Float>(
     weights: ArrayView2<'_, F>,
     inputs: &InputMoments,
@@ -22,11 +22,11 @@ pub(super) fn scores<F: Float>(
     Ok(scores.collect())
 }
 
-/// Weights that are zero wherever `mask` (row by row) is not set, and change the outputs little.
+/// Returns weights that are zero where `mask` (row by row) is not set and change the outputs little.
 ///
-/// First column by column, each making good what those before it lost (E. Frantar and D. Alistarh, "SparseGPT", 2023,
-/// arXiv:2301.00774); then by `refinements` steps of conjugate gradients on the kept weights of each row, none
-/// of which raises the output error of the damped moments.
+/// First, column by column, later columns compensate for the error of earlier ones (E. Frantar and D. Alistarh, "SparseGPT",
+/// 2023, arXiv:2301.00774). Then follow `refinements` steps of conjugate gradients on the kept weights of each row. None of
+/// them raises the output error of the damped moments.
 pub(super) fn compensate<F: Float>(
     weights: ArrayView2<'_, F>,
     mask: &[bool],
@@ -34,11 +34,11 @@ pub(super) fn compensate<F: Float>(
     damping: f64,
     refinements: usize,
 ) -> Result<Array2<F>> {
-    // Products round by the order in memory, which is to have no say.
+    // Products round by the order in memory, and the result must not depend on strides.
     let weights = weights.as_standard_layout();
     let weights = weights.view();
     let columns = weights.ncols();
-    let kept = |i: usize, j: usize| mask.get(i * columns + j).copied().unwrap_or(false);
+    let kept = |i: usize, j: usize| mask[i * columns + j];
     let feedback = Feedback::new(inputs, damping)?;
     let rebuilt = feedback.run(
         weights,
@@ -61,7 +61,7 @@ pub(super) fn compensate<F: Float>(
     let mut solution = rebuilt.mapv(Float::as_f64);
     let error = weights.mapv(Float::as_f64) - &solution;
     let mut residual = inside(linalg::product(error.view(), moments.view()));
-    // Each input in its own scale.
+    // Inputs differ in scale.
     let precondition = moments
         .diag()
         .mapv(|x| if x > 0.0 { x.recip() } else { 0.0 });
@@ -89,7 +89,7 @@ fn row_products(a: &Array2<f64>, b: &Array2<f64>) -> Array1<f64> {
     rows.map(|(a, b)| a.dot(&b)).collect()
 }
 
-/// `a` over `b`, and zero where there is nothing left to divide by.
+/// `a` over `b`, and zero where `b` is zero: the row has converged.
 fn ratios(a: &Array1<f64>, b: &Array1<f64>) -> Array1<f64> {
     let pairs = a.iter().zip(b);
     pairs

@@ -1,31 +1,16 @@
 //! A plan applied to the tensors of a network.
 
-use std::collections::BTreeMap;
-
 use ndarray::{ArrayD, ArrayViewD, Axis};
 
-use super::graph::{Binding, MaskRole, Segment};
+use super::graph::{Binding, Graph, MaskRole, NormKind, Origin, Segment, refused};
+use super::tensors::Tensors;
 use super::{Coupling, PrunePlan, fold};
 use crate::{Error, Float, Result, check};
 
-/// The tensors of a network by name.
+/// The output assumed for dropped channels.
 ///
 /// ```
-/// use ndarray::{Array1, Array4};
-/// use taper::prune::Tensors;
-///
-/// let mut tensors: Tensors<f32> = Tensors::new();
-/// tensors.insert("conv1.weight".into(), Array4::zeros((16, 3, 3, 3)).into_dyn());
-/// tensors.insert("conv1.bias".into(), Array1::zeros(16).into_dyn());
-/// assert_eq!(tensors["conv1.weight"].shape(), [16, 3, 3, 3]);
-/// ```
-pub type Tensors<F> = BTreeMap<String, ArrayD<F>>;
-
-/// What dropped channels are taken for: what the pruned network computes is what the original would, did its
-/// dropped channels give out this.
-///
-/// ```
-/// use ndarray::{arr1, arr2};
+/// use taper::ndarray::{arr1, arr2};
 /// use taper::prune::{CoupledPlan, Coupling, Dropped, PrunePlan, Tensors};
 ///
 /// let mut net = Coupling::new();
@@ -41,8 +26,8 @@ pub type Tensors<F> = BTreeMap<String, ArrayD<F>>;
 /// ]
 /// .map(|(name, tensor)| (name.to_owned(), tensor))
 /// .into();
-/// // Channel 1 of "fc1" goes; it gives out 2, nearly whatever comes in.
-/// let plan = PrunePlan::new(vec![(2, vec![0])])?;
+/// // Channel 1 of "fc1" is dropped. Its output is close to its bias of 2, whatever the input.
+/// let plan = PrunePlan::new(vec![(2, vec![0])])?.named(["fc1"])?;
 /// let bias = |dropped| {
 ///     let pruned = CoupledPlan::new(&net, &plan)?.dropped(dropped).prune_all(&tensors)?;
 ///     Ok::<_, taper::Error>(pruned["fc2.bias"][0])
@@ -53,30 +38,29 @@ pub type Tensors<F> = BTreeMap<String, ArrayD<F>>;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Dropped {
-    /// Zero, everywhere: scale, shift, filter and bias are zero in the masked network.
+    /// Zero: filter, bias, scale and shift are zero in the masked network.
     ///
     /// The pruned network equals the masked one where activations map zero to zero.
     Zero,
-    /// The constant that is left when their filter (and the scale of their batch normalization) is zero: the
-    /// bias or the shift β, through the declared activations.
+    /// The constant that is left when the filter (and the scale of its normalization) is zero: the bias, or the shift β,
+    /// after the declared activations.
     ///
-    /// What these constants add to the outputs of the next layers is folded into the bias of those, or, where
-    /// they have none, subtracted from the running mean of the batch normalization that follows. Penalized scales
-    /// go to zero and shifts do not, so that this removes most of what pruning costs. It is exact except at the
-    /// border of a convolution that pads with zeros, where the original adds less than the whole constant.
+    /// What these constants add to the outputs of the next layers is folded into the biases of those layers, or, without
+    /// a bias, subtracted from the running mean of the batch normalization that follows. A penalty on scales makes them
+    /// small and leaves the shifts, so folding removes most of the error of pruning. It is exact except at the border of
+    /// a convolution that pads with zeros, where the original network adds less than the whole constant.
     #[default]
     Constant,
 }
 
-/// A [`PrunePlan`] together with the [`Coupling`] that says which tensors it is for.
+/// A [`PrunePlan`] together with the [`Coupling`] that tells which tensors it applies to.
 ///
-/// [`prune_all`](Self::prune_all) gives the small network, [`mask_all`](Self::mask_all) the network of the
-/// original size that computes the same function; [`prune`](Self::prune) and [`mask`](Self::mask) do the same to
-/// one tensor, by its name.
+/// [`prune_all`](Self::prune_all) returns the tensors of the small network, [`mask_all`](Self::mask_all) those of a network
+/// of the original size that computes the same function, with zeros in place of what was dropped.
 ///
 /// ```
-/// use ndarray::{ArrayD, arr1, arr2};
-/// use taper::prune::{CoupledPlan, Coupling, Dropped, PrunePlan, Tensors};
+/// use taper::ndarray::{arr1, arr2};
+/// use taper::prune::{CoupledPlan, Coupling, PrunePlan, Tensors};
 ///
 /// // Two linear layers with a ReLU between them; the hidden channel 1 is dropped.
 /// let mut net = Coupling::new();
@@ -85,7 +69,7 @@ pub enum Dropped {
 /// let x = net.relu(x)?;
 /// let x = net.layer("fc2", x, 1)?;
 /// net.output(x)?;
-/// let plan = PrunePlan::new(vec![(3, vec![0, 2])])?;
+/// let plan = PrunePlan::new(vec![(3, vec![0, 2])])?.named(["fc1"])?;
 ///
 /// let mut tensors: Tensors<f32> = Tensors::new();
 /// tensors.insert("fc1.weight".into(), arr2(&[[1., 2.], [0.01, 0.], [5., 6.]]).into_dyn());
@@ -96,87 +80,160 @@ pub enum Dropped {
 /// let pruned = CoupledPlan::new(&net, &plan)?.prune_all(&tensors)?;
 /// assert_eq!(pruned["fc1.weight"], arr2(&[[1., 2.], [5., 6.]]).into_dyn());
 /// assert_eq!(pruned["fc2.weight"], arr2(&[[7., 9.]]).into_dyn());
-/// // The dropped channel's bias of 0.5 lives on in the bias of what read it, with its weight of 8.
+/// // The bias of the dropped channel, times the weight 8 that read it, is folded into the next bias.
 /// assert_eq!(pruned["fc2.bias"], arr1(&[1. + 8. * 0.5]).into_dyn());
-///
-/// let pruned = CoupledPlan::new(&net, &plan)?.dropped(Dropped::Zero).prune_all(&tensors)?;
-/// assert_eq!(pruned["fc2.bias"], arr1(&[1.]).into_dyn());
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[derive(Debug, Clone)]
 pub struct CoupledPlan<'a> {
-    pub(super) coupling: &'a Coupling,
-    plan: &'a PrunePlan,
-    slots: Vec<Option<usize>>,
+    pub(super) graph: &'a Graph,
+    /// For each declared group, which of its channels are kept.
+    masks: Vec<Vec<bool>>,
     dropped: Dropped,
 }
 
 impl<'a> CoupledPlan<'a> {
-    /// A plan with one layer for each of the coupling's [groups](Coupling::groups).
+    /// Joins a plan and a coupling. The plan must name the coupling's [groups](Coupling::groups), each once, in any order.
     ///
     /// # Errors
     ///
-    /// [`Error::ShapeMismatch`] where the plan is for other groups or other numbers of channels, and what
-    /// [`Coupling::groups`] finds wrong.
-    pub fn new(coupling: &'a Coupling, plan: &'a PrunePlan) -> Result<Self> {
-        let expected: Vec<usize> = coupling
-            .groups()?
+    /// [`Error::Coupling`] for a plan without names, for a plan of other groups, and for one that keeps different numbers
+    /// of channels in the groups of a [group normalization](Coupling::group_norm); [`Error::ShapeMismatch`] for other
+    /// numbers of channels; and the errors of [`Coupling::groups`].
+    pub fn new(coupling: &'a Coupling, plan: &PrunePlan) -> Result<Self> {
+        let graph = &coupling.graph;
+        let groups = coupling.groups()?;
+        let names: Vec<&String> = groups.iter().map(|group| &group.name).collect();
+        if plan.names().len() != plan.layers() {
+            return Err(refused(format!(
+                "the plan does not name its layers: make it with Coupling::plan, or name the groups {names:?} with \
+                 PrunePlan::named"
+            )));
+        }
+        let places: Option<Vec<usize>> = names
             .iter()
-            .map(|group| group.channels())
+            .map(|name| plan.names().iter().position(|other| other == *name))
             .collect();
-        let found: Vec<usize> = (0..plan.layers())
-            .filter_map(|layer| plan.channels(layer))
-            .collect();
+        let places = places
+            .filter(|places| places.len() == plan.layers())
+            .ok_or_else(|| {
+                refused(format!(
+                    "the plan is for {:?}, but the network has the groups {names:?}",
+                    plan.names()
+                ))
+            })?;
+        let expected: Vec<usize> = groups.iter().map(|group| group.channels).collect();
+        let found: Vec<usize> = places.iter().filter_map(|&i| plan.channels(i)).collect();
         check::same_shape("the plan's list of channels", &expected, &found)?;
-        Ok(Self {
-            coupling,
-            plan,
-            slots: coupling.slots()?,
+        let mask = |(group, slot): (usize, Option<usize>)| match slot {
+            Some(slot) => plan
+                .mask(places[slot])
+                .expect("each group has a layer in the plan"),
+            None => vec![true; graph.units(group)],
+        };
+        let masks = graph.slots()?.into_iter().enumerate().map(mask).collect();
+        let coupled = Self {
+            graph,
+            masks,
             dropped: Dropped::default(),
-        })
+        };
+        coupled.check_group_norms()?;
+        Ok(coupled)
     }
 
-    /// What dropped channels are taken for.
+    /// Sets the output assumed for dropped channels: [`Dropped::Constant`] unless set.
     #[must_use]
     pub fn dropped(mut self, dropped: Dropped) -> Self {
         self.dropped = dropped;
         self
     }
 
-    /// The tensor called `name` without the entries of dropped channels.
+    /// Returns the tensor called `name` without the entries of dropped channels.
     ///
-    /// Constants are not folded here: that takes more than one tensor.
+    /// Constants are not folded, as that takes several tensors.
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownTensor`] for a name that the coupling does not know, [`Error::ChannelAxis`] for a tensor
-    /// with an axis of another length than declared.
+    /// [`Error::UnknownTensor`] for a name that the coupling does not have, [`Error::ChannelAxis`] for an axis of another
+    /// length than declared, and [`Error::Overflow`] for a scale of an [RMS normalization](Coupling::rms_norm) that leaves
+    /// the range of the type.
     pub fn prune<F: Float>(&self, name: &str, tensor: ArrayViewD<'_, F>) -> Result<ArrayD<F>> {
-        let mut pruned = None;
-        for binding in self.bindings(name)? {
-            self.check_axis(binding, &tensor)?;
-            let kept = self.kept_entries(&binding.segments);
-            let from = pruned
-                .as_ref()
-                .map_or_else(|| tensor.view(), |array: &ArrayD<F>| array.view());
-            pruned = Some(from.select(Axis(binding.axis), &kept));
-        }
-        Ok(pruned.unwrap_or_else(|| tensor.to_owned()))
+        self.check_known(name)?;
+        self.prune_bound(name, tensor)
     }
 
-    /// The tensor called `name` in its original shape, with zeros where dropped channels are made.
-    ///
-    /// What only reads the channels stays as it is.
+    /// Returns the tensor called `name` in its original shape, with zeros where it makes dropped channels. Entries that
+    /// read them stay.
     ///
     /// # Errors
     ///
     /// As [`prune`](Self::prune).
     pub fn mask<F: Float>(&self, name: &str, tensor: ArrayViewD<'_, F>) -> Result<ArrayD<F>> {
+        self.check_known(name)?;
+        self.mask_bound(name, tensor)
+    }
+
+    /// Returns all tensors of the small network. Tensors that the coupling does not have stay as they are.
+    ///
+    /// # Errors
+    ///
+    /// As [`prune`](Self::prune), and [`Error::UnknownTensor`] for a missing tensor. With [`Dropped::Constant`] also
+    /// [`Error::Coupling`] for constants that cannot be folded (a layer without a bias or a batch normalization of its
+    /// own, a [transposed convolution](Coupling::transposed), a normalization without a scale), and [`Error::NonFinite`]
+    /// for constants that are not finite.
+    pub fn prune_all<F: Float>(&self, tensors: &Tensors<F>) -> Result<Tensors<F>> {
+        self.graph.check_tensors(tensors)?;
+        let folded = match self.dropped {
+            Dropped::Zero => Tensors::new(),
+            Dropped::Constant => {
+                fold::folded(self.graph, tensors, |segments| self.entry_mask(segments))?
+            }
+        };
+        let pruned = tensors.iter().map(|(name, tensor)| {
+            let tensor = folded.get(name).unwrap_or(tensor);
+            Ok((name.clone(), self.prune_bound(name, tensor.view())?))
+        });
+        pruned.collect()
+    }
+
+    /// Returns all tensors of the masked network, which has the original size and computes what the pruned one computes.
+    ///
+    /// # Errors
+    ///
+    /// As [`mask`](Self::mask), and [`Error::UnknownTensor`] for a missing tensor.
+    pub fn mask_all<F: Float>(&self, tensors: &Tensors<F>) -> Result<Tensors<F>> {
+        self.graph.check_tensors(tensors)?;
+        let masked = tensors.iter().map(|(name, tensor)| {
+            let masked = self.mask_bound(name, tensor.view())?;
+            Ok((name.clone(), masked))
+        });
+        masked.collect()
+    }
+
+    fn prune_bound<F: Float>(&self, name: &str, tensor: ArrayViewD<'_, F>) -> Result<ArrayD<F>> {
+        let mut pruned = None;
+        for binding in self.bindings(name) {
+            self.graph.check_axis(binding, tensor.shape())?;
+            let kept = self.kept_entries(&binding.segments);
+            let from = pruned
+                .as_ref()
+                .map_or_else(|| tensor.view(), |array: &ArrayD<F>| array.view());
+            let mut selected = from.select(Axis(binding.axis), &kept);
+            if binding.role == MaskRole::RmsScale {
+                let all = tensor.len_of(Axis(binding.axis));
+                rescale(&mut selected, (all as f64 / kept.len() as f64).sqrt())?;
+            }
+            pruned = Some(selected);
+        }
+        Ok(pruned.unwrap_or_else(|| tensor.to_owned()))
+    }
+
+    fn mask_bound<F: Float>(&self, name: &str, tensor: ArrayViewD<'_, F>) -> Result<ArrayD<F>> {
         let mut masked = tensor.to_owned();
-        for binding in self.bindings(name)? {
-            self.check_axis(binding, &tensor)?;
+        for binding in self.bindings(name) {
+            self.graph.check_axis(binding, tensor.shape())?;
             let zero = match binding.role {
-                MaskRole::Source => true,
+                MaskRole::Source | MaskRole::RmsScale => true,
                 MaskRole::Shift => self.dropped == Dropped::Zero,
                 MaskRole::Follower => false,
             };
@@ -192,85 +249,25 @@ impl<'a> CoupledPlan<'a> {
         Ok(masked)
     }
 
-    /// All tensors of the small network. Those that the coupling does not know stay as they are.
-    ///
-    /// # Errors
-    ///
-    /// As [`prune`](Self::prune); [`Error::UnknownTensor`] where a tensor that the network must have is not
-    /// there. With [`Dropped::Constant`] also [`Error::Coupling`] where a layer that reads a constant has neither
-    /// a bias nor a batch normalization of its own to fold it into, and [`Error::NonFinite`] where what is to be
-    /// folded is not finite.
-    pub fn prune_all<F: Float>(&self, tensors: &Tensors<F>) -> Result<Tensors<F>> {
-        self.check_all(tensors)?;
-        let folded = match self.dropped {
-            Dropped::Zero => Tensors::new(),
-            Dropped::Constant => fold::folded(self, tensors)?,
-        };
-        self.each(tensors, |name, tensor| {
-            let tensor = folded.get(name).unwrap_or(tensor);
-            self.prune(name, tensor.view())
-        })
+    fn bindings(&self, name: &str) -> impl Iterator<Item = &Binding> {
+        let bindings = self.graph.bindings.iter();
+        bindings.filter(move |binding| binding.tensor == name)
     }
 
-    /// All tensors of the masked network: of the original size, computing what the pruned one computes.
-    ///
-    /// # Errors
-    ///
-    /// As [`prune`](Self::prune); [`Error::UnknownTensor`] where a tensor that the network must have is not there.
-    pub fn mask_all<F: Float>(&self, tensors: &Tensors<F>) -> Result<Tensors<F>> {
-        self.check_all(tensors)?;
-        self.each(tensors, |name, tensor| self.mask(name, tensor.view()))
-    }
-
-    fn each<F: Float>(
-        &self,
-        tensors: &Tensors<F>,
-        f: impl Fn(&str, &ArrayD<F>) -> Result<ArrayD<F>>,
-    ) -> Result<Tensors<F>> {
-        tensors
-            .iter()
-            .map(|(name, tensor)| {
-                let result = match f(name, tensor) {
-                    Err(Error::UnknownTensor { .. }) => tensor.clone(),
-                    other => other?,
-                };
-                Ok((name.clone(), result))
-            })
-            .collect()
-    }
-
-    pub(super) fn check_all<F: Float>(&self, tensors: &Tensors<F>) -> Result<()> {
-        check_all(self.coupling, tensors)
-    }
-
-    fn bindings(&self, name: &str) -> Result<impl Iterator<Item = &Binding>> {
-        let mut bindings = self
-            .coupling
-            .bindings
-            .iter()
-            .filter(move |binding| binding.tensor == name)
-            .peekable();
-        if bindings.peek().is_none() {
-            return Err(Error::UnknownTensor {
+    fn check_known(&self, name: &str) -> Result<()> {
+        match self.bindings(name).next() {
+            Some(_) => Ok(()),
+            None => Err(Error::UnknownTensor {
                 name: name.to_owned(),
-            });
+            }),
         }
-        Ok(bindings)
     }
 
-    fn check_axis<F: Float>(&self, binding: &Binding, tensor: &ArrayViewD<'_, F>) -> Result<()> {
-        check_axis(self.coupling, binding, tensor.shape())
-    }
-
-    /// For each entry of an axis whether its channel is kept.
-    pub(super) fn entry_mask(&self, segments: &[Segment]) -> Vec<bool> {
+    /// Returns for each entry of an axis whether its channel is kept.
+    fn entry_mask(&self, segments: &[Segment]) -> Vec<bool> {
         let mut mask = Vec::new();
         for segment in segments {
-            let slot = self.slots.get(segment.group).copied().flatten();
-            let kept = slot
-                .and_then(|slot| self.plan.mask(slot))
-                .unwrap_or_else(|| vec![true; self.coupling.units(segment.group)]);
-            for kept in kept {
+            for &kept in &self.masks[segment.group] {
                 mask.extend(std::iter::repeat_n(kept, segment.block));
             }
         }
@@ -282,34 +279,47 @@ impl<'a> CoupledPlan<'a> {
         let kept = mask.iter().enumerate().filter(|(_, kept)| **kept);
         kept.map(|(index, _)| index).collect()
     }
-}
 
-/// Errs where a tensor is missing or has an axis that does not fit.
-pub(super) fn check_all<F: Float>(coupling: &Coupling, tensors: &Tensors<F>) -> Result<()> {
-    for binding in &coupling.bindings {
-        match tensors.get(&binding.tensor) {
-            Some(tensor) => check_axis(coupling, binding, tensor.shape())?,
-            None if binding.required => {
-                return Err(Error::UnknownTensor {
-                    name: binding.tensor.clone(),
-                });
+    /// Errs where a group normalization is left with groups of different sizes.
+    fn check_group_norms(&self) -> Result<()> {
+        for node in &self.graph.nodes {
+            let Origin::Norm {
+                name,
+                kind: NormKind::Group(groups),
+                ..
+            } = &node.origin
+            else {
+                continue;
+            };
+            let mask = self.entry_mask(&node.segments);
+            let counts: Vec<usize> = mask
+                .chunks(mask.len() / groups)
+                .map(|run| run.iter().filter(|kept| **kept).count())
+                .collect();
+            let mut left = counts.iter().filter(|count| **count > 0);
+            if let Some(first) = left.next()
+                && left.any(|count| count != first)
+            {
+                return Err(refused(format!(
+                    "the plan keeps {counts:?} channels in the groups of {name}: each group must keep the same number or \
+                     none (declare their channels in {groups} blocks to drop whole groups)"
+                )));
             }
-            None => {}
         }
+        Ok(())
     }
-    Ok(())
 }
 
-fn check_axis(coupling: &Coupling, binding: &Binding, shape: &[usize]) -> Result<()> {
-    let expected = coupling.length(&binding.segments);
-    if shape.get(binding.axis) != Some(&expected) {
-        return Err(Error::ChannelAxis {
-            tensor: binding.tensor.clone(),
-            axis: binding.axis,
-            expected,
-            channels: coupling.describe(&binding.segments),
-            shape: shape.to_vec(),
-        });
+/// Multiplies the scale of an RMS normalization by `factor`.
+fn rescale<F: Float>(scale: &mut ArrayD<F>, factor: f64) -> Result<()> {
+    for value in scale {
+        let scaled = F::from_f64_lossy(value.as_f64() * factor);
+        if value.is_finite() && !scaled.is_finite() {
+            return Err(Error::Overflow {
+                what: "the scale of an RMS normalization",
+            });
+        }
+        *value = scaled;
     }
     Ok(())
 }

@@ -1,20 +1,28 @@
-//! What a [`Coupling`] is made of: groups of channels, the operations that hand them on, and the axes that carry
-//! them.
+//! A declared network: groups of channels, the operations between them, and the tensor axes that carry them.
 
-use super::{Channels, Coupling, TensorNames};
-use crate::{Error, Result};
+use super::tensors::{TensorNames, Tensors};
+use crate::{Error, Float, Result};
+
+/// The network that a [`Coupling`](super::Coupling) has been told of.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Graph {
+    pub(super) names: TensorNames,
+    pub(super) groups: Vec<Group>,
+    pub(super) nodes: Vec<Node>,
+    pub(super) bindings: Vec<Binding>,
+}
 
 /// The channels that one layer makes, before ties.
 #[derive(Debug, Clone)]
 pub(super) struct Group {
     pub(super) name: String,
     pub(super) channels: usize,
-    /// A group this one is tied to, or itself; following these ends at the first of all that are tied.
-    pub(super) parent: usize,
-    /// The image, the classes: never pruned.
-    pub(super) fixed: bool,
-    /// Whether any tensor takes these channels in.
-    pub(super) read: bool,
+    /// An earlier group that this one is tied to, or itself. Following these ends at the first of all tied groups.
+    parent: usize,
+    /// Whether this is an input or an output of the network, which is never pruned.
+    fixed: bool,
+    /// Whether any tensor reads these channels.
+    read: bool,
 }
 
 /// A run of an axis: all channels of a group, `block` entries each.
@@ -24,24 +32,26 @@ pub(super) struct Segment {
     pub(super) block: usize,
 }
 
+/// An array that flows through the network.
 #[derive(Debug, Clone)]
 pub(super) struct Node {
     pub(super) segments: Vec<Segment>,
     pub(super) origin: Origin,
 }
 
-/// The operation that a node is the result of; nodes are named by their index.
+/// The operation that computes a node from other nodes, which are given by their index.
 #[derive(Debug, Clone)]
 pub(super) enum Origin {
     Input,
     Layer {
         name: String,
         input: usize,
-        grouped: bool,
+        layout: Layout,
     },
-    BatchNorm {
+    Norm {
         name: String,
         input: usize,
+        kind: NormKind,
     },
     Activation {
         input: usize,
@@ -56,13 +66,37 @@ pub(super) enum Origin {
     },
 }
 
+/// The axes of a layer's weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Layout {
+    /// Whether the weight has shape (in, out / groups, …) rather than (out, in / groups, …).
+    pub(super) transposed: bool,
+    /// The number of groups of a grouped convolution.
+    pub(super) groups: Option<usize>,
+}
+
+/// The values over which a normalization takes its statistics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NormKind {
+    /// None: they are stored.
+    Batch,
+    /// Each channel by itself.
+    Instance,
+    /// All channels.
+    Layer,
+    /// All channels, without a mean.
+    Rms,
+    /// This many runs of channels, each by itself.
+    Group(usize),
+}
+
 impl Origin {
     /// The nodes that the operation reads.
-    pub(super) fn inputs(&self) -> &[usize] {
+    fn inputs(&self) -> &[usize] {
         match self {
             Self::Input => &[],
             Self::Layer { input, .. }
-            | Self::BatchNorm { input, .. }
+            | Self::Norm { input, .. }
             | Self::Activation { input, .. }
             | Self::Flatten { input, .. } => std::slice::from_ref(input),
             Self::Add(inputs) | Self::Multiply(inputs) | Self::Concat(inputs) => inputs,
@@ -70,114 +104,66 @@ impl Origin {
     }
 }
 
-/// What happens to an axis's entries when their channels are masked rather than taken out.
+/// What masking does to the entries of dropped channels along an axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MaskRole {
-    /// They make the channel: zero.
+    /// They make the channel: they become zero.
     Source,
-    /// They are what a channel without a source still gives out: zero unless the constant is to stay.
+    /// As `Source`, and pruning multiplies the kept entries by √(all / kept): the mean square of an RMS
+    /// normalization is over fewer entries then.
+    RmsScale,
+    /// They are what a channel without a source still gives: zero with [`Dropped::Zero`](super::Dropped::Zero).
     Shift,
-    /// They read the channel, or are of no account once its source is zero.
+    /// They read the channel, or do not matter once its source is zero: they stay.
     Follower,
 }
 
+/// An axis of a tensor and the channels that it carries.
 #[derive(Debug, Clone)]
 pub(super) struct Binding {
     pub(super) tensor: String,
     pub(super) axis: usize,
     pub(super) segments: Vec<Segment>,
     pub(super) role: MaskRole,
+    /// Whether the network must have the tensor.
     pub(super) required: bool,
 }
 
-impl Coupling {
-    /// For each declared group the place of its channels in a plan; none for those that are never pruned.
-    pub(super) fn slots(&self) -> Result<Vec<Option<usize>>> {
-        let roots: Vec<usize> = (0..self.groups.len())
-            .map(|group| self.root(group))
-            .collect();
-        let of_class = |root: usize| {
-            let groups = self.groups.iter().zip(&roots);
-            groups.filter(move |(_, other)| **other == root)
-        };
-        // Ties always lead to the earlier group, so that a class's root is its first member.
-        let mut slots: Vec<Option<usize>> = Vec::new();
-        let mut next = 0;
-        for (group, &root) in roots.iter().enumerate() {
-            if root < group {
-                let slot = slots.get(root).copied().flatten();
-                slots.push(slot);
-                continue;
-            }
-            if of_class(root).any(|(member, _)| member.fixed) {
-                slots.push(None);
-                continue;
-            }
-            if !of_class(root).any(|(member, _)| member.read) {
-                let name = self.groups.get(root).map_or("", |group| &group.name);
-                return Err(Error::Coupling {
-                    problem: format!("no layer reads the channels of {name}: is it an output?"),
-                });
-            }
-            slots.push(Some(next));
-            next += 1;
+impl Binding {
+    pub(super) fn new(tensor: String, axis: usize, segments: &[Segment], role: MaskRole) -> Self {
+        Self {
+            tensor,
+            axis,
+            segments: segments.to_vec(),
+            role,
+            required: true,
         }
-        Ok(slots)
     }
 
-    /// How many channels, or blocks of them, a group has.
-    pub(super) fn units(&self, group: usize) -> usize {
-        self.groups.get(group).map_or(0, |group| group.channels)
+    pub(super) fn optional(mut self) -> Self {
+        self.required = false;
+        self
     }
+}
 
-    /// How many entries an axis of these segments has.
-    pub(super) fn length(&self, segments: &[Segment]) -> usize {
-        let lengths = segments
-            .iter()
-            .map(|segment| self.units(segment.group).saturating_mul(segment.block));
-        lengths.fold(0, usize::saturating_add)
-    }
+pub(super) fn refused(problem: String) -> Error {
+    Error::Coupling { problem }
+}
 
-    /// The name of a layer's tensor.
-    pub(super) fn tensor(&self, layer: &str, suffix: impl Fn(&TensorNames) -> &String) -> String {
-        format!("{layer}.{}", suffix(&self.names))
-    }
-
-    /// `16 channels of conv1, then 2 channels of conv2 in blocks of 64`.
-    pub(super) fn describe(&self, segments: &[Segment]) -> String {
-        let names: Vec<String> = segments
-            .iter()
-            .filter_map(|segment| {
-                let group = self.groups.get(segment.group)?;
-                let (channels, name) = (group.channels, &group.name);
-                Some(match segment.block {
-                    1 => format!("{channels} channels of {name}"),
-                    block => format!("{channels} channels of {name} in blocks of {block}"),
-                })
-            })
-            .collect();
-        names.join(", then ")
-    }
-
-    pub(super) fn describe_node(&self, x: Channels) -> String {
-        self.nodes
-            .get(x.0)
-            .map_or_else(String::new, |node| self.describe(&node.segments))
-    }
-
-    pub(super) fn node(&mut self, segments: Vec<Segment>, origin: Origin) -> Channels {
-        self.nodes.push(Node { segments, origin });
-        Channels(self.nodes.len() - 1)
-    }
-
-    pub(super) fn group(&mut self, name: &str, channels: usize, block: usize) -> Result<Segment> {
-        if channels
-            .checked_mul(block)
-            .is_none_or(|entries| entries == 0)
-        {
-            return Err(Error::Coupling {
-                problem: format!("{name} has {channels} channels of {block} entries each"),
-            });
+/// Groups and nodes.
+impl Graph {
+    pub(super) fn add_group(
+        &mut self,
+        name: &str,
+        channels: usize,
+        block: usize,
+    ) -> Result<Segment> {
+        let entries = channels.checked_mul(block);
+        if entries.is_none_or(|entries| entries == 0) {
+            return Err(refused(format!(
+                "{name} has {channels} channels of {block} entries each: there must be at least one entry, and no \
+                 more than can be counted"
+            )));
         }
         let group = self.groups.len();
         self.groups.push(Group {
@@ -190,109 +176,209 @@ impl Coupling {
         Ok(Segment { group, block })
     }
 
-    pub(super) fn segments(&self, x: Channels) -> Result<&[Segment]> {
-        self.nodes
-            .get(x.0)
-            .map(|node| node.segments.as_slice())
-            .ok_or_else(|| Error::Coupling {
-                problem: "the channels given are of another network".to_owned(),
-            })
+    /// Adds a node and returns its index.
+    pub(super) fn add_node(&mut self, segments: Vec<Segment>, origin: Origin) -> usize {
+        self.nodes.push(Node { segments, origin });
+        self.nodes.len() - 1
     }
 
-    pub(super) fn entries(&self, x: Channels) -> Result<usize> {
-        let entries = self.length(self.segments(x)?);
-        if entries == usize::MAX {
-            return Err(Error::Overflow {
-                what: "the number of entries",
-            });
+    pub(super) fn segments(&self, node: usize) -> Result<&[Segment]> {
+        match self.nodes.get(node) {
+            Some(node) => Ok(&node.segments),
+            None => Err(refused(
+                "the channels given are of another network".to_owned(),
+            )),
         }
-        Ok(entries)
     }
 
-    pub(super) fn bind_axis(
-        &mut self,
-        tensor: &str,
-        axis: usize,
-        segments: &[Segment],
-        role: MaskRole,
-        required: bool,
-    ) -> Result<()> {
-        if let Some(before) = self.bound(tensor, axis) {
-            let before = before.to_vec();
-            return self.tie_segments(&before, segments);
+    /// The nodes that are computed from node `node`.
+    pub(super) fn readers(&self, node: usize) -> impl Iterator<Item = &Node> {
+        let nodes = self.nodes.iter();
+        nodes.filter(move |reader| reader.origin.inputs().contains(&node))
+    }
+
+    /// Declares that the channels of `segments` are never pruned.
+    pub(super) fn fix(&mut self, segments: &[Segment]) {
+        for segment in segments {
+            self.groups[segment.group].fixed = true;
         }
-        self.bindings.push(Binding {
-            tensor: tensor.to_owned(),
-            axis,
-            segments: segments.to_vec(),
-            role,
-            required,
-        });
-        Ok(())
     }
 
-    /// What an axis was declared to carry before.
-    pub(super) fn bound(&self, tensor: &str, axis: usize) -> Option<&[Segment]> {
-        self.bindings
-            .iter()
-            .find(|binding| binding.tensor == tensor && binding.axis == axis)
-            .map(|binding| binding.segments.as_slice())
+    /// Declares that a tensor reads the channels of `segments`.
+    pub(super) fn mark_read(&mut self, segments: &[Segment]) {
+        for segment in segments {
+            self.groups[segment.group].read = true;
+        }
     }
 
-    /// Errs where an axis was declared to carry something that `segments` cannot be tied to.
-    pub(super) fn check_axis(&self, tensor: &str, axis: usize, segments: &[Segment]) -> Result<()> {
-        self.bound(tensor, axis)
-            .map_or(Ok(()), |before| self.check_tie(before, segments))
+    /// How many channels, or blocks of them, a group has.
+    pub(super) fn units(&self, group: usize) -> usize {
+        self.groups[group].channels
     }
 
+    /// How many entries an axis of these segments has.
+    pub(super) fn length(&self, segments: &[Segment]) -> Result<usize> {
+        let mut total: Option<usize> = Some(0);
+        for segment in segments {
+            let entries = self.units(segment.group).checked_mul(segment.block);
+            total = total.zip(entries).and_then(|(a, b)| a.checked_add(b));
+        }
+        total.ok_or(Error::Overflow {
+            what: "the number of entries",
+        })
+    }
+
+    /// For each group its place in a plan, and none for groups that are never pruned.
+    pub(super) fn slots(&self) -> Result<Vec<Option<usize>>> {
+        let roots: Vec<usize> = (0..self.groups.len())
+            .map(|group| self.root(group))
+            .collect();
+        let tied = |root: usize| {
+            let groups = self.groups.iter().zip(&roots);
+            groups
+                .filter(move |(_, other)| **other == root)
+                .map(|(group, _)| group)
+        };
+        let mut slots: Vec<Option<usize>> = Vec::new();
+        let mut next = 0;
+        for (group, &root) in roots.iter().enumerate() {
+            let slot = if root < group {
+                slots[root]
+            } else if tied(root).any(|member| member.fixed) {
+                None
+            } else if tied(root).any(|member| member.read) {
+                next += 1;
+                Some(next - 1)
+            } else {
+                let name = &self.groups[root].name;
+                return Err(refused(format!(
+                    "no layer reads the channels of {name}: declare them with `output` if they leave the network"
+                )));
+            };
+            slots.push(slot);
+        }
+        Ok(slots)
+    }
+}
+
+/// Ties between groups.
+impl Graph {
     pub(super) fn check_tie(&self, first: &[Segment], second: &[Segment]) -> Result<()> {
-        let fit = first.len() == second.len()
-            && first
-                .iter()
-                .zip(second)
-                .all(|(a, b)| a.block == b.block && self.units(a.group) == self.units(b.group));
-        if !fit {
-            return Err(Error::Coupling {
-                problem: format!(
-                    "{} cannot be the same as {}",
-                    self.describe(second),
-                    self.describe(first)
-                ),
-            });
+        let same = |(a, b): (&Segment, &Segment)| {
+            a.block == b.block && self.units(a.group) == self.units(b.group)
+        };
+        if first.len() == second.len() && first.iter().zip(second).all(same) {
+            return Ok(());
         }
-        Ok(())
+        Err(refused(format!(
+            "{} cannot be the same as {}",
+            self.describe(second),
+            self.describe(first)
+        )))
     }
 
-    pub(super) fn tie_segments(&mut self, first: &[Segment], second: &[Segment]) -> Result<()> {
+    pub(super) fn tie(&mut self, first: &[Segment], second: &[Segment]) -> Result<()> {
         self.check_tie(first, second)?;
         for (a, b) in first.iter().zip(second) {
             let (a, b) = (self.root(a.group), self.root(b.group));
-            if let Some(later) = self.groups.get_mut(a.max(b)) {
-                later.parent = a.min(b);
+            self.groups[a.max(b)].parent = a.min(b);
+        }
+        Ok(())
+    }
+
+    fn root(&self, mut group: usize) -> usize {
+        while self.groups[group].parent != group {
+            group = self.groups[group].parent;
+        }
+        group
+    }
+}
+
+/// Tensors.
+impl Graph {
+    /// The name of a layer's tensor.
+    pub(super) fn tensor(&self, layer: &str, suffix: impl Fn(&TensorNames) -> &String) -> String {
+        format!("{layer}.{}", suffix(&self.names))
+    }
+
+    fn bound(&self, binding: &Binding) -> Option<&Binding> {
+        self.bindings
+            .iter()
+            .find(|before| before.tensor == binding.tensor && before.axis == binding.axis)
+    }
+
+    /// Errs where the axis was declared before with channels or a role that `binding` contradicts.
+    pub(super) fn check_binding(&self, binding: &Binding) -> Result<()> {
+        let Some(before) = self.bound(binding) else {
+            return Ok(());
+        };
+        if binding.role != MaskRole::Follower && binding.role != before.role {
+            return Err(refused(format!(
+                "axis {} of {} was declared by another kind of layer before",
+                binding.axis, binding.tensor
+            )));
+        }
+        self.check_tie(&before.segments, &binding.segments)
+    }
+
+    /// Adds all bindings, or none where one contradicts what was declared before. A second declaration of an axis ties
+    /// its channels to those of the first.
+    pub(super) fn bind(&mut self, bindings: Vec<Binding>) -> Result<()> {
+        for binding in &bindings {
+            self.check_binding(binding)?;
+        }
+        for binding in bindings {
+            match self.bound(&binding) {
+                Some(before) => {
+                    let before = before.segments.clone();
+                    self.tie(&before, &binding.segments)?;
+                }
+                None => self.bindings.push(binding),
             }
         }
         Ok(())
     }
 
-    pub(super) fn root(&self, mut group: usize) -> usize {
-        while let Some(parent) = self.groups.get(group).map(|group| group.parent) {
-            if parent == group {
-                break;
+    /// Errs where a tensor is missing or has an axis that does not fit.
+    pub(super) fn check_tensors<F: Float>(&self, tensors: &Tensors<F>) -> Result<()> {
+        for binding in &self.bindings {
+            match tensors.get(&binding.tensor) {
+                Some(tensor) => self.check_axis(binding, tensor.shape())?,
+                None if binding.required => {
+                    return Err(Error::UnknownTensor {
+                        name: binding.tensor.clone(),
+                    });
+                }
+                None => {}
             }
-            group = parent;
         }
-        group
+        Ok(())
     }
 
-    pub(super) fn fix(&mut self, group: usize) {
-        if let Some(group) = self.groups.get_mut(group) {
-            group.fixed = true;
+    pub(super) fn check_axis(&self, binding: &Binding, shape: &[usize]) -> Result<()> {
+        let expected = self.length(&binding.segments)?;
+        if shape.get(binding.axis) == Some(&expected) {
+            return Ok(());
         }
+        Err(Error::ChannelAxis {
+            tensor: binding.tensor.clone(),
+            axis: binding.axis,
+            expected,
+            channels: self.describe(&binding.segments),
+            shape: shape.to_vec(),
+        })
     }
 
-    pub(super) fn read(&mut self, group: usize) {
-        if let Some(group) = self.groups.get_mut(group) {
-            group.read = true;
-        }
+    /// Describes channels in words: `16 channels of conv1, then 2 channels of conv2 in blocks of 64`.
+    pub(super) fn describe(&self, segments: &[Segment]) -> String {
+        let describe = |segment: &Segment| {
+            let Group { channels, name, .. } = &self.groups[segment.group];
+            match segment.block {
+                1 => format!("{channels} channels of {name}"),
+                block => format!("{channels} channels of {name} in blocks of {block}"),
+            }
+        };
+        let parts: Vec<String> = segments.iter().map(describe).collect();
+        parts.join(", then ")
     }
 }

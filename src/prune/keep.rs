@@ -1,4 +1,4 @@
-//! How much is kept, and the choice by rank that all pruners share.
+//! How much is kept, and the choice by rank that the pruners share.
 
 use std::cmp::Ordering;
 
@@ -10,8 +10,8 @@ use crate::{Error, Float, ParamError, Result, check};
 /// How much is kept.
 ///
 /// ```
-/// use ndarray::arr1;
 /// use taper::Pruner;
+/// use taper::ndarray::arr1;
 /// use taper::prune::{ChannelSlimming, Keep};
 ///
 /// let scales = arr1(&[0.9_f32, 0.1, 0.5, 0.4]);
@@ -26,11 +26,11 @@ use crate::{Error, Float, ParamError, Result, check};
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Keep {
-    /// This part of all, between 0 and 1; the count is rounded to the nearest.
+    /// This fraction, from 0 to 1. The count is rounded to the nearest integer.
     Fraction(f64),
-    /// This many.
+    /// This number.
     Count(usize),
-    /// Everything whose magnitude is at least this.
+    /// All whose magnitude is at least this.
     Threshold(f64),
 }
 
@@ -54,11 +54,11 @@ impl Keep {
     }
 }
 
-/// What a [`Keep`] counts over, and where magnitudes are compared.
+/// Whether layers compete with each other.
 ///
 /// ```
-/// use ndarray::arr1;
 /// use taper::Pruner;
+/// use taper::ndarray::arr1;
 /// use taper::prune::{ChannelSlimming, Keep, Scope};
 ///
 /// let (large, small) = (arr1(&[0.9_f32, 0.8]), arr1(&[0.2_f32, 0.1]));
@@ -76,41 +76,52 @@ impl Keep {
 #[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Scope {
-    /// All layers together: one threshold, and layers that matter less lose more.
+    /// All layers together, with one threshold: less important layers lose more.
     #[default]
     Global,
-    /// Each layer by itself: every layer keeps the same fraction (or count).
+    /// Each layer by itself: every layer keeps the same fraction or count.
     Layer,
 }
 
-/// Keeps the largest magnitudes, at least `minimum` in each layer (or all, where a layer has fewer).
+/// Returns the magnitudes of scores, which must be finite.
+pub(super) fn magnitudes<F: Float>(scores: &[ArrayView1<'_, F>]) -> Result<Vec<Vec<f64>>> {
+    check::not_empty("the list of scores", &[scores.len()])?;
+    let layers = scores.iter().map(|layer| {
+        check::finite("scores", layer)?;
+        Ok(layer.iter().map(|score| score.as_f64().abs()).collect())
+    });
+    layers.collect()
+}
+
+/// Returns the indices of the largest magnitudes of each layer, at least `minimum` (or all, where a layer has fewer).
 ///
-/// The minimum is set aside first and counts towards what is kept, so that a fraction or a count is met
-/// exactly unless the minima alone exceed it.
-pub(super) fn choose<F: Float>(
-    scores: &[ArrayView1<'_, F>],
+/// The minimum is set aside first and counts towards what is kept, so a fraction or a count is met exactly unless the
+/// minima alone exceed it.
+pub(super) fn choose(
+    layers: &[Vec<f64>],
+    keep: Keep,
+    scope: Scope,
+    minimum: usize,
+) -> Result<Vec<Vec<usize>>> {
+    match scope {
+        Scope::Global => choose_among(layers, keep, minimum),
+        Scope::Layer => layers
+            .chunks(1)
+            .map(|layer| Ok(choose_among(layer, keep, minimum)?.concat()))
+            .collect(),
+    }
+}
+
+/// Returns the plan of [`choose`].
+pub(super) fn plan(
+    layers: &[Vec<f64>],
     keep: Keep,
     scope: Scope,
     minimum: usize,
 ) -> Result<PrunePlan> {
-    check::not_empty("the list of scores", &[scores.len()])?;
-    for layer in scores {
-        check::finite("scores", layer)?;
-    }
-    let layers: Vec<Layer> = scores.iter().map(Layer::new).collect();
-    let kept = match scope {
-        Scope::Global => choose_among(&layers, keep, minimum)?,
-        Scope::Layer => layers
-            .chunks(1)
-            .map(|layer| Ok(choose_among(layer, keep, minimum)?.concat()))
-            .collect::<Result<_>>()?,
-    };
-    let lengths = layers.iter().map(|layer| layer.magnitudes.len());
-    PrunePlan::new(lengths.zip(kept).collect())
-}
-
-struct Layer {
-    magnitudes: Vec<f64>,
+    let kept = choose(layers, keep, scope, minimum)?;
+    let lengths = layers.iter().map(Vec::len);
+    PrunePlan::with_dropped_layers(lengths.zip(kept).collect())
 }
 
 struct Candidate {
@@ -130,28 +141,26 @@ impl Candidate {
     }
 }
 
-impl Layer {
-    fn new<F: Float>(scores: &ArrayView1<'_, F>) -> Self {
-        Self {
-            magnitudes: scores.iter().map(|score| score.as_f64().abs()).collect(),
-        }
-    }
-}
-
-/// Moves the `count` first by rank to the front, in no order.
+/// Moves the first `count` candidates by rank to the front, in no order.
 fn partition(candidates: &mut [Candidate], count: usize) {
     if count > 0 && count < candidates.len() {
         candidates.select_nth_unstable_by(count, Candidate::rank);
     }
 }
 
-fn choose_among(layers: &[Layer], keep: Keep, minimum: usize) -> Result<Vec<Vec<usize>>> {
-    let total: usize = layers.iter().map(|layer| layer.magnitudes.len()).sum();
+/// Leaves as many of the largest candidates as bring the number kept from `taken` to `count`.
+fn keep_first(candidates: &mut Vec<Candidate>, count: usize, taken: usize) {
+    let more = count.saturating_sub(taken);
+    partition(candidates, more);
+    candidates.truncate(more);
+}
+
+fn choose_among(layers: &[Vec<f64>], keep: Keep, minimum: usize) -> Result<Vec<Vec<usize>>> {
+    let total: usize = layers.iter().map(Vec::len).sum();
     let mut kept: Vec<Vec<usize>> = vec![Vec::new(); layers.len()];
     let mut rest = Vec::with_capacity(total);
     for (number, layer) in layers.iter().enumerate() {
         let mut candidates: Vec<Candidate> = layer
-            .magnitudes
             .iter()
             .enumerate()
             .map(|(index, &magnitude)| Candidate {
@@ -169,23 +178,17 @@ fn choose_among(layers: &[Layer], keep: Keep, minimum: usize) -> Result<Vec<Vec<
     let taken = total - rest.len();
     match keep {
         Keep::Threshold(threshold) => rest.retain(|candidate| candidate.magnitude >= threshold),
-        Keep::Fraction(_) | Keep::Count(_) => {
-            let count = match keep {
-                Keep::Fraction(fraction) => (fraction * total as f64).round() as usize,
-                Keep::Count(count) => count,
-                Keep::Threshold(_) => total,
-            };
-            if count > total {
-                return Err(Error::ExceedsInput {
-                    what: "the number to keep",
-                    value: count,
-                    limit: total,
-                });
-            }
-            let more = count.saturating_sub(taken);
-            partition(&mut rest, more);
-            rest.truncate(more);
+        Keep::Fraction(fraction) => {
+            keep_first(&mut rest, (fraction * total as f64).round() as usize, taken)
         }
+        Keep::Count(count) if count > total => {
+            return Err(Error::ExceedsInput {
+                what: "the number to keep",
+                value: count,
+                limit: total,
+            });
+        }
+        Keep::Count(count) => keep_first(&mut rest, count, taken),
     }
     for candidate in rest {
         kept[candidate.layer].push(candidate.index);
@@ -202,8 +205,14 @@ mod tests {
     use ndarray::{Array1, arr1};
     use proptest::prelude::*;
 
-    fn views(layers: &[Array1<f32>]) -> Vec<ArrayView1<'_, f32>> {
-        layers.iter().map(|array| array.view()).collect()
+    fn choose(
+        layers: &[Array1<f32>],
+        keep: Keep,
+        scope: Scope,
+        minimum: usize,
+    ) -> Result<PrunePlan> {
+        let views: Vec<_> = layers.iter().map(|layer| layer.view()).collect();
+        plan(&magnitudes(&views)?, keep, scope, minimum)
     }
 
     proptest! {
@@ -218,7 +227,7 @@ mod tests {
             let layers: Vec<Array1<f32>> =
                 layers.iter().map(|layer| layer.iter().map(|&x| f32::from(x)).collect()).collect();
             let scope = if global { Scope::Global } else { Scope::Layer };
-            let plan = choose(&views(&layers), Keep::Fraction(fraction), scope, minimum).unwrap();
+            let plan = choose(&layers, Keep::Fraction(fraction), scope, minimum).unwrap();
             let count = |n: usize| (fraction * n as f64).round() as usize;
             let total: usize = layers.iter().map(Array1::len).sum();
             let minima: Vec<usize> = layers.iter().map(|layer| minimum.min(layer.len())).collect();
@@ -258,7 +267,7 @@ mod tests {
         ) {
             let scores: Array1<f32> = layer.iter().map(|&x| f32::from(x)).collect();
             let keep = Keep::Threshold(f64::from(threshold));
-            let plan = choose(&[scores.view()], keep, Scope::Global, 0).unwrap();
+            let plan = choose(&[scores], keep, Scope::Global, 0).unwrap();
             let expected: Vec<usize> = (0..layer.len())
                 .filter(|&i| layer[i].unsigned_abs() >= threshold)
                 .collect();
@@ -268,24 +277,23 @@ mod tests {
 
     #[test]
     fn what_cannot_be_ranked_is_an_error() {
-        let none: [ArrayView1<'_, f32>; 0] = [];
         assert!(matches!(
-            choose(&none, Keep::Count(0), Scope::Global, 0),
+            choose(&[], Keep::Count(0), Scope::Global, 0),
             Err(Error::EmptyAxis { .. })
         ));
         let empty = arr1::<f32>(&[]);
         assert!(matches!(
-            choose(&[empty.view()], Keep::Count(0), Scope::Global, 0),
+            choose(&[empty], Keep::Count(0), Scope::Global, 0),
             Err(Error::EmptyAxis { .. })
         ));
         let bad = arr1(&[1.0, f32::NAN]);
         assert!(matches!(
-            choose(&[bad.view()], Keep::Count(1), Scope::Global, 0),
+            choose(&[bad], Keep::Count(1), Scope::Global, 0),
             Err(Error::NonFinite { index, .. }) if index == [1]
         ));
         let good = arr1(&[1.0_f32, 2.0]);
         assert_eq!(
-            choose(&[good.view()], Keep::Count(3), Scope::Global, 0),
+            choose(&[good], Keep::Count(3), Scope::Global, 0),
             Err(Error::ExceedsInput {
                 what: "the number to keep",
                 value: 3,

@@ -2,22 +2,21 @@
 
 use ndarray::ArrayView1;
 
-use super::keep::choose;
-use super::{Keep, PrunePlan, Scope};
-use crate::{Float, ParamError, Pruner, Result, check};
+use super::{Keep, PrunePlan, Scope, keep};
+use crate::{Float, ParamError, Pruner, Result};
 
 /// Keeps whole layers, by the mean magnitude of their channels' scores.
 ///
-/// Each layer of the plan keeps all of its channels or none. A layer may only go where the network has a way
-/// around it: give the scores of the hidden channels of residual branches. A branch without hidden channels
-/// contributes a constant; [`Dropped::Constant`](super::Dropped::Constant) carries it into what remains, and
-/// the branch need not be computed any more.
+/// Each layer of the plan keeps all of its channels or none. A layer may only be dropped where the network has a path
+/// around it: give the scores of the hidden channels of residual branches. A branch without hidden channels adds a
+/// constant; [`Dropped::Constant`](super::Dropped::Constant) folds it into the layers that read it, and the branch need
+/// not be computed any more.
 ///
-/// The fraction or the count is of layers, not of channels. Of equal means the earlier layer is kept.
+/// The fraction or the count is of layers. Of equal means the earlier layer is kept.
 ///
 /// ```
-/// use ndarray::arr1;
 /// use taper::Pruner;
+/// use taper::ndarray::arr1;
 /// use taper::prune::{Keep, LayerPruner};
 ///
 /// let scores = [arr1(&[0.9, 0.1]), arr1(&[0.2, 0.3]), arr1(&[-0.8, 0.1])];
@@ -33,49 +32,36 @@ use crate::{Float, ParamError, Pruner, Result, check};
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct LayerPruner {
-    /// The layers that are kept.
+    /// How many layers are kept.
     pub keep: Keep,
 }
 
 impl LayerPruner {
-    /// Keeps `keep` of the layers.
+    /// Creates a pruner that keeps `keep` of the layers.
     #[must_use]
     pub fn new(keep: Keep) -> Self {
         Self { keep }
     }
 
-    /// Checks the parameters, as every call that uses them does.
+    /// Checks the parameters. Every call that uses them does so too.
     ///
     /// # Errors
     ///
-    /// The first parameter that no input could make right.
+    /// [`ParamError`] for the first parameter that is out of its range.
     pub fn validate(&self) -> Result<(), ParamError> {
-        self.keep.check()?;
-        Ok(())
+        self.keep.check()
     }
 }
 
 impl<F: Float> Pruner<F> for LayerPruner {
     fn plan(&self, scores: &[ArrayView1<'_, F>]) -> Result<PrunePlan> {
         self.validate()?;
-        for layer in scores {
-            check::finite("scores", layer)?;
-        }
-        let means: Vec<f64> = scores
+        let layers = keep::magnitudes(scores)?;
+        let means = layers
             .iter()
-            .map(|layer| {
-                let sum: f64 = layer.iter().map(|score| score.as_f64().abs()).sum();
-                sum / layer.len() as f64
-            })
-            .collect();
-        let chosen = choose(
-            &[ArrayView1::from(means.as_slice())],
-            self.keep,
-            Scope::Global,
-            0,
-        )?;
-        let kept = chosen.kept(0).unwrap_or_default();
-        let layers = scores.iter().enumerate().map(|(number, layer)| {
+            .map(|layer| layer.iter().sum::<f64>() / layer.len() as f64);
+        let kept = keep::choose(&[means.collect()], self.keep, Scope::Global, 0)?.concat();
+        let layers = layers.iter().enumerate().map(|(number, layer)| {
             let channels = if kept.contains(&number) {
                 layer.len()
             } else {
@@ -83,7 +69,7 @@ impl<F: Float> Pruner<F> for LayerPruner {
             };
             (layer.len(), (0..channels).collect())
         });
-        PrunePlan::new(layers.collect())
+        PrunePlan::with_dropped_layers(layers.collect())
     }
 }
 

@@ -1,39 +1,21 @@
-//! Single weights chosen by their magnitude.
+//! Pruning of single weights by their magnitude.
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 
 use super::compensate::{compensate, scores};
-use super::keep::choose;
-use super::{Keep, PrunePlan, Scope, SparseMatrix};
+use super::{Keep, PrunePlan, Scope, SparseMatrix, keep};
 use crate::{FitContext, Float, ParamError, Precision, Pruner, Result, check, parallel};
 
-/// Which patterns of weights may be left.
-///
-/// ```
-/// use ndarray::arr2;
-/// use taper::prune::{Keep, MagnitudePruner, Sparsity};
-///
-/// let weights = arr2(&[[4.0_f32, 3.0, 2.0, 1.0], [0.4, 0.3, 0.2, 0.1]]);
-/// for (sparsity, first_row) in [
-///     (Sparsity::Unstructured(Keep::Count(4)), [4.0, 3.0, 2.0, 1.0]),
-///     (Sparsity::NOfM { n: 2, m: 4 }, [4.0, 3.0, 0.0, 0.0]),
-/// ] {
-///     let sparse = MagnitudePruner::new(sparsity).prune_matrix(weights.view())?;
-///     assert_eq!(sparse.nonzeros(), 4);
-///     let dense = taper::Compressed::decompress(&sparse)?;
-///     assert_eq!(dense.iter().take(4).copied().collect::<Vec<_>>(), first_row);
-/// }
-/// # Ok::<(), taper::Error>(())
-/// ```
+/// The pattern of the weights that are kept.
 #[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Sparsity {
-    /// Any weights.
+    /// The largest weights, in any places.
     Unstructured(Keep),
-    /// Of every `m` weights in a row, the `n` largest: what some hardware multiplies faster (2 of 4; Mishra et al.,
-    /// "Accelerating Sparse Deep Neural Networks", 2021, [arXiv:2104.08378](https://arxiv.org/abs/2104.08378)).
+    /// The `n` largest of every `m` weights in a row. Some hardware multiplies 2 of 4 faster (Mishra et al., "Accelerating
+    /// Sparse Deep Neural Networks", 2021, [arXiv:2104.08378](https://arxiv.org/abs/2104.08378)).
     NOfM {
         /// How many are kept, at least 1.
         n: usize,
@@ -42,17 +24,17 @@ pub enum Sparsity {
     },
 }
 
-/// Keeps the weights of the largest magnitude, and stores these alone (S. Han et al., "Learning both Weights and
-/// Connections for Efficient Neural Networks", 2015, [arXiv:1506.02626](https://arxiv.org/abs/1506.02626)).
+/// Keeps the weights of the largest magnitude and stores only these (S. Han et al., "Learning both Weights and Connections
+/// for Efficient Neural Networks", 2015, [arXiv:1506.02626](https://arxiv.org/abs/1506.02626)).
 ///
-/// [`prune`](Self::prune) gives a [`SparseMatrix`] for each weight matrix; as a [`Pruner`] it takes the weights
-/// themselves as scores and says which are kept. Of equal magnitudes the one in the earlier layer, and there the
-/// one that comes first in row-major order, is kept.
+/// [`prune_matrix`](Self::prune_matrix) returns a [`SparseMatrix`]. As a [`Pruner`] it takes the weights themselves as scores
+/// and returns which are kept. Of equal magnitudes the one in the earlier layer is kept, and in the same layer the one that
+/// comes first in row-major order.
 ///
 /// ```
-/// use ndarray::arr2;
-/// use taper::prune::{Keep, MagnitudePruner, Scope, Sparsity};
-/// use taper::{Compressed};
+/// use taper::Compressed;
+/// use taper::ndarray::arr2;
+/// use taper::prune::{Keep, MagnitudePruner, Sparsity};
 ///
 /// let weights = arr2(&[[0.1_f32, -0.9, 0.3, 0.2], [0.8, 0.05, -0.7, 0.6]]);
 /// let quarter = MagnitudePruner::new(Sparsity::Unstructured(Keep::Fraction(0.25)));
@@ -69,24 +51,26 @@ pub enum Sparsity {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct MagnitudePruner {
-    /// The pattern of weights that is kept.
+    /// The pattern of the weights that are kept.
     pub sparsity: Sparsity,
-    /// Whether the weights of all layers compete, or those of each layer. [`Sparsity::NOfM`] does not use it.
+    /// Whether the weights of all layers compete (the default), or those of each layer among themselves.
+    /// [`Sparsity::NOfM`] does not use it.
     #[cfg_attr(feature = "model", serde(default))]
     pub scope: Scope,
-    /// The precision in which kept weights are stored.
+    /// The precision in which kept weights are stored; [`Precision::F32`] by default.
     #[cfg_attr(feature = "model", serde(default))]
     pub precision: Precision,
-    /// How strongly moments are damped; see [`InputMoments::damped`](crate::InputMoments::damped).
+    /// How strongly moments are damped; 0.01 by default. See [`InputMoments::damped`](crate::InputMoments::damped).
     #[cfg_attr(feature = "model", serde(default = "crate::defaults::damping"))]
     pub damping: f64,
-    /// The number of conjugate-gradient steps that the kept weights take when moments are given.
+    /// The number of conjugate-gradient steps that the kept weights take when moments are given; 10 by default. Each
+    /// multiplies the weights with the moments once.
     #[cfg_attr(feature = "model", serde(default = "crate::defaults::refinements"))]
     pub refinements: usize,
 }
 
 impl MagnitudePruner {
-    /// Leaves weights in the given pattern.
+    /// Creates a pruner that keeps weights in the given pattern.
     #[must_use]
     pub fn new(sparsity: Sparsity) -> Self {
         Self {
@@ -98,45 +82,25 @@ impl MagnitudePruner {
         }
     }
 
-    /// The kept weights of each matrix, of shape (out_features, in_features).
+    /// Prunes several matrices of shape (out_features, in_features) together, so that their weights compete
+    /// ([`Scope::Global`]).
     ///
     /// # Errors
     ///
-    /// As [`plan`](Pruner::plan), and what [`SparseMatrix::from_dense`] says.
+    /// As [`prune_matrix`](Self::prune_matrix), and [`Error::EmptyAxis`](crate::Error::EmptyAxis) for an empty list.
     pub fn prune<F: Float>(&self, weights: &[ArrayView2<'_, F>]) -> Result<Vec<SparseMatrix<F>>> {
         self.prune_with(weights, &[])
     }
 
-    /// Some weights of each matrix, of shape (out_features, in_features), chosen and changed so that with the moments of
-    /// the layers' `inputs` their outputs change little.
+    /// Prunes several matrices of shape (out_features, in_features) together, with one context for each (none at all for an
+    /// empty list of contexts).
     ///
-    /// With moments, the score of a weight is $|w| / \sqrt{[H^{-1}]\_{ii}}$ in place of |w|, the square root of twice its
-    /// saliency in B. Hassibi and D. Stork's optimal brain surgeon (1993), H being the damped moments; a
-    /// [threshold](Keep::Threshold) is one of such scores. The weights that are kept then make good what is lost
-    /// with the others: column by column, as in E. Frantar and D. Alistarh, "SparseGPT", 2023,
-    /// [arXiv:2301.00774](https://arxiv.org/abs/2301.00774), and by
-    /// [refinements](MagnitudePruner::refinements).
-    ///
-    /// ```
-    /// use ndarray::{Array2, arr2};
-    /// use taper::prune::{Keep, MagnitudePruner, Sparsity};
-    /// use taper::{Compressed, FitContext, InputMoments};
-    ///
-    /// // Two inputs that are almost the same: the one that is kept stands for both.
-    /// let mut inputs = InputMoments::new(2)?;
-    /// inputs.add(arr2(&[[1.0_f64, 1.0], [-2.0, -2.0], [0.5, 0.51]]).view())?;
-    /// let weights = arr2(&[[1.0_f64, 0.9]]);
-    /// let pruner = MagnitudePruner::new(Sparsity::Unstructured(Keep::Count(1))).damping(1e-9);
-    /// let sparse = &pruner.prune_with(&[weights.view()], &[FitContext::new().inputs(&inputs)])?[0];
-    /// let kept = sparse.decompress()?.sum();
-    /// assert!((kept - 1.9).abs() < 0.01);
-    /// # Ok::<(), taper::Error>(())
-    /// ```
+    /// Moments of the layer's inputs are used as in [`prune_matrix_with`](Self::prune_matrix_with).
     ///
     /// # Errors
     ///
-    /// As [`prune`](Self::prune); [`Error::ShapeMismatch`] for another number of inputs than of weights and for moments that
-    /// are not of this layer, [`Error::NoInputs`].
+    /// As [`prune`](Self::prune) and [`prune_matrix_with`](Self::prune_matrix_with), and
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) for another number of contexts than of matrices.
     pub fn prune_with<F: Float>(
         &self,
         weights: &[ArrayView2<'_, F>],
@@ -146,23 +110,27 @@ impl MagnitudePruner {
         if !contexts.is_empty() {
             check::same_shape("the list of contexts", &[weights.len()], &[contexts.len()])?;
         }
+        check::not_empty("the list of weights", &[weights.len()])?;
         let inputs = |layer: usize| contexts.get(layer).and_then(|context| context.inputs);
-        if let Sparsity::NOfM { m, .. } = self.sparsity {
-            for weights in weights {
+        for (layer, weights) in weights.iter().enumerate() {
+            check::finite("weights", weights)?;
+            if let Sparsity::NOfM { m, .. } = self.sparsity {
                 groups_of(m, weights.ncols())?;
             }
+            if let Some(inputs) = inputs(layer) {
+                inputs.fits(weights.ncols())?;
+            }
         }
-        let flat = parallel::map(weights.len(), |layer| match inputs(layer) {
-            None => Ok(weights[layer].iter().copied().collect()),
+        let magnitudes = parallel::map(weights.len(), |layer| match inputs(layer) {
+            None => Ok(weights[layer].iter().map(|w| w.as_f64().abs()).collect()),
             Some(inputs) => {
-                check::finite("weights", &weights[layer])?;
-                inputs.fits(weights[layer].ncols())?;
-                scores(weights[layer], inputs, self.damping)
+                let scores: Array1<F> = scores(weights[layer], inputs, self.damping)?;
+                check::finite("scores", &scores.view())?;
+                Ok(scores.iter().map(|score| score.as_f64().abs()).collect())
             }
         });
-        let flat = flat.into_iter().collect::<Result<Vec<Array1<F>>>>()?;
-        let views: Vec<ArrayView1<'_, F>> = flat.iter().map(|array| array.view()).collect();
-        let plan = self.plan(&views)?;
+        let magnitudes = magnitudes.into_iter().collect::<Result<Vec<_>>>()?;
+        let plan = self.choose(&magnitudes)?;
         let layers = weights.iter().enumerate();
         layers
             .map(|(layer, weights)| {
@@ -171,7 +139,10 @@ impl MagnitudePruner {
                     .expect("the plan has an entry for each layer");
                 let kept = match inputs(layer) {
                     Some(inputs) => {
-                        compensate(*weights, &mask, inputs, self.damping, self.refinements)?
+                        let kept =
+                            compensate(*weights, &mask, inputs, self.damping, self.refinements)?;
+                        check::finite("the compensated weights", &kept.view())?;
+                        kept
                     }
                     None => {
                         let mut kept = Array2::zeros(weights.dim());
@@ -182,25 +153,52 @@ impl MagnitudePruner {
                         kept
                     }
                 };
-                SparseMatrix::from_dense(kept.view(), self.precision)
+                SparseMatrix::from_finite(kept.view(), self.precision)
             })
             .collect()
     }
 
-    /// The kept weights of one matrix, of shape (out_features, in_features).
+    /// Prunes one matrix of shape (out_features, in_features).
     ///
     /// # Errors
     ///
-    /// As [`prune`](Self::prune).
+    /// [`Error::NonFinite`](crate::Error::NonFinite), [`Error::EmptyAxis`](crate::Error::EmptyAxis),
+    /// [`Error::Indivisible`](crate::Error::Indivisible) where groups of m do not fill a row,
+    /// [`Error::ExceedsInput`](crate::Error::ExceedsInput) for a count above the number of weights, those of
+    /// [`validate`](Self::validate), and those of [`SparseMatrix::from_dense`].
     pub fn prune_matrix<F: Float>(&self, weights: ArrayView2<'_, F>) -> Result<SparseMatrix<F>> {
         self.prune_matrix_with(weights, FitContext::new())
     }
 
-    /// Some weights of one matrix, of shape (out_features, in_features), for the inputs that its layer has.
+    /// Prunes one matrix of shape (out_features, in_features). With the moments of the layer's inputs, weights are chosen and
+    /// changed so that the layer's output changes little.
+    ///
+    /// The score of a weight is then $|w| / \sqrt{[H^{-1}]\_{ii}}$ in place of |w|, where H are the damped moments: the square
+    /// root of twice its saliency in B. Hassibi and D. Stork's optimal brain surgeon (1993). A [threshold](Keep::Threshold)
+    /// is compared with these scores. The kept weights compensate for the removed ones: column by column as in E. Frantar and
+    /// D. Alistarh, "SparseGPT", 2023, [arXiv:2301.00774](https://arxiv.org/abs/2301.00774), then by
+    /// [`refinements`](Self#structfield.refinements).
+    ///
+    /// ```
+    /// use taper::ndarray::arr2;
+    /// use taper::prune::{Keep, MagnitudePruner, Sparsity};
+    /// use taper::{Compressed, FitContext, InputMoments};
+    ///
+    /// // Two inputs are almost equal: the weight that is kept takes over the other.
+    /// let mut inputs = InputMoments::new(2)?;
+    /// inputs.add(arr2(&[[1.0_f64, 1.0], [-2.0, -2.0], [0.5, 0.51]]).view())?;
+    /// let weights = arr2(&[[1.0_f64, 0.9]]);
+    /// let pruner = MagnitudePruner::new(Sparsity::Unstructured(Keep::Count(1))).damping(1e-9);
+    /// let sparse = pruner.prune_matrix_with(weights.view(), FitContext::new().inputs(&inputs))?;
+    /// let kept = sparse.decompress()?.sum();
+    /// assert!((kept - 1.9).abs() < 0.01);
+    /// # Ok::<(), taper::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// As [`prune_with`](Self::prune_with).
+    /// As [`prune_matrix`](Self::prune_matrix), [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) for moments of another
+    /// number of inputs, and [`Error::NoInputs`](crate::Error::NoInputs).
     pub fn prune_matrix_with<F: Float>(
         &self,
         weights: ArrayView2<'_, F>,
@@ -210,86 +208,82 @@ impl MagnitudePruner {
         Ok(pruned.pop().expect("one matrix was pruned"))
     }
 
-    /// Whether the weights of all layers compete (the default) or those of each layer among themselves.
-    ///
-    /// Without a say for [`Sparsity::NOfM`].
+    /// Sets [`scope`](Self#structfield.scope).
     #[must_use]
     pub fn scope(mut self, scope: Scope) -> Self {
         self.scope = scope;
         self
     }
 
-    /// How much the moments of inputs are damped, as [`InputMoments::damped`] says; 0.01 unless set. Without moments it
-    /// has no effect.
+    /// Sets [`damping`](Self#structfield.damping).
     #[must_use]
     pub fn damping(mut self, damping: f64) -> Self {
         self.damping = damping;
         self
     }
 
-    /// How many steps of conjugate gradients the kept weights take, where there are moments of inputs, after they made
-    /// good column by column what was lost; 10 unless set. Each takes a product of the weights' matrix with
-    /// that of the moments.
+    /// Sets [`refinements`](Self#structfield.refinements).
     #[must_use]
     pub fn refinements(mut self, refinements: usize) -> Self {
         self.refinements = refinements;
         self
     }
 
-    /// The precision in which kept weights are stored; single unless told otherwise.
+    /// Sets [`precision`](Self#structfield.precision).
     #[must_use]
     pub fn precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
         self
     }
 
-    /// Checks the parameters, as every call that uses them does.
+    /// Checks the parameters. Every call that uses them does so too.
     ///
     /// # Errors
     ///
-    /// The first parameter that no input could make right.
+    /// [`ParamError`] for the first parameter that is out of its range.
     pub fn validate(&self) -> Result<(), ParamError> {
         check::damping(self.damping)?;
         match self.sparsity {
-            Sparsity::Unstructured(keep) => keep.check()?,
+            Sparsity::Unstructured(keep) => keep.check(),
             Sparsity::NOfM { n, m } => {
                 check::at_least_one("n", n)?;
-                check::in_range("m", m as f64, "at least n", m >= n)?;
+                check::in_range("m", m as f64, "at least n", m >= n)
             }
         }
-        Ok(())
+    }
+
+    fn choose(&self, layers: &[Vec<f64>]) -> Result<PrunePlan> {
+        let (n, m) = match self.sparsity {
+            Sparsity::Unstructured(keep) => return keep::plan(layers, keep, self.scope, 0),
+            Sparsity::NOfM { n, m } => (n, m),
+        };
+        let layers = layers.iter().map(|layer| {
+            groups_of(m, layer.len())?;
+            let mut kept = Vec::with_capacity(layer.len() / m * n);
+            let mut group: Vec<(f64, usize)> = Vec::with_capacity(m);
+            for (number, magnitudes) in layer.chunks(m).enumerate() {
+                group.clear();
+                let members = magnitudes.iter().enumerate();
+                group.extend(members.map(|(i, &magnitude)| (magnitude, number * m + i)));
+                // The sort is stable: the first of equals is kept.
+                group.sort_by(|a, b| b.0.total_cmp(&a.0));
+                group.truncate(n);
+                kept.extend(group.iter().map(|&(_, index)| index));
+                kept[number * n..].sort_unstable();
+            }
+            Ok((layer.len(), kept))
+        });
+        PrunePlan::with_dropped_layers(layers.collect::<Result<_>>()?)
     }
 }
 
 impl<F: Float> Pruner<F> for MagnitudePruner {
     /// # Errors
     ///
-    /// As [`Pruner::plan`] says, and [`Error::Indivisible`] where groups of m do not fill a layer.
+    /// As [`Pruner::plan`], and [`Error::Indivisible`](crate::Error::Indivisible) where groups of m do not fill a layer.
     fn plan(&self, scores: &[ArrayView1<'_, F>]) -> Result<PrunePlan> {
         self.validate()?;
-        let (n, m) = match self.sparsity {
-            Sparsity::Unstructured(keep) => return choose(scores, keep, self.scope, 0),
-            Sparsity::NOfM { n, m } => (n, m),
-        };
-        check::not_empty("the list of scores", &[scores.len()])?;
-        let layers = scores.iter().map(|layer| {
-            check::finite("scores", layer)?;
-            groups_of(m, layer.len())?;
-            let mut kept = Vec::with_capacity(layer.len() / m * n);
-            let mut group: Vec<(F, usize)> = Vec::with_capacity(m);
-            for start in (0..layer.len()).step_by(m) {
-                group.clear();
-                let members = layer.iter().enumerate().skip(start).take(m);
-                group.extend(members.map(|(index, score)| (score.abs(), index)));
-                // Stable: of equals, the first.
-                group.sort_by(|a, b| b.0.as_f64().total_cmp(&a.0.as_f64()));
-                group.truncate(n);
-                group.sort_by_key(|&(_, index)| index);
-                kept.extend(group.iter().map(|&(_, index)| index));
-            }
-            Ok((layer.len(), kept))
-        });
-        PrunePlan::new(layers.collect::<Result<_>>()?)
+        self.choose(&keep::magnitudes(scores)?)
     }
 }
 
@@ -332,7 +326,7 @@ mod tests {
                     prop_assert_eq!(error, best);
                 }
             }
-            // What is pruned already stays as it is.
+            // Pruning again changes nothing.
             let dense = rebuilt.into_dimensionality::<ndarray::Ix2>().unwrap();
             prop_assert_eq!(pruner.prune_matrix(dense.view()).unwrap(), sparse);
         }

@@ -1,10 +1,10 @@
-//! What a plan takes out of a network, layer by layer.
+//! What pruning takes out of a network, layer by layer.
 
 use std::fmt;
 
 use super::CoupledPlan;
-use super::coupled::Tensors;
 use super::graph::Origin;
+use super::tensors::{TensorNames, Tensors};
 use crate::{Float, Result};
 
 /// A quantity before and after pruning.
@@ -24,7 +24,7 @@ pub struct Change {
 }
 
 impl Change {
-    /// How many times smaller it became; infinite where nothing is left, 1 where there was nothing.
+    /// Returns how many times smaller the quantity is; infinity where nothing is left, 1 where there was nothing.
     #[must_use]
     pub fn ratio(self) -> f64 {
         if self.before == self.after {
@@ -33,7 +33,7 @@ impl Change {
         self.before as f64 / self.after as f64
     }
 
-    /// The part that is left; 1 where there was nothing.
+    /// Returns the fraction that is left; 1 where there was nothing.
     #[must_use]
     pub fn left(self) -> f64 {
         if self.before == self.after {
@@ -46,85 +46,41 @@ impl Change {
         self.before = self.before.saturating_add(other.before);
         self.after = self.after.saturating_add(other.after);
     }
+
+    fn times(self, factor: u64) -> Self {
+        Self {
+            before: self.before.saturating_mul(factor),
+            after: self.after.saturating_mul(factor),
+        }
+    }
 }
 
-/// What one layer loses.
-///
-/// ```
-/// use ndarray::{Array1, Array2};
-/// use taper::prune::{CoupledPlan, Coupling, PrunePlan, Tensors};
-///
-/// let mut net = Coupling::new();
-/// let x = net.input(8)?;
-/// let x = net.layer("fc1", x, 4)?;
-/// let x = net.layer("fc2", x, 2)?;
-/// net.output(x)?;
-/// let mut tensors: Tensors<f32> = Tensors::new();
-/// tensors.insert("fc1.weight".into(), Array2::ones((4, 8)).into_dyn());
-/// tensors.insert("fc2.weight".into(), Array2::ones((2, 4)).into_dyn());
-/// let plan = PrunePlan::new(vec![(4, vec![1])])?;
-/// // Each layer is applied once for an input.
-/// let report = CoupledPlan::new(&net, &plan)?.report(&tensors, |_| 1)?;
-/// let layer = &report.layers()[0];
-/// assert_eq!((layer.name.as_str(), layer.channels.after), ("fc1", 1));
-/// assert_eq!((layer.parameters.before, layer.parameters.after), (32, 8));
-/// # Ok::<(), taper::Error>(())
-/// ```
+/// What one layer loses; see [`CoupledPlan::report`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct LayerReport {
     /// The layer's name.
     pub name: String,
-    /// Output channels; for a batch normalization, the channels it runs along.
+    /// Output channels; for a normalization, the channels that it normalizes.
     pub channels: Change,
     /// Learned numbers: weights and biases, scales and shifts.
     pub parameters: Change,
-    /// Multiplications with additions for one input; none for batch normalization, which an inference engine
-    /// merges with the layer before it.
+    /// Multiplications with additions for one input; 0 for normalizations.
     pub multiply_adds: Change,
-    /// All tensors of the layer, running statistics among them, in the number type they are in.
+    /// The bytes of all tensors of the layer, with running statistics, in the number type that they have.
     pub bytes: Change,
 }
 
-/// What each layer loses, and all of them together.
-///
-/// A tenth of the channels is not a tenth of the parameters: a layer that keeps half of its inputs and half of
-/// its outputs keeps a quarter of its weights.
-///
-/// ```
-/// use ndarray::{Array1, Array2};
-/// use taper::prune::{CoupledPlan, Coupling, PrunePlan, Tensors};
-///
-/// let mut net = Coupling::new();
-/// let x = net.input(8)?;
-/// let x = net.layer("fc1", x, 4)?;
-/// let x = net.layer("fc2", x, 2)?;
-/// net.output(x)?;
-/// let mut tensors: Tensors<f32> = Tensors::new();
-/// tensors.insert("fc1.weight".into(), Array2::ones((4, 8)).into_dyn());
-/// tensors.insert("fc2.weight".into(), Array2::ones((2, 4)).into_dyn());
-/// let plan = PrunePlan::new(vec![(4, vec![1])])?;
-/// // Each layer is applied once for an input.
-/// let report = CoupledPlan::new(&net, &plan)?.report(&tensors, |_| 1)?;
-/// assert_eq!(report.layers().len(), 2);
-/// assert_eq!(report.total().parameters.ratio(), 4.0);
-/// println!("{report}");
-/// # Ok::<(), taper::Error>(())
-/// ```
+/// What each layer loses, and all layers together; see [`CoupledPlan::report`]. It prints as a table.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct PruneReport {
-    layers: Vec<LayerReport>,
+    /// The layers in the order in which they were declared.
+    pub layers: Vec<LayerReport>,
 }
 
 impl PruneReport {
-    /// The layers in the order in which they were declared.
-    #[must_use]
-    pub fn layers(&self) -> &[LayerReport] {
-        &self.layers
-    }
-
-    /// The sums over all layers; of the channels, those that layers make (not again those that batch
-    /// normalizations run along).
+    /// Returns the sums over all layers. The channels of normalizations do not count again.
     #[must_use]
     pub fn total(&self) -> LayerReport {
         let mut total = LayerReport {
@@ -144,7 +100,7 @@ impl PruneReport {
 }
 
 impl fmt::Display for PruneReport {
-    /// A table with a line a layer.
+    /// Writes a table with a line for each layer.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let total = self.total();
         let rows = || self.layers.iter().chain([&total]);
@@ -174,13 +130,15 @@ impl fmt::Display for PruneReport {
 }
 
 impl CoupledPlan<'_> {
-    /// What each layer loses in channels, parameters, multiply-adds and bytes.
+    /// Counts what each layer loses in channels, parameters, multiply-adds and bytes.
     ///
-    /// `positions` tells for a layer's name at how many places of one input its filters are applied: height ×
-    /// width of a convolution's output, 1 for a linear layer.
+    /// `positions` returns for a layer's name at how many positions of one input its filters are applied: height × width
+    /// of a convolution's output (of the input for a transposed convolution), 1 for a linear layer.
+    ///
+    /// A layer that keeps half of its inputs and half of its outputs keeps a quarter of its weights:
     ///
     /// ```
-    /// use ndarray::{ArrayD, IxDyn};
+    /// use taper::ndarray::{ArrayD, IxDyn};
     /// use taper::prune::{CoupledPlan, Coupling, PrunePlan, Tensors};
     ///
     /// let mut net = Coupling::new();
@@ -195,57 +153,43 @@ impl CoupledPlan<'_> {
     /// tensors.insert("fc.weight".into(), ArrayD::zeros(IxDyn(&[10, 8])));
     ///
     /// let half = PrunePlan::new(vec![(8, vec![0, 1, 2, 3]), (8, vec![4, 5, 6, 7])])?;
+    /// let half = half.named(["conv1", "conv2"])?;
     /// let report = CoupledPlan::new(&net, &half)?.report(&tensors, |name| match name {
     ///     "fc" => 1,
     ///     _ => 32 * 32,
     /// })?;
-    /// let conv2 = &report.layers()[1];
+    /// let conv2 = &report.layers[1];
     /// assert_eq!(conv2.channels.ratio(), 2.0);
     /// assert_eq!(conv2.parameters.ratio(), 4.0);
     /// assert_eq!(conv2.multiply_adds.after, 4 * 4 * 9 * 32 * 32);
+    /// println!("{report}");
     /// # Ok::<(), taper::Error>(())
     /// ```
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownTensor`](crate::Error::UnknownTensor) and
-    /// [`Error::ChannelAxis`](crate::Error::ChannelAxis) for tensors that are not there or do not fit.
+    /// [`Error::UnknownTensor`](crate::Error::UnknownTensor) and [`Error::ChannelAxis`](crate::Error::ChannelAxis) for
+    /// tensors that are missing or do not fit.
     pub fn report<F: Float>(
         &self,
         tensors: &Tensors<F>,
         positions: impl Fn(&str) -> usize,
     ) -> Result<PruneReport> {
-        self.check_all(tensors)?;
-        let size = |name: &str| self.size(tensors, name);
+        let graph = self.graph;
+        graph.check_tensors(tensors)?;
         let mut layers: Vec<LayerReport> = Vec::new();
-        for node in &self.coupling.nodes {
+        for node in &graph.nodes {
             let (name, is_layer) = match &node.origin {
                 Origin::Layer { name, .. } => (name, true),
-                Origin::BatchNorm { name, .. } => (name, false),
+                Origin::Norm { name, .. } => (name, false),
                 _ => continue,
             };
-            // Shared weights are stored once, but computed with each time.
-            let again = layers.iter().any(|layer| layer.name == *name);
-            let mut row = LayerReport {
-                name: name.clone(),
-                channels: Change {
-                    before: self.coupling.length(&node.segments) as u64,
-                    after: self.kept_entries(&node.segments).len() as u64,
-                },
-                ..LayerReport::default()
-            };
-            let tensor = |suffix: fn(&super::TensorNames) -> &String| {
-                size(&self.coupling.tensor(name, suffix))
+            let tensor = |suffix: fn(&TensorNames) -> &String| {
+                self.size(tensors, &graph.tensor(name, suffix))
             };
             let (learned, statistics) = if is_layer {
-                let weight = tensor(|names| &names.weight);
-                let positions = positions(name) as u64;
-                row.multiply_adds = Change {
-                    before: weight.before.saturating_mul(positions),
-                    after: weight.after.saturating_mul(positions),
-                };
                 (
-                    [weight, tensor(|names| &names.bias)],
+                    [tensor(|names| &names.weight), tensor(|names| &names.bias)],
                     [Change::default(); 2],
                 )
             } else {
@@ -254,36 +198,42 @@ impl CoupledPlan<'_> {
                     [tensor(|names| &names.mean), tensor(|names| &names.variance)],
                 )
             };
-            if !again {
+            let mut row = LayerReport {
+                name: name.clone(),
+                channels: Change {
+                    before: graph.length(&node.segments)? as u64,
+                    after: self.kept_entries(&node.segments).len() as u64,
+                },
+                ..LayerReport::default()
+            };
+            if is_layer {
+                row.multiply_adds = learned[0].times(positions(name) as u64);
+            }
+            // Shared weights are stored once, but multiply each time.
+            if !layers.iter().any(|layer| layer.name == *name) {
                 for part in learned {
                     row.parameters.add(part);
+                    row.bytes.add(part);
                 }
-                let mut values = row.parameters;
                 for part in statistics {
-                    values.add(part);
+                    row.bytes.add(part);
                 }
-                let bytes = u64::from(F::BITS / 8);
-                row.bytes = Change {
-                    before: values.before.saturating_mul(bytes),
-                    after: values.after.saturating_mul(bytes),
-                };
+                row.bytes = row.bytes.times(u64::from(F::BITS / 8));
             }
             layers.push(row);
         }
         Ok(PruneReport { layers })
     }
 
-    /// The number of values of a tensor, none where it is not there.
+    /// Returns the number of values of a tensor that fits the coupling; 0 for one that is missing.
     fn size<F: Float>(&self, tensors: &Tensors<F>, name: &str) -> Change {
         let Some(tensor) = tensors.get(name) else {
             return Change::default();
         };
         let mut after = tensor.shape().to_vec();
-        for binding in &self.coupling.bindings {
-            if binding.tensor == name
-                && let Some(length) = after.get_mut(binding.axis)
-            {
-                *length = self.kept_entries(&binding.segments).len();
+        for binding in &self.graph.bindings {
+            if binding.tensor == name {
+                after[binding.axis] = self.kept_entries(&binding.segments).len();
             }
         }
         Change {

@@ -1,49 +1,37 @@
-//! How much is left after each of several rounds of pruning and fine-tuning.
+//! Iterative pruning: how much is kept after each of several rounds.
 
 use super::Keep;
 use crate::{ParamError, Result, check};
 
 /// How the kept fraction falls from round to round.
-///
-/// ```
-/// use taper::prune::{Decay, IterativeSchedule};
-///
-/// let after_first = |decay| {
-///     let schedule = IterativeSchedule::new(0.25).rounds(2).decay(decay);
-///     Ok::<_, taper::ParamError>(schedule.fractions()?[0])
-/// };
-/// assert_eq!(after_first(Decay::Geometric)?, 0.5);
-/// assert_eq!(after_first(Decay::Linear)?, 0.625);
-/// assert_eq!(after_first(Decay::Cubic)?, 0.34375);
-/// # Ok::<(), taper::ParamError>(())
-/// ```
 #[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Decay {
-    /// Each round keeps the same part of what is left: after round t of T, fᵗᐟᵀ of all.
+    /// Each round keeps the same fraction of what is left: $f^{t/T}$ of all after round t of T.
     #[default]
     Geometric,
-    /// Each round drops the same part of all.
+    /// Each round drops the same number: $1 - (1 - f) t/T$ of all are left.
     Linear,
-    /// Much at first, little at the end: 1 − (1 − f)(1 − (1 − t/T)³) of all is left (Zhu and Gupta, "To prune,
-    /// or not to prune", 2017, [arXiv:1710.01878](https://arxiv.org/abs/1710.01878)).
+    /// Rounds drop much at first and little at the end: $1 - (1 - f)(1 - (1 - t/T)^3)$ of all are left (Zhu and Gupta,
+    /// "To prune, or not to prune", 2017, [arXiv:1710.01878](https://arxiv.org/abs/1710.01878)).
     Cubic,
 }
 
 /// The rounds of iterative pruning: prune a little, fine-tune, prune again.
 ///
-/// Each round says what to keep of all that was there at the start, as a count, so that rounding does not add
-/// up. Plan each round on the scores of the fine-tuned network, and put plans one after the other with
-/// [`PrunePlan::then`](super::PrunePlan::then) where one for the original network is wanted.
+/// Each round keeps a number of all channels (or weights) that the network had at the start. Plan each round with the scores
+/// of the fine-tuned network; [`PrunePlan::then`](super::PrunePlan::then) joins the plans into one for the original
+/// network.
 ///
 /// ```
-/// use taper::prune::{IterativeSchedule, Keep};
+/// use taper::prune::{Decay, IterativeSchedule, Keep};
 ///
 /// let schedule = IterativeSchedule::new(0.25).rounds(2);
-/// let rounds = schedule.keeps(1000)?;
-/// assert_eq!(rounds, [Keep::Count(500), Keep::Count(250)]);
+/// assert_eq!(schedule.keeps(1000)?, [Keep::Count(500), Keep::Count(250)]);
+/// let schedule = schedule.decay(Decay::Linear);
+/// assert_eq!(schedule.keeps(1000)?, [Keep::Count(625), Keep::Count(250)]);
 /// # Ok::<(), taper::ParamError>(())
 /// ```
 #[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
@@ -51,18 +39,18 @@ pub enum Decay {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct IterativeSchedule {
-    /// The fraction that is left after the last round.
+    /// The fraction f that is kept after the last round, from 0 to 1.
     pub fraction: f64,
-    /// The number of rounds, at least 1.
+    /// The number of rounds T, at least 1; 3 by default.
     #[cfg_attr(feature = "model", serde(default = "crate::defaults::rounds"))]
     pub rounds: usize,
-    /// How the kept fraction falls.
+    /// How the kept fraction falls; [`Decay::Geometric`] by default.
     #[cfg_attr(feature = "model", serde(default))]
     pub decay: Decay,
 }
 
 impl IterativeSchedule {
-    /// Ends with `fraction` of all kept, after three rounds.
+    /// Creates a schedule that keeps `fraction` of all after three rounds.
     #[must_use]
     pub fn new(fraction: f64) -> Self {
         Self {
@@ -72,7 +60,22 @@ impl IterativeSchedule {
         }
     }
 
-    /// Returns the fraction that is left after each round. The fractions never rise and end at the requested one.
+    /// Sets [`rounds`](Self#structfield.rounds).
+    #[must_use]
+    pub fn rounds(mut self, rounds: usize) -> Self {
+        self.rounds = rounds;
+        self
+    }
+
+    /// Sets [`decay`](Self#structfield.decay).
+    #[must_use]
+    pub fn decay(mut self, decay: Decay) -> Self {
+        self.decay = decay;
+        self
+    }
+
+    /// Returns the fraction of all that is kept after each round. The fractions never rise, and the last is
+    /// [`fraction`](Self#structfield.fraction).
     ///
     /// # Errors
     ///
@@ -94,7 +97,7 @@ impl IterativeSchedule {
         Ok((1..=self.rounds).map(fraction).collect())
     }
 
-    /// Returns the number of channels (or weights) to keep in each round, of the `total` before the first round.
+    /// Returns the number to keep in each round, of the `total` before the first round.
     ///
     /// # Errors
     ///
@@ -104,29 +107,14 @@ impl IterativeSchedule {
         Ok(self.fractions()?.into_iter().map(count).collect())
     }
 
-    /// The number of rounds, at least 1.
-    #[must_use]
-    pub fn rounds(mut self, rounds: usize) -> Self {
-        self.rounds = rounds;
-        self
-    }
-
-    /// How the kept fraction falls.
-    #[must_use]
-    pub fn decay(mut self, decay: Decay) -> Self {
-        self.decay = decay;
-        self
-    }
-
-    /// Checks the parameters, as every call that uses them does.
+    /// Checks the parameters. Every call that uses them does so too.
     ///
     /// # Errors
     ///
-    /// The first parameter that no input could make right.
+    /// [`ParamError`] for the first parameter that is out of its range.
     pub fn validate(&self) -> Result<(), ParamError> {
         Keep::Fraction(self.fraction).check()?;
-        check::at_least_one("the number of rounds", self.rounds)?;
-        Ok(())
+        check::at_least_one("the number of rounds", self.rounds)
     }
 }
 
@@ -147,7 +135,7 @@ mod tests {
             let fractions = schedule.fractions().unwrap();
             prop_assert_eq!(fractions.len(), rounds);
             prop_assert_eq!(fractions.last(), Some(&fraction));
-            // The last is exact, those before carry a few roundings of numbers below 1.
+            // The last is exact; the others carry a few roundings of numbers up to 1.
             prop_assert!(fractions.windows(2).all(|pair| pair[1] <= pair[0] + 8.0 * f64::EPSILON));
             let last = schedule.keeps(total).unwrap().pop();
             prop_assert_eq!(last, Some(Keep::Count((fraction * total as f64).round() as usize)));

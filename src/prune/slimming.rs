@@ -1,31 +1,26 @@
-//! Channels chosen by the scales of their batch normalization, and the penalty that makes these small.
+//! Choosing channels by their scores, and the penalty that makes scales of batch normalization small.
 
 use ndarray::{Array1, ArrayView1, ArrayViewMut1};
 
-use super::keep::choose;
-use super::{Keep, PrunePlan, Scope};
+use super::{Keep, PrunePlan, Scope, keep};
 use crate::{Float, ParamError, Pruner, Result, check};
 
-/// Keeps the channels with the largest |score|, by one threshold for all layers.
+/// Keeps the channels with the largest |score|, with one threshold for all layers.
 ///
-/// With the scales γ of the batch normalizations as scores this is network slimming (Liu et al., "Learning
-/// Efficient Convolutional Networks through Network Slimming", 2017,
-/// [arXiv:1708.06519](https://arxiv.org/abs/1708.06519)): train with [`SlimmingPenalty`], prune, fine-tune.
-/// Any other score of a channel does too: norms of filters are comparable within a layer only, so that they go
-/// with [`Scope::Layer`] (Li et al., "Pruning Filters for Efficient ConvNets", 2017,
+/// With the scales γ of batch normalizations as scores this is network slimming (Liu et al., "Learning Efficient
+/// Convolutional Networks through Network Slimming", 2017, [arXiv:1708.06519](https://arxiv.org/abs/1708.06519)): train
+/// with [`SlimmingPenalty`], prune, fine-tune. Other scores work too. Norms of filters are comparable within a layer only:
+/// use [`Scope::Layer`] (Li et al., "Pruning Filters for Efficient ConvNets", 2017,
 /// [arXiv:1608.08710](https://arxiv.org/abs/1608.08710)).
 ///
-/// Of equal magnitudes the one in the earlier layer, and there the one with the lower index, is kept. Every
-/// layer keeps at least [`minimum`](ChannelSlimming::minimum) channels (1 unless told otherwise); these
-/// count towards what is kept, so that a fraction or a count over all layers is met exactly, unless the minima
-/// alone exceed it.
+/// Of equal magnitudes the one in the earlier layer is kept, and in the same layer the one with the lower index.
 ///
 /// ```
-/// use ndarray::arr1;
 /// use taper::Pruner;
+/// use taper::ndarray::arr1;
 /// use taper::prune::{ChannelSlimming, Keep};
 ///
-/// // The scales γ of two batch normalizations; the second would lose all its channels.
+/// // The scales γ of two batch normalizations. All of the second are small, but it keeps one channel.
 /// let scales = [arr1(&[0.9, -0.8, 0.4]), arr1(&[0.1, -0.2, 0.05])];
 /// let plan = ChannelSlimming::new(Keep::Fraction(0.5)).plan(&[scales[0].view(), scales[1].view()])?;
 /// assert_eq!(plan.kept(0), Some(&[0, 1][..]));
@@ -37,18 +32,21 @@ use crate::{Float, ParamError, Pruner, Result, check};
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct ChannelSlimming {
-    /// The channels that are kept.
+    /// How many channels are kept.
     pub keep: Keep,
-    /// Whether the channels of all layers compete, or those of each layer.
+    /// Whether the channels of all layers compete (the default), or those of each layer among themselves.
     #[cfg_attr(feature = "model", serde(default))]
     pub scope: Scope,
-    /// The least number of channels that a layer keeps.
+    /// The number of channels that every layer keeps whatever their scores, or all if it has fewer; 1 by default.
+    ///
+    /// They count towards `keep`, so a fraction or a count is met exactly unless the minima alone exceed it. With 0 a
+    /// layer may lose all its channels, which leaves tensors with an empty axis.
     #[cfg_attr(feature = "model", serde(default = "crate::defaults::one"))]
     pub minimum: usize,
 }
 
 impl ChannelSlimming {
-    /// Keeps `keep` of the channels of all layers together, at least one in each.
+    /// Creates a pruner that keeps `keep` of the channels of all layers together, and at least one in each.
     #[must_use]
     pub fn new(keep: Keep) -> Self {
         Self {
@@ -58,63 +56,50 @@ impl ChannelSlimming {
         }
     }
 
-    /// Whether the channels of all layers compete (the default) or those of each layer among themselves.
+    /// Sets [`scope`](Self#structfield.scope).
     #[must_use]
     pub fn scope(mut self, scope: Scope) -> Self {
         self.scope = scope;
         self
     }
 
-    /// The number of channels that every layer keeps whatever their scores, or all where it has fewer.
-    ///
-    /// With 0 a layer may lose all its channels, which leaves arrays with an empty axis.
-    ///
-    /// ```
-    /// use ndarray::arr1;
-    /// use taper::Pruner;
-    /// use taper::prune::{ChannelSlimming, Keep};
-    ///
-    /// // One threshold for all layers would leave nothing of the second.
-    /// let (large, small) = (arr1(&[0.9_f32, 0.8, 0.7, 0.6]), arr1(&[0.03_f32, 0.02, 0.01, 0.04]));
-    /// let pruner = ChannelSlimming::new(Keep::Count(4)).minimum(2);
-    /// let plan = pruner.plan(&[large.view(), small.view()])?;
-    /// assert_eq!(plan.kept(0), Some(&[0, 1][..]));
-    /// assert_eq!(plan.kept(1), Some(&[0, 3][..]));
-    /// # Ok::<(), taper::Error>(())
-    /// ```
+    /// Sets [`minimum`](Self#structfield.minimum).
     #[must_use]
     pub fn minimum(mut self, channels: usize) -> Self {
         self.minimum = channels;
         self
     }
 
-    /// Checks the parameters, as every call that uses them does.
+    /// Checks the parameters. Every call that uses them does so too.
     ///
     /// # Errors
     ///
-    /// The first parameter that no input could make right.
+    /// [`ParamError`] for the first parameter that is out of its range.
     pub fn validate(&self) -> Result<(), ParamError> {
-        self.keep.check()?;
-        Ok(())
+        self.keep.check()
     }
 }
 
 impl<F: Float> Pruner<F> for ChannelSlimming {
     fn plan(&self, scores: &[ArrayView1<'_, F>]) -> Result<PrunePlan> {
         self.validate()?;
-        choose(scores, self.keep, self.scope, self.minimum)
+        keep::plan(
+            &keep::magnitudes(scores)?,
+            self.keep,
+            self.scope,
+            self.minimum,
+        )
     }
 }
 
-/// The ℓ1 penalty λ Σ|γ| on the scales of batch normalizations, and its subgradient λ·sign(γ).
+/// The ℓ1 penalty λ Σ|γ| on the scales of batch normalizations, and its subgradient λ·sign(γ), which is 0 at γ = 0.
 ///
-/// Add the gradient to the one that the framework found for γ before the optimizer's step; then the scales of
-/// channels that do not matter go to zero, and pruning them costs little (Liu et al., 2017,
-/// [arXiv:1708.06519](https://arxiv.org/abs/1708.06519), with λ = 10⁻⁴ for VGG on CIFAR). At γ = 0 the
-/// subgradient taken is 0.
+/// Before each step of the optimizer, add the subgradient to the gradient that the framework computed for γ. The scales of
+/// unimportant channels go to zero in training, and pruning these channels costs little (Liu et al., 2017,
+/// [arXiv:1708.06519](https://arxiv.org/abs/1708.06519), with λ = 10⁻⁴ for VGG on CIFAR).
 ///
 /// ```
-/// use ndarray::arr1;
+/// use taper::ndarray::arr1;
 /// use taper::prune::SlimmingPenalty;
 ///
 /// let penalty = SlimmingPenalty::new(0.5)?;
@@ -132,11 +117,11 @@ pub struct SlimmingPenalty {
 }
 
 impl SlimmingPenalty {
-    /// A penalty of weight λ.
+    /// Creates a penalty with weight λ.
     ///
     /// # Errors
     ///
-    /// [`ParamError::OutOfRange`] where `weight` is negative or not finite.
+    /// [`ParamError::OutOfRange`] for a `weight` that is negative or not finite.
     pub fn new(weight: f64) -> Result<Self, ParamError> {
         check::in_range(
             "the weight of the penalty",
@@ -147,7 +132,7 @@ impl SlimmingPenalty {
         Ok(Self { weight })
     }
 
-    /// λ Σ|γ| of one layer.
+    /// Returns λ Σ|γ| of one layer.
     ///
     /// # Errors
     ///
@@ -158,7 +143,7 @@ impl SlimmingPenalty {
         Ok(F::from_f64_lossy(self.weight * sum))
     }
 
-    /// λ·sign(γ) of one layer.
+    /// Returns λ·sign(γ) of one layer.
     ///
     /// # Errors
     ///
@@ -173,8 +158,8 @@ impl SlimmingPenalty {
     ///
     /// # Errors
     ///
-    /// As [`value`](Self::value), and [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) where `gradient` is
-    /// of another length.
+    /// As [`value`](Self::value), and [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) for a
+    /// `gradient` of another length.
     pub fn add_gradient<F: Float>(
         &self,
         scales: ArrayView1<'_, F>,

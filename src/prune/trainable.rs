@@ -1,4 +1,4 @@
-//! The gradient of the weights that were kept.
+//! The gradient of the kept weights.
 
 use ndarray::{Array1, ArrayView1, ArrayViewD};
 
@@ -7,7 +7,7 @@ use crate::trainable::{check_dense, check_parameters};
 use crate::{Compressed, Float, Result, Trainable};
 
 impl<F: Float> Trainable<F> for SparseMatrix<F> {
-    /// The stored weights, row by row. One that is set to zero keeps its place.
+    /// Returns the stored weights, row by row. A weight that is set to zero stays stored.
     fn parameters(&self) -> Array1<F> {
         self.values().iter().copied().collect()
     }
@@ -23,17 +23,14 @@ impl<F: Float> Trainable<F> for SparseMatrix<F> {
         Ok(())
     }
 
-    /// What stands where weights are stored.
+    /// Returns the entries of the dense gradient at the stored positions.
     fn gradient(&self, dense: ArrayViewD<'_, F>) -> Result<Array1<F>> {
         check_dense(self.shape(), &dense)?;
         let mut gradient = Vec::with_capacity(self.nonzeros());
         let mut columns = Vec::new();
         for (i, row) in dense.rows().into_iter().enumerate() {
             self.row(i, &mut columns);
-            let kept = columns
-                .iter()
-                .filter_map(|&column| row.get(column as usize));
-            gradient.extend(kept.copied());
+            gradient.extend(columns.iter().map(|&column| row[column as usize]));
         }
         Ok(gradient.into())
     }

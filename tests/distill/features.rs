@@ -30,7 +30,7 @@ fn the_regressor_has_the_gradients_of_its_value() {
         (values((4, 3), 2.0, 3), values((4, 5), 2.0, 4));
     let (weights, bias): (Array2<f64>, Array1<f64>) = (values((5, 3), 2.0, 5), values(5, 2.0, 6));
     let regressor = HintRegressor::new(weights.clone(), bias.clone()).unwrap();
-    let loss = regressor
+    let (loss, own) = regressor
         .loss_and_gradients(student.view(), teacher.view())
         .unwrap();
     let value = |weights: &Array2<f64>, bias: &Array1<f64>, student: &Array2<f64>| {
@@ -38,12 +38,13 @@ fn the_regressor_has_the_gradients_of_its_value() {
         let loss = regressor.loss(student.view(), teacher.view(), &[]).unwrap();
         loss.value.total
     };
-    assert_gradient(&loss.student, &student, 60.0, |s| value(&weights, &bias, s));
-    assert_gradient(&loss.weights, &weights, 60.0, |w| value(w, &bias, &student));
-    assert_gradient(&loss.bias, &bias, 60.0, |b| value(&weights, b, &student));
+    assert_gradient(&loss.gradient, &student, 60.0, |s| {
+        value(&weights, &bias, s)
+    });
+    assert_gradient(&own.weights, &weights, 60.0, |w| value(w, &bias, &student));
+    assert_gradient(&own.bias, &bias, 60.0, |b| value(&weights, b, &student));
     let as_distiller = regressor.loss(student.view(), teacher.view(), &[]).unwrap();
-    assert_eq!(as_distiller.value, loss.value);
-    assert_eq!(as_distiller.gradient, loss.student);
+    assert_eq!(as_distiller, loss);
 }
 
 #[test]
@@ -65,9 +66,9 @@ fn attention_transfer_has_the_gradient_of_its_value() {
     }
 }
 
-/// Maps have a direction and no length: the strength of the activations and their signs change nothing.
+/// Attention maps are scaled to length one.
 #[test]
-fn attention_does_not_see_strength() {
+fn the_strength_and_sign_of_activations_do_not_change_attention() {
     let (student, teacher) = (values((2, 4, 3, 3), 2.0, 9), values((2, 4, 3, 3), 2.0, 10));
     let distiller = AttentionTransfer::new();
     let loss = distiller.loss(student.view(), teacher.view(), &[]).unwrap();
@@ -75,14 +76,14 @@ fn attention_does_not_see_strength() {
         let scaled = &student * scale;
         let again = distiller.loss(scaled.view(), teacher.view(), &[]).unwrap();
         assert!((again.value.total - loss.value.total).abs() <= 64.0 * f64::EPSILON);
-        // So the gradient has no part along the activations: Euler's theorem for degree zero.
+        // The loss is homogeneous of degree zero, so its gradient is orthogonal to the activations (Euler's theorem).
         let along = (&again.gradient * &scaled).sum();
         assert!(along.abs() <= 64.0 * f64::EPSILON, "{along}");
     }
 }
 
 #[test]
-fn a_student_without_activations_is_no_nan() {
+fn a_student_of_zeros_has_a_loss_and_no_gradient() {
     let student = Array4::<f32>::zeros((1, 2, 2, 2));
     let teacher = Array4::ones((1, 3, 2, 2));
     let loss = AttentionTransfer::new()
@@ -115,7 +116,7 @@ fn views_of_any_strides_give_the_same() {
 }
 
 #[test]
-fn wrong_features_are_named() {
+fn errors_name_the_wrong_features() {
     let features = Array4::<f32>::ones((2, 3, 4, 4));
     let view = features.view();
     let attention = AttentionTransfer::new();
@@ -167,6 +168,11 @@ fn wrong_features_are_named() {
             .is_err()
     );
     assert!(HintLoss::new().weight(-1.0).validate().is_err());
+    let none = ndarray::arr0(1.0);
+    assert!(matches!(
+        HintLoss::new().loss(none.view(), none.view(), &[]),
+        Err(Error::Dimensions { .. })
+    ));
     assert!(HintRegressor::new(Array2::<f32>::zeros((2, 3)), Array1::zeros(3)).is_err());
     let huge = array![[f32::MAX]];
     let regressor = HintRegressor::new(huge.clone(), array![0.0]).unwrap();

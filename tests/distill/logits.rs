@@ -2,7 +2,7 @@
 
 use ndarray::{Array1, Array2, ArrayView2, Axis, array, s};
 use proptest::prelude::*;
-use taper::distill::{KnowledgeDistillation, SoftLoss, log_softened_softmax, softened_softmax};
+use taper::distill::{KnowledgeDistillation, log_softened_softmax, softened_softmax};
 use taper::{Distiller, Error, ParamError};
 
 use super::{assert_gradient, values};
@@ -42,27 +42,23 @@ fn gradients_are_those_of_the_value() {
     let labels = labels(5, 7);
     for temperature in [0.5, 1.0, 3.0, 20.0, 40.0] {
         for alpha in [0.0, 0.3, 1.0] {
-            for soft_loss in [SoftLoss::Divergence, SoftLoss::CrossEntropy] {
-                let distiller = KnowledgeDistillation::new(temperature)
-                    .alpha(alpha)
-                    .soft_loss(soft_loss);
-                let value = |z: &Array2<f64>| {
-                    let loss = distiller.loss(z.view(), teacher.view(), &labels);
-                    loss.unwrap().value.total
-                };
-                let loss = distiller
-                    .loss(student.view(), teacher.view(), &labels)
-                    .unwrap();
-                // The size of the value and of its derivatives: T² and 1/T each.
-                let scale = 1.0 + temperature * temperature * 8.0 + 8.0 / temperature;
-                assert_gradient(&loss.gradient, &student, scale, value);
-            }
+            let distiller = KnowledgeDistillation::new(temperature).alpha(alpha);
+            let value = |z: &Array2<f64>| {
+                let loss = distiller.loss(z.view(), teacher.view(), &labels);
+                loss.unwrap().value.total
+            };
+            let loss = distiller
+                .loss(student.view(), teacher.view(), &labels)
+                .unwrap();
+            // The size of the value and of its derivatives: T² and 1/T each.
+            let scale = 1.0 + temperature * temperature * 8.0 + 8.0 / temperature;
+            assert_gradient(&loss.gradient, &student, scale, value);
         }
     }
 }
 
 #[test]
-fn both_values_are_those_of_the_definition() {
+fn the_parts_of_the_value_are_those_of_the_definition() {
     let (student, teacher) = (values((6, 11), 12.0, 3), values((6, 11), 12.0, 4));
     let labels = labels(6, 11);
     for temperature in [0.7, 1.0, 4.0, 30.0, 100.0] {
@@ -76,19 +72,10 @@ fn both_values_are_those_of_the_definition() {
         assert!((loss.value.total - total).abs() <= tolerance * (1.0 + total));
         assert!((loss.value.hard.unwrap() - hard).abs() <= tolerance);
         assert!((loss.value.soft_cross_entropy().unwrap() - cross).abs() <= tolerance);
-        let with_entropy = KnowledgeDistillation::new(temperature)
-            .alpha(0.6)
-            .soft_loss(SoftLoss::CrossEntropy)
-            .loss(student.view(), teacher.view(), &labels)
-            .unwrap();
-        assert_eq!(with_entropy.gradient, loss.gradient);
-        let entropy = 0.6 * temperature * temperature * loss.value.teacher_entropy.unwrap();
-        let difference = with_entropy.value.total - loss.value.total;
-        assert!((difference - entropy).abs() <= tolerance * (1.0 + entropy));
     }
 }
 
-/// Hinton et al., equation 4: at high temperature distillation is matching the logits, means taken off.
+/// Hinton et al., equation 4: at a high temperature distillation matches the logits, with their means subtracted.
 #[test]
 fn a_high_temperature_matches_logits() {
     let (samples, classes) = (4, 9);
@@ -110,7 +97,7 @@ fn a_high_temperature_matches_logits() {
         }
         assert!((loss.value.total - value).abs() <= 10.0 * tolerance);
         assert_eq!(loss.value.hard, None);
-        // Single precision gives what its own rounding of the logits allows, at any temperature.
+        // Single precision is as accurate as the rounding of its logits allows, at any temperature.
         let single = distiller
             .loss(
                 student.mapv(|x| x as f32).view(),
@@ -227,7 +214,7 @@ fn the_mean_does_not_depend_on_the_size_of_the_batch() {
 }
 
 #[test]
-fn wrong_parameters_and_inputs_are_named() {
+fn errors_name_wrong_parameters_and_inputs() {
     let z = array![[1.0_f32, 2.0], [3.0, 4.0]];
     let view = z.view();
     for temperature in [0.0, -1.0, f64::NAN, f64::INFINITY] {
@@ -268,7 +255,7 @@ fn wrong_parameters_and_inputs_are_named() {
         error(view, view, &[0]),
         Error::ShapeMismatch { what: "labels", .. }
     ));
-    // Only a loss that does not weigh the labels may go without.
+    // Labels are needed unless their weight is zero.
     assert!(matches!(
         error(view, view, &[]),
         Error::ShapeMismatch { what: "labels", .. }
@@ -304,7 +291,7 @@ fn wrong_parameters_and_inputs_are_named() {
 }
 
 #[test]
-fn the_ends_of_the_range_give_numbers_or_an_overflow() {
+fn the_largest_numbers_give_finite_results_or_an_overflow() {
     let max = f32::MAX;
     let extreme = array![[max, -max, 0.0], [-max, max, 1.0]];
     for temperature in [f64::MIN_POSITIVE, 1e-30, 1.0, 1e30, 1e38, f64::MAX] {
@@ -348,10 +335,10 @@ proptest! {
             for i in 0..classes {
                 // Rounding of the exponent, whose size is |ln p|.
                 let relative = (8.0 + 4.0 * log_p[i].abs()) * f32::EPSILON;
-                // What is near the smallest normal number may be taken for zero.
+                // Numbers near the smallest normal one may be flushed to zero.
                 let tolerance = relative * p[i] + 2.0 * f32::MIN_POSITIVE;
                 prop_assert!((p[i] - log_p[i].exp()).abs() <= tolerance);
-                // The order of the logits is that of the probabilities.
+                // Probabilities have the order of the logits.
                 prop_assert!((0..classes).all(|j| z[i] < z[j] || p[i] >= p[j]));
             }
         }
@@ -374,8 +361,8 @@ proptest! {
             .loss(student.mapv(f64::from).view(), teacher.mapv(f64::from).view(), &labels)
             .unwrap();
         let epsilon = f64::from(f32::EPSILON);
-        // Probabilities of at most one with a relative error of some ε each, times αT; the threshold between the
-        // quick and the careful way bounds T by four spreads on the quick one.
+        // Probabilities of at most 1 with a relative error of some ε each, times αT. The quick way is used up to a T of four
+        // spreads.
         let tolerance = 16.0 * epsilon * (1.0 + temperature.min(4.0 * 12.0));
         for (a, b) in single.gradient.iter().zip(&double.gradient) {
             prop_assert!((f64::from(*a) - b).abs() <= tolerance);
@@ -384,18 +371,5 @@ proptest! {
         let scale = 1.0 + temperature.min(48.0).powi(2);
         prop_assert!((total - double.value.total).abs() <= 64.0 * epsilon * scale * (1.0 + double.value.total));
         prop_assert!(single.value.soft >= 0.0);
-    }
-}
-
-/// The trait is object-safe: a choice of losses at run time.
-#[test]
-fn losses_are_objects() {
-    let losses: Vec<Box<dyn Distiller<f32>>> = vec![
-        Box::new(KnowledgeDistillation::new(2.0)),
-        Box::new(KnowledgeDistillation::new(3.0)),
-    ];
-    let z = array![[1.0_f32, 2.0]];
-    for loss in losses {
-        assert!(loss.loss(z.view(), z.view(), &[1]).is_ok());
     }
 }

@@ -1,4 +1,8 @@
 use super::*;
+use crate::Error;
+use crate::prune::ChannelScore;
+use crate::prune::tensors::Tensors;
+use ndarray::{Array4, ArrayD, IxDyn};
 
 fn problem<T: std::fmt::Debug>(result: Result<T>) -> String {
     match result {
@@ -17,7 +21,7 @@ fn channels_that_differ_cannot_be_added() {
         problem(net.add(&[a, b])),
         "4 channels of b cannot be the same as 8 channels of a"
     );
-    // As many entries, but other blocks.
+    // The number of entries is the same, the blocks differ.
     let flat = net.flatten(b, 2).unwrap();
     assert!(problem(net.add(&[a, flat])).contains("in blocks of 2"));
     assert!(problem(net.add(&[])).contains("nothing to add"));
@@ -39,15 +43,15 @@ fn ties_reach_through_chains() {
     net.output(out).unwrap();
     let groups = net.groups().unwrap();
     assert_eq!(groups.len(), 2);
-    assert_eq!(groups[0].members(), ["a"]);
-    assert_eq!(groups[1].members(), ["b", "c", "d"]);
-    // What is tied to an output is never pruned.
+    assert_eq!(groups[0].members, ["a"]);
+    assert_eq!(groups[1].members, ["b", "c", "d"]);
+    // Channels that are tied to an output are never pruned.
     net.output(nodes[2]).unwrap();
     assert_eq!(net.groups().unwrap().len(), 1);
 }
 
 #[test]
-fn an_output_that_was_not_declared_is_an_error() {
+fn an_undeclared_output_is_an_error() {
     let mut net = Coupling::new();
     let image = net.input(1).unwrap();
     net.layer("out", image, 5).unwrap();
@@ -55,7 +59,7 @@ fn an_output_that_was_not_declared_is_an_error() {
 }
 
 #[test]
-fn grouped_convolutions_need_blocks() {
+fn grouped_convolutions_read_blocks() {
     let mut net = Coupling::new();
     let image = net.input(3).unwrap();
     let loose = net.layer("a", image, 8).unwrap();
@@ -68,7 +72,7 @@ fn grouped_convolutions_need_blocks() {
 }
 
 #[test]
-fn sizes_beyond_counting_are_refused() {
+fn empty_and_overflowing_sizes_are_refused() {
     let mut net = Coupling::new();
     assert!(net.input(0).is_err());
     let image = net.input(2).unwrap();
@@ -104,7 +108,84 @@ fn shared_weights_tie_what_they_read_and_make() {
     let out = net.layer("out", both, 3).unwrap();
     net.output(out).unwrap();
     let groups = net.groups().unwrap();
-    assert_eq!(groups[0].members(), ["a", "b"]);
-    assert_eq!(groups[1].members(), ["shared", "shared"]);
+    assert_eq!(groups[0].members, ["a", "b"]);
+    assert_eq!(groups[1].members, ["shared", "shared"]);
     assert!(net.layer("shared", out, 4).is_err());
+}
+
+#[test]
+fn a_name_belongs_to_one_kind_of_layer() {
+    let mut net = Coupling::new();
+    let x = net.input(4).unwrap();
+    let a = net.layer("a", x, 4).unwrap();
+    let groups = net.graph.groups.len();
+    assert!(problem(net.transposed("a", a, 4)).contains("another kind of layer"));
+    assert!(problem(net.rms_norm("a", a)).contains("another kind of layer"));
+    assert_eq!(net.graph.groups.len(), groups);
+    let b = net.batch_norm("n", a).unwrap();
+    assert!(problem(net.rms_norm("n", b)).contains("another kind of layer"));
+    assert!(net.batch_norm("n", b).is_ok());
+}
+
+#[test]
+fn group_norms_have_groups_of_one_size() {
+    let mut net = Coupling::new();
+    let x = net.input(6).unwrap();
+    for groups in [0, 4, 7] {
+        let text = format!("{groups} groups, which do not divide 6 channels");
+        assert!(problem(net.group_norm("n", x, groups)).contains(&text));
+    }
+    assert!(net.group_norm("n", x, 3).is_ok());
+}
+
+#[test]
+fn scores_of_transposed_layers_follow_their_outputs() {
+    let mut net = Coupling::new();
+    let x = net.input(4).unwrap();
+    let x = net.transposed("up", x, 6).unwrap();
+    let x = net.layer_of_blocks("blocks", x, 2, 3).unwrap();
+    let x = net.transposed_grouped("grouped", x, 2, 4).unwrap();
+    let out = net.layer("out", x, 1).unwrap();
+    net.output(out).unwrap();
+    let mut plain = Coupling::new();
+    let x = plain.input(4).unwrap();
+    let x = plain.layer("up", x, 6).unwrap();
+    let x = plain.layer_of_blocks("blocks", x, 2, 3).unwrap();
+    let x = plain.grouped("grouped", x, 2, 4).unwrap();
+    let out = plain.layer("out", x, 1).unwrap();
+    plain.output(out).unwrap();
+
+    let value = |a: usize, b: usize| (a * 7 + b) as f64;
+    let weight = |shape: &[usize], f: &dyn Fn(usize, usize) -> f64| {
+        ArrayD::from_shape_fn(IxDyn(shape), |i| f(i[0], i[1]) + (i[2] + 2 * i[3]) as f64)
+    };
+    // (outputs 4, inputs 3 of each group), and the same with inputs of both groups first.
+    let of_group = |o: usize, i: usize| value(o, i % 3);
+    let transposed: Tensors<f64> = [
+        ("up.weight", weight(&[4, 6, 2, 3], &|i, o| value(o, i))),
+        ("blocks.weight", Array4::ones((6, 6, 1, 1)).into_dyn()),
+        (
+            "grouped.weight",
+            weight(&[6, 2, 2, 3], &|i, o| of_group(i / 3 * 2 + o, i)),
+        ),
+        ("out.weight", Array4::ones((1, 4, 1, 1)).into_dyn()),
+    ]
+    .map(|(name, tensor)| (name.to_owned(), tensor))
+    .into();
+    let mut straight = transposed.clone();
+    let up = weight(&[6, 4, 2, 3], &value);
+    straight.insert("up.weight".to_owned(), up);
+    let grouped = weight(&[4, 3, 2, 3], &of_group);
+    straight.insert("grouped.weight".to_owned(), grouped);
+    for score in [ChannelScore::FilterL1, ChannelScore::FilterL2] {
+        let scores = net.scores(&transposed, score).unwrap();
+        assert_eq!(scores[0].len(), 6);
+        assert_eq!(scores, plain.scores(&straight, score).unwrap());
+    }
+    let mut flat = transposed;
+    flat.insert("grouped.weight".to_owned(), ArrayD::zeros(IxDyn(&[6])));
+    assert!(matches!(
+        net.scores(&flat, ChannelScore::FilterL1),
+        Err(Error::Dimensions { .. })
+    ));
 }

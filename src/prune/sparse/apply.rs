@@ -8,23 +8,23 @@ use crate::artifact::check_apply;
 use crate::kernels::Level;
 use crate::{Float, LinearOp, Result, parallel};
 
-/// Inputs that go through the rows together.
+/// The number of inputs that are multiplied with the rows together.
 const WIDTH: usize = 64;
 /// Inputs are rounded up to a multiple of this.
 const VECTOR: usize = 16;
-/// From this number of inputs on, columns are written out rather than found for each input.
+/// From this number of inputs on, the columns of a row are written out once rather than found for each input.
 const FEW: usize = 4;
-/// Rows whose columns are written out together, then to be used for all inputs.
+/// Rows whose columns are written out together and then used for all inputs.
 const ROWS: usize = 64;
-/// Multiplications for which a thread is worth waking.
+/// The least number of multiplications that is worth a thread.
 const WORK: usize = 1 << 17;
-/// Values of the inputs that a row is multiplied with before the next one: they stay in the nearest cache.
+/// The number of input values that all rows are multiplied with before the next ones: they stay in the nearest cache.
 const NEAR: usize = 1 << 12;
-/// Where a row has fewer weights in so many columns, it is multiplied at once.
+/// A row with fewer weights than this in so many columns is multiplied as a whole.
 const LEAST: usize = 16;
 
 impl<F: Float> SparseMatrix<F> {
-    /// Rows that make a task.
+    /// The number of rows in a task.
     fn rows_together(&self, inputs: usize) -> usize {
         let of_row = (self.values.len() / self.shape[0].max(1)).max(1);
         ROWS.max(WORK / of_row.saturating_mul(inputs.max(1)))
@@ -84,27 +84,20 @@ impl<F: Float> SparseMatrix<F> {
     ) {
         let width = x.width;
         let mut sums = vec![F::zero(); y.ncols() * width];
-        let mut ends = starts.iter().skip(1);
-        let mut rest: Vec<(usize, usize)> = starts
-            .iter()
-            .zip(&mut ends)
-            .map(|(&start, &end)| (start, end))
-            .collect();
+        let mut rest: Vec<(usize, usize)> =
+            starts.windows(2).map(|pair| (pair[0], pair[1])).collect();
         let near = NEAR / width;
         let dense = self.density() * near as f64 >= LEAST as f64;
         let together = if dense { near } else { self.shape[1].max(1) };
         for (block, x) in x.values().chunks(together * width).enumerate() {
             for (sums, (next, end)) in sums.chunks_exact_mut(width).zip(&mut rest) {
                 let range = *next..*end;
-                let (Some(columns), Some(values)) = (columns.get(range.clone()), values.get(range))
-                else {
-                    continue;
-                };
+                let (columns, values) = (&columns[range.clone()], &values[range]);
                 *next += F::sparse_row(level, (columns, block * together), values, x, sums);
             }
         }
         for (b, mut y) in y.rows_mut().into_iter().enumerate() {
-            let sums = sums.get(b..).unwrap_or_default().iter().step_by(width);
+            let sums = sums.iter().skip(b).step_by(width);
             match y.as_slice_mut() {
                 Some(y) => y.iter_mut().zip(sums).for_each(|(y, &sum)| *y = sum),
                 None => y.iter_mut().zip(sums).for_each(|(y, &sum)| *y = sum),
@@ -117,13 +110,11 @@ impl<F: Float> SparseMatrix<F> {
 #[inline(always)]
 fn scatter<F: Float>(row: &[F], values: &mut [F], b: usize, width: usize) {
     for (j, &x) in row.iter().enumerate() {
-        if let Some(value) = values.get_mut(j * width + b) {
-            *value = x;
-        }
+        values[j * width + b] = x;
     }
 }
 
-/// Some inputs, of shape (columns, width): those beyond the last are zeros.
+/// Some inputs as columns, of shape (columns, width). Columns after the last input are zeros.
 struct Turned<F> {
     width: usize,
     start: usize,
@@ -139,21 +130,20 @@ impl<F: Float> Turned<F> {
         const LINE: usize = 64;
         let width = x.nrows().next_multiple_of(VECTOR);
         let mut values = vec![F::zero(); x.ncols() * width + LINE];
-        // No more than a matter of speed: any start will do.
+        // Any start gives the same result; this one is fast.
         let start = values.as_ptr().align_offset(LINE).min(LINE);
         let rows: Vec<&[F]> = x
             .rows()
             .into_iter()
-            .map(|row| row.to_slice().unwrap_or_default())
+            .map(|row| row.to_slice().expect("the layout is standard"))
             .collect();
-        let aligned = values.get_mut(start..).unwrap_or_default();
-        let aligned = aligned.get_mut(..x.ncols() * width).unwrap_or_default();
+        let aligned = &mut values[start..][..x.ncols() * width];
         parallel::for_each_chunk_mut(aligned, TASK * width, |task, values| {
             for (i, values) in values.chunks_mut(VECTOR * width).enumerate() {
                 let first = task * TASK + i * VECTOR;
                 for (b, row) in rows.iter().enumerate() {
-                    // A piece of a row at a time: rows whose length is a power of two share few places in a cache.
-                    let row = row.get(first..).unwrap_or_default();
+                    // A piece of a row at a time: rows whose length is a power of two compete for few lines of the cache.
+                    let row = &row[first..];
                     if let Some(row) = row.first_chunk::<VECTOR>() {
                         scatter(row, values, b, width);
                     } else {
@@ -171,7 +161,7 @@ impl<F: Float> Turned<F> {
 
     /// The values, each column `width` after the one before.
     fn values(&self) -> &[F] {
-        self.values.get(self.start..).unwrap_or_default()
+        &self.values[self.start..]
     }
 }
 
@@ -183,7 +173,8 @@ impl<F: Float> LinearOp<F> for SparseMatrix<F> {
         if inputs < FEW {
             let mut sums = vec![F::zero(); self.shape[0]];
             for (x, mut y) in x.rows().into_iter().zip(y.rows_mut()) {
-                self.apply_one(x.as_slice().unwrap_or_default(), &mut sums);
+                let x = x.to_slice().expect("the layout is standard");
+                self.apply_one(x, &mut sums);
                 for (y, &sum) in y.iter_mut().zip(&sums) {
                     *y = sum;
                 }
@@ -195,7 +186,7 @@ impl<F: Float> LinearOp<F> for SparseMatrix<F> {
                 .collect();
             self.apply_many(&blocks, inputs, y.view_mut());
         }
-        // A weight that is not stored is a zero, and zero times infinity is not a number.
+        // Weights that are not stored are zeros, and zero times infinity is NaN.
         for (x, mut y) in x.rows().into_iter().zip(y.rows_mut()) {
             if !x.iter().fold(true, |finite, x| finite & x.is_finite()) {
                 y.fill(F::nan());

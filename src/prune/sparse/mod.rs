@@ -1,6 +1,4 @@
-//! A matrix of which few weights are left.
-//!
-//! Rooms: here the artifact and its parts; `positions` says where its weights stand, `apply` multiplies.
+//! A matrix that stores few of its weights.
 
 mod apply;
 mod positions;
@@ -21,12 +19,11 @@ pub use self::positions::SparsePositions;
 
 /// A matrix of shape (out_features, in_features) that stores only the weights that are not zero.
 ///
-/// Their positions are kept as a bitmap (one bit a weight of the matrix) or as gaps (a few bits a stored weight),
-/// whichever is smaller; gaps are as wide as the largest needs. The size is exact: a tenth of the weights is not a
+/// Positions are stored as a bitmap (one bit for each weight of the matrix) or as gaps (a few bits for each stored weight,
+/// enough for the largest gap), whichever is smaller. They count in the size, so a tenth of the weights takes more than a
 /// tenth of the bytes.
 ///
-/// It multiplies as it is: a single input runs over the bitmap, many inputs share the unpacking of each row. The
-/// order of the sums does not depend on the number of threads.
+/// [`LinearOp`](crate::LinearOp) multiplies without decompressing.
 ///
 /// ```
 /// use ndarray::arr2;
@@ -36,7 +33,7 @@ pub use self::positions::SparsePositions;
 /// let weights = arr2(&[[0.0_f32, 2.0, 0.0, 0.0], [1.0, 0.0, 0.0, -3.0]]);
 /// let sparse = SparseMatrix::from_dense(weights.view(), Precision::F32)?;
 /// assert_eq!(sparse.nonzeros(), 3);
-/// // One byte says where the three values of four bytes stand.
+/// // One byte for the positions, three values of four bytes.
 /// assert_eq!(sparse.storage().bytes(), 1 + 3 * 4);
 /// assert_eq!(sparse.decompress()?, weights.clone().into_dyn());
 /// let x = arr2(&[[1.0, 2.0, 3.0, 4.0]]);
@@ -49,7 +46,8 @@ pub struct SparseMatrix<F: Float> {
     precision: Precision,
     positions: Positions,
     values: Vec<F>,
-    /// For each row, and the end: the stored values before it, and where the first gap of the row is counted from.
+    /// For each row and for the end: the number of stored values before it, and the position from which the first gap of the
+    /// row is counted.
     rows: Vec<(usize, usize)>,
 }
 
@@ -60,18 +58,23 @@ fn malformed(problem: String) -> Error {
     }
 }
 
-/// Bytes that are read as they are; the width of the gaps is one.
+/// The part that holds the number of bits of a gap.
 const GAP_BITS: &str = "gap_bits";
 
 impl<F: Float> SparseMatrix<F> {
-    /// The weights that are not zero, in the given precision.
+    /// Creates a matrix of the weights that are not zero, rounded to the given precision.
     ///
     /// # Errors
     ///
-    /// [`Error::EmptyAxis`], [`Error::NonFinite`], [`Error::ExceedsInput`] for more than 2³² columns, and
-    /// [`Error::Overflow`] for a weight that the precision does not reach.
+    /// [`Error::EmptyAxis`], [`Error::NonFinite`], [`Error::ExceedsInput`] for more than 2³² − 1 columns, and
+    /// [`Error::Overflow`] for a weight beyond the range of the precision.
     pub fn from_dense(weights: ArrayView2<'_, F>, precision: Precision) -> Result<Self> {
         check::finite("weights", &weights)?;
+        Self::from_finite(weights, precision)
+    }
+
+    /// [`from_dense`](Self::from_dense) of weights that are finite.
+    pub(super) fn from_finite(weights: ArrayView2<'_, F>, precision: Precision) -> Result<Self> {
         let shape = [weights.nrows(), weights.ncols()];
         let mut positions = Vec::new();
         let mut values = Vec::new();
@@ -85,12 +88,12 @@ impl<F: Float> SparseMatrix<F> {
         Self::build(shape, precision, packed, positions, values)
     }
 
-    /// A matrix from what [`parts`](Compressed::parts) hold.
+    /// Creates a matrix from the contents of its [`parts`](Compressed::parts).
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`] where the bytes have not the length of `shape` and `values`, mark other numbers of
-    /// weights than there are values, or lead beyond the matrix; [`Error::NonFinite`] and [`Error::EmptyAxis`].
+    /// [`Error::Malformed`] for positions of another length or number than `shape` and `values` need, for positions beyond
+    /// the matrix, and for values that the precision cannot hold; [`Error::NonFinite`] and [`Error::EmptyAxis`].
     pub fn from_parts(
         shape: [usize; 2],
         precision: Precision,
@@ -161,7 +164,7 @@ impl<F: Float> SparseMatrix<F> {
         let rows = (0..=count)
             .map(|row| {
                 let before = positions.partition_point(|&position| position < row * columns);
-                let last = before.checked_sub(1).and_then(|i| positions.get(i));
+                let last = before.checked_sub(1).map(|i| positions[i]);
                 (before, last.map_or(0, |last| last + 1))
             })
             .collect();
@@ -174,61 +177,59 @@ impl<F: Float> SparseMatrix<F> {
         })
     }
 
-    /// How many weights are stored.
+    /// Returns how many weights are stored.
     #[must_use]
     pub fn nonzeros(&self) -> usize {
         self.values.len()
     }
 
-    /// The part of all weights that is stored.
+    /// Returns the fraction of all weights that is stored.
     #[must_use]
     pub fn density(&self) -> f64 {
         let [rows, columns] = self.shape;
         self.values.len() as f64 / (rows as f64 * columns as f64)
     }
 
-    /// The precision in which weights are stored.
+    /// Returns the precision in which weights are stored.
     #[must_use]
     pub fn precision(&self) -> Precision {
         self.precision
     }
 
-    /// Whether positions are kept as a bitmap (else as gaps).
+    /// Returns whether positions are stored as a bitmap rather than as gaps.
     #[must_use]
     pub fn is_bitmap(&self) -> bool {
         matches!(self.positions, Positions::Bitmap(_))
     }
 
-    /// The stored weights, row by row.
+    /// Returns the stored weights, row by row.
     #[must_use]
     pub fn values(&self) -> &[F] {
         &self.values
     }
 
-    /// `values` are as many, and rounded to the precision.
+    /// Replaces the stored weights by as many others, which are rounded to the precision.
     pub(super) fn replace_values(&mut self, values: Vec<F>) {
         debug_assert_eq!(values.len(), self.values.len());
         self.values = values;
     }
 
-    /// The stored weights of a row; their columns go into `columns`.
+    /// Returns the stored weights of a row and writes their columns to `columns`.
     pub(super) fn row(&self, row: usize, columns: &mut Vec<u32>) -> &[F] {
         columns.clear();
         self.append_columns(Level::current(), row, columns);
         self.values_of(row, row + 1)
     }
 
-    /// The stored weights of the rows from `start` up to `end`, which is not among them.
+    /// Returns the stored weights of the rows `start..end`.
     fn values_of(&self, start: usize, end: usize) -> &[F] {
-        let before = |row: usize| self.rows.get(row).map_or(0, |row| row.0);
-        let range = before(start)..before(end);
-        self.values.get(range).unwrap_or_default()
+        &self.values[self.rows[start].0..self.rows[end].0]
     }
 
     /// Appends the columns of the stored weights of `row`.
     fn append_columns(&self, level: Level, row: usize, columns: &mut Vec<u32>) {
         let width = self.shape[1];
-        let (before, next) = self.rows.get(row).copied().unwrap_or_default();
+        let (before, next) = self.rows[row];
         let count = self.values_of(row, row + 1).len();
         let first = row * width;
         match &self.positions {
@@ -309,9 +310,7 @@ impl<F: Float> Compressed<F> for SparseMatrix<F> {
         for (row, mut out) in out.outer_iter_mut().enumerate() {
             let values = self.row(row, &mut columns);
             for (&column, &value) in columns.iter().zip(values) {
-                if let Some(weight) = out.get_mut([column as usize].as_slice()) {
-                    *weight = value;
-                }
+                out[column as usize] = value;
             }
         }
         Ok(())

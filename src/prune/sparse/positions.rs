@@ -1,16 +1,17 @@
-//! Where the weights of a sparse matrix stand: a bitmap, or the gaps between them.
+//! The positions of the weights of a sparse matrix: a bitmap, or the gaps between them.
 
 use crate::kernels::Level;
 use crate::kernels::sparse::bitmap_columns;
 use crate::packing::PackedCodes;
 
-/// Where the stored weights of a [`SparseMatrix`](super::SparseMatrix) stand, in row-major order.
+/// The positions of the stored weights of a [`SparseMatrix`](super::SparseMatrix), in row-major order, as
+/// [`SparseMatrix::from_parts`](super::SparseMatrix::from_parts) takes them.
 ///
 /// ```
 /// use taper::prune::{SparseMatrix, SparsePositions};
 /// use taper::{Compressed, Precision};
 ///
-/// // Weights 1 and 4 of a matrix of 2 × 3: as bits, and as the weights left out before each.
+/// // Weights 1 and 4 of a matrix of 2 × 3: as bits, and as the number of weights left out before each.
 /// let bitmap = SparsePositions::Bitmap(vec![0b01_0010]);
 /// let gaps = SparsePositions::Gaps { bits: 2, bytes: vec![0b10_01] };
 /// for positions in [bitmap, gaps] {
@@ -23,9 +24,9 @@ use crate::packing::PackedCodes;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SparsePositions {
-    /// A bit for every weight of the matrix, from the lowest bit of the first byte on: set where one is stored.
+    /// A bit for every weight of the matrix, from the lowest bit of the first byte on: set if the weight is stored.
     Bitmap(Vec<u8>),
-    /// For every stored weight the number of weights left out since the one before, each in `bits` bits.
+    /// For every stored weight the number of weights that are not stored between the one before and it, each in `bits` bits.
     Gaps {
         /// The width of each number, from 0 to 32.
         bits: u32,
@@ -34,7 +35,7 @@ pub enum SparsePositions {
     },
 }
 
-/// The positions as they are kept.
+/// The positions as they are stored.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Positions {
     Bitmap(PackedCodes),
@@ -42,7 +43,7 @@ pub(super) enum Positions {
 }
 
 impl Positions {
-    /// The smaller form of `positions`, which rise, among `total`.
+    /// Returns the smaller form of `positions`, which rise, among `total`.
     pub(super) fn pack(positions: &[usize], total: usize) -> Self {
         let mut next = 0;
         let gaps: Option<Vec<u32>> = positions
@@ -64,18 +65,16 @@ impl Positions {
         }
         let mut bits = vec![0; total];
         for &position in positions {
-            if let Some(bit) = bits.get_mut(position) {
-                *bit = 1;
-            }
+            bits[position] = 1;
         }
         Self::Bitmap(PackedCodes::pack(&bits, 1))
     }
 
-    /// All positions in rising order; those of forged gaps may lie beyond the matrix.
+    /// Returns all positions in rising order. Those of forged gaps may lie beyond the matrix.
     pub(super) fn unpack(&self) -> Vec<usize> {
         match self {
             Self::Bitmap(bits) => {
-                /// Bits that are read at a time: a column is a number of 32 bits.
+                /// Bits that are read at a time, fewer than a column's 32 bits can count.
                 const RUN: usize = 1 << 20;
                 let mut positions = Vec::new();
                 let mut found = Vec::new();
@@ -112,9 +111,9 @@ pub(super) fn gap_columns(
 ) {
     let used = columns.len();
     columns.resize(used + count, 0);
-    let columns = columns.get_mut(used..).unwrap_or_default();
+    let columns = &mut columns[used..];
     gaps.unpack_into(before, columns);
-    // From the row's own start on a column has 32 bits; the first gap may begin in a row before.
+    // Columns are counted from the start of the row, in 32 bits; the first gap may begin in an earlier row.
     let mut next = (next as u32).wrapping_sub(first as u32);
     for column in columns {
         *column = column.wrapping_add(next);

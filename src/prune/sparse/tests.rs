@@ -38,7 +38,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn what_is_stored_is_the_matrix(
+    fn sparse_matrices_decompress_and_multiply_as_the_dense_one(
         rows in 1_usize..40,
         columns in 1_usize..70,
         keep in prop::sample::select(vec![0, 1, 3, 10, 50, 100]),
@@ -50,7 +50,7 @@ proptest! {
         prop_assert_eq!(sparse.decompress().unwrap(), weights.clone().into_dyn());
 
         let bytes: usize = sparse.parts().iter().map(|part| part.bytes.len()).sum();
-        // Never larger than a bitmap.
+        // A bitmap is the largest form.
         prop_assert!(bytes <= (rows * columns).div_ceil(8) + 4 * sparse.nonzeros());
 
         let again = SparseMatrix::from_parts(
@@ -58,7 +58,7 @@ proptest! {
         );
         prop_assert_eq!(again.as_ref(), Ok(&sparse));
 
-        // Inputs and outputs with strides of their own.
+        // Inputs and outputs of other strides.
         let wide = matrix(columns, 2 * inputs, 100, seed + 1);
         let x = wide.slice(s![.., ..;2]).reversed_axes();
         let mut turned = Array2::from_elem((rows, inputs), f32::NAN);
@@ -67,7 +67,7 @@ proptest! {
             let row = weights.row(o);
             let products = row.iter().zip(x.row(b)).map(|(&w, &x)| f64::from(w) * f64::from(x));
             let (exact, magnitude) = products.fold((0.0, 0.0), |(s, m), p| (s + p, m + p.abs()));
-            // Of n products and n additions each loses half a unit in the last place.
+            // n products and n additions round by half a unit in the last place each.
             let bound = columns as f64 * f64::from(f32::EPSILON) * magnitude;
             prop_assert!((f64::from(sum) - exact).abs() <= bound);
         }
@@ -165,7 +165,7 @@ fn forged_parts_are_refused() {
 }
 
 #[test]
-fn inputs_that_are_not_finite_show() {
+fn inputs_that_are_not_finite_give_outputs_that_are_not() {
     let weights = matrix(3, 40, 10, 1);
     let sparse = SparseMatrix::from_dense(weights.view(), Precision::F32).unwrap();
     for inputs in [1, 2, 70] {
