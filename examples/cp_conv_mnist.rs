@@ -263,7 +263,7 @@ fn side(stage: usize) -> usize {
 
 /// Multiply-adds of links on an image of `pixels` pixels: each value once a pixel, as no link has a stride.
 fn multiply_adds(links: &[Array4<f32>], pixels: usize) -> usize {
-    links.iter().map(Array4::len).sum::<usize>() * pixels
+    links.iter().map(|kernel| kernel.len()).sum::<usize>() * pixels
 }
 
 /// The least time of several runs, in milliseconds.
@@ -400,7 +400,7 @@ fn dense(kernels: &[Array4<f32>], seed: Seed) -> anyhow::Result<Dense> {
         burn_ms.push(milliseconds(|| Ok(layer.forward(x.clone())))?);
         work += kernel.len() * side(stage) * side(stage);
     }
-    let parameters: usize = kernels.iter().map(Array4::len).sum();
+    let parameters: usize = kernels.iter().map(|kernel| kernel.len()).sum();
     Ok(Dense {
         parameters,
         bytes: 4 * parameters as u64,
@@ -455,10 +455,10 @@ impl Experiment<'_> {
             let x = input(kernel, stage, common.seed("images"));
             layer_ms.push(milliseconds(|| chain.apply(x.view()))?);
             bytes += chain.compressed().storage().bytes();
-            parameters += chain.links().iter().map(Array4::len).sum::<usize>();
+            parameters += chain.links().iter().map(|kernel| kernel.len()).sum::<usize>();
             work += multiply_adds(&chain.links(), side(stage) * side(stage));
         }
-        let dense: usize = self.kernels.iter().map(Array4::len).sum();
+        let dense: usize = self.kernels.iter().map(|kernel| kernel.len()).sum();
         let total = |times: &[f64]| times.iter().sum::<f64>();
         Ok(Row {
             method,

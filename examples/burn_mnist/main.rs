@@ -19,7 +19,7 @@ use support::report::Report;
 use support::tuned::{Figures, Row};
 use taper::factorize::Rank;
 use taper::factorize::svd::TruncatedSvd;
-use taper::quantize::product::ProductQuantizer;
+use taper::quantize::product::{Codebook, ProductQuantizer, SplitAxis};
 use taper::{Factorizer, Quantizer};
 
 use network::{CrossEntropy, Dense, measure};

@@ -17,7 +17,7 @@ use taper::model::{
 use taper::prune::SparseMatrix;
 use taper::quantize::binary::{Binarizer, Scaling};
 use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range};
-use taper::quantize::product::{PqMatrix, ProductQuantizer, SplitAxis};
+use taper::quantize::product::{Codebook, PqMatrix, ProductQuantizer};
 use taper::{Factorizer, Precision, Quantizer, Seed, Trainable};
 
 use super::network::{Layer, Lesson, Network, Plain, Training, Tuned, Weight};
@@ -199,11 +199,9 @@ pub fn others(
             teaching,
             (epochs, 1e-3),
             |layer, w| {
-                // One codebook a layer: each of its own would outweigh the codes of so small a network.
-                ProductQuantizer::new(w.ncols() / width)
+                // One codebook per layer: a codebook per group would be larger than the codes of so small a network.
+                ProductQuantizer::with_width(width)
                     .centroids(k)
-                    .axis(SplitAxis::In)
-                    .codebook(taper::quantize::product::Codebook::Shared)
                     .precision(Precision::F16)
                     .seed(teaching.seed.derive(layer as u64).value())
                     .quantize(w)
@@ -293,7 +291,6 @@ pub fn pruned_and_shared(
         let codes = ProductQuantizer::new(1)
             .codebook(Codebook::PerGroup)
             .centroids(centroids.min(values.len()))
-            .axis(SplitAxis::In)
             .precision(Precision::F16)
             .seed(teaching.seed.derive(i as u64).value())
             .quantize(column)?;

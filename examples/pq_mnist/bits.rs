@@ -10,7 +10,7 @@ use taper::quantize::binary::{Binarizer, Scaling};
 use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range};
 use taper::{Compressed, InputMoments, Quantizer};
 
-use crate::scheme::quantized;
+use crate::scheme::{context, quantized};
 
 pub(crate) const EXPLANATION: &str = "One weight at a time, with a scale for each output: signs (what binarizing \
     gives when it comes after training instead of in it) and fixed point, each with BN.";
@@ -71,7 +71,7 @@ fn fit_one<Q: Quantizer<f32>>(
                 if aware {
                     moments.add(inputs)?;
                 }
-                let matrix = quantizer.quantize_with(weight, aware.then_some(&moments))?;
+                let matrix = quantizer.quantize_with(weight, context(&moments, aware))?;
                 bytes += matrix.storage().bytes();
                 dense_bytes += 4 * weight.len() as u64;
                 layer.weight = Weight::Dense(matrix.decompress()?.into_dimensionality::<Ix2>()?);

@@ -5,7 +5,7 @@ use support::network::inference::{Layer, Network, Weight};
 use support::network::statistics::reestimate_with;
 use taper::ndarray::ArrayView2;
 use taper::quantize::product::{Codebook, PqMatrix, ProductQuantizer, SplitAxis};
-use taper::{Compressed, InputMoments, LinearOp, Precision, Quantizer, Seed};
+use taper::{Compressed, FitContext, InputMoments, LinearOp, Precision, Quantizer, Seed};
 
 /// A weight matrix with so many outputs is quantized.
 pub(crate) const QUANTIZED_OUTPUTS: usize = 512;
@@ -90,23 +90,28 @@ impl Scheme {
     pub(crate) fn quantize(
         &self,
         weight: ArrayView2<'_, f32>,
-        inputs: Option<&InputMoments>,
+        context: FitContext<'_>,
         seed: Seed,
     ) -> taper::Result<PqMatrix<f32>> {
         match self.split {
-            Split::Groups(groups) => ProductQuantizer::new(groups)
-                .axis(SplitAxis::Out)
-                .codebook(Codebook::PerGroup),
-            Split::Width(width) => ProductQuantizer::with_width(width)
-                .axis(SplitAxis::Out)
-                .codebook(Codebook::PerGroup),
+            Split::Groups(groups) => ProductQuantizer::new(groups),
+            Split::Width(width) => ProductQuantizer::with_width(width),
         }
         .centroids(self.centroids)
         .axis(self.axis)
         .codebook(self.codebook)
         .precision(self.precision)
         .seed(seed)
-        .quantize_with(weight, inputs)
+        .quantize_with(weight, context)
+    }
+}
+
+/// The moments as the context of a fit, or an empty context.
+pub(crate) fn context(moments: &InputMoments, aware: bool) -> FitContext<'_> {
+    if aware {
+        FitContext::new().inputs(moments)
+    } else {
+        FitContext::new()
     }
 }
 
@@ -147,7 +152,7 @@ impl Trial {
                 moments.add(inputs)?;
             }
             let seed = seed.derive_name(&layer.name);
-            let matrix = scheme.quantize(weight, aware.then_some(&moments), seed)?;
+            let matrix = scheme.quantize(weight, context(&moments, aware), seed)?;
             let stored: usize = matrix.parts().iter().map(|part| part.bytes.len()).sum();
             ensure!(
                 stored as u64 == scheme.bytes(weight.dim()),

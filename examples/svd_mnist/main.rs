@@ -31,7 +31,7 @@ use support::timing::least_seconds;
 use taper::distill::KnowledgeDistillation;
 use taper::factorize::Rank;
 use taper::factorize::svd::{LowRankMatrix, TruncatedSvd};
-use taper::{Compressed, Factorizer};
+use taper::{Compressed, Factorizer, FitContext};
 
 use factored::Factored;
 use limit::{Limit, Limits};
@@ -262,7 +262,7 @@ fn experiment(
     }
 
     let (mut small, factors) = truncated(network, |weight, layer| {
-        svd.factorize_with(weight, limits.moments.get(layer))
+        svd.factorize_with(weight, FitContext::new().inputs(&limits.moments[layer]))
     })?;
     let accuracy_data = small.accuracy(measured)?;
     reestimate(&mut small, images.view())?;

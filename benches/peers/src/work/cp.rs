@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use taper::Factorizer;
 use taper::factorize::Rank;
-use taper::factorize::cp::{Constraint, CpAdmm, CpAls, CpTensor, Start};
+use taper::factorize::cp::{Constraint, CpAdmm, CpAls, CpTensor, NormBound, Start};
 use taper::ndarray::ArrayD;
 
 use super::{Arguments, Work};
@@ -33,7 +33,7 @@ impl Fit {
                 CpAls::new(rank)
                     .start(Start::Random)
                     .starts(1, 0)
-                    .norm_bound(None)
+                    .norm_bound(NormBound::OFF)
                     .tolerance(0.0)
                     .max_sweeps(sweeps)
                     .seed(1),

@@ -11,7 +11,7 @@ use clap::Parser;
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewD, Axis, IxDyn};
 use taper::factorize::Rank;
 use taper::factorize::svd::TruncatedSvd;
-use taper::quantize::product::ProductQuantizer;
+use taper::quantize::product::{Codebook, ProductQuantizer, SplitAxis};
 use taper::{Factorizer, LinearOp, Quantizer, Seed, Trainable};
 use taper_neighbours::args::Common;
 use taper_neighbours::data::{Dataset, mnist};
@@ -327,7 +327,9 @@ fn main() -> anyhow::Result<()> {
         }
     }
 
-    let product = ProductQuantizer::with_width(4).axis(SplitAxis::Out).codebook(Codebook::PerGroup)
+    let product = ProductQuantizer::with_width(4)
+        .axis(SplitAxis::Out)
+        .codebook(Codebook::PerGroup)
         .centroids(16)
         .seed(common.seed("codes"));
     let low_rank = TruncatedSvd::new(Rank::Ratio(16.0)).seed(common.seed("projection"));

@@ -14,7 +14,7 @@ use taper::factorize::Rank;
 use taper::factorize::svd::TruncatedSvd;
 use taper::model::{CompressedModel, CompressedTensor};
 use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range};
-use taper::quantize::product::{ProductQuantizer, SplitAxis};
+use taper::quantize::product::{Codebook, ProductQuantizer};
 use taper::{Factorizer, Quantizer};
 use taper_neighbours::args::Common;
 use taper_neighbours::table::{Table, bytes};
@@ -103,8 +103,8 @@ fn run(
             CompressedTensor::new(quantizer.quantize(weights.view())?)
         }
         Method::Product => {
-            let quantizer = ProductQuantizer::with_width(4).codebook(Codebook::PerGroup)
-                .axis(SplitAxis::In)
+            let quantizer = ProductQuantizer::with_width(4)
+                .codebook(Codebook::PerGroup)
                 .seed(seed);
             CompressedTensor::new(quantizer.quantize(weights.view())?)
         }

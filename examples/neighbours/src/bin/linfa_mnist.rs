@@ -10,7 +10,7 @@ use linfa::traits::{Fit, Predict, Transformer};
 use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 use rayon::prelude::*;
 use serde::Serialize;
-use taper::quantize::product::{ProductCodebooks, ProductQuantizer};
+use taper::quantize::product::{Codebook, ProductCodebooks, ProductQuantizer};
 use taper_neighbours::args::Common;
 use taper_neighbours::data::Dataset;
 use taper_neighbours::table::Table;
@@ -69,7 +69,9 @@ fn main() -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for groups in GROUPS {
         let dataset = DatasetBase::from(train.images.view());
-        let quantizer = ProductQuantizer::new(groups).axis(SplitAxis::Out).codebook(Codebook::PerGroup).seed(common.seed("codes"));
+        let quantizer = ProductQuantizer::new(groups)
+            .codebook(Codebook::PerGroup)
+            .seed(common.seed("codes"));
         let codebooks: ProductCodebooks<f32> = quantizer.fit(&dataset)?;
         let codes: Array2<usize> = codebooks.predict(&train.images);
         anyhow::ensure!(codes.dim() == (train.len(), groups), "a code a group");
