@@ -455,7 +455,11 @@ impl Experiment<'_> {
             let x = input(kernel, stage, common.seed("images"));
             layer_ms.push(milliseconds(|| chain.apply(x.view()))?);
             bytes += chain.compressed().storage().bytes();
-            parameters += chain.links().iter().map(|kernel| kernel.len()).sum::<usize>();
+            parameters += chain
+                .links()
+                .iter()
+                .map(|kernel| kernel.len())
+                .sum::<usize>();
             work += multiply_adds(&chain.links(), side(stage) * side(stage));
         }
         let dense: usize = self.kernels.iter().map(|kernel| kernel.len()).sum();

@@ -176,8 +176,8 @@ fn main() -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for (lesson, networks) in lessons.iter().flatten().zip(taught.chunks(seeds)) {
         rows.push(Row {
-            temperature: lesson.temperature(),
-            alpha: lesson.alpha(),
+            temperature: lesson.temperature,
+            alpha: lesson.alpha,
             errors: Vec::new(),
             held_out_errors: held_out_errors(networks)?,
         });
