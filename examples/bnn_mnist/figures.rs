@@ -226,7 +226,7 @@ fn on_bits(report: &mut Report, packed: &Packed) {
 ///
 /// # Errors
 ///
-/// Where the file cannot be written.
+/// If the file cannot be written.
 pub fn plot(figures: &Figures, path: &Path) -> anyhow::Result<()> {
     let curves = [
         ("float", figures.float.as_ref()),

@@ -1,9 +1,9 @@
-//! taper in a burn program: the weights of a burn network are compressed, put back, trained further in compressed form
-//! through an operation of burn's, and run without burn.
+//! taper in a burn program: compresses the weights of a burn network, puts them back, trains them further in compressed form through a
+//! custom operation of burn, and runs them without burn.
 //!
-//! The operation is in `operation.rs`: forward it decompresses, backward it hands the gradient of the dense weight to
-//! [`taper::Trainable::gradient`]. Optimizer, loss and loop are burn's own. Only what the artifacts store is trained;
-//! biases and the last layer stay.
+//! The operation is in `operation.rs`. Forward, it decompresses; backward, it passes the gradient of the dense weight to
+//! [`taper::Trainable::gradient`]. Optimizer, loss and training loop are burn's own. Only what the artifacts store is trained; biases and
+//! the last layer stay.
 
 mod network;
 mod operation;
@@ -97,7 +97,7 @@ fn main() -> anyhow::Result<()> {
     ] {
         let artifacts = store(factors)?;
         let size: u64 = artifacts.iter().map(|a| a.lock().storage().bytes()).sum();
-        // Put back: burn's own layers hold the decompressed weights.
+        // burn's own layers with the decompressed weights.
         let decompressed = artifacts.iter().map(|a| a.lock().decompress_matrix());
         let decompressed = decompressed.collect::<taper::Result<Vec<_>>>()?;
         let plain = Device::flex();

@@ -1,8 +1,8 @@
-//! taper in a candle program: the weights of a network are compressed, put back, trained further in compressed form through
-//! a custom operation of candle's, and run without candle.
+//! taper in a candle program: compresses the weights of a network, puts them back, trains them further in compressed form through a custom
+//! operation of candle, and runs them without candle.
 //!
-//! Forward the operation decompresses; backward it hands the gradient of the dense weight to
-//! [`taper::Trainable::gradient`]. Only what the artifacts store is trained; biases and the last layer stay.
+//! Forward, the operation decompresses; backward, it passes the gradient of the dense weight to [`taper::Trainable::gradient`]. Only what
+//! the artifacts store is trained; biases and the last layer stay.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -33,7 +33,7 @@ struct Args {
     tuning_epochs: Option<usize>,
 }
 
-/// A compressed matrix that multiplies as it is and can be trained.
+/// A compressed matrix that multiplies and can be trained.
 trait Matrix: LinearOp<f32> + Trainable<f32> {}
 
 impl<M: LinearOp<f32> + Trainable<f32>> Matrix for M {}
@@ -52,7 +52,7 @@ impl Stored {
     }
 }
 
-/// From the parameters of an artifact to the dense weight (out, in).
+/// The operation from the parameters of an artifact to its dense weight (out, in).
 struct Decompress(Stored);
 
 impl CustomOp1 for Decompress {
@@ -96,7 +96,7 @@ impl CustomOp1 for Decompress {
     }
 }
 
-/// How a layer's weight is come by.
+/// The weight of a layer.
 enum Weight {
     /// (out, in).
     Dense(Var),
@@ -129,7 +129,7 @@ impl Network {
         Ok(Self(layers.collect::<candle_core::Result<_>>()?))
     }
 
-    /// The same with other weights in the first layers.
+    /// The network with other weights in its first layers.
     fn with(&self, weights: Vec<Weight>) -> candle_core::Result<Self> {
         let mut weights = weights.into_iter();
         let layers = self.0.iter().map(|(weight, bias)| {
@@ -162,7 +162,7 @@ impl Network {
         Ok(x)
     }
 
-    /// What is trained: all of a dense network, what artifacts store of a compressed one.
+    /// The trained variables: all of a dense network, the parameters of the artifacts of a compressed one.
     fn trained(&self) -> Vec<Var> {
         let compressed: Vec<Var> = self
             .0
@@ -182,8 +182,8 @@ impl Network {
         all.collect()
     }
 
-    /// Stochastic gradient descent with momentum, its rate falling to zero. `scaled` divides the gradient of each parameter
-    /// by the number of weights that share it, which gives centroids steps of the size of a weight's.
+    /// Trains by stochastic gradient descent with momentum, with a rate that falls to zero. `shares` holds the number of weights that share
+    /// each parameter. The gradient is divided by it, so that centroids take steps of the size of a weight's.
     fn train(
         &self,
         data: &Dataset,
