@@ -64,7 +64,7 @@ fn main() -> anyhow::Result<()> {
     let dense_held_out = measure(&dense.valid(), &data.held_out)?;
     report.say(&format!(
         "784-300-100-10 (ReLU) on {} images of MNIST, {epochs} epochs of burn's Adam, seed {}. The two large matrices are \
-         compressed; {tuning_epochs} epochs of Adam then train what the artifacts store, and nothing else. {} training images \
+         compressed; {tuning_epochs} epochs of Adam then train only what the artifacts store. {} training images \
          are held out, {} images are for the test.",
         data.train.len(),
         common.seed,

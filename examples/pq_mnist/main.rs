@@ -269,7 +269,8 @@ fn plot(figures: &Figures) -> Plot {
         .color(5),
     );
     Plot {
-        title: "Product quantization of 784-512-512-512-10 on MNIST, without further training".into(),
+        title: "Product quantization of 784-512-512-512-10 on MNIST, without further training"
+            .into(),
         x: Axis {
             range: Some(3.0..80.0),
             ..Axis::new("times smaller (quantized matrices)", Scale::Log)

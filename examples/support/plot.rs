@@ -69,7 +69,11 @@ impl Axis {
                 low - room..high + room
             }
             Scale::Log => {
-                ensure!(low > 0.0, "the logarithmic axis {} has values of 0 or below", self.label);
+                ensure!(
+                    low > 0.0,
+                    "the logarithmic axis {} has values of 0 or below",
+                    self.label
+                );
                 low / 1.1..high * 1.1
             }
         })

@@ -27,7 +27,7 @@ impl Report {
         Self {
             start: Instant::now(),
             text: format!(
-                "# {name}\n\nWritten by the example itself:\n\n    cargo run {target}{flags}\n"
+                "# {name}\n\nWritten by this command:\n\n    cargo run {target}{flags}\n"
             ),
         }
     }

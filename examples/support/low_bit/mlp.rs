@@ -160,7 +160,9 @@ impl LowBitMlp {
         let device = self.device.clone().inner();
         let images = images.as_standard_layout();
         let inputs = images.ncols();
-        let images = images.as_slice().context("the images are not in standard layout")?;
+        let images = images
+            .as_slice()
+            .context("the images are not in standard layout")?;
         let mut classes = Vec::new();
         for images in images.chunks(BATCH * inputs) {
             let mut x = pixels(images, images.len() / inputs, &device);

@@ -238,7 +238,7 @@ impl Network {
         })
     }
 
-    /// The classes of images by taper alone: products with the artifacts, of which none is decompressed.
+    /// Predicts the classes of images without candle: every product is `apply` of an artifact.
     fn predict_compressed(&self, images: ArrayView2<'_, f32>) -> anyhow::Result<Vec<u32>> {
         let mut x = images.to_owned();
         for (i, (weight, bias)) in self.0.iter().enumerate() {
@@ -270,7 +270,7 @@ impl Network {
 struct Measured {
     /// The mean cross-entropy.
     loss: f64,
-    /// In percent.
+    /// The accuracy in percent.
     accuracy: f64,
     classes: Vec<u32>,
 }
@@ -310,7 +310,7 @@ fn main() -> anyhow::Result<()> {
         .unwrap_or(if common.quick { 1 } else { 3 });
     report.say(&format!(
         "784-300-100-10 (ReLU) on {} images of MNIST, {epochs} epochs of gradient descent with momentum in candle, seed {}. The \
-         two large matrices are compressed; {tuning_epochs} epochs then train what the artifacts store, and nothing else. {} \
+         two large matrices are compressed; {tuning_epochs} epochs then train only what the artifacts store. {} \
          training images are held out, {} images are for the test.",
         data.train.len(),
         common.seed,
@@ -355,7 +355,7 @@ fn main() -> anyhow::Result<()> {
             put_back.push(Weight::Dense(Var::from_tensor(&tensor(weight.view())?)?));
             let parameters = matrix.parameters().to_vec();
             if !factors {
-                // The gradient of a sum of all weights: how many weights share each centroid's value.
+                // The gradient of the sum of all weights is the number of weights that share each value of a centroid.
                 let ones = Array2::<f32>::ones(weight.dim());
                 let counts = matrix
                     .gradient(ones.view().into_dyn())?
@@ -370,7 +370,7 @@ fn main() -> anyhow::Result<()> {
             let parameters = Var::from_vec(parameters, count, &Device::Cpu)?;
             compressed.push(Weight::Compressed(parameters, stored.clone()));
         }
-        // Put back: candle's own products, with decompressed weights.
+        // candle's own products, with decompressed weights.
         let put_back = dense.with(put_back)?;
         let held_out_before = put_back.measure(&data.held_out)?;
         let compressed = dense.with(compressed)?;

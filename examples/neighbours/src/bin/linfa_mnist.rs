@@ -84,7 +84,9 @@ fn main() -> anyhow::Result<()> {
         });
     }
     let mut table = Table::new(
-        format!("The nearest neighbour among quantized images (among the original images: {accuracy:.1} %)"),
+        format!(
+            "The nearest neighbour among quantized images (among the original images: {accuracy:.1} %)"
+        ),
         [
             "groups",
             "bytes per record",
