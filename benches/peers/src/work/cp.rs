@@ -17,7 +17,7 @@ enum Method {
     Admm(CpAdmm),
 }
 
-/// So many sweeps from a random start.
+/// A given number of sweeps from a random start.
 pub struct Fit {
     tensor: ArrayD<f32>,
     method: Method,
@@ -47,7 +47,7 @@ impl Fit {
                     .max_sweeps(sweeps)
                     .seed(1),
             ),
-            word => bail!("there is no method {word}"),
+            word => bail!("unknown method {word}"),
         };
         Ok(Self {
             tensor: arguments.tensor("input")?,
@@ -68,7 +68,7 @@ impl Work for Fit {
     }
 
     fn save(&self, folder: &Path) -> anyhow::Result<Numbers> {
-        let result = self.result.as_ref().context("not run yet")?;
+        let result = self.result.as_ref().context("run was not called")?;
         write_f32(folder.join("weights.npy"), result.weights())?;
         for (mode, factor) in result.factors().iter().enumerate() {
             write_f32(folder.join(format!("factor_{mode}.npy")), factor)?;

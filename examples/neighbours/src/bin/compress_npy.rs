@@ -22,7 +22,7 @@ use taper_neighbours::table::{Table, bytes};
 use taper_neighbours::{json, mnist, report};
 
 #[derive(Debug, Parser)]
-#[command(about = "Compresses a matrix in a .npy file and writes what it stands for as .npy again")]
+#[command(about = "Compresses a matrix from a .npy file, and writes the decompressed matrix as .npy")]
 struct Args {
     #[command(flatten)]
     common: Common,
