@@ -25,7 +25,7 @@ fn apply(c: &mut Criterion) {
             group.bench_function(format!("{bits} bits"), |b| {
                 b.iter(|| q.apply(black_box(x.view())).expect("shapes fit"));
             });
-            if bits < 8 {
+            if bits <= 8 {
                 group.bench_function(format!("{bits} bits, inputs rounded"), |b| {
                     b.iter(|| q.apply_rounded(black_box(x.view())).expect("few bits"));
                 });

@@ -1,9 +1,8 @@
 //! CP and Tucker decompositions of the convolutions of a network for MNIST.
 //!
-//! A network of three 3×3 convolutions is trained; the second and the third are replaced by the chains that CP
-//! (by ALS and by ADMM) and Tucker-2 make of their kernels, at several ranks. Accuracy is taken right after, and after
-//! the whole network was trained on with the chains in place. The test images are looked at once, at the end:
-//! parameters are chosen with `--held-out`.
+//! Trains a network of three 3×3 convolutions. CP (by ALS and by ADMM) and Tucker-2 then replace the second and the third by chains of
+//! small convolutions, at several ranks. Accuracy is measured directly afterwards, and again after further training of the whole network
+//! with the chains. The test images are used once, at the end; parameters are chosen with `--held-out`.
 
 use std::path::PathBuf;
 
@@ -43,31 +42,31 @@ struct Args {
     #[arg(long, num_args = 3, default_values_t = [32, 64, 64], value_name = "N")]
     widths: Vec<usize>,
 
-    /// Size of the dense kernels over that of the chains; 4.2 unless set, with `--full` 4.2, 9 and 18.
+    /// Bytes of the dense kernels divided by those of the chains; default 4.2, with `--full` 4.2, 9 and 18.
     #[arg(long, num_args = 1.., value_name = "RATIO")]
     ratios: Vec<f64>,
 
-    /// Passes over the training images with the chains in place; 3 unless set.
+    /// Passes over the training images with the chains; default 3.
     #[arg(long, value_name = "N")]
     tuning_epochs: Option<usize>,
 
-    /// The highest learning rate with the chains in place.
+    /// The highest learning rate with the chains.
     #[arg(long, default_value_t = 1e-3, value_name = "X")]
     tuning_rate: f64,
 
-    /// Images that are trained on; 12,000 unless set, with `--full` 50,000.
+    /// Number of training images; default 12,000, with `--full` 50,000.
     #[arg(long, value_name = "N")]
     images: Option<usize>,
 
-    /// All training images, more epochs and more ratios.
+    /// Uses all training images, more epochs and more ratios.
     #[arg(long)]
     full: bool,
 
-    /// Measures on the held-out training images instead of the test images: to choose parameters by.
+    /// Measures on the held-out training images instead of the test images, to choose parameters.
     #[arg(long)]
     held_out: bool,
 
-    /// A folder where what was trained is kept, and taken from in the next run.
+    /// A folder for the trained networks; the next run loads them from there.
     #[arg(long, value_name = "FOLDER")]
     checkpoint: Option<PathBuf>,
 }
@@ -90,7 +89,7 @@ impl Args {
         }
     }
 
-    /// Where the training called `name` is kept: its name and what a [`Training`] does not tell.
+    /// The folder of the training `name`, named after the settings that a [`Training`] does not hold.
     fn checkpoint(&self, name: &str) -> Option<Checkpoint> {
         let widths: Vec<String> = self.widths.iter().map(usize::to_string).collect();
         let (widths, seed, epochs) = (widths.join("-"), self.common.seed, self.epochs());
@@ -108,7 +107,7 @@ const GEOMETRY: Geometry = Geometry {
     padding: [1, 1],
 };
 const METHODS: [&str; 3] = ["cp-als", "cp-admm", "tucker2"];
-/// Images in a batch whose time is taken.
+/// Images per measured batch.
 const BATCH: usize = 64;
 
 #[derive(Debug, Serialize)]
@@ -119,7 +118,7 @@ struct Figures {
     epochs: usize,
     tuning_epochs: usize,
     tuning_rate: f64,
-    /// Whether the accuracies are those on the held-out images.
+    /// Whether accuracies are measured on the held-out images.
     held_out: bool,
     baseline: f64,
     dense: Dense,
@@ -127,19 +126,19 @@ struct Figures {
     seconds: f64,
 }
 
-/// The layers that are decomposed, as they were.
+/// The dense layers before the decomposition.
 #[derive(Debug, Serialize)]
 struct Dense {
     parameters: usize,
     bytes: u64,
     multiply_adds: usize,
-    /// Milliseconds of each layer on a batch: of taper's convolution, and of burn's.
+    /// Milliseconds per batch of each layer, with taper's convolution and with burn's.
     taper_ms: Vec<f64>,
     burn_ms: Vec<f64>,
 }
 
 impl Dense {
-    /// Milliseconds of each layer by the faster of the two.
+    /// Milliseconds per batch of each layer with the faster of the two.
     fn layer_ms(&self) -> Vec<f64> {
         let pairs = self.taper_ms.iter().zip(&self.burn_ms);
         pairs.map(|(a, b)| a.min(*b)).collect()
@@ -149,29 +148,29 @@ impl Dense {
 #[derive(Debug, Serialize)]
 struct Row {
     method: &'static str,
-    /// Of each layer; for Tucker-2 that of the output side.
+    /// The rank of each layer; for Tucker-2 that of the output side.
     rank: Vec<usize>,
     /// Relative error of each kernel.
     error: Vec<f64>,
-    /// What the error is at least, by the unfoldings of the kernel.
+    /// The lower bound of the error, from the unfoldings of the kernel.
     least_error: Vec<f64>,
-    /// In percent.
+    /// The accuracy in percent.
     accuracy: f64,
     accuracy_tuned: f64,
     bytes: u64,
-    /// Dense bytes over those of the chains, both layers together.
+    /// Dense bytes divided by those of the chains, both layers together.
     ratio_bytes: f64,
-    /// Values that the chains store.
+    /// The number of values of the chains.
     parameters: usize,
-    /// Multiply-adds of the chains on one image.
+    /// Multiply-adds of the chains per image.
     multiply_adds: usize,
-    /// Milliseconds of each layer on a batch.
+    /// Milliseconds per batch of each layer.
     layer_ms: Vec<f64>,
-    /// Time of the dense layers over that of the chains.
+    /// Time of the dense layers divided by that of the chains.
     time_ratio: f64,
 }
 
-/// What a kernel became.
+/// The decomposition of a kernel.
 enum Chain {
     Cp(CpConv2d<f32>),
     Tucker(TuckerConv2d<f32>),
@@ -199,7 +198,7 @@ impl Chain {
         }
     }
 
-    /// The least squared error that a chain of these ranks can have, over the squared norm of the kernel.
+    /// The lower bound of the squared error for these ranks, divided by the squared norm of the kernel.
     fn least_error(&self, limit: &UnfoldingLimit) -> taper::Result<f64> {
         let squared = match self {
             Self::Cp(chain) => limit.cp_squared_error(chain.rank())?,
@@ -219,7 +218,7 @@ impl Chain {
         }
     }
 
-    /// The chain with tuned links.
+    /// The chain with trained links.
     fn with_links(&self, links: &[Array4<f32>]) -> taper::Result<Self> {
         Ok(match self {
             Self::Cp(_) => Self::Cp(CpConv2d::from_parts(links, None, GEOMETRY, Precision::F32)?),
@@ -241,7 +240,7 @@ fn decompose(method: &str, kernel: &Array4<f32>, ratio: f64, seed: Seed) -> anyh
             Chain::Cp(CpConv2d::new(&fit, None, GEOMETRY)?)
         }
         "cp-admm" => {
-            // Small entries: a chain of bounded norm that training can go on from.
+            // Bounded entries: the chain has a bounded norm, so that training can continue from it.
             let admm = CpAdmm::new(rank).all(Constraint::Ridge(1e-2)).seed(seed);
             Chain::Cp(CpConv2d::new(
                 &admm.factorize(kernel.view())?,
@@ -256,14 +255,14 @@ fn decompose(method: &str, kernel: &Array4<f32>, ratio: f64, seed: Seed) -> anyh
     })
 }
 
-/// The side of the images that stage `stage` works on.
+/// The side of the input images of stage `stage`.
 fn side(stage: usize) -> usize {
     28 >> stage
 }
 
-/// Multiply-adds of links on an image of `pixels` pixels: each value once a pixel, as no link has a stride.
+/// Multiply-adds of links on an image of `pixels` pixels: one per value and pixel, since no link has a stride.
 fn multiply_adds(links: &[Array4<f32>], pixels: usize) -> usize {
-    links.iter().map(Array4::len).sum::<usize>() * pixels
+    links.iter().map(|kernel| kernel.len()).sum::<usize>() * pixels
 }
 
 /// The least time of several runs, in milliseconds.
@@ -308,13 +307,13 @@ fn main() -> anyhow::Result<()> {
         (&data.test, "test")
     };
     let &[a, b, c] = args.widths.as_slice() else {
-        anyhow::bail!("three widths are needed");
+        anyhow::bail!("--widths needs three values");
     };
     report.say(&format!(
         "3×3 convolutions of {a}, {b} and {c} channels (BatchNorm and ReLU after each, pooling after the first two), the \
          mean over the image and a linear layer, on {} images of MNIST: {} epochs of Adam, seed {}. The second and the \
-         third convolution become chains; the whole network is then trained for {} more epochs. Accuracies are those on \
-         {} {name} images; parameters were chosen with `--held-out`.",
+         third convolution are replaced by chains; the whole network is then trained for {} more epochs. Accuracies are measured \
+         on {} {name} images; parameters were chosen with `--held-out`.",
         data.train.len(),
         args.epochs(),
         args.common.seed,
@@ -366,16 +365,17 @@ fn main() -> anyhow::Result<()> {
     };
     report.table(&table(&figures));
     report.say(&format!(
-        "Error: distance from each kernel over its norm. Least: what no chain of this rank can be below, from the ranks of the \
-         kernel's unfoldings (a bound that CP rarely reaches). Before: the chains in place of the kernels and nothing else \
-         changed. Tuned: after the further epochs. Times are those of the two layers on a batch of {BATCH} images: for \
-         the chains that of taper's `apply`, for the dense layers the faster of taper's `conv2d` ({} ms) and \
-         burn's ({} ms).",
+        "Error: distance from each kernel divided by its norm. Least: lower bound of the error at this rank, from the ranks of the \
+         kernel's unfoldings (CP rarely reaches it). Before: with the chains instead of the kernels, and no other \
+         change. Tuned: after the further epochs. Times are those of the two layers for a batch of {BATCH} images: taper's \
+         `apply` for the chains, and for the dense layers the faster of taper's `conv2d` ({} ms) and burn's ({} ms).",
         list(&figures.dense.taper_ms),
         list(&figures.dense.burn_ms),
     ));
     if args.checkpoint.is_some() {
-        report.say("What was trained came from a checkpoint where one was found: the time below is without it.");
+        report.say(
+            "Some networks came from checkpoints; the time below does not include their training.",
+        );
     }
     figures.seconds = report.finish(args.common.markdown.as_deref())?;
     if let Some(path) = &args.common.json {
@@ -400,7 +400,7 @@ fn dense(kernels: &[Array4<f32>], seed: Seed) -> anyhow::Result<Dense> {
         burn_ms.push(milliseconds(|| Ok(layer.forward(x.clone())))?);
         work += kernel.len() * side(stage) * side(stage);
     }
-    let parameters: usize = kernels.iter().map(Array4::len).sum();
+    let parameters: usize = kernels.iter().map(|kernel| kernel.len()).sum();
     Ok(Dense {
         parameters,
         bytes: 4 * parameters as u64,
@@ -410,7 +410,7 @@ fn dense(kernels: &[Array4<f32>], seed: Seed) -> anyhow::Result<Dense> {
     })
 }
 
-/// What the experiments have in common.
+/// The common parts of the experiments.
 struct Experiment<'a> {
     args: &'a Args,
     data: &'a Splits,
@@ -421,7 +421,7 @@ struct Experiment<'a> {
 }
 
 impl Experiment<'_> {
-    /// Decomposes, trains on; measures after each.
+    /// Decomposes, then trains further; measures after each step.
     fn row(&self, method: &'static str, ratio: f64) -> anyhow::Result<Row> {
         let device = Device::flex();
         let common = &self.args.common;
@@ -450,15 +450,19 @@ impl Experiment<'_> {
         let mut layer_ms = Vec::new();
         let (mut bytes, mut parameters, mut work) = (0, 0, 0);
         for ((&stage, kernel), chain) in STAGES.iter().zip(self.kernels).zip(&chains) {
-            // What is measured and counted are the tuned weights.
+            // Time and size are those of the tuned weights.
             let chain = chain.with_links(&tuned.links(stage)?)?;
             let x = input(kernel, stage, common.seed("images"));
             layer_ms.push(milliseconds(|| chain.apply(x.view()))?);
             bytes += chain.compressed().storage().bytes();
-            parameters += chain.links().iter().map(Array4::len).sum::<usize>();
+            parameters += chain
+                .links()
+                .iter()
+                .map(|kernel| kernel.len())
+                .sum::<usize>();
             work += multiply_adds(&chain.links(), side(stage) * side(stage));
         }
-        let dense: usize = self.kernels.iter().map(Array4::len).sum();
+        let dense: usize = self.kernels.iter().map(|kernel| kernel.len()).sum();
         let total = |times: &[f64]| times.iter().sum::<f64>();
         Ok(Row {
             method,
@@ -484,7 +488,7 @@ fn list(milliseconds: &[f64]) -> String {
 
 fn table(figures: &Figures) -> Table {
     let mut table = Table::new(
-        "Two 3×3 convolutions of a network for MNIST, as chains (accuracies in %)",
+        "Two 3×3 convolutions of a network for MNIST, replaced by chains (accuracies in %)",
         [
             "method",
             "rank",
@@ -539,7 +543,7 @@ fn table(figures: &Figures) -> Table {
     table
 }
 
-/// Accuracy over the bytes of the two layers.
+/// Plots accuracy over the bytes of the two layers.
 fn plot(figures: &Figures) -> Plot {
     let kilobytes = |bytes: u64| bytes as f64 / 1e3;
     let mut ends = [f64::INFINITY, f64::NEG_INFINITY];
@@ -563,7 +567,7 @@ fn plot(figures: &Figures) -> Plot {
         series.push(Series::new(format!("{method}, before"), Mark::Dashed, before).color(i + 1));
     }
     Plot {
-        title: "Two convolutions of a network for MNIST, as chains".into(),
+        title: "Two convolutions of a network for MNIST, replaced by chains".into(),
         x: Axis::new("size of the two layers, kB", Scale::Log),
         y: Axis::new("accuracy, %", Scale::Linear),
         series,

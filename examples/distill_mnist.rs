@@ -1,8 +1,7 @@
 //! Distillation on MNIST: what a student with one hidden layer of 100 learns from a teacher with two of 1200.
 //!
 //! G. Hinton, O. Vinyals and J. Dean, "Distilling the Knowledge in a Neural Network", 2015, arXiv:1503.02531.
-//! Temperature and weight are chosen on the last 10,000 training images; the test images are looked at once, when
-//! every student is trained.
+//! Temperature and weight are chosen on the last 10,000 training images; the test images are used once, after all students are trained.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -28,12 +27,12 @@ use taper::distill::KnowledgeDistillation;
 
 support::fast_allocator!();
 
-/// Published errors among the 10,000 test images: of the teacher, of the student alone, of the student taught.
+/// Published errors on the 10,000 test images: of the teacher, of the student alone, of the taught student.
 const PUBLISHED_TEACHER: usize = 202;
 const PUBLISHED_ALONE: usize = 380;
 const PUBLISHED_TAUGHT: [(f64, usize); 2] = [(3.0, 347), (10.0, 359)];
 
-/// Pixels by which the images of the teacher are moved, as in the paper.
+/// Pixels by which the images of the teacher are shifted, as in the paper.
 const TEACHER_SHIFT: usize = 2;
 
 #[derive(Debug, Parser)]
@@ -44,19 +43,19 @@ struct Args {
     #[command(flatten)]
     common: Common,
 
-    /// The run of the table in docs/results.md: five seeds and five temperatures.
+    /// Five seeds and five temperatures, as on the page in docs/results.
     #[arg(long)]
     full: bool,
 
-    /// Temperatures to choose from.
+    /// The temperatures to choose from.
     #[arg(long, value_delimiter = ',', value_name = "T,…")]
     temperatures: Option<Vec<f64>>,
 
-    /// Weights of the teacher's part to choose from, each in [0, 1].
+    /// The weights of the teacher's loss to choose from, each in [0, 1].
     #[arg(long, value_delimiter = ',', value_name = "α,…")]
     alphas: Option<Vec<f64>>,
 
-    /// Students of each kind; those of one number differ in nothing but the teacher.
+    /// Number of students of each kind. Students with the same number differ only in the teacher.
     #[arg(long, value_name = "N")]
     seeds: Option<usize>,
 
@@ -64,20 +63,20 @@ struct Args {
     #[arg(long, value_name = "N")]
     teacher_epochs: Option<usize>,
 
-    /// Pixels by which the images of all students, taught or not, are moved at random.
+    /// Pixels by which the images of all students are shifted at random.
     #[arg(long, default_value_t = 0, value_name = "PIXELS")]
     shift: usize,
 
-    /// Also teaches a student who never sees this digit, and looks what it makes of it.
+    /// Also teaches a student without images of this digit, and measures its errors on the digit.
     #[arg(long, value_name = "DIGIT", value_parser = clap::value_parser!(u8).range(0..10))]
     leave_out: Option<u8>,
 
-    /// A folder where the trained teacher is kept, and taken from in the next run.
+    /// A folder for the trained teacher; the next run loads it from there.
     #[arg(long, value_name = "FOLDER")]
     checkpoint: Option<std::path::PathBuf>,
 }
 
-/// What a student is taught with; `None` for the student alone.
+/// Temperature and weight of a student's lesson; `None` for the student alone.
 type Lesson = Option<KnowledgeDistillation>;
 
 #[derive(Debug, Serialize)]
@@ -98,7 +97,7 @@ struct Figures {
     left_out: Option<LeftOut>,
 }
 
-/// Students of one temperature and weight: errors on the test images and on the held-out ones.
+/// Students with one temperature and weight: errors on the test images and on the held-out images.
 #[derive(Debug, Clone, Serialize)]
 struct Row {
     temperature: f64,
@@ -107,14 +106,14 @@ struct Row {
     held_out_errors: Vec<usize>,
 }
 
-/// Errors of students who never saw a digit, on the test images of that digit.
+/// Errors of students trained without a digit, on the test images of that digit.
 #[derive(Debug, Serialize)]
 struct LeftOut {
     digit: u8,
     images: usize,
     alone_errors: usize,
     taught_errors: usize,
-    /// After a constant, chosen on the held-out images, was added to the digit's logit.
+    /// With a constant added to the digit's logit, chosen on the held-out images.
     taught_errors_with_bias: usize,
     bias: f32,
     /// On all test images, with the constant.
@@ -176,21 +175,22 @@ fn main() -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for (lesson, networks) in lessons.iter().flatten().zip(taught.chunks(seeds)) {
         rows.push(Row {
-            temperature: lesson.temperature(),
-            alpha: lesson.alpha(),
+            temperature: lesson.temperature,
+            alpha: lesson.alpha,
             errors: Vec::new(),
             held_out_errors: held_out_errors(networks)?,
         });
     }
     let best = (0..rows.len())
         .min_by(|&a, &b| mean(&rows[a].held_out_errors).total_cmp(&mean(&rows[b].held_out_errors)));
-    let best = best.ok_or_else(|| anyhow::anyhow!("no temperature or no weight to choose from"))?;
+    let best =
+        best.ok_or_else(|| anyhow::anyhow!("there is no temperature or no weight to choose from"))?;
     let left_out = args
         .leave_out
         .map(|digit| school.leave_out(digit, rows[best].temperature))
         .transpose()?;
 
-    // Everything is chosen: the test images.
+    // Everything is chosen; from here on the test images are used.
     let on_test = |network: &Network| errors(network, &school.data.test);
     let test_errors = |networks: &[Network]| {
         networks
@@ -229,7 +229,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The trained teacher, what it said, and all that students have in common.
+/// The trained teacher, its logits, and the common settings of the students.
 struct School<'a> {
     args: &'a Args,
     data: Splits,
@@ -240,7 +240,7 @@ struct School<'a> {
 }
 
 impl<'a> School<'a> {
-    /// Trains the teacher and asks it once for every image that a student may see.
+    /// Trains the teacher, and computes its logits for every image that a student can see.
     fn new(args: &'a Args, data: Splits) -> anyhow::Result<Self> {
         let common = &args.common;
         let teacher_epochs = args
@@ -266,7 +266,7 @@ impl<'a> School<'a> {
         })?;
         let teacher = model.export()?;
         let shift = shift(args.shift);
-        let bar = bar("asking", shift.map_or(1, |shift| shift.views()));
+        let bar = bar("logits", shift.map_or(1, |shift| shift.views()));
         let said = Teacher::new(&teacher, &data.train, shift.as_ref(), || bar.inc(1))?;
         bar.finish();
         Ok(Self {
@@ -279,7 +279,7 @@ impl<'a> School<'a> {
         })
     }
 
-    /// The students of every lesson, `seeds` of each, in order.
+    /// Trains `seeds` students for every lesson, in order.
     fn students(&self, lessons: &[Lesson], seeds: usize) -> anyhow::Result<Vec<Network>> {
         let bar = bar("teaching", lessons.len() * seeds);
         let students = share_out(lessons.len() * seeds, |i| {
@@ -291,7 +291,7 @@ impl<'a> School<'a> {
         students.into_iter().collect()
     }
 
-    /// One student: those of one `number` differ in the lesson alone.
+    /// Trains one student. Students with the same `number` differ only in the lesson.
     fn student(
         &self,
         lesson: Lesson,
@@ -322,7 +322,7 @@ impl<'a> School<'a> {
         model.export()
     }
 
-    /// Teaches a student without any image of `digit`, by the teacher's word alone, and one without a teacher.
+    /// Trains two students without images of `digit`: one from the teacher's logits alone, and one without a teacher.
     fn leave_out(&self, digit: u8, temperature: f64) -> anyhow::Result<LeftOut> {
         let class = usize::from(digit);
         let train = rows_where(&self.data.train, |label| label != class);
@@ -342,7 +342,7 @@ impl<'a> School<'a> {
         });
         bar.finish();
         let mut students = students.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
-        // The student has rarely seen the digit likely; how rarely is one number, and the held-out images tell.
+        // The student's logit of the digit is too low by a constant, which the held-out images determine.
         let with_bias = |network: &Network, bias: f32| {
             let mut network = network.clone();
             if let Some(biases) = network
@@ -376,7 +376,7 @@ impl<'a> School<'a> {
     }
 }
 
-/// Images moved by up to `pixels`, unless that is none.
+/// Shifts images by up to `pixels`; `None` for zero.
 fn shift(pixels: usize) -> Option<Shift> {
     (pixels > 0).then_some(Shift {
         pixels,
@@ -389,7 +389,7 @@ fn shift(pixels: usize) -> Option<Shift> {
     })
 }
 
-/// The images whose label `keep` wants.
+/// The images whose label satisfies `keep`.
 fn rows_where(data: &Dataset, keep: impl Fn(usize) -> bool) -> Dataset {
     let rows: Vec<usize> = (0..data.len())
         .filter(|&row| keep(data.labels[row]))
@@ -400,7 +400,7 @@ fn rows_where(data: &Dataset, keep: impl Fn(usize) -> bool) -> Dataset {
     }
 }
 
-/// How many images a network gets wrong.
+/// The number of errors of a network.
 fn errors(network: &Network, data: &Dataset) -> anyhow::Result<usize> {
     let predicted = network.predict(data.images.view())?;
     Ok(predicted
@@ -410,7 +410,7 @@ fn errors(network: &Network, data: &Dataset) -> anyhow::Result<usize> {
         .count())
 }
 
-/// `f(0), …, f(count − 1)`, one thread a processor: small networks leave a shared training mostly waiting.
+/// Computes `f(0), …, f(count − 1)` with one thread per processor: for small networks this is faster than several threads per training.
 fn share_out<T: Send>(count: usize, f: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let next = AtomicUsize::new(0);
     let results = Mutex::new(Vec::with_capacity(count));
@@ -455,7 +455,7 @@ fn spread(errors: &[usize]) -> String {
 
 fn tell(report: &mut Report, figures: &Figures, test: usize) {
     let title = format!(
-        "Errors among {test} test images ({} seeds, mean ± standard deviation; published: of 10,000)",
+        "Errors on {test} test images ({} seeds, mean ± standard deviation; published: on 10,000)",
         figures.student_alone_errors.len()
     );
     let mut table = Table::new(title, ["", "T", "α", "held out", "test", "published"]);
@@ -499,8 +499,8 @@ fn tell(report: &mut Report, figures: &Figures, test: usize) {
     ));
     if let Some(left_out) = &figures.left_out {
         report.say(&format!(
-            "Without a {} in training, errors on its {} test images: alone {}, taught {}, \
-             taught and {} added to its logit {} ({} on all test images).",
+            "Trained without images of {}: errors on its {} test images are {} alone, {} taught, and, with {} added to its \
+             logit, {} ({} on all test images).",
             left_out.digit,
             left_out.images,
             left_out.alone_errors,

@@ -1,4 +1,4 @@
-//! The figures of the experiment, on the terminal and as curves.
+//! The figures of the experiment, as tables and as curves.
 
 use std::path::Path;
 
@@ -9,11 +9,11 @@ use support::table::{Table, bytes};
 
 #[derive(Debug, Serialize)]
 pub struct Accuracy {
-    /// Mean over the seeds after the last epoch, in percent.
+    /// Mean accuracy over the seeds after the last epoch, in percent.
     pub accuracy: f64,
     /// The same for each seed.
     pub by_seed: Vec<f64>,
-    /// After each epoch, mean over the seeds.
+    /// Mean accuracy over the seeds after each epoch.
     pub curve: Vec<f64>,
 }
 
@@ -36,19 +36,19 @@ impl Accuracy {
 
 #[derive(Debug, Serialize)]
 pub struct Packed {
-    /// Whether the network that was read from its bytes predicts as the simulated one on all images.
+    /// Whether the network that was read from its bytes and the simulated one predict the same classes for all images.
     pub predictions_equal: bool,
     pub images: usize,
     pub hidden_bytes: u64,
     pub hidden_dense_bytes: u64,
     pub memory_bytes: usize,
-    /// All arrays of the network, as the file holds them behind its header.
+    /// Bytes of all arrays of the network, without the header of the file.
     pub file_bytes: u64,
     pub dense_bytes: u64,
     pub packed_seconds: f64,
     pub faer_seconds: f64,
     pub ndarray_seconds: f64,
-    /// Time of the float network with faer's product over that of the packed one, batches of 100.
+    /// Time of the float network with faer's product divided by that of the packed one, for batches of 100.
     pub time_ratio: f64,
 }
 
@@ -75,7 +75,7 @@ pub struct Figures {
     pub images: &'static str,
 }
 
-/// All tables and what they show.
+/// Reports all tables and findings.
 pub fn tell(report: &mut Report, figures: &Figures) {
     accuracies(report, figures);
     claims(report, figures);
@@ -134,10 +134,11 @@ fn accuracies(report: &mut Report, figures: &Figures) {
         ]);
     }
     report.table(&table);
-    report.say("Published: 4096 wide, 1000 epochs, dropout (arXiv:1602.02830, table 1).");
+    report
+        .say("Published: hidden layers of 4096, 1000 epochs, dropout (arXiv:1602.02830, table 1).");
 }
 
-/// The two published claims, by what was seen.
+/// Reports the measurements for the two published claims.
 fn claims(report: &mut Report, figures: &Figures) {
     if let Some(float) = &figures.float {
         let after = |name: &str, accuracy: &Accuracy| {
@@ -148,7 +149,7 @@ fn claims(report: &mut Report, figures: &Figures) {
                 .first()
                 .map(|first| accuracy.accuracy - first);
             format!(
-                "{name}: {:.2} points from the first epoch to the last, within 1 % of its last accuracy after epoch {}",
+                "{name}: {:.2} points from the first epoch to the last, within 1 % of the last accuracy after epoch {}",
                 gap.unwrap_or(f64::NAN),
                 reached.map_or_else(|| "?".to_owned(), |epoch| (epoch + 1).to_string()),
             )
@@ -165,7 +166,7 @@ fn claims(report: &mut Report, figures: &Figures) {
             .map(|(full, half)| format!("{:+.2}", half - full))
             .collect();
         report.say(&format!(
-            "Does it cost accuracy to halve the last hidden layer? Seed by seed {} points, {:+.2} on average.",
+            "Does halving the last hidden layer cost accuracy? Per seed {} points, {:+.2} on average.",
             losses.join(", "),
             halved.accuracy - figures.bnn.accuracy
         ));
@@ -217,16 +218,16 @@ fn on_bits(report: &mut Report, packed: &Packed) {
         "NO"
     };
     report.say(&format!(
-        "Written, read back and run on bits, it predicts as the simulated network on all {} images: {equal}.",
+        "The network, read from its file and run on packed bits, predicts the class of the simulated network for all {} images: {equal}.",
         packed.images
     ));
 }
 
-/// Accuracy over the epochs.
+/// Plots accuracy over the epochs.
 ///
 /// # Errors
 ///
-/// Where the file cannot be written.
+/// If the file cannot be written.
 pub fn plot(figures: &Figures, path: &Path) -> anyhow::Result<()> {
     let curves = [
         ("float", figures.float.as_ref()),

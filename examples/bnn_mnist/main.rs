@@ -1,10 +1,10 @@
 //! Binary networks on MNIST: training, the packed network, and fixed point at 1 to 16 bits.
 //!
 //! The experiment of Courbariaux et al., "Binarized Neural Networks" (2016, arXiv:1602.02830): three hidden
-//! layers with BatchNorm, hard tanh or sign, Adam and the squared hinge loss. Two of its claims are looked
-//! at: that the binary network converges more slowly than the float one, and that halving the last hidden
-//! layer costs accuracy. Nothing is chosen by the curves on the test images: epochs and learning rates are
-//! fixed beforehand (they were chosen with `--held-out`), and the network after the last epoch counts.
+//! layers with BatchNorm, hard tanh or sign, Adam and the squared hinge loss. It checks two claims of the paper:
+//! that the binary network converges more slowly than the float one, and that halving the last hidden layer
+//! costs accuracy. Nothing is chosen on the test images: epochs and learning rates were chosen with
+//! `--held-out`, and the figures are those after the last epoch.
 
 mod figures;
 mod packed;
@@ -25,7 +25,7 @@ use taper::{Compressed, Quantizer, Seed};
 
 support::fast_allocator!();
 
-/// Chosen with the width by accuracy on the held-out images.
+/// Chosen together with the width, by accuracy on the held-out images.
 const EPOCHS: usize = 6;
 
 #[derive(Debug, Parser)]
@@ -38,7 +38,7 @@ struct Args {
     #[arg(long, default_value_t = 960, value_name = "N")]
     hidden: usize,
 
-    /// Runs with so many seeds, from --seed on, and reports means.
+    /// Number of seeds, starting from --seed; the figures are means.
     #[arg(long, default_value_t = 1, value_name = "N")]
     seeds: u64,
 
@@ -46,7 +46,7 @@ struct Args {
     #[arg(long, default_value_t = 0.01)]
     rate: f32,
 
-    /// Learning rate of the last step; it falls exponentially.
+    /// Learning rate of the last step; the rate falls exponentially.
     #[arg(long, default_value_t = 3e-5)]
     last_rate: f32,
 
@@ -54,23 +54,23 @@ struct Args {
     #[arg(long, default_value_t = 256, value_name = "N")]
     bits_hidden: usize,
 
-    /// Epochs of each training in the comparison of bits; 0 leaves it out.
+    /// Epochs of each training in the comparison of bits; 0 skips the comparison.
     #[arg(long, default_value_t = 2, value_name = "N")]
     bits_epochs: usize,
 
-    /// Trains the binary network alone: no float one, none with half of the last layer.
+    /// Trains only the binary network, without the float one and the one with half of the last layer.
     #[arg(long)]
     binary_only: bool,
 
-    /// Keeps the state of each training in this folder after each epoch, and goes on from there.
+    /// A folder for the state of each training after each epoch; the next run continues from it.
     #[arg(long, value_name = "FOLDER")]
     checkpoints: Option<PathBuf>,
 
-    /// Measures on the 10,000 held-out training images instead of the test images: for choosing settings.
+    /// Measures on the 10,000 held-out training images instead of the test images, to choose parameters.
     #[arg(long)]
     held_out: bool,
 
-    /// Writes the packed network into this file, and reads it back from there.
+    /// Writes the packed network to this file, and reads it back.
     #[arg(long, value_name = "FILE")]
     packed: Option<PathBuf>,
 }
@@ -117,7 +117,7 @@ fn main() -> anyhow::Result<()> {
     let epochs = args.common.epochs_or(EPOCHS, 2);
     let training = |name: &str, seed: u64, widths: &[usize], epochs: usize, kind| {
         let (weights, activation) = kind;
-        // All that the numbers in the file depend on but the learning rates.
+        // Everything that the state depends on, except the learning rates.
         let file = format!(
             "{}-{}-wide-{epochs}-epochs-{}-images-{images}-seed-{seed}.checkpoint",
             name.replace(' ', "-"),
@@ -197,7 +197,7 @@ fn main() -> anyhow::Result<()> {
     figures::tell(&mut report, &figures);
     if resumed > 0 {
         report.say(&format!(
-            "{resumed} epochs came from checkpoints: the time below is without them."
+            "{resumed} epochs came from checkpoints; the time below does not include them."
         ));
     }
     if let Some(path) = &args.common.json {

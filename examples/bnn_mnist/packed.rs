@@ -14,11 +14,11 @@ use taper::Compressed;
 use crate::Images;
 use crate::figures::Packed;
 
-/// The packed network beside the simulated and the dense one; written to `path` and read from there.
+/// Compares the packed network, written to `path` and read back, with the simulated and the dense one.
 pub fn pack(network: &LowBitMlp, measured: &Images, path: Option<&Path>) -> anyhow::Result<Packed> {
     let made = network.pack()?;
     let inputs = measured.levels.ncols();
-    // What is measured is the network that was read from its bytes.
+    // The measured network is the one that was read from its bytes.
     let packed = match path {
         Some(path) => {
             file::write(path, &made, inputs)?;
@@ -30,7 +30,7 @@ pub fn pack(network: &LowBitMlp, measured: &Images, path: Option<&Path>) -> anyh
     let predictions: Vec<usize> = logits.rows().into_iter().map(largest).collect();
     let simulated = network.predict(measured.levels.view())?;
 
-    // The matrices between hidden layers: both sides are binary there.
+    // The matrices between hidden layers, where inputs and weights are binary.
     let hidden: Vec<_> = packed.matrices().skip(1).collect();
     let hidden_bytes = hidden.iter().map(|w| w.storage().bytes()).sum();
     let hidden_dense_bytes = hidden
@@ -73,7 +73,7 @@ pub fn pack(network: &LowBitMlp, measured: &Images, path: Option<&Path>) -> anyh
     })
 }
 
-/// The products and hard tanhs of a float network of the same shape: BatchNorm is folded into its weights.
+/// The products and hard tanhs of a float network of the same shape, with BatchNorm folded into its weights.
 fn dense_forward(
     weights: &[Array2<f32>],
     x: ArrayView2<'_, f32>,

@@ -1,9 +1,9 @@
-//! taper in a burn program: the weights of a burn network are compressed, put back, trained further in compressed form
-//! through an operation of burn's, and run without burn.
+//! taper in a burn program: compresses the weights of a burn network, puts them back, trains them further in compressed form through a
+//! custom operation of burn, and runs them without burn.
 //!
-//! The operation is in `operation.rs`: forward it decompresses, backward it hands the gradient of the dense weight to
-//! [`taper::Trainable::gradient`]. Optimizer, loss and loop are burn's own. Only what the artifacts store is trained;
-//! biases and the last layer stay.
+//! The operation is in `operation.rs`. Forward, it decompresses; backward, it passes the gradient of the dense weight to
+//! [`taper::Trainable::gradient`]. Optimizer, loss and training loop are burn's own. Only what the artifacts store is trained; biases and
+//! the last layer stay.
 
 mod network;
 mod operation;
@@ -19,7 +19,7 @@ use support::report::Report;
 use support::tuned::{Figures, Row};
 use taper::factorize::Rank;
 use taper::factorize::svd::TruncatedSvd;
-use taper::quantize::product::ProductQuantizer;
+use taper::quantize::product::{Codebook, ProductQuantizer, SplitAxis};
 use taper::{Factorizer, Quantizer};
 
 use network::{CrossEntropy, Dense, measure};
@@ -64,7 +64,7 @@ fn main() -> anyhow::Result<()> {
     let dense_held_out = measure(&dense.valid(), &data.held_out)?;
     report.say(&format!(
         "784-300-100-10 (ReLU) on {} images of MNIST, {epochs} epochs of burn's Adam, seed {}. The two large matrices are \
-         compressed; {tuning_epochs} epochs of Adam then train what the artifacts store, and nothing else. {} training images \
+         compressed; {tuning_epochs} epochs of Adam then train only what the artifacts store. {} training images \
          are held out, {} images are for the test.",
         data.train.len(),
         common.seed,
@@ -97,7 +97,7 @@ fn main() -> anyhow::Result<()> {
     ] {
         let artifacts = store(factors)?;
         let size: u64 = artifacts.iter().map(|a| a.lock().storage().bytes()).sum();
-        // Put back: burn's own layers hold the decompressed weights.
+        // burn's own layers with the decompressed weights.
         let decompressed = artifacts.iter().map(|a| a.lock().decompress_matrix());
         let decompressed = decompressed.collect::<taper::Result<Vec<_>>>()?;
         let plain = Device::flex();

@@ -14,7 +14,7 @@ use taper::Seed;
 
 use crate::operation::{Stored, decompress};
 
-/// Images that go through a network at a time when it is measured.
+/// Images per batch when a network is measured.
 const BLOCK: usize = 1000;
 
 /// Linear layers with ReLU between them.
@@ -23,7 +23,7 @@ pub struct Dense {
     layers: Vec<Linear>,
 }
 
-/// The same with compressed weights, of which only what the artifacts store is trained.
+/// The network with compressed weights. Only what the artifacts store is trained.
 #[derive(Module, Debug)]
 pub struct Compressed {
     layers: Vec<CompressedLinear>,
@@ -38,13 +38,13 @@ struct CompressedLinear {
     weight: Stored,
 }
 
-/// What both are.
+/// Common methods of both networks.
 pub trait Forward {
     fn forward(&self, images: Tensor<2>) -> Tensor<2>;
 }
 
 impl Dense {
-    /// With weights uniform in ±1/√inputs.
+    /// Creates a network with weights uniform in ±1/√inputs.
     pub fn new(widths: &[usize], seed: Seed, device: &Device) -> Self {
         let layers = widths.windows(2).enumerate().map(|(i, width)| {
             let seed = seed.derive(i as u64);
@@ -60,7 +60,7 @@ impl Dense {
         }
     }
 
-    /// The weights (out, in) of all layers but the last. burn keeps them as (in, out).
+    /// The weights (out, in) of all layers but the last. burn stores them as (in, out).
     pub fn weights(&self) -> anyhow::Result<Vec<Array2<f32>>> {
         let compressed = self.layers.iter().take(self.layers.len() - 1);
         compressed
@@ -122,7 +122,7 @@ impl Forward for Compressed {
 }
 
 impl Compressed {
-    /// The classes of images by taper alone: every product is one with the artifact, no weight is decompressed.
+    /// Predicts the classes of images without burn: every product is `apply` of an artifact.
     pub fn predict_compressed(&self, images: ArrayView2<'_, f32>) -> anyhow::Result<Vec<usize>> {
         let mut x = images.to_owned();
         for layer in &self.layers {
@@ -153,17 +153,17 @@ impl<M: Forward> Objective<M> for CrossEntropy {
     }
 }
 
-/// What a network says of a set of images.
+/// Loss and accuracy of a network on a set of images.
 #[derive(Debug, Clone)]
 pub struct Measured {
     /// The mean cross-entropy.
     pub loss: f64,
-    /// In percent.
+    /// The accuracy in percent.
     pub accuracy: f64,
     pub classes: Vec<usize>,
 }
 
-/// Loss and accuracy on `data`.
+/// Measures loss and accuracy on `data`.
 pub fn measure(model: &impl Forward, data: &Dataset) -> anyhow::Result<Measured> {
     let device = Device::flex();
     let (mut sum, mut classes) = (0.0, Vec::new());

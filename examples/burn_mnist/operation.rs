@@ -1,5 +1,5 @@
-//! Decompressing as an operation of burn: forward from what an artifact stores to the dense weight, backward from the
-//! gradient of the weight to that of what is stored.
+//! Decompression as an operation of burn: forward from the parameters of an artifact to the dense weight, backward from the gradient of
+//! the weight to that of the parameters.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,7 +14,7 @@ use burn::tensor::{Tensor, TensorData};
 use ndarray::{ArrayView1, ArrayViewD, IxDyn};
 use taper::{LinearOp, Trainable};
 
-/// A compressed matrix that multiplies as it is and can be trained: product quantized, low rank, sparse, ….
+/// A compressed matrix that multiplies and can be trained: product-quantized, low-rank, sparse, ….
 pub trait Matrix: LinearOp<f32> + Trainable<f32> {}
 
 impl<M: LinearOp<f32> + Trainable<f32>> Matrix for M {}
@@ -33,14 +33,14 @@ impl Stored {
     }
 }
 
-/// The operation that burn does not have.
+/// The operation, as an extension of burn's backends.
 #[backend_extension(Autodiff, Flex)]
 pub trait DecompressBackend: Backend {
-    /// The weight (out, in) that `matrix` stands for with these parameters.
+    /// The dense weight (out, in) of `matrix` with these parameters.
     fn decompress(parameters: FloatTensor<Self>, matrix: Stored) -> FloatTensor<Self>;
 }
 
-/// The weight (out, in) that `matrix` stands for with these parameters.
+/// The dense weight (out, in) of `matrix` with these parameters.
 pub fn decompress(parameters: Tensor<1>, matrix: &Stored) -> Tensor<2> {
     let parameters = parameters.into_dispatch();
     Tensor::from_dispatch(<Dispatch as DecompressBackend>::decompress(
@@ -56,7 +56,7 @@ impl DecompressBackend for Flex {
         let mut matrix = matrix.lock();
         matrix
             .set_parameters(ArrayView1::from(parameters))
-            .expect("as many parameters as the matrix has, finite unless the training diverged");
+            .expect("the number of parameters of the matrix, finite unless the training diverged");
         let weight = matrix.decompress().expect("a dense weight");
         let shape = weight.shape().to_vec();
         FlexTensor::from_data(TensorData::new(weight.into_iter().collect(), shape))

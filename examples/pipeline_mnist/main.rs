@@ -1,12 +1,12 @@
-//! Deep compression of LeNet-300-100 on MNIST: prune, share weights, code, and fine-tune by distillation.
+//! Deep compression of LeNet-300-100 on MNIST: prune, quantize, entropy-code, and fine-tune by distillation.
 //!
-//! S. Han, H. Mao and W. Dally, "Deep Compression", 2015, arXiv:1510.00149: 1070 KB become 27 KB at no loss. Here the
-//! network is pruned by magnitude in rounds, its weights that are left become codes into a small codebook a layer, the
-//! codebooks are trained through [`taper::Trainable`], and the container codes positions and codes by their entropy. All that
-//! trains learns from the dense network by taper's `Distiller`. Beside it, other ways to make the same network small.
+//! S. Han, H. Mao and W. Dally, "Deep Compression", 2015, arXiv:1510.00149: from 1070 KB to 27 KB without loss. This experiment prunes the
+//! network by magnitude in rounds, quantizes the kept weights with a small codebook per layer, and trains the codebooks through
+//! [`taper::Trainable`]. The container entropy-codes positions and codes. All training uses taper's `Distiller` with the dense network
+//! as a teacher. For comparison, the other methods compress the same network.
 //!
-//! Everything is chosen on the last 10,000 training images; the test images are looked at once, at the end. Sizes are
-//! lengths of files: of the container that is read back before it is measured, and of plain safetensors for the dense network.
+//! Everything is chosen on the last 10,000 training images; the test images are used once, at the end. Sizes are the lengths of files:
+//! of the container, which is read back before it is measured, and of plain safetensors for the dense network.
 
 mod network;
 mod operator;
@@ -34,11 +34,11 @@ use recipes::{Candidate, Teaching};
 
 support::fast_allocator!();
 
-/// From the image to the classes.
+/// The widths of the network, from the image to the classes.
 const WIDTHS: [usize; 4] = [mnist::PIXELS, 300, 100, mnist::CLASSES];
 /// Published: error before and after in percent, times smaller.
 const PUBLISHED: (f64, f64, f64) = (1.64, 1.58, 40.0);
-/// Pixels from 0 to about 1.1, so that background is nothing.
+/// Scale of the pixels, from 0 for the background to about 1.1.
 const CONTRAST: f32 = 0.4;
 
 #[derive(Debug, Parser)]
@@ -47,11 +47,11 @@ struct Args {
     #[command(flatten)]
     common: Common,
 
-    /// Shares of the weights that are left, in falling order; each is fine-tuned and then pruned further.
+    /// Shares of kept weights, in falling order; the network is fine-tuned at each and then pruned further.
     #[arg(long, value_delimiter = ',', value_name = "SHARE,…")]
     keep: Option<Vec<f64>>,
 
-    /// Centroids of the codebooks.
+    /// Sizes of the codebooks.
     #[arg(long, value_delimiter = ',', value_name = "K,…")]
     centroids: Option<Vec<usize>>,
 
@@ -59,11 +59,11 @@ struct Args {
     #[arg(long, value_name = "N")]
     tuning_epochs: Option<usize>,
 
-    /// The chance that a hidden value is left out while the dense network is trained.
+    /// Dropout of hidden values in the training of the dense network.
     #[arg(long, default_value_t = 0.3, value_name = "CHANCE")]
     dropout: f64,
 
-    /// Dense networks that teach as an ensemble; the first is the one that is made small.
+    /// Number of dense networks in the ensemble that teaches; the first one is compressed.
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     teachers: u64,
 
@@ -71,7 +71,7 @@ struct Args {
     #[arg(long, default_value_t = 3.0, value_name = "T")]
     temperature: f64,
 
-    /// Weight of the teacher's part of the loss, in [0, 1].
+    /// Weight of the distillation in the loss, in [0, 1].
     #[arg(long, default_value_t = 0.9, value_name = "α")]
     alpha: f64,
 }
@@ -85,7 +85,7 @@ struct Figures {
     quick: bool,
     baseline_error: f64,
     baseline_held_out_error: f64,
-    /// Of the dense network, fine-tuned as the small ones are.
+    /// Error of the dense network, fine-tuned in the same way as the compressed ones.
     baseline_taught_error: f64,
     error: f64,
     held_out_error: f64,
@@ -98,7 +98,7 @@ struct Figures {
     seconds: f64,
 }
 
-/// A way to make the network small, and what it came to.
+/// The figures of one method.
 #[derive(Debug, Clone, Serialize)]
 struct Point {
     recipe: String,
@@ -118,8 +118,8 @@ fn main() -> anyhow::Result<()> {
         .unwrap_or(if common.quick { 1 } else { 36 });
     report.say(&format!(
         "LeNet-300-100 (784-300-100-10, ReLU) on {} images of MNIST, {epochs} epochs of Adam with dropout {}, seed {}; {} \
-         training images are held out, {} images are for the test. Whatever is trained later learns from the labels and \
-         from {} such networks, this one among them.",
+         training images are held out, {} images are for the test. All later training uses the labels and {} such networks, \
+         including this one, as teachers.",
         data.train.len(),
         args.dropout,
         common.seed,
@@ -144,7 +144,7 @@ fn main() -> anyhow::Result<()> {
     let mut candidates = recipes::others(&dense, &teaching, common.quick)?;
     candidates.extend(prune(&args, &dense, &teaching, tuning_epochs)?);
 
-    // Everything is chosen by the held-out images: the smallest file that errs no more often than the dense network.
+    // The choice uses the held-out images: the smallest file with no more errors than the dense network.
     let held_out_error = |network: &Plain| network.error(&data.held_out);
     let baseline_held_out_error = held_out_error(&dense);
     let held_out: Vec<f64> = candidates
@@ -158,7 +158,7 @@ fn main() -> anyhow::Result<()> {
         .min_by_key(|(candidate, _)| candidate.bytes);
     let (chosen, chosen_held_out) = match fitting {
         Some(fitting) => fitting,
-        // None is as good: the best of all.
+        // If there is none, the file with the fewest errors.
         None => candidates
             .iter()
             .zip(&held_out)
@@ -190,8 +190,9 @@ fn main() -> anyhow::Result<()> {
     let ratio = dense_bytes as f64 / chosen.bytes as f64;
     tell(&mut report, &pareto, &limit, &chosen.recipe, dense_bytes);
     report.say(&format!(
-        "Chosen on the held-out images, as the smallest file that errs there no more often than the dense network: {}. Error {error:.2} % at {} ({ratio:.1} times smaller than {}), against {baseline_error:.2} % of \
-         the dense network ({baseline_taught_error:.2} % once it is fine-tuned in the same way). Published: {:.2} % before, {:.2} % after, {:.0} times smaller.",
+        "Chosen on the held-out images, as the smallest file with no more errors than the dense network: {}. Error {error:.2} % \
+         at {} ({ratio:.1} times smaller than {}); the dense network has {baseline_error:.2} % ({baseline_taught_error:.2} % when \
+         fine-tuned in the same way). Published: {:.2} % before, {:.2} % after, {:.0} times smaller.",
         chosen.recipe,
         bytes(chosen.bytes),
         bytes(dense_bytes),
@@ -240,7 +241,7 @@ fn load(quick: bool) -> anyhow::Result<Splits> {
     Ok(data)
 }
 
-/// The networks of the ensemble: equal in all but their seeds.
+/// Trains the networks of the ensemble, which differ only in their seeds.
 fn train(args: &Args, epochs: usize, data: &Splits) -> anyhow::Result<Vec<Plain>> {
     let labels_alone = KnowledgeDistillation::new(1.0).alpha(0.0);
     let lesson = Lesson {
@@ -249,7 +250,7 @@ fn train(args: &Args, epochs: usize, data: &Splits) -> anyhow::Result<Vec<Plain>
     };
     let bar = bar("training", epochs * args.teachers as usize);
     let networks = (0..args.teachers).map(|member| {
-        // The first has the seeds that it would have alone.
+        // The first has the seeds of a single network.
         let seed = |name| match member {
             0 => args.common.seed(name),
             _ => args.common.seed(name).derive(member),
@@ -271,7 +272,7 @@ fn train(args: &Args, epochs: usize, data: &Splits) -> anyhow::Result<Vec<Plain>
     networks
 }
 
-/// The pipeline: at each share of weights that is left, a codebook of each size.
+/// The pipeline: a codebook of each size for each share of kept weights.
 fn prune(
     args: &Args,
     dense: &Plain,
@@ -298,13 +299,13 @@ fn prune(
             .map(|layer| layer.weight.matrix())
             .collect();
         let views: Vec<_> = weights.iter().map(|array| array.view()).collect();
-        // All layers compete: the largest weights of the network are left.
+        // Magnitudes are compared over all layers: the largest weights of the network are kept.
         let pruner = MagnitudePruner::new(Sparsity::Unstructured(Keep::Fraction(keep)));
         for (layer, left) in network.layers.iter_mut().zip(pruner.prune(&views)?) {
             let left = left.decompress_matrix()?;
             layer.weight = Operator::of(left, keep);
         }
-        // A step costs as much as there are weights left: with few, much training is cheap.
+        // The cost of a step is proportional to the number of kept weights, so that long training is cheap for few.
         let epochs = if keep > SPARSE {
             epochs.div_ceil(9)
         } else {
@@ -335,7 +336,7 @@ fn prune(
 
 fn tell(report: &mut Report, pareto: &[Point], limit: &[Point], chosen: &str, dense_bytes: u64) {
     let mut table = Table::new(
-        "Accuracy over size (bytes of the container, biases and header included)",
+        "Accuracy over size (bytes of the container, with biases and header)",
         ["recipe", "bytes", "smaller", "held out, %", "test, %"],
     );
     for point in pareto {
@@ -354,13 +355,13 @@ fn tell(report: &mut Report, pareto: &[Point], limit: &[Point], chosen: &str, de
     }
     report.table(&table);
     report.say(
-        "The limit below: the trained weights, untouched by any fine-tuning, with noise of the least squared error that codes of \
-         so few bits can have if weights are independent draws from each layer's own histogram (the forward test channel of a \
-         Gaussian at that error); no file is written. What lies above it has moved its weights, which the limit leaves where they are.",
+        "The limit below is computed, without a file: the trained weights without fine-tuning, plus noise with the least squared \
+         error of any code with as many bits, if the weights are independent draws from the histogram of their layer (the forward \
+         test channel of a Gaussian at that error). Fine-tuned models can pass it, since fine-tuning moves the weights.",
     );
     let mut table = Table::new(
-        "The limit of weights that stay",
-        ["bits a weight", "bytes", "test, %"],
+        "The limit without fine-tuning",
+        ["bits per weight", "bytes", "test, %"],
     );
     for point in limit {
         table.row([
@@ -403,7 +404,7 @@ fn plot(figures: &Figures) -> Plot {
         .limit
         .iter()
         .map(|point| (point.bytes as f64 / 1e3, point.accuracy));
-    series.push(Series::new("limit of weights that stay", Mark::Dashed, limit).color(0));
+    series.push(Series::new("limit without fine-tuning", Mark::Dashed, limit).color(0));
     let least = figures.pareto.iter().map(|p| p.bytes).min().unwrap_or(1) as f64 / 1e3;
     let baseline = 100.0 - figures.baseline_error;
     let ends = [

@@ -1,7 +1,7 @@
 //! LeNet-300-100 without a framework: its forward and backward pass, and training with Adam.
 //!
-//! What is trained of a layer is what it stores: all weights, the few that are left, a codebook, or the numbers of any
-//! of taper's artifacts ([`Trainable`]).
+//! Training changes the stored numbers of a layer: all weights, the kept weights, a codebook, or the parameters of any artifact of taper
+//! ([`Trainable`]).
 
 use anyhow::Context;
 use ndarray::{Array1, Array2, ArrayView2, Axis, Ix2, Zip, concatenate, s};
@@ -15,25 +15,25 @@ use taper::{Distiller, Precision, Seed, Trainable};
 
 use super::operator::{Operator, Sparse};
 
-/// Images that one thread takes through the network: fixed, so that sums do not depend on the number of threads.
+/// Images per piece of work of a thread; fixed, so that sums do not depend on the number of threads.
 const SHARD: usize = 64;
 
-/// What is trained of a layer.
+/// The trained numbers of a layer.
 pub trait Weight: Send + Sync {
-    /// The products.
+    /// The operator, which multiplies.
     fn operator(&self) -> anyhow::Result<Operator>;
 
     /// The numbers that are trained.
     fn parameters(&self) -> Array1<f32>;
 
-    /// Sets them, and puts the weights that they make into `operator`.
+    /// Sets the numbers, and updates the weights of `operator`.
     fn set(&mut self, parameters: &Array1<f32>, operator: &mut Operator) -> anyhow::Result<()>;
 
-    /// Their gradient from that of the operator's weights.
+    /// The gradient of the numbers, from that of the operator's weights.
     fn gradient(&self, weights: Array1<f32>) -> anyhow::Result<Array1<f32>>;
 }
 
-/// The weights themselves, all or those that are left.
+/// The weights themselves, all or the kept ones.
 impl Weight for Operator {
     fn operator(&self) -> anyhow::Result<Operator> {
         Ok(self.clone())
@@ -57,13 +57,13 @@ impl Weight for Operator {
     }
 }
 
-/// An artifact whose numbers are trained: of a whole matrix, or of the weights that are left as a matrix of one column.
+/// An artifact whose numbers are trained: of a whole matrix, or of the kept weights as a matrix of one column.
 ///
-/// The numbers are kept in full precision beside it, so that small steps are not lost to rounding.
+/// A copy of the numbers in full precision keeps small steps from being lost to rounding.
 #[derive(Debug)]
 pub struct Tuned<A> {
     pub artifact: A,
-    /// Where the weights stand, of which the artifact has the values; none where it is the whole matrix.
+    /// The places of the weights of the artifact; `None` for a whole matrix.
     pub places: Option<Sparse>,
     parameters: Array1<f32>,
 }
@@ -124,11 +124,11 @@ pub struct Network<W> {
     pub layers: Vec<Layer<W>>,
 }
 
-/// A network that only multiplies.
+/// A network for inference.
 pub type Plain = Network<Operator>;
 
 impl Plain {
-    /// A network to be trained: weights uniform in ±√(6 / inputs), biases zero (He et al. 2015, arXiv:1502.01852).
+    /// Creates an untrained network: weights uniform in ±√(6 / inputs), biases zero (He et al., 2015, arXiv:1502.01852).
     pub fn new(widths: &[usize], seed: Seed) -> Self {
         let layers = widths.windows(2).enumerate().map(|(layer, pair)| {
             let bound = (6.0 / pair[0] as f64).sqrt();
@@ -147,7 +147,7 @@ impl Plain {
         }
     }
 
-    /// What goes into each layer, (features, images), and the logits at last; `dropout` leaves out hidden values.
+    /// The inputs of each layer, (features, images), and finally the logits; with dropout of hidden values if `dropout` is given.
     fn forward(
         &self,
         images: Array2<f32>,
@@ -168,7 +168,7 @@ impl Plain {
         values
     }
 
-    /// Gradients of weights and biases from that of the logits; `scale` is by how much dropout raised what it left.
+    /// The gradients of weights and biases, from that of the logits; `scale` is the factor of dropout for kept values.
     fn backward(&self, values: &[Array2<f32>], mut gradient: Array2<f32>, scale: f32) -> Gradients {
         let mut gradients = Vec::new();
         for (i, layer) in self.layers.iter().enumerate().rev() {
@@ -203,7 +203,7 @@ impl Plain {
         concatenate(Axis(0), &views).unwrap_or_default()
     }
 
-    /// Images with a wrong answer, in percent.
+    /// The error rate in percent.
     pub fn error(&self, data: &Dataset) -> f64 {
         let logits = self.logits(data.images.view());
         let answers: Vec<usize> = logits.rows().into_iter().map(largest).collect();
@@ -212,7 +212,7 @@ impl Plain {
 }
 
 impl<W: Weight> Network<W> {
-    /// The same network, ready to multiply.
+    /// The network for inference.
     pub fn plain(&self) -> anyhow::Result<Plain> {
         let layers = self.layers.iter().map(|layer| {
             Ok(Layer {
@@ -226,10 +226,10 @@ impl<W: Weight> Network<W> {
     }
 }
 
-/// Of the weights and of the bias of each layer.
+/// The gradients of weights and bias of each layer.
 type Gradients = Vec<(Array1<f32>, Array1<f32>)>;
 
-/// Hidden values that are left out by chance (N. Srivastava et al., "Dropout", 2014); the others are raised instead.
+/// Dropout (N. Srivastava et al., "Dropout", 2014): random hidden values become zero, and the others are scaled up.
 #[derive(Debug)]
 struct Dropout {
     chance: f64,
@@ -247,7 +247,7 @@ impl Dropout {
         let seed = self.seed.derive(rows.first().map_or(0, |&row| row as u64));
         let seed = seed.derive(layer as u64);
         for (feature, mut values) in values.rows_mut().into_iter().enumerate() {
-            // Eight values a number: a chance in steps of 1/256.
+            // Eight values per random number: probabilities in steps of 1/256.
             for (chunk, mut values) in values.axis_chunks_iter_mut(Axis(0), 8).enumerate() {
                 let number = seed.derive((feature * SHARD + chunk) as u64).value();
                 for (value, byte) in values.iter_mut().zip(number.to_le_bytes()) {
@@ -258,14 +258,14 @@ impl Dropout {
     }
 }
 
-/// What a teacher said of every training image, and the loss that weighs it against the labels.
+/// A teacher's logits for every training image, and the loss that combines them with the labels.
 pub struct Lesson<'a> {
     pub distiller: &'a (dyn Distiller<f32> + Sync),
-    /// None for a loss that leaves the teacher out.
+    /// `None` for a loss without a teacher.
     pub teacher: Option<&'a TeacherLogits>,
 }
 
-/// What `networks` say together of all `images`, kept in half precision.
+/// The logits of the ensemble of `networks` for all `images`, in half precision.
 pub fn teach(
     networks: &[Plain],
     images: ArrayView2<'_, f32>,
@@ -284,12 +284,12 @@ pub struct Training {
     pub batch: usize,
     pub rate: f64,
     pub schedule: Schedule,
-    /// The chance that a hidden value is left out; 0 for none.
+    /// The dropout of hidden values; 0 for none.
     pub dropout: f64,
     pub seed: Seed,
 }
 
-/// Adam's memory of one array (D. Kingma and J. Ba, 2014, arXiv:1412.6980).
+/// Adam's state for one array (D. Kingma and J. Ba, 2014, arXiv:1412.6980).
 struct Adam {
     first: Array1<f32>,
     second: Array1<f32>,
@@ -319,7 +319,7 @@ impl Adam {
 }
 
 impl Training {
-    /// Trains `network`; `tick` is called after each epoch.
+    /// Trains `network`, and calls `tick` after each epoch.
     pub fn run<W: Weight>(
         &self,
         network: &mut Network<W>,
@@ -412,7 +412,7 @@ fn gradients(
         })
         .collect();
     let mut parts = parts.into_iter();
-    let mut total = parts.next().context("a batch without images")?;
+    let mut total = parts.next().context("a batch has no images")?;
     for part in parts {
         for ((weight, bias), (more_weight, more_bias)) in total.iter_mut().zip(part) {
             *weight += &more_weight;

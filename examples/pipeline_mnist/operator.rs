@@ -1,11 +1,11 @@
-//! The products of a layer: with all weights, or with few.
+//! The products of a layer, with all weights or with few.
 //!
-//! Values of a batch lie feature by feature, (features, images), so that one weight meets a run of values. With few
-//! weights left, a step of training takes a twentieth of the time.
+//! Batches are stored as (features, images), so that each weight multiplies contiguous values. With few kept weights, a training step
+//! takes a twentieth of the time.
 
 use ndarray::{Array1, Array2, ArrayView2};
 
-/// The share of weights up to which single weights are faster than a dense product.
+/// The share of kept weights up to which the sparse product is faster than the dense one.
 pub const SPARSE: f64 = 0.1;
 
 /// W, of shape (out, in).
@@ -13,24 +13,24 @@ pub const SPARSE: f64 = 0.1;
 pub enum Operator {
     /// All weights.
     Dense(Array2<f32>),
-    /// All, of which those stay zero where the mask is zero.
+    /// All weights; those with a mask of zero stay zero.
     Masked(Array2<f32>, Array2<f32>),
-    /// Those that are not zero.
+    /// The nonzero weights.
     Sparse(Sparse),
 }
 
-/// The places and values of the weights that are left, row by row.
+/// The places and values of the nonzero weights, row by row.
 #[derive(Debug, Clone)]
 pub struct Sparse {
     shape: [usize; 2],
-    /// Where each row begins, and where the last ends.
+    /// The start of each row, and the end of the last.
     rows: Vec<usize>,
     columns: Vec<usize>,
     pub values: Array1<f32>,
 }
 
 impl Sparse {
-    /// The weights of `dense` that are not zero.
+    /// The nonzero weights of `dense`.
     pub fn of(dense: ArrayView2<'_, f32>) -> Self {
         let (mut rows, mut columns, mut values) = (vec![0], Vec::new(), Vec::new());
         for row in dense.rows() {
@@ -67,7 +67,7 @@ impl Sparse {
 }
 
 impl Operator {
-    /// The weights of `pruned` that are not zero: in the form that is faster.
+    /// The nonzero weights of `pruned`, in the faster form.
     pub fn of(pruned: Array2<f32>, share: f64) -> Self {
         if share > SPARSE {
             let mask = pruned.mapv(|w| if w == 0.0 { 0.0 } else { 1.0 });
@@ -76,7 +76,7 @@ impl Operator {
         Self::Sparse(Sparse::of(pruned.view()))
     }
 
-    /// All weights, zeros among them.
+    /// All weights, with the zeros.
     pub fn matrix(&self) -> Array2<f32> {
         match self {
             Self::Dense(weights) | Self::Masked(weights, _) => weights.clone(),
@@ -124,7 +124,7 @@ impl Operator {
         }
     }
 
-    /// The gradient of the weights, in their places: g xᵀ there.
+    /// The gradient of the weights: g xᵀ at their places.
     pub fn gradient(&self, g: &Array2<f32>, x: &Array2<f32>) -> Array1<f32> {
         match self {
             Self::Dense(_) => {
@@ -167,7 +167,7 @@ fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {
-    // Sixteen sums side by side, which the processor adds at once.
+    // Sixteen independent sums, which the processor adds with vector instructions.
     let mut sums = [0.0_f32; 16];
     let (a, b) = (a.chunks(16), b.chunks(16));
     for (a, b) in a.zip(b) {

@@ -1,4 +1,4 @@
-//! The ways to make the network small, each to a container that is read back.
+//! The methods that compress the network. Each writes a container and reads it back.
 
 use std::collections::BTreeMap;
 
@@ -17,30 +17,30 @@ use taper::model::{
 use taper::prune::SparseMatrix;
 use taper::quantize::binary::{Binarizer, Scaling};
 use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range};
-use taper::quantize::product::{PqMatrix, ProductQuantizer, SplitAxis};
+use taper::quantize::product::{Codebook, PqMatrix, ProductQuantizer};
 use taper::{Factorizer, Precision, Quantizer, Seed, Trainable};
 
 use super::network::{Layer, Lesson, Network, Plain, Training, Tuned, Weight};
 use super::operator::{Operator, Sparse};
 
-/// What fine-tuning needs.
+/// The settings of fine-tuning.
 pub struct Teaching<'a> {
     pub data: &'a Dataset,
     pub lesson: Lesson<'a>,
     pub seed: Seed,
 }
 
-/// A network made small.
+/// A compressed network.
 pub struct Candidate {
     pub recipe: String,
     /// The length of the container.
     pub bytes: u64,
-    /// What was read back from it.
+    /// The network that was read back.
     pub network: Plain,
 }
 
 impl Teaching<'_> {
-    /// Trains what is stored of the weights of `network`.
+    /// Trains the stored numbers of the weights of `network`.
     fn tune<W: Weight>(
         &self,
         network: &mut Network<W>,
@@ -105,7 +105,7 @@ fn candidate<A: Artifact>(
     })
 }
 
-/// The length of a safetensors file of the network as it was trained.
+/// The length of a safetensors file of the dense network.
 pub fn dense_bytes(network: &Plain) -> anyhow::Result<u64> {
     let mut tensors = BTreeMap::new();
     for (i, layer) in network.layers.iter().enumerate() {
@@ -118,7 +118,7 @@ pub fn dense_bytes(network: &Plain) -> anyhow::Result<u64> {
     Ok(NamedTensors::to_bytes(views)?.len() as u64)
 }
 
-/// Each layer compressed by `compress`, trained for `epochs` passes, and written down.
+/// Compresses each layer with `compress`, trains for `epochs` passes, and writes the container.
 fn tuned<A: Trainable<f32> + Artifact>(
     recipe: &str,
     dense: &Plain,
@@ -147,14 +147,14 @@ fn tuned<A: Trainable<f32> + Artifact>(
     candidate(recipe, artifacts.collect(), biases)
 }
 
-/// The dense network, fine-tuned as the small ones are: what of their accuracy they owe to the lesson.
+/// The dense network, fine-tuned in the same way as the compressed ones, to separate the effect of the teacher.
 pub fn taught(dense: &Plain, teaching: &Teaching<'_>, epochs: usize) -> anyhow::Result<Plain> {
     let mut network = dense.clone();
     teaching.tune(&mut network, epochs, 1e-3, "dense")?;
     Ok(network)
 }
 
-/// The other families, alone and together.
+/// The other methods, alone and combined.
 pub fn others(
     dense: &Plain,
     teaching: &Teaching<'_>,
@@ -179,7 +179,7 @@ pub fn others(
         .scaling(Scaling::PerRow)
         .precision(Precision::F16);
     all.push(tuned(
-        "binary, a scale a row",
+        "binary, one scale per row",
         dense,
         teaching,
         (epochs, 1e-3),
@@ -199,11 +199,9 @@ pub fn others(
             teaching,
             (epochs, 1e-3),
             |layer, w| {
-                // One codebook a layer: each of its own would outweigh the codes of so small a network.
-                ProductQuantizer::new(w.ncols() / width)
+                // One codebook per layer: a codebook per group would be larger than the codes of so small a network.
+                ProductQuantizer::with_width(width)
                     .centroids(k)
-                    .axis(SplitAxis::In)
-                    .codebook(taper::quantize::product::Codebook::Shared)
                     .precision(Precision::F16)
                     .seed(teaching.seed.derive(layer as u64).value())
                     .quantize(w)
@@ -233,7 +231,7 @@ pub fn others(
             .iter()
             .map(|layer| layer.bias.clone())
             .collect();
-        // The same factors, in fixed point.
+        // The same factors in fixed point.
         let quantizer = FixedPointQuantizer::new(5)
             .granularity(Granularity::PerRow)
             .range(Range::SquaredError)
@@ -262,7 +260,7 @@ pub fn others(
     Ok(all)
 }
 
-/// The weights that are left, in half precision.
+/// The kept weights in half precision.
 pub fn pruned(network: &Plain, keep: f64) -> anyhow::Result<Candidate> {
     let artifacts = network
         .layers
@@ -277,7 +275,7 @@ pub fn pruned(network: &Plain, keep: f64) -> anyhow::Result<Candidate> {
     )
 }
 
-/// The weights that are left as codes into a codebook a layer, which is then trained.
+/// The kept weights as codes of one codebook per layer, which is then trained.
 pub fn pruned_and_shared(
     network: &Plain,
     keep: f64,
@@ -293,7 +291,6 @@ pub fn pruned_and_shared(
         let codes = ProductQuantizer::new(1)
             .codebook(Codebook::PerGroup)
             .centroids(centroids.min(values.len()))
-            .axis(SplitAxis::In)
             .precision(Precision::F16)
             .seed(teaching.seed.derive(i as u64).value())
             .quantize(column)?;
@@ -311,14 +308,14 @@ pub fn pruned_and_shared(
         .collect();
     let artifacts = shared.layers.into_iter().map(|layer| {
         let codes: PqMatrix<f32> = layer.weight.artifact;
-        let places = layer.weight.places.context("weights without places")?;
+        let places = layer.weight.places.context("the weights have no places")?;
         Ok(SparseQuantized::new(places.dense().view(), |_| Ok(codes))?)
     });
     let artifacts = artifacts.collect::<anyhow::Result<Vec<_>>>()?;
     candidate(name, artifacts, biases)
 }
 
-/// The trained weights with the error that codes of so few bits have at least.
+/// The trained weights with the least error of any code with this number of bits.
 pub fn limit(dense: &Plain, seed: Seed) -> anyhow::Result<Vec<Candidate>> {
     let rates = [0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0];
     let mut all = Vec::new();
@@ -329,7 +326,7 @@ pub fn limit(dense: &Plain, seed: Seed) -> anyhow::Result<Vec<Candidate>> {
             let weights = layer.weight.matrix();
             let source = EmpiricalSource::of(weights.view())?;
             let (mean, variance) = (source.mean(), source.variance());
-            // A Gaussian's channel at this error: shrunk towards the mean, with noise.
+            // The forward channel of a Gaussian at this error: shrink towards the mean and add noise.
             let error = source.distortion(rate)?.lower;
             let kept = 1.0 - error / variance;
             let spread = (error * kept).max(0.0).sqrt();
@@ -351,7 +348,7 @@ pub fn limit(dense: &Plain, seed: Seed) -> anyhow::Result<Vec<Candidate>> {
     Ok(all)
 }
 
-/// A normal number by Box and Muller.
+/// A normal random number by the method of Box and Muller.
 fn normal(seed: Seed, index: u64) -> f64 {
     let radius = (-2.0 * (1.0 - random::uniform(seed, index)).ln()).sqrt();
     radius * (2.0 * std::f64::consts::PI * random::uniform(seed, index + 1)).cos()

@@ -1,4 +1,4 @@
-//! y = x Wᵀ from the codes, beside the decompressed matrices.
+//! y = x Wᵀ from the codes, compared with the decompressed matrices.
 
 use serde::Serialize;
 use support::data::Dataset;
@@ -9,14 +9,14 @@ use taper::ndarray::{ArrayView2, Axis, s};
 
 use crate::scheme::Trial;
 
-/// The whole network in compressed form beside the same one decompressed.
+/// The network in compressed form, compared with the decompressed network.
 #[derive(Debug, Serialize)]
 pub(crate) struct Apply {
     pub(crate) predictions_equal: bool,
-    /// Of the whole network, biases and BatchNorm included.
+    /// Bytes of the whole network, with biases and BatchNorm.
     pub(crate) bytes: u64,
     pub(crate) dense_bytes: u64,
-    /// Time of the compressed network over that of the dense one, for all test images.
+    /// Time of the compressed network divided by that of the dense one, for all test images.
     pub(crate) time_ratio: f64,
     pub(crate) time_ms: f64,
     pub(crate) dense_time_ms: f64,
@@ -35,7 +35,7 @@ pub(crate) fn measure(trial: &Trial, test: &Dataset) -> anyhow::Result<Apply> {
         median_seconds(7, || network.logits(images).map(|_| ()))
     };
     let (time, dense_time) = (seconds(&compressed, images)?, seconds(dense, images)?);
-    // Many images one after the other: a single one is over before a clock has told.
+    // Many images one after the other: a single image is too short to measure.
     let singles = |network: &Network| -> taper::Result<f64> {
         let some = images.slice(s![..images.nrows().min(200), ..]);
         let all = median_seconds(7, || {
@@ -60,7 +60,7 @@ pub(crate) fn measure(trial: &Trial, test: &Dataset) -> anyhow::Result<Apply> {
 
 pub(crate) fn table(runs: &[(&str, &Apply)]) -> Table {
     let mut table = Table::new(
-        "The whole network: y = x Wᵀ from the codes, beside the decompressed matrices",
+        "The whole network: y = x Wᵀ from the codes, compared with the decompressed matrices",
         [
             "",
             "predictions",

@@ -1,4 +1,4 @@
-//! The published grid once more, quantized for the least error of the layers' outputs.
+//! The published grid, quantized for the least error of the layers' outputs.
 
 use anyhow::Context;
 use serde::Serialize;
@@ -12,14 +12,14 @@ use crate::grid::{CENTROIDS, Cell, GROUPS};
 use crate::scheme::{Scheme, Split, Trial};
 use crate::search::{self, Best, Choice};
 
-pub(crate) const EXPLANATION: &str = "Aware: every matrix is quantized for the least error of its outputs, given the \
-    second moments of its inputs on the same training images (without their labels), from the first matrix to \
-    the last. Sizes are the same to the byte.";
+pub(crate) const EXPLANATION: &str = "Aware: every matrix is quantized for the least error of its outputs, with the \
+    second moments of its inputs on the same training images (without labels), from the first matrix to \
+    the last. The sizes are equal to the byte.";
 
-/// How many times smaller the search is for.
+/// The ratio of the search.
 const SMALLER: f64 = 30.0;
 
-/// What is measured on the test images later.
+/// The quantized networks, which are measured on the test images later.
 pub(crate) struct Fitted {
     /// In the order of the grid's cells.
     grid: Vec<Trial>,
@@ -32,9 +32,9 @@ pub(crate) struct AwareCell {
     k: usize,
     m: usize,
     published: f64,
-    /// In percent, with the statistics of the network before.
+    /// In percent, with the statistics of the dense network.
     accuracy: f64,
-    /// With statistics estimated again.
+    /// With re-estimated statistics.
     accuracy_bn: f64,
     /// The same for the least error of the weights.
     plain: f64,
@@ -42,7 +42,7 @@ pub(crate) struct AwareCell {
     ratio_bytes: f64,
 }
 
-/// What was measured.
+/// The measured figures.
 #[derive(Debug, Serialize)]
 pub(crate) struct Measured {
     cells: Vec<AwareCell>,
@@ -73,7 +73,7 @@ pub(crate) fn fit(
         let trial = Trial::new(network, seed, images, true, |shape: (usize, usize)| {
             let limit = (4.0 * (shape.0 * shape.1) as f64 / SMALLER) as u64;
             let scheme = family.filling(limit, shape);
-            scheme.context("there is room for a centroid")
+            scheme.context("not even one centroid fits")
         })?;
         bar.inc(1);
         let held_out_accuracy = trial.adjusted.accuracy(held_out)?;
@@ -92,11 +92,11 @@ pub(crate) fn fit(
     bar.finish();
     Ok(Fitted {
         grid,
-        best: best.context("there are families to choose from")?,
+        best: best.context("there are no families to choose from")?,
     })
 }
 
-/// Those of the search whose sub-vectors have 4 or 8 values; the number of centroids follows from the size.
+/// The families of the search with sub-vectors of 4 or 8 values; the number of centroids follows from the size.
 fn families(quick: bool) -> Vec<Scheme> {
     let all = search::families().into_iter();
     let wide = |scheme: &Scheme| match scheme.split {
@@ -138,7 +138,7 @@ impl Measured {
     pub(crate) fn tables(&self, baseline: f64) -> [Table; 2] {
         let mut grid = Table::new(
             format!(
-                "Accuracy for the least error of the outputs, %, where the network before has {baseline:.2}"
+                "Accuracy for the least error of the outputs, %; the dense network has {baseline:.2}"
             ),
             [
                 "k",

@@ -1,4 +1,4 @@
-//! One weight at a time: signs and few bits, for the least error of the weights and of the outputs.
+//! One code per weight: signs and few bits, for the least error of the weights and of the outputs.
 
 use serde::Serialize;
 use support::data::Dataset;
@@ -10,17 +10,17 @@ use taper::quantize::binary::{Binarizer, Scaling};
 use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range};
 use taper::{Compressed, InputMoments, Quantizer};
 
-use crate::scheme::quantized;
+use crate::scheme::{context, quantized};
 
-pub(crate) const EXPLANATION: &str = "One weight at a time, with a scale for each output: signs (what binarizing \
-    gives when it comes after training instead of in it) and fixed point, each with BN.";
+pub(crate) const EXPLANATION: &str = "One code per weight and one scale per output: signs (binarized after training, \
+    not during it) and fixed point, each with BN.";
 
 /// The same matrices in few bits.
 #[derive(Debug, Serialize)]
 pub(crate) struct Bits {
     method: String,
     ratio_bytes: f64,
-    /// In percent, with statistics estimated again.
+    /// In percent, with re-estimated statistics.
     plain_bn: f64,
     aware_bn: f64,
 }
@@ -71,7 +71,7 @@ fn fit_one<Q: Quantizer<f32>>(
                 if aware {
                     moments.add(inputs)?;
                 }
-                let matrix = quantizer.quantize_with(weight, aware.then_some(&moments))?;
+                let matrix = quantizer.quantize_with(weight, context(&moments, aware))?;
                 bytes += matrix.storage().bytes();
                 dense_bytes += 4 * weight.len() as u64;
                 layer.weight = Weight::Dense(matrix.decompress()?.into_dimensionality::<Ix2>()?);
@@ -103,7 +103,7 @@ pub(crate) fn measure(fitted: &[Fitted], test: &Dataset) -> anyhow::Result<Vec<B
 
 pub(crate) fn table(bits: &[Bits], baseline: f64) -> Table {
     let mut table = Table::new(
-        format!("Accuracy of few bits a weight, %, where the network before has {baseline:.2}"),
+        format!("Accuracy of few bits per weight, %; the dense network has {baseline:.2}"),
         ["weights", "ratio", "plain, BN", "aware, BN", "lost"],
     );
     for bits in bits {

@@ -28,9 +28,9 @@ pub(crate) struct Cell {
     pub(crate) k: usize,
     pub(crate) m: usize,
     pub(crate) published: f64,
-    /// In percent, with the statistics of the network before.
+    /// In percent, with the statistics of the dense network.
     pub(crate) accuracy: f64,
-    /// With statistics estimated again.
+    /// With re-estimated statistics.
     pub(crate) accuracy_bn: f64,
     pub(crate) ratio_formula: f64,
     pub(crate) ratio_bytes: f64,
@@ -41,7 +41,7 @@ pub(crate) struct Cell {
 /// The same number of groups and of bytes, with one codebook for all groups of a matrix.
 #[derive(Debug, Serialize)]
 pub(crate) struct SharedCell {
-    /// Of each matrix in turn.
+    /// The centroids of each matrix.
     pub(crate) k: Vec<usize>,
     pub(crate) accuracy: f64,
     pub(crate) accuracy_bn: f64,
@@ -77,7 +77,7 @@ pub(crate) fn fit(
                 };
                 shared
                     .filling(scheme.bytes(shape), shape)
-                    .context("a shared codebook is no larger than many")
+                    .context("not even one centroid of a shared codebook fits")
             };
             cells.push(FittedCell {
                 k,
@@ -119,8 +119,7 @@ impl FittedCell {
 pub(crate) fn table(cells: &[Cell], baseline: f64) -> Table {
     let mut table = Table::new(
         format!(
-            "Accuracy on the test images, %, where the network before has {baseline:.2} (published: \
-             {PUBLISHED_BASELINE})"
+            "Accuracy on the test images, %; the dense network has {baseline:.2} (published: {PUBLISHED_BASELINE})"
         ),
         [
             "k",

@@ -1,4 +1,4 @@
-//! How far each quantized network is from the limit of rate-distortion theory.
+//! The distance of each quantized network from the limit of rate–distortion theory.
 
 use std::collections::BTreeMap;
 
@@ -10,26 +10,26 @@ use taper::limit::{EmpiricalSource, RateDistortionGap};
 
 use crate::scheme::{Trial, quantized};
 
-pub(crate) const EXPLANATION: &str = "How much further could it go? Error: the squared distance from the weights over \
-    their variance. Limit: the least that any code of as many bits can have, of blocks of any length, if the weights \
-    of a matrix are independent draws from its own histogram (Blahut and Arimoto). To save: the bits a weight that a \
-    code at the limit would do without at the same error. What the network does with the error is another matter: \
-    the accuracies above are not bounded by this.";
+pub(crate) const EXPLANATION: &str = "How much smaller could it be? Error: squared distance from the weights divided by \
+    their variance. Limit: the least error of any code with as many bits and blocks of any length, if the weights \
+    of a matrix are independent draws from its histogram (Blahut and Arimoto). Bits to save: the bits per weight that a \
+    code at the limit would save at the same error. The limit bounds the error of the weights, and not the accuracies \
+    above.";
 
-/// A scheme beside the limit, over all quantized matrices.
+/// A scheme and the limit, over all quantized matrices.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Limit {
     pub(crate) scheme: String,
-    /// Codebooks included.
+    /// With the codebooks.
     pub(crate) bits_per_weight: f64,
-    /// Squared errors over the variance of the weights.
+    /// Squared error divided by the variance of the weights.
     pub(crate) error: f64,
     pub(crate) limit_error: f64,
     pub(crate) limit_bits_per_weight: f64,
     pub(crate) decibels: f64,
 }
 
-/// The law of the weights of each matrix that is quantized.
+/// The distribution of the weights of each quantized matrix.
 pub(crate) struct Sources(BTreeMap<usize, EmpiricalSource>);
 
 impl Sources {
@@ -52,13 +52,13 @@ impl Sources {
         let (mut weights, mut bits, mut limit_bits) = (0.0, 0.0, 0.0);
         let (mut error, mut limit, mut variance) = (0.0, 0.0, 0.0);
         for (i, matrix) in &trial.matrices {
-            let source = self.0.get(i).context("a matrix without a source")?;
-            let dense = quantized(&network.layers[*i]).context("a matrix that is not dense")?;
+            let source = self.0.get(i).context("a matrix has no source")?;
+            let dense = quantized(&network.layers[*i]).context("a matrix is not dense")?;
             let gap = RateDistortionGap::with_source(matrix, dense.into_dyn(), source)?;
             let count = source.count() as f64;
             weights += count;
             bits += count * gap.bits_per_weight;
-            // Without any error there is nothing that a code could do without.
+            // Without an error no bits can be saved.
             let least = gap.limit_bits.map_or(gap.bits_per_weight, |l| l.lower);
             limit_bits += count * least;
             error += count * gap.mean_squared_error;
@@ -78,10 +78,10 @@ impl Sources {
 
 pub(crate) fn table(limits: &[Limit]) -> Table {
     let mut table = Table::new(
-        "Beside the limit",
+        "Comparison with the limit",
         [
             "scheme",
-            "bits a weight",
+            "bits per weight",
             "error",
             "limit",
             "above it",

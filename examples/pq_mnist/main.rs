@@ -1,12 +1,15 @@
 //! Product quantization of a network for MNIST.
 //!
-//! Trains 784-512-512-512-10, quantizes its three weight matrices with 512 outputs (784×512, 512×512 and
-//! 512×512; the last layer's 512×10 stays as it is) and shows accuracy beside size: in the published grid of
-//! centroids k and groups m, with BatchNorm's statistics estimated again, with one codebook for all groups at
-//! the same number of bytes, and for the best parameters at 25 times smaller; and for the
-//! least error of the layers' outputs, given the moments of their inputs on training images. Beside each stands the least
-//! error that any code of as many bits can have. No weight is trained after it was
-//! quantized. The test images are not looked at until everything is chosen.
+//! Trains 784-512-512-512-10, quantizes its three weight matrices with 512 outputs (784×512, 512×512 and 512×512; the last layer's
+//! 512×10 stays dense), and shows accuracy over size:
+//!
+//! - for the published grid of centroids k and groups m, with the old and with re-estimated statistics of BatchNorm;
+//! - with one codebook for all groups at the same number of bytes;
+//! - for the best parameters at 25 times smaller;
+//! - for the least error of the layers' outputs, with the moments of their inputs on training images.
+//!
+//! It also shows the least error of any code with as many bits. No weight is trained after quantization. The test images are used once,
+//! after everything is chosen.
 
 mod apply;
 mod aware;
@@ -37,7 +40,7 @@ use search::{Best, Choice, SMALLER, TARGETS};
 
 support::fast_allocator!();
 
-/// From the image to the classes.
+/// The widths of the network, from the image to the classes.
 const WIDTHS: [usize; 5] = [mnist::PIXELS, 512, 512, 512, mnist::CLASSES];
 
 #[derive(Debug, Parser)]
@@ -46,11 +49,11 @@ struct Args {
     #[command(flatten)]
     common: Common,
 
-    /// Training images that BatchNorm's statistics are estimated from again.
+    /// Number of training images for re-estimating the statistics of BatchNorm.
     #[arg(long, default_value_t = 10_000, value_name = "N")]
     statistics_images: usize,
 
-    /// A folder where the trained network is kept, and taken from in the next run.
+    /// A folder for the trained network; the next run loads it from there.
     #[arg(long, value_name = "FOLDER")]
     checkpoint: Option<PathBuf>,
 }
@@ -83,8 +86,8 @@ fn main() -> anyhow::Result<()> {
     let epochs = args.common.epochs_or(9, 2);
     report.say(&format!(
         "784-512-512-512-10 (Linear, BatchNorm, ReLU) on {} images of MNIST, {epochs} epochs of Adam, seed {}; {} \
-         training images are held out, {} images are for the test. Quantized are 784×512, 512×512 and 512×512, not \
-         the last layer's 512×10.",
+         training images are held out, {} images are for the test. The matrices of 784×512, 512×512 and \
+         512×512 are quantized; the last layer's 512×10 stays dense.",
         data.train.len(),
         args.common.seed,
         data.held_out.len(),
@@ -94,7 +97,7 @@ fn main() -> anyhow::Result<()> {
     let statistics = data.train.first(args.statistics_images);
     let baseline_held_out = network.accuracy(&data.held_out)?;
 
-    // Everything is chosen before the first look at the test images.
+    // Everything is chosen before the test images are used.
     let fitted = grid::fit(&network, args.common.seed("grid"), &statistics)?;
     let targets = if args.common.quick {
         &[SMALLER][..]
@@ -126,9 +129,9 @@ fn main() -> anyhow::Result<()> {
         .collect::<anyhow::Result<Vec<_>>>()?;
     report.say(&format!(
         "The published scheme splits the outputs of a matrix into m groups, each with a codebook of k centroids. BN: \
-         mean and variance of BatchNorm estimated again on {} training images; nothing else is trained again. Shared: \
-         one codebook for all groups of a matrix, with as many centroids as give the same number of bytes. Ratios are \
-         those of the quantized matrices, by the published formula and by the bytes of all stored parts.",
+         mean and variance of BatchNorm re-estimated on {} training images; nothing else is trained again. Shared: \
+         one codebook for all groups of a matrix, with as many centroids as fit the same number of bytes. The ratios of the \
+         quantized matrices are those of the published formula and those of the bytes of all stored parts.",
         statistics.len()
     ));
     report.table(&grid::table(&cells, baseline));
@@ -137,8 +140,8 @@ fn main() -> anyhow::Result<()> {
         .map(|choice| choice.measure(&network, &data.test))
         .collect::<anyhow::Result<Vec<_>>>()?;
     report.say(
-        "The best parameters for a size, chosen by accuracy on the held-out images; the ratio counts the bytes of the \
-         quantized matrices, network those of everything.",
+        "The best parameters for each size, chosen by accuracy on the held-out images. Ratio: bytes of the quantized matrices; \
+         network: bytes of the whole network.",
     );
     report.table(&search::table(&curve, baseline));
     let limits = limits(&network, &fitted, &chosen)?;
@@ -156,13 +159,13 @@ fn main() -> anyhow::Result<()> {
         .iter()
         .zip(&curve)
         .find(|(_, best)| best.target == SMALLER)
-        .context("the search has a result for its target")?;
+        .context("the search has no result for its target")?;
 
-    let published = fitted.last().context("the grid has cells")?;
+    let published = fitted.last().context("the grid is empty")?;
     let apply = apply::measure(&published.trial, &data.test)?;
     let apply_best_at_25x = apply::measure(&best_trial.trial, &data.test)?;
     report.table(&apply::table(&[
-        ("k=50, m=64, a codebook a group", &apply),
+        ("k=50, m=64, a codebook per group", &apply),
         ("best at 25 times smaller", &apply_best_at_25x),
     ]));
     let figures = Figures {
@@ -190,7 +193,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The grid and the best of each size beside the limit.
+/// Compares the grid and the best of each size with the limit.
 fn limits(
     network: &Network,
     grid: &[FittedCell],
@@ -266,7 +269,8 @@ fn plot(figures: &Figures) -> Plot {
         .color(5),
     );
     Plot {
-        title: "Product quantization of 784-512-512-512-10 on MNIST, nothing trained again".into(),
+        title: "Product quantization of 784-512-512-512-10 on MNIST, without further training"
+            .into(),
         x: Axis {
             range: Some(3.0..80.0),
             ..Axis::new("times smaller (quantized matrices)", Scale::Log)

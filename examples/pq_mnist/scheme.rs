@@ -1,13 +1,13 @@
-//! How weight matrices are quantized, and what a quantized network is.
+//! The schemes for weight matrices, and quantized networks.
 
 use anyhow::ensure;
 use support::network::inference::{Layer, Network, Weight};
 use support::network::statistics::reestimate_with;
 use taper::ndarray::ArrayView2;
 use taper::quantize::product::{Codebook, PqMatrix, ProductQuantizer, SplitAxis};
-use taper::{Compressed, InputMoments, LinearOp, Precision, Quantizer, Seed};
+use taper::{Compressed, FitContext, InputMoments, LinearOp, Precision, Quantizer, Seed};
 
-/// A weight matrix with so many outputs is quantized.
+/// Weight matrices with this number of outputs are quantized.
 pub(crate) const QUANTIZED_OUTPUTS: usize = 512;
 
 /// How the weight matrices are quantized.
@@ -38,7 +38,7 @@ impl Scheme {
         }
     }
 
-    /// Points of a group, number of groups and width of one, for a weight of shape (out, in).
+    /// The number of points of a group, the number of groups and their width, for a weight of shape (out, in).
     pub(crate) fn layout(&self, (outputs, inputs): (usize, usize)) -> (usize, usize, usize) {
         let (points, length) = match self.axis {
             SplitAxis::Out => (inputs, outputs),
@@ -50,7 +50,7 @@ impl Scheme {
         }
     }
 
-    /// The bytes that a weight of shape (out, in) will take.
+    /// The bytes of a weight of shape (out, in).
     pub(crate) fn bytes(&self, shape: (usize, usize)) -> u64 {
         let (points, groups, width) = self.layout(shape);
         let books = match self.codebook {
@@ -63,7 +63,7 @@ impl Scheme {
         (values * self.precision.bits()).div_ceil(8) + codes.div_ceil(8)
     }
 
-    /// The scheme with as many centroids as `limit` bytes hold for a weight of this shape.
+    /// The scheme with as many centroids as fit `limit` bytes for a weight of this shape.
     pub(crate) fn filling(self, limit: u64, shape: (usize, usize)) -> Option<Self> {
         let (points, groups, _) = self.layout(shape);
         let most = match self.codebook {
@@ -71,7 +71,7 @@ impl Scheme {
             Codebook::Shared => points * groups,
         };
         let fits = |centroids| Self { centroids, ..self }.bytes(shape) <= limit;
-        // More centroids never take less room, so that the largest number that fits is found by halving.
+        // More centroids never take fewer bytes, so that bisection finds the largest number that fits.
         let (mut fitting, mut beyond) = (0, most + 1);
         while beyond - fitting > 1 {
             let middle = fitting.midpoint(beyond);
@@ -90,32 +90,37 @@ impl Scheme {
     pub(crate) fn quantize(
         &self,
         weight: ArrayView2<'_, f32>,
-        inputs: Option<&InputMoments>,
+        context: FitContext<'_>,
         seed: Seed,
     ) -> taper::Result<PqMatrix<f32>> {
         match self.split {
-            Split::Groups(groups) => ProductQuantizer::new(groups)
-                .axis(SplitAxis::Out)
-                .codebook(Codebook::PerGroup),
-            Split::Width(width) => ProductQuantizer::with_width(width)
-                .axis(SplitAxis::Out)
-                .codebook(Codebook::PerGroup),
+            Split::Groups(groups) => ProductQuantizer::new(groups),
+            Split::Width(width) => ProductQuantizer::with_width(width),
         }
         .centroids(self.centroids)
         .axis(self.axis)
         .codebook(self.codebook)
         .precision(self.precision)
         .seed(seed)
-        .quantize_with(weight, inputs)
+        .quantize_with(weight, context)
     }
 }
 
-/// A network whose wide matrices are quantized, and what this costs.
+/// The moments as the context of a fit, or an empty context.
+pub(crate) fn context(moments: &InputMoments, aware: bool) -> FitContext<'_> {
+    if aware {
+        FitContext::new().inputs(moments)
+    } else {
+        FitContext::new()
+    }
+}
+
+/// A network with quantized wide matrices, and its size.
 pub(crate) struct Trial {
     pub(crate) matrices: Vec<(usize, PqMatrix<f32>)>,
-    /// With the matrices decompressed and the statistics of the network before.
+    /// The network with decompressed matrices and the statistics of the dense network.
     pub(crate) plain: Network,
-    /// The same with statistics estimated again.
+    /// The same network with re-estimated statistics.
     pub(crate) adjusted: Network,
     /// The bytes of the quantized matrices' stored parts, and of the same matrices dense.
     pub(crate) bytes: u64,
@@ -124,8 +129,8 @@ pub(crate) struct Trial {
 }
 
 impl Trial {
-    /// Quantizes with the scheme that `scheme` names for a weight of shape (out, in): for the least error of the
-    /// weights, or of the layers' outputs on `images` where `aware` is set.
+    /// Quantizes with the result of `scheme` for a weight of shape (out, in): for the least error of the weights, or, if `aware`
+    /// is set, of the layers' outputs on `images`.
     pub(crate) fn new(
         network: &Network,
         seed: Seed,
@@ -136,7 +141,7 @@ impl Trial {
         let mut matrices = Vec::new();
         let (mut bytes, mut dense_bytes, mut formula_bytes) = (0, 0, 0.0);
         let mut adjusted = network.clone();
-        // From the first layer to the last: each has the inputs that the quantized layers before it give.
+        // From the first layer to the last: the inputs of each are the outputs of the quantized layers before it.
         reestimate_with(&mut adjusted, images, |i, layer, inputs| {
             let Some(weight) = quantized(layer) else {
                 return anyhow::Ok(());
@@ -147,11 +152,11 @@ impl Trial {
                 moments.add(inputs)?;
             }
             let seed = seed.derive_name(&layer.name);
-            let matrix = scheme.quantize(weight, aware.then_some(&moments), seed)?;
+            let matrix = scheme.quantize(weight, context(&moments, aware), seed)?;
             let stored: usize = matrix.parts().iter().map(|part| part.bytes.len()).sum();
             ensure!(
                 stored as u64 == scheme.bytes(weight.dim()),
-                "{scheme:?} takes {stored} bytes, not {} as was planned",
+                "{scheme:?} takes {stored} bytes instead of the planned {}",
                 scheme.bytes(weight.dim())
             );
             bytes += stored as u64;
@@ -181,13 +186,13 @@ impl Trial {
         self.dense_bytes as f64 / self.bytes as f64
     }
 
-    /// The centroids of each matrix in turn.
+    /// The centroids of each matrix.
     pub(crate) fn centroids(&self) -> Vec<usize> {
         let matrices = self.matrices.iter();
         matrices.map(|(_, m)| m.codebooks().centroids()).collect()
     }
 
-    /// The adjusted network with matrices that multiply as they are stored.
+    /// The adjusted network with matrices in compressed form.
     pub(crate) fn compressed(&self) -> Network {
         let mut network = self.adjusted.clone();
         for (i, matrix) in &self.matrices {
@@ -197,7 +202,7 @@ impl Trial {
     }
 }
 
-/// The weights of a layer, where they are to be quantized.
+/// The weights of a layer if they are to be quantized.
 pub(crate) fn quantized(layer: &Layer) -> Option<ArrayView2<'_, f32>> {
     match &layer.weight {
         Weight::Dense(weight) if weight.nrows() == QUANTIZED_OUTPUTS => Some(weight.view()),

@@ -11,15 +11,15 @@ use taper::{Precision, Seed};
 
 use crate::scheme::{QUANTIZED_OUTPUTS, Scheme, Split, Trial, quantized};
 
-/// How many times smaller the quantized matrices must be, by their bytes.
+/// The ratios by which the bytes of the quantized matrices must shrink.
 pub(crate) const TARGETS: [f64; 4] = [15.0, SMALLER, 40.0, 60.0];
-/// The one of [`TARGETS`] that the network must reach within a point.
+/// The ratio at which the network must lose less than one point.
 pub(crate) const SMALLER: f64 = 25.0;
 
-/// What the search chose.
+/// The choice of the search.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Best {
-    /// At least so many times smaller.
+    /// The least ratio.
     pub(crate) target: f64,
     pub(crate) k: Vec<usize>,
     pub(crate) width: usize,
@@ -34,7 +34,7 @@ pub(crate) struct Best {
     pub(crate) accuracy: f64,
 }
 
-/// The best parameters for a size, chosen by accuracy on held-out images.
+/// The best parameters for each size, chosen by accuracy on held-out images.
 pub(crate) struct Choice {
     pub(crate) target: f64,
     pub(crate) family: Scheme,
@@ -42,9 +42,8 @@ pub(crate) struct Choice {
     pub(crate) held_out_accuracy: f64,
 }
 
-/// For each of `targets`, the parameters with the highest accuracy on `held_out` among those that are
-/// at least so many times smaller: either axis, a codebook for all groups or for each, sub-vectors of 2 to 16
-/// values, centroids in half precision, and as many of them as there is room for in each matrix.
+/// For each ratio in `targets`, the parameters with the highest accuracy on `held_out`, among either axis, one codebook for all groups or
+/// per group, and sub-vectors of 2 to 16 values. Centroids are in half precision, and each matrix has as many as fit.
 pub(crate) fn search(
     network: &Network,
     targets: &[f64],
@@ -69,7 +68,7 @@ pub(crate) fn search(
             }
             let images = statistics.images.view();
             let trial = Trial::new(network, seed, images, false, |shape| {
-                scheme(shape).context("there is room for a centroid")
+                scheme(shape).context("not even one centroid fits")
             })?;
             let held_out_accuracy = trial.adjusted.accuracy(held_out)?;
             if best
@@ -84,13 +83,13 @@ pub(crate) fn search(
                 });
             }
         }
-        choices.push(best.context("some parameters reach every target")?);
+        choices.push(best.context("no parameters reach the target")?);
     }
     bar.finish();
     Ok(choices)
 }
 
-/// What the search tries; the number of centroids follows from the size.
+/// The candidates of the search; the number of centroids follows from the size.
 pub(crate) fn families() -> Vec<Scheme> {
     let mut families = Vec::new();
     for axis in [SplitAxis::Out, SplitAxis::In] {

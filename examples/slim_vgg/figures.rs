@@ -1,4 +1,4 @@
-//! The figures, and what is shown of them.
+//! The figures, and their tables and plots.
 
 use serde::Serialize;
 use support::bars::Bars;
@@ -7,7 +7,7 @@ use support::plot::{Axis, Mark, Plot, Scale, Series};
 use support::report::Report;
 use support::table::{Table, bytes};
 
-/// Published on CIFAR-10 at full width: the part of the channels kept, accuracy when pruned, when fine-tuned.
+/// Published on CIFAR-10 at full width: the share of kept channels, the accuracy after pruning and after fine-tuning.
 const PUBLISHED: [(f64, f64, f64); 4] = [
     (0.9, 89.00, 88.56),
     (0.7, 74.32, 88.31),
@@ -16,11 +16,11 @@ const PUBLISHED: [(f64, f64, f64); 4] = [
 ];
 const PUBLISHED_BASELINE: f64 = 89.12;
 
-/// How a training went.
+/// The course of a training.
 #[derive(Debug, Serialize)]
 pub(crate) struct Curve {
     pub(crate) name: String,
-    /// Epochs that the network had behind it.
+    /// Epochs of the network before this training.
     pub(crate) before: usize,
     pub(crate) epochs: Vec<EpochReport>,
 }
@@ -44,12 +44,12 @@ pub(crate) struct Figures {
 #[derive(Debug, Serialize)]
 pub(crate) struct Row {
     pub(crate) kept: f64,
-    /// Dropped channels taken for zero, as published.
+    /// Accuracy with dropped channels set to zero, as published.
     pub(crate) pruned: f64,
-    /// Dropped channels taken for the constants that they still give out, folded into the next layer.
+    /// Accuracy with the constant outputs of dropped channels folded into the next layer.
     pub(crate) folded: f64,
     pub(crate) tuned: f64,
-    /// As tuned, from the network before pruning beside the labels.
+    /// Like tuned, with the unpruned network as a teacher besides the labels.
     pub(crate) taught: Option<f64>,
     pub(crate) scratch: Option<f64>,
     pub(crate) ratio_parameters: f64,
@@ -58,7 +58,7 @@ pub(crate) struct Row {
     pub(crate) bytes: u64,
     pub(crate) time_ratio: f64,
     pub(crate) equal_to_masked: bool,
-    /// For each convolution the part of its channels that is left.
+    /// The share of kept channels of each convolution.
     pub(crate) layers: Vec<f64>,
 }
 
@@ -109,8 +109,9 @@ pub(crate) fn show(figures: &Figures, page: &mut Report) {
     }
     page.table(&table);
     page.say(&format!(
-        "pruned: dropped channels are zero; folded: the constants they gave out live on in the next layer; tuned: folded, \
-         then {} epochs; taught: the same, from what the network before pruning says beside the labels; scratch: the same architecture, {} epochs from random weights; published: pruned/tuned",
+        "pruned: dropped channels are set to zero; folded: the constant outputs of dropped channels are added to the next layer; \
+         tuned: folded, then {} epochs; taught: like tuned, with the unpruned network as a teacher besides the labels; \
+         scratch: the same architecture, {} epochs from random weights; published: pruned/tuned",
         figures.tune_epochs,
         figures.scratch_epochs
     ));
@@ -138,7 +139,7 @@ pub(crate) fn show(figures: &Figures, page: &mut Report) {
     page.table(&lost);
 }
 
-/// Held-out accuracy over the epochs that a network has had.
+/// Plots the held-out accuracy over the epochs of a network.
 pub(crate) fn accuracy_over_epochs(figures: &Figures) -> Plot {
     let series = figures.curves.iter().map(|curve| {
         let points = curve.epochs.iter().filter_map(|report| {
@@ -155,7 +156,7 @@ pub(crate) fn accuracy_over_epochs(figures: &Figures) -> Plot {
     }
 }
 
-/// Which depth loses the most.
+/// Plots the share of lost channels by depth.
 pub(crate) fn lost_by_depth(figures: &Figures) -> Bars {
     let layers = figures.rows.first().map_or(0, |row| row.layers.len());
     let series = figures.rows.iter().map(|row| {

@@ -1,8 +1,8 @@
-//! Network slimming of VGG-11: channels that the penalty made small are taken out, and the network fine-tuned.
+//! Network slimming of VGG-11: removes the channels whose scales a penalty has made small, and fine-tunes the network.
 //!
 //! Z. Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", 2017, arXiv:1708.06519.
-//! Beside each pruned network stands the same architecture trained from scratch with as many epochs in all (Z. Liu
-//! et al., "Rethinking the Value of Network Pruning", 2019, arXiv:1810.05270).
+//! Each pruned network is compared with the same architecture, trained from scratch for the same total number of epochs (Z. Liu et al.,
+//! "Rethinking the Value of Network Pruning", 2019, arXiv:1810.05270).
 
 mod figures;
 
@@ -30,29 +30,29 @@ use taper::prune::{
 support::fast_allocator!();
 
 const CLASSES: usize = 10;
-/// Temperature, and weight of what the teacher says beside the labels.
+/// Temperature, and weight of the teacher in the loss.
 const TEACHING: (f64, f64) = (4.0, 0.9);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Data {
-    /// The digits that come with the repository.
+    /// The digits in the repository.
     Mnist,
-    /// CIFAR-10 in its binary form, from the folder that CIFAR10_DIR names.
+    /// CIFAR-10 in its binary form, from the folder in CIFAR10_DIR.
     Cifar10,
 }
 
-/// Takes channels out of a VGG-11 and fine-tunes what is left.
+/// Removes channels of a VGG-11 and fine-tunes the network.
 #[derive(Debug, Parser)]
 #[command(about)]
 struct Args {
     #[command(flatten)]
     common: Common,
 
-    /// What is learned.
+    /// The data set.
     #[arg(long, value_enum, default_value = "mnist")]
     data: Data,
 
-    /// Channels of every layer, as a part of the published network's [default: 0.125, on CIFAR-10 1]
+    /// Width of every layer relative to the published network [default: 0.125, on CIFAR-10 1]
     #[arg(long, value_name = "PART")]
     width: Option<f64>,
 
@@ -68,39 +68,39 @@ struct Args {
     #[arg(long, value_name = "N")]
     tune_epochs: Option<usize>,
 
-    /// Parts of all channels to keep.
+    /// Shares of all channels to keep.
     #[arg(long, value_delimiter = ',', default_value = "0.9,0.7,0.5,0.35")]
     keep: Vec<f64>,
 
-    /// Channels that every layer keeps at least: a layer with almost none passes nothing on, and cannot be tuned.
+    /// The least number of channels of a layer: a network with an almost empty layer cannot be tuned.
     #[arg(long, value_name = "N", default_value_t = 1)]
     minimum: usize,
 
-    /// Epochs of the same architectures from scratch [default: as many as the pruned network has had in all]
+    /// Epochs of the same architectures from scratch [default: all epochs of the pruned network]
     #[arg(long, value_name = "N")]
     scratch_epochs: Option<usize>,
 
-    /// For which of the parts to keep they are trained from scratch, 0 for none [default: all]
+    /// Shares for which the architecture is trained from scratch, 0 for none [default: all]
     #[arg(long, value_delimiter = ',', value_name = "PART,…")]
     scratch_for: Option<Vec<f64>>,
 
-    /// For which of the parts to keep the network before pruning also teaches the pruned one [default: none]
+    /// Shares for which the unpruned network also teaches the pruned one [default: none]
     #[arg(long, value_delimiter = ',', value_name = "PART,…")]
     teach_for: Vec<f64>,
 
-    /// Draws the accuracy on held-out images after each epoch into this SVG file.
+    /// Plots the accuracy on the held-out images after each epoch into this SVG file.
     #[arg(long, value_name = "FILE.svg")]
     curves: Option<PathBuf>,
 
-    /// Saves every training below this folder after each epoch, and takes up what is there.
+    /// A folder for the state of every training after each epoch; the next run continues from it.
     #[arg(long, value_name = "FOLDER")]
     checkpoints: Option<PathBuf>,
 }
 
-/// A trained network, and how its training went.
+/// A trained network, and the course of its training.
 type Learned = (Vgg, Vec<EpochReport>);
 
-/// What is the same for all trainings.
+/// The common settings of all trainings.
 struct Experiment {
     args: Args,
     data: Splits,
@@ -141,7 +141,7 @@ impl Experiment {
         })
     }
 
-    /// Trains the network of `tensors`; the accuracy on held-out images is shown after each epoch.
+    /// Trains the network of `tensors`, and measures the accuracy on the held-out images after each epoch.
     fn train(
         &self,
         name: &str,
@@ -294,12 +294,12 @@ impl Experiment {
     }
 }
 
-/// The network of `tensors`, for use alone.
+/// The network of `tensors`, for inference.
 fn valid(tensors: &Tensors<f32>) -> anyhow::Result<Vgg> {
     Ok(Vgg::from_tensors(tensors)?.valid())
 }
 
-/// The least of five forward passes over 500 images, in seconds.
+/// The least time of five forward passes over 500 images, in seconds.
 fn forward_time(network: &Vgg, data: &Dataset) -> anyhow::Result<f64> {
     let images = data.first(500);
     least_seconds(5, || network.predict(&images))
@@ -367,7 +367,9 @@ fn main() -> anyhow::Result<()> {
         accuracy_over_epochs(&figures).save(path)?;
     }
     if args.checkpoints.is_some() {
-        page.say("What was saved of a training was taken up: the time is that of the rest.");
+        page.say(
+            "Some networks came from checkpoints; the time below does not include their training.",
+        );
     }
     page.finish(args.common.markdown.as_deref())?;
     Ok(())

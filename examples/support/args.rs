@@ -1,4 +1,4 @@
-//! The flags that all experiments know.
+//! The flags of all experiments.
 
 use std::path::PathBuf;
 
@@ -15,7 +15,7 @@ pub struct Common {
     #[arg(long, value_name = "N")]
     pub epochs: Option<usize>,
 
-    /// A run of a few seconds on little data: shows that everything works, not how well.
+    /// A run of a few seconds on little data, to check that everything works.
     #[arg(long)]
     pub quick: bool,
 
@@ -23,7 +23,7 @@ pub struct Common {
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 
-    /// Writes what is shown on the terminal to this file, as a page of the documentation.
+    /// Writes the output of the program to this file, as a page of the documentation.
     #[arg(long, value_name = "FILE.md")]
     pub markdown: Option<PathBuf>,
 
@@ -38,7 +38,7 @@ impl Common {
         Seed::from(self.seed).derive_name(part)
     }
 
-    /// The epochs asked for, else `quick` in a quick run and `normal` in any other.
+    /// The epochs of the flag; without it `quick` in a quick run and `normal` in any other.
     pub fn epochs_or(&self, normal: usize, quick: usize) -> usize {
         self.epochs
             .unwrap_or(if self.quick { quick } else { normal })

@@ -1,16 +1,16 @@
-//! Bars as SVG.
+//! Bar charts as SVG.
 
 use std::path::Path;
 
 use anyhow::{anyhow, ensure};
 use plotters::prelude::*;
 
-/// Bars from zero up to 100 percent, one group a label, in each group a bar a series.
+/// A bar chart from 0 to 100 percent: one group per label, one bar per series in each group.
 #[derive(Debug, Clone)]
 pub struct Bars {
-    /// The line above.
+    /// The title.
     pub title: String,
-    /// What the heights are.
+    /// The label of the vertical axis.
     pub label: String,
     /// The names below the groups.
     pub groups: Vec<String>,
@@ -23,7 +23,7 @@ impl Bars {
     ///
     /// # Errors
     ///
-    /// Where there is nothing to draw, or the file cannot be written.
+    /// If there are no bars, or the file cannot be written.
     pub fn save(&self, path: &Path) -> anyhow::Result<()> {
         ensure!(
             !self.groups.is_empty() && !self.series.is_empty(),
@@ -43,7 +43,7 @@ impl Bars {
             .x_label_area_size(32)
             .y_label_area_size(64)
             .build_cartesian_2d(0.0..count as f64, 0.0..100.0)?;
-        // A label stands below the middle of its group.
+        // The label is below the middle of its group.
         let name = |at: &f64| {
             let group = self.groups.get(*at as usize);
             group
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bars_are_drawn_with_their_names() {
+    fn svg_contains_all_labels() {
         let path = std::env::temp_dir().join(format!("taper-bars-{}.svg", std::process::id()));
         let mut bars = Bars {
             title: "Lost".into(),

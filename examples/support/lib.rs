@@ -1,15 +1,13 @@
-//! What the experiments share: data, training, inference over plain arrays, tables and plots.
+//! Shared code of the experiments: data, training, inference on plain arrays, tables and plots.
 //!
-//! - [`data`]: the image sets, read from the files in which they were published;
-//! - [`network`]: training with burn, and the trained network as plain arrays whose weights may be
-//!   replaced by compressed ones;
-//! - [`low_bit`]: training with weights and activations of one bit and more;
-//! - [`args`], [`table`], [`plot`], [`bars`], [`json`], [`report`], [`progress`]: the flags that all experiments know,
-//!   and the forms in which they report;
-//! - [`timing`]: how long a call takes;
-//! - [`tuned`]: what the programs say that train a framework's network in compressed form.
+//! - [`data`]: readers of the published image sets;
+//! - [`network`]: training with burn, and the trained network as plain arrays, whose weights can be replaced by compressed ones;
+//! - [`low_bit`]: training with weights and activations of few bits;
+//! - [`args`]: the flags of all experiments; [`table`], [`plot`], [`bars`], [`json`], [`report`], [`progress`]: their output;
+//! - [`random`]: random numbers; [`timing`]: the time of a call;
+//! - [`tuned`]: the output of the programs that train a framework's network in compressed form.
 //!
-//! Nothing here is part of the library: it shows how a program around the library may look.
+//! This code is not part of the library; it shows a program that uses it.
 
 pub mod args;
 pub mod bars;
@@ -27,8 +25,8 @@ pub mod tuned;
 
 /// Makes mimalloc the allocator of the program.
 ///
-/// Training allocates and frees large arrays all the time; with the system's allocator most of them are
-/// mapped and unmapped each time, which costs up to half of the speed.
+/// Training allocates and frees many large arrays. The system's allocator maps and unmaps most of them each time, which can halve the
+/// speed.
 #[macro_export]
 macro_rules! fast_allocator {
     () => {

@@ -1,6 +1,6 @@
 //! Curves as SVG.
 //!
-//! The picture holds text as text: no font has to be installed to draw it.
+//! Text stays text in the SVG, so that drawing needs no installed font.
 
 use std::ops::Range;
 use std::path::Path;
@@ -9,7 +9,7 @@ use anyhow::{anyhow, ensure};
 use plotters::coord::ranged1d::{AsRangedCoord, Ranged, ValueFormatter};
 use plotters::prelude::*;
 
-/// Colours that stay apart for the colour-blind too, after M. Okabe and K. Ito, "Color universal design", 2008.
+/// Colours that colour-blind readers can distinguish, from M. Okabe and K. Ito, "Color universal design", 2008.
 const COLORS: [(u8, u8, u8); 7] = [
     (0x40, 0x40, 0x40),
     (0xe6, 0x9f, 0x00),
@@ -20,7 +20,7 @@ const COLORS: [(u8, u8, u8); 7] = [
     (0xcc, 0x79, 0xa7),
 ];
 
-/// How the values of an axis are laid out.
+/// The scale of an axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scale {
     /// Equal differences have equal lengths.
@@ -32,16 +32,16 @@ pub enum Scale {
 /// An axis.
 #[derive(Debug, Clone)]
 pub struct Axis {
-    /// What it shows, with the unit.
+    /// The label, with the unit.
     pub label: String,
-    /// How it is laid out.
+    /// The scale.
     pub scale: Scale,
-    /// From where to where it goes; from the data where it is `None`.
+    /// The range; that of the data if `None`.
     pub range: Option<Range<f64>>,
 }
 
 impl Axis {
-    /// An axis as long as the data.
+    /// Creates an axis with the range of the data.
     pub fn new(label: impl Into<String>, scale: Scale) -> Self {
         Self {
             label: label.into(),
@@ -50,7 +50,7 @@ impl Axis {
         }
     }
 
-    /// The range that shows all `values`, with some room at both ends.
+    /// The range of all `values`, with a margin at both ends.
     fn range_of(&self, values: impl Iterator<Item = f64>) -> anyhow::Result<Range<f64>> {
         if let Some(range) = &self.range {
             return Ok(range.clone());
@@ -60,7 +60,7 @@ impl Axis {
         });
         ensure!(
             low.is_finite() && high.is_finite(),
-            "nothing to draw along {}",
+            "no finite value for the axis {}",
             self.label
         );
         Ok(match self.scale {
@@ -69,7 +69,11 @@ impl Axis {
                 low - room..high + room
             }
             Scale::Log => {
-                ensure!(low > 0.0, "{} has values that no logarithm has", self.label);
+                ensure!(
+                    low > 0.0,
+                    "the logarithmic axis {} has values of 0 or below",
+                    self.label
+                );
                 low / 1.1..high * 1.1
             }
         })
@@ -83,25 +87,25 @@ pub enum Mark {
     Line,
     /// Points alone.
     Points,
-    /// A dashed line without points: something published, or a limit.
+    /// A dashed line without points, for published figures and limits.
     Dashed,
 }
 
-/// Points that belong together.
+/// A named series of points.
 #[derive(Debug, Clone)]
 pub struct Series {
     /// Its name in the legend.
     pub name: String,
-    /// How it is drawn.
+    /// The mark of the points.
     pub mark: Mark,
     /// Its points (x, y).
     pub points: Vec<(f64, f64)>,
-    /// The number of its colour; that of its place among the series where it is `None`.
+    /// The number of the colour; the index of the series if `None`.
     pub color: Option<usize>,
 }
 
 impl Series {
-    /// A named series.
+    /// Creates a series.
     pub fn new(
         name: impl Into<String>,
         mark: Mark,
@@ -115,7 +119,7 @@ impl Series {
         }
     }
 
-    /// The series in the colour of this number: series that belong together share one.
+    /// Sets the number of the colour. Related series share one.
     #[must_use]
     pub fn color(mut self, number: usize) -> Self {
         self.color = Some(number);
@@ -123,16 +127,16 @@ impl Series {
     }
 }
 
-/// A picture of several series over the same axes.
+/// A plot of several series over the same axes.
 #[derive(Debug, Clone)]
 pub struct Plot {
-    /// The line above.
+    /// The title.
     pub title: String,
     /// The horizontal axis.
     pub x: Axis,
     /// The vertical axis.
     pub y: Axis,
-    /// What is drawn.
+    /// The series.
     pub series: Vec<Series>,
 }
 
@@ -141,8 +145,7 @@ impl Plot {
     ///
     /// # Errors
     ///
-    /// Where there is no finite point, a logarithmic axis meets a value that is not positive, or the file
-    /// cannot be written.
+    /// If there is no finite point, a logarithmic axis has a value that is not positive, or the file cannot be written.
     pub fn save(&self, path: &Path) -> anyhow::Result<()> {
         let points = || {
             let all = self.series.iter().flat_map(|series| &series.points);
@@ -223,7 +226,7 @@ impl Plot {
     }
 }
 
-/// A number without the digits that say nothing.
+/// A number without trailing zeros.
 fn short(value: f64) -> String {
     let text = format!("{value:.3}");
     match text.trim_end_matches('0').trim_end_matches('.') {

@@ -1,8 +1,8 @@
-//! Bars that show how far the work is. They are drawn on the terminal alone, never into a file.
+//! Progress bars. They are drawn on a terminal only, not into a file.
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// A bar of `steps` steps for the work called `name`, with room for a message at its end.
+/// A progress bar of `steps` steps with the name `name` in front and a message at the end.
 pub fn bar(name: &'static str, steps: usize) -> ProgressBar {
     let style = ProgressStyle::with_template(
         "{prefix:>8} [{elapsed_precise} / {duration_precise}] {wide_bar} {percent:>3} %  {msg}",

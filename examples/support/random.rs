@@ -1,17 +1,16 @@
-//! Random numbers that depend on a seed and a position alone.
+//! Random numbers that depend only on a seed and an index.
 //!
-//! The i-th number of a stream is a function of the seed and i, so that results do not depend on the order
-//! of the work and no generator has to be carried along.
+//! The i-th number is a function of the seed and i. Results do not depend on the order of the work, and no generator is passed around.
 
 use taper::Seed;
 
-/// The number at position `index` of the stream of `seed`, uniform in [0, 1).
+/// The number `index` of `seed`, uniform in [0, 1).
 pub fn uniform(seed: Seed, index: u64) -> f64 {
     // The upper 53 bits fill the significand of a double.
     (seed.derive(index).value() >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-/// The number at position `index` of the stream of `seed`, uniform in 0..`bound`; 0 for a bound of 0.
+/// The number `index` of `seed`, uniform in 0..`bound`; 0 for a bound of 0.
 pub fn below(seed: Seed, index: u64, bound: usize) -> usize {
     ((u128::from(seed.derive(index).value()) * bound as u128) >> 64) as usize
 }

@@ -1,4 +1,4 @@
-//! What an experiment says: on the terminal as it goes, and as a page of the documentation.
+//! The output of an experiment: on the terminal while it runs, and as a page of the documentation.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use anyhow::Context;
 
 use crate::table::Table;
 
-/// Paragraphs and tables in the order in which they were said.
+/// The paragraphs and tables of an experiment, in order.
 #[derive(Debug)]
 pub struct Report {
     start: Instant,
@@ -16,39 +16,39 @@ pub struct Report {
 }
 
 impl Report {
-    /// Begins the report of the example called `name`; the time of the experiment counts from here.
+    /// Starts the report of the example `name`, and its clock.
     pub fn new(name: &str) -> Self {
         Self::of(name, &format!("--example {name}"))
     }
 
-    /// The same for a program that `cargo run` finds by this `target`.
+    /// Starts the report of a program that `cargo run {target}` runs.
     pub fn of(name: &str, target: &str) -> Self {
         let flags = flags(std::env::args().skip(1));
         Self {
             start: Instant::now(),
             text: format!(
-                "# {name}\n\nWritten by the example itself:\n\n    cargo run {target}{flags}\n"
+                "# {name}\n\nWritten by this command:\n\n    cargo run {target}{flags}\n"
             ),
         }
     }
 
-    /// Says a paragraph.
+    /// Adds and prints a paragraph.
     pub fn say(&mut self, paragraph: &str) {
         println!("\n{paragraph}");
         self.text += &format!("\n{paragraph}\n");
     }
 
-    /// Shows a table.
+    /// Adds and prints a table.
     pub fn table(&mut self, table: &Table) {
         print!("{table}");
         self.text += &format!("\n{}", table.markdown());
     }
 
-    /// Says how long all of it took, and writes the page where `path` names a file.
+    /// Adds the elapsed time, writes the page to `path` if there is one, and returns the seconds.
     ///
     /// # Errors
     ///
-    /// Where the file cannot be written.
+    /// If the file cannot be written.
     pub fn finish(mut self, path: Option<&Path>) -> anyhow::Result<f64> {
         let seconds = self.start.elapsed().as_secs_f64();
         let threads = rayon::current_num_threads();
@@ -61,7 +61,7 @@ impl Report {
     }
 }
 
-/// The flags that have a say in the figures, after ` -- `: not those that name files and folders.
+/// The flags that influence the figures, after ` -- `; those that name files and folders are left out.
 fn flags(args: impl Iterator<Item = String>) -> String {
     const FILES: [&str; 7] = [
         "--json",
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_holds_what_was_said_in_its_order() {
+    fn the_page_has_all_paragraphs_and_tables_in_order() {
         let mut report = Report::new("example");
         report.say("First.");
         let mut table = Table::new("Second", ["a"]);

@@ -1,8 +1,8 @@
-//! Tables on the terminal.
+//! Tables for the terminal and for Markdown.
 
 use std::fmt;
 
-/// Rows of cells below a header: the first column to the left, all others to the right.
+/// A table with a header. The first column is aligned to the left, all others to the right.
 #[derive(Debug, Clone, Default)]
 pub struct Table {
     title: String,
@@ -10,7 +10,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table with a line above it and names above its columns.
+    /// Creates a table with a title and names of columns.
     pub fn new<S: Into<String>>(
         title: impl Into<String>,
         columns: impl IntoIterator<Item = S>,
@@ -21,7 +21,7 @@ impl Table {
         }
     }
 
-    /// The table in Markdown, below its title.
+    /// The title and the table in Markdown.
     pub fn markdown(&self) -> String {
         let mut text = format!("{}\n\n", self.title);
         for (i, row) in self.rows.iter().enumerate() {
@@ -33,7 +33,7 @@ impl Table {
         text
     }
 
-    /// Adds a row; cells beyond it are left empty.
+    /// Adds a row. Missing cells are empty.
     pub fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) {
         self.rows.push(cells.into_iter().map(Into::into).collect());
     }
@@ -75,7 +75,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// A number of bytes with three digits: `1.23 MB`.
+/// Formats a number of bytes with a unit: `1.23 MB`.
 pub fn bytes(count: u64) -> String {
     let value = count as f64;
     match count {
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn markdown_has_a_line_a_row_and_one_below_the_header() {
+    fn markdown_has_a_line_per_row_and_one_below_the_header() {
         let mut table = Table::new("Title", ["k", "accuracy"]);
         table.row(["10", "9.5"]);
         let expected = "Title\n\n| k | accuracy |\n|---|--:|\n| 10 | 9.5 |\n";

@@ -1,9 +1,9 @@
-//! How long a call takes.
+//! The time of a call.
 
 use std::hint::black_box;
 use std::time::Instant;
 
-/// The median time of `repeats` calls in seconds, after one that is not counted; a NaN where there are none.
+/// The median time of `repeats` calls in seconds, after one call that is not measured; NaN for no repeats.
 ///
 /// # Errors
 ///
@@ -18,7 +18,7 @@ pub fn median_seconds<T, E>(
     Ok(times.get(times.len() / 2).copied().unwrap_or(f64::NAN))
 }
 
-/// The least time of `repeats` calls in seconds; infinite where there are none.
+/// The least time of `repeats` calls in seconds; infinite for no repeats.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! What the programs say that take a framework's network, compress it, and train it further in compressed form.
+//! The output of the programs that compress a framework's network and train it further in compressed form.
 
 use serde::Serialize;
 
@@ -7,54 +7,54 @@ use crate::json;
 use crate::report::Report;
 use crate::table::{Table, bytes};
 
-/// All figures of such a program.
+/// The figures of such a program.
 #[derive(Debug, Serialize)]
 pub struct Figures {
-    /// The seed of everything.
+    /// The common seed.
     pub seed: u64,
-    /// Of the dense network.
+    /// Epochs of the dense network.
     pub epochs: usize,
-    /// In compressed form.
+    /// Epochs in compressed form.
     pub tuning_epochs: usize,
-    /// Whether the run was one of a few seconds.
+    /// Whether this was a quick run.
     pub quick: bool,
-    /// Of the dense network on the test images, in percent.
+    /// Accuracy of the dense network on the test images, in percent.
     pub dense_accuracy: f64,
-    /// Of the dense network on the held-out images.
+    /// Loss of the dense network on the held-out images.
     pub dense_loss: f64,
-    /// A way to compress it each.
+    /// One row per method.
     pub rows: Vec<Row>,
-    /// In all.
+    /// The total time.
     pub seconds: f64,
 }
 
-/// A way to compress the network, and what it came to.
+/// The figures of one method.
 #[derive(Debug, Serialize)]
 pub struct Row {
-    /// In words.
+    /// The name of the method.
     pub method: String,
-    /// Of the compressed weights.
+    /// Bytes of the compressed weights.
     pub bytes: u64,
-    /// Their bytes before over those.
+    /// Bytes of the dense weights divided by `bytes`.
     pub ratio: f64,
-    /// The mean cross-entropy with decompressed weights put back.
+    /// The mean cross-entropy with decompressed weights in the framework's layers.
     pub held_out_loss_before: f64,
     /// The same after training in compressed form.
     pub held_out_loss_after: f64,
-    /// In percent, with decompressed weights put back.
+    /// In percent, with decompressed weights in the framework's layers.
     pub accuracy_before: f64,
     /// In percent, after training in compressed form.
     pub accuracy_after: f64,
-    /// Images of the test that taper's products alone give another class than the framework with decompressed weights.
+    /// The number of test images for which taper's products predict another class than the framework with decompressed weights.
     pub predictions_that_differ: usize,
 }
 
 impl Figures {
-    /// Says them, of a network of `framework`, ends the report, and writes the files that `common` names.
+    /// Adds the figures of a network of `framework` to the report, finishes it, and writes the files that `common` names.
     ///
     /// # Errors
     ///
-    /// Where a file cannot be written.
+    /// If a file cannot be written.
     pub fn finish(
         mut self,
         mut report: Report,
@@ -72,7 +72,7 @@ impl Figures {
     fn tell(&self, report: &mut Report, framework: &str) {
         let mut table = Table::new(
             format!(
-                "Two matrices of a {framework} network, where the dense network has a loss of {:.4} on held-out images and an \
+                "Two compressed matrices of a {framework} network. The dense network has a loss of {:.4} on the held-out images and an \
                  accuracy of {:.2} % on the test images",
                 self.dense_loss, self.dense_accuracy
             ),
@@ -101,9 +101,9 @@ impl Figures {
         }
         report.table(&table);
         report.say(&format!(
-            "Loss: the mean cross-entropy on held-out images. Before: {framework}'s layers with decompressed weights. Tuned: after \
-             the further epochs. Classes that differ: test images that taper's own products, from the compressed form, put into \
-             another class than {framework} with decompressed weights does."
+            "Loss: mean cross-entropy on the held-out images. Before: {framework}'s layers with decompressed weights. Tuned: after \
+             training in compressed form. Classes that differ: test images for which taper's products from the compressed form \
+             predict another class than {framework} with decompressed weights."
         ));
     }
 }

@@ -1,4 +1,4 @@
-//! The factorized network, to train on.
+//! The factorized network, for further training.
 
 use anyhow::Context;
 use burn::module::{Module, Param, RunningState};
@@ -13,14 +13,14 @@ use support::network::train::training_device;
 use taper::Precision;
 use taper::factorize::svd::LowRankMatrix;
 
-/// A hidden layer whose matrix is a product of two, or one matrix.
+/// A hidden layer with one matrix or a product of two.
 #[derive(Module, Debug)]
 struct FactoredHidden {
     linears: Vec<Linear>,
     norm: BatchNorm,
 }
 
-/// The network with factorized layers, to train on.
+/// The network with factorized layers.
 #[derive(Module, Debug)]
 pub(crate) struct Factored {
     hidden: Vec<FactoredHidden>,
@@ -45,7 +45,7 @@ impl Factored {
                     vec![linear(weight.view(), layer.bias.as_ref(), &device)]
                 }
                 (None, Weight::Compressed(_)) => {
-                    anyhow::bail!("a compressed layer without factors")
+                    anyhow::bail!("a compressed layer has no factors")
                 }
             };
             match &layer.norm {
@@ -75,7 +75,7 @@ impl Factored {
         self.output.forward(x)
     }
 
-    /// `network` with the values that training gave.
+    /// `network` with the trained values.
     pub(crate) fn export(&self, network: &Network) -> anyhow::Result<Network> {
         let mut layers = Vec::new();
         for (i, layer) in network.layers.iter().enumerate() {
@@ -94,7 +94,10 @@ impl Factored {
                     )?)
                 }
                 [one] => Weight::Dense(weight(one)?),
-                _ => anyhow::bail!("a layer of {} matrices", linears.len()),
+                _ => anyhow::bail!(
+                    "a layer has {} matrices instead of one or two",
+                    linears.len()
+                ),
             };
             let bias = linears.last().and_then(|last| last.bias.as_ref());
             layers.push(Layer {

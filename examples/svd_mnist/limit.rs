@@ -1,4 +1,4 @@
-//! How far each factorization is from the limit of its rank.
+//! The distance of each factorization from the limit of its rank.
 
 use anyhow::Context;
 use serde::Serialize;
@@ -10,13 +10,13 @@ use taper::{InputMoments, LinearOp};
 
 use crate::WIDTH;
 
-pub(crate) const EXPLANATION: &str = "How much further could it go at the same rank? Weights: distance from the weights \
-    over their norm, of the plain factors; no matrix of this rank is closer (Eckart and Young, 1936). Outputs: \
-    distance from the outputs over their norm, of the factors made for these, on the images whose moments they were \
-    given; the least is that of Eckart and Young for W times the square root of the moments. Both are of the layers \
-    alone, root mean square: what a nonlinear network makes of them is not bounded.";
+pub(crate) const EXPLANATION: &str = "How accurate could it be at the same rank? Weights: distance of the plain factors from \
+    the weights divided by the norm of the weights; no matrix of this rank is closer (Eckart and Young, 1936). Outputs: \
+    the same for the outputs, with the factors for the outputs, on the images of their moments; the least error is \
+    that of Eckart and Young for W times the square root of the moments. Both are root mean squares over the layers. They \
+    do not bound the accuracy of the network.";
 
-/// Errors beside the least that any matrix of the same rank has, root mean square over the layers.
+/// Errors and their lower bounds for the rank, root mean square over the layers.
 #[derive(Debug, Serialize)]
 pub(crate) struct Limit {
     pub(crate) weight_error: f64,
@@ -32,7 +32,7 @@ struct Layer {
     outputs: LowRankLimit,
 }
 
-/// What low rank costs at least, layer by layer.
+/// The lower bounds of the error for a rank, of each layer.
 pub(crate) struct Limits<'a> {
     pub(crate) moments: &'a [InputMoments],
     layers: Vec<Layer>,
@@ -55,7 +55,7 @@ impl<'a> Limits<'a> {
         Ok(Self { moments, layers })
     }
 
-    /// Of the plain factors and of those for the outputs.
+    /// Errors and bounds of the plain factors and of those for the outputs.
     pub(crate) fn limit<'b>(
         &self,
         network: &Network,
@@ -70,10 +70,10 @@ impl<'a> Limits<'a> {
             let moments = &self.moments[layer.index];
             let of_layer = |factors: &'b [Option<LowRankMatrix<f32>>]| {
                 let factors = factors[layer.index].as_ref();
-                factors.context("a layer that was not factorized")
+                factors.context("a layer is not factorized")
             };
             let (plain, aware) = (of_layer(plain)?, of_layer(aware)?);
-            let report = plain.svd_report().context("factors without a report")?;
+            let report = plain.svd_report().context("factors have no report")?;
             squares[0] += report.relative_error.powi(2);
             squares[1] += layer.weights.relative_error(plain.rank()).powi(2);
             let rebuilt = aware.decompress_matrix()?;
@@ -98,7 +98,7 @@ impl<'a> Limits<'a> {
 
 pub(crate) fn table<'a>(limits: impl IntoIterator<Item = (f64, &'a Limit)>) -> Table {
     let mut table = Table::new(
-        "Beside the limit of the rank",
+        "Comparison with the limit of the rank",
         ["kept", "weights", "least", "outputs", "least"],
     );
     for (kept, limit) in limits {

@@ -1,9 +1,8 @@
-//! Truncated SVD of a network for MNIST: accuracy against the share of singular values kept.
+//! Truncated SVD of a network for MNIST: accuracy over the share of kept singular values.
 //!
-//! A network of 784-512-512-512-10 is trained; the three layers with 512 outputs then keep a share of their singular
-//! values. Accuracy is measured as it is, with BatchNorm's statistics estimated again (training images, no labels),
-//! with the singular values of the layers' outputs on these images in place of those of the weights, and after one
-//! epoch of training the factors. The test images are looked at once, at the end:
+//! Trains a network of 784-512-512-512-10; its three layers with 512 outputs then keep a share of their singular values. Accuracy is
+//! measured directly; with re-estimated statistics of BatchNorm (training images, no labels); with factors that are optimal for the
+//! outputs of the layers on these images; and after one epoch of training the factors. The test images are used once, at the end;
 //! parameters are chosen with `--held-out`.
 
 mod factored;
@@ -31,14 +30,14 @@ use support::timing::least_seconds;
 use taper::distill::KnowledgeDistillation;
 use taper::factorize::Rank;
 use taper::factorize::svd::{LowRankMatrix, TruncatedSvd};
-use taper::{Compressed, Factorizer};
+use taper::{Compressed, Factorizer, FitContext};
 
 use factored::Factored;
 use limit::{Limit, Limits};
 
 support::fast_allocator!();
 
-/// Share of the singular values, mean absolute error of the weights and accuracy in percent, as published.
+/// Published: share of the singular values, mean absolute error of the weights, accuracy in percent.
 const PUBLISHED: [(f64, f64, f64); 4] = [
     (0.50, 0.013, 98.1),
     (0.10, 0.039, 97.4),
@@ -50,7 +49,7 @@ const PUBLISHED_BASELINE: f64 = 98.1;
 const EPOCHS: usize = 10;
 /// The layers with this many outputs are factorized.
 const WIDTH: usize = 512;
-/// Training images that BatchNorm's statistics are estimated from.
+/// Number of training images for re-estimating the statistics of BatchNorm.
 const STATISTICS: usize = 10_000;
 
 #[derive(Debug, Parser)]
@@ -59,7 +58,7 @@ struct Args {
     #[command(flatten)]
     common: Common,
 
-    /// Factor by which each step of the baseline's training shrinks its weight matrices, less one.
+    /// Weight decay of the baseline: each step shrinks its weight matrices by this fraction.
     #[arg(long, default_value_t = 1e-3, value_name = "X")]
     weight_decay: f64,
 
@@ -75,21 +74,21 @@ struct Args {
     #[arg(long, default_value_t = 2.0, value_name = "T")]
     temperature: f64,
 
-    /// Weight of the dense network's part of the loss beside the labels', in [0, 1].
+    /// Weight of the distillation in the loss, in [0, 1]; the labels have the rest.
     #[arg(long, default_value_t = 0.9, value_name = "α")]
     alpha: f64,
 
-    /// Measures on the held-out training images instead of the test images: to choose parameters by.
+    /// Measures on the held-out training images instead of the test images, to choose parameters.
     #[arg(long)]
     held_out: bool,
 
-    /// A folder where what was trained is kept, and taken from in the next run.
+    /// A folder for the trained networks; the next run loads them from there.
     #[arg(long, value_name = "FOLDER")]
     checkpoint: Option<PathBuf>,
 }
 
 impl Args {
-    /// Where the training called `name` is kept: its name and what a [`Training`] does not tell.
+    /// The folder of the training `name`, named after the settings that a [`Training`] does not hold.
     fn checkpoint(&self, name: &str) -> Option<Checkpoint> {
         let name = format!(
             "{name}-decay-{}-seed-{}",
@@ -111,7 +110,7 @@ struct Figures {
     tuning_rate: f64,
     temperature: f64,
     alpha: f64,
-    /// Whether the accuracies are those on the held-out images.
+    /// Whether accuracies are measured on the held-out images.
     held_out: bool,
     seconds: f64,
     baseline: f64,
@@ -125,16 +124,16 @@ struct Row {
     rank: usize,
     /// Mean absolute error of the weights of the factorized layers.
     error: f64,
-    /// Distance from the weights over their norm, root mean square over the layers.
+    /// Distance from the weights divided by their norm, root mean square over the layers.
     relative_error: f64,
     accuracy: f64,
     accuracy_bn: f64,
-    /// With the factors that change the outputs least, the statistics as they were.
+    /// With the factors that change the outputs least, and the old statistics.
     accuracy_data: f64,
     accuracy_tuned: f64,
-    /// Bytes of the dense network over bytes of the factorized one, everything counted.
+    /// Bytes of the dense network divided by those of the factorized one.
     ratio_bytes: f64,
-    /// Time of the dense forward pass over time of the factorized one.
+    /// Time of the dense forward pass divided by that of the factorized one.
     time_ratio: f64,
     limit: Limit,
 }
@@ -166,7 +165,7 @@ fn main() -> anyhow::Result<()> {
     report.say(&format!(
         "784-512-512-512-10 (Linear, BatchNorm, ReLU) on {} images of MNIST: {} epochs of Adam with a decoupled weight \
          decay of {} a step, seed {}. The three matrices with 512 outputs keep a share of their singular values. \
-         Accuracies are those on {} {images} images; weight decay and epochs were chosen with `--held-out`.",
+         Accuracies are measured on {} {images} images; weight decay and epochs were chosen with `--held-out`.",
         train.len(),
         training.epochs,
         args.weight_decay,
@@ -210,12 +209,13 @@ fn main() -> anyhow::Result<()> {
     };
     report.table(&table(&figures));
     report.say(&format!(
-        "Error: mean absolute error of the weights, which weight decay makes small (BatchNorm makes up for it). \
-         Relative: distance from the weights over their norm, which does not depend on it. Accuracy: the \
-         factors in place of the weights and nothing else changed. New statistics: mean and variance of BatchNorm \
-         estimated again on {} training images without labels. By outputs: as accuracy, with the factors that change the \
-         outputs of each layer least on these images. Trained: these factors, and all else, for {} more epochs, from the labels and by distillation from the dense network. Bytes: of the whole network. \
-         Time: of the forward pass of {} images through the whole network, dense over factorized.",
+        "Error: mean absolute error of the weights; it is small because of weight decay, which BatchNorm compensates. \
+         Relative: distance from the weights divided by their norm, which does not depend on weight decay. Accuracy: with the \
+         factors instead of the weights, and no other change. New statistics: mean and variance of BatchNorm \
+         re-estimated on {} training images without labels. By outputs: like accuracy, with the factors that change the \
+         outputs of each layer least on these images. Trained: these factors and all other parameters, for {} more epochs, \
+         from the labels and by distillation from the dense network. Bytes: of the whole network. Time: dense divided by \
+         factorized, for the forward pass of {} images through the whole network.",
         train.len().min(STATISTICS),
         args.tuning_epochs,
         measured.len(),
@@ -224,7 +224,9 @@ fn main() -> anyhow::Result<()> {
     let limits = figures.rows.iter().map(|row| (row.kept, &row.limit));
     report.table(&limit::table(limits));
     if args.checkpoint.is_some() {
-        report.say("What was trained came from a checkpoint where one was found: the time below is without it.");
+        report.say(
+            "Some networks came from checkpoints; the time below does not include their training.",
+        );
     }
     figures.seconds = report.finish(args.common.markdown.as_deref())?;
     if let Some(path) = &args.common.json {
@@ -236,7 +238,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Factorizes, estimates the statistics again, trains the factors; measures after each.
+/// Factorizes, re-estimates the statistics, trains the factors; measures after each step.
 fn experiment(
     args: &Args,
     network: &Network,
@@ -262,7 +264,7 @@ fn experiment(
     }
 
     let (mut small, factors) = truncated(network, |weight, layer| {
-        svd.factorize_with(weight, limits.moments.get(layer))
+        svd.factorize_with(weight, FitContext::new().inputs(&limits.moments[layer]))
     })?;
     let accuracy_data = small.accuracy(measured)?;
     reestimate(&mut small, images.view())?;
@@ -305,8 +307,8 @@ fn experiment(
     })
 }
 
-/// The network with what `factorize` makes of each wide matrix, which it is given with the number of its layer; and
-/// these factors.
+/// The network with each wide matrix replaced by the result of `factorize`, and these factors. `factorize` takes the matrix and the
+/// number of its layer.
 fn truncated(
     network: &Network,
     factorize: impl Fn(ArrayView2<'_, f32>, usize) -> taper::Result<LowRankMatrix<f32>>,
@@ -331,7 +333,7 @@ fn seconds(network: &Network, data: &Dataset) -> anyhow::Result<f64> {
 fn table(figures: &Figures) -> Table {
     let mut table = Table::new(
         format!(
-            "Truncated SVD of the three layers with 512 outputs: accuracies in %, where the network before has {:.2} \
+            "Truncated SVD of the three layers with 512 outputs: accuracies in %; the dense network has {:.2} \
              (published: {PUBLISHED_BASELINE})",
             figures.baseline
         ),
@@ -384,7 +386,7 @@ fn plot(figures: &Figures) -> Plot {
         y: Axis::new("test accuracy (%)", Scale::Linear),
         series: vec![
             series("truncated", &|row| row.accuracy),
-            series("statistics estimated again", &|row| row.accuracy_bn),
+            series("statistics re-estimated", &|row| row.accuracy_bn),
             series("truncated by outputs", &|row| row.accuracy_data),
             series("factors trained for an epoch", &|row| row.accuracy_tuned),
             Series::new("published", Mark::Dashed, published),
@@ -394,8 +396,8 @@ fn plot(figures: &Figures) -> Plot {
 
 /// Cross-entropy with decoupled weight decay (I. Loshchilov and F. Hutter, 2017, arXiv:1711.05101) on matrices.
 ///
-/// BatchNorm makes the network blind to the size of these matrices; decay leaves large only what the data keeps
-/// large, and so the spectra fall faster.
+/// With BatchNorm the scale of these matrices has no effect on the output. Decay shrinks what the data does not keep large, so that the
+/// spectra fall faster.
 struct Decayed(f64);
 
 impl Objective<Mlp> for Decayed {

@@ -1,4 +1,4 @@
-//! What the fuzz targets run. The table of kinds is that of the laws, so that a new kind is fuzzed too.
+//! The code of the fuzz targets. They use the table of kinds of the tests, so that a new kind is fuzzed too.
 
 #[path = "../../tests/artifacts/draw.rs"]
 pub mod draw;

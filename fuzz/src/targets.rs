@@ -1,4 +1,4 @@
-//! One function a target: it may return whatever happens, but must not panic, and what it made must be sound.
+//! One function per target. A target must not panic, and every artifact that it accepts must be sound.
 
 use taper::model::{Artifact, CompressedModel, Recipe, Registry, Stored};
 use taper::ndarray::{Array2, ArrayD, ArrayViewD, Axis, Slice};
@@ -8,7 +8,7 @@ use crate::draw::Draw;
 use crate::kinds::kinds;
 use crate::stored::stored;
 
-/// Larger tensors are not rebuilt: a few bytes may stand for many zeros.
+/// Larger tensors are not decompressed: a few bytes can describe very many zeros.
 const LARGEST: usize = 1 << 18;
 
 fn size(shape: &[usize]) -> Option<usize> {
@@ -16,20 +16,20 @@ fn size(shape: &[usize]) -> Option<usize> {
     size.filter(|&size| size <= LARGEST)
 }
 
-/// Its size is that of its bytes.
+/// Checks that the size of an artifact is the length of its bytes.
 fn sizes_are_bytes<F: Float>(artifact: &(impl Compressed<F> + ?Sized)) {
     let bytes: usize = artifact.parts().iter().map(|part| part.bytes.len()).sum();
     assert_eq!(artifact.storage().bytes(), bytes as u64);
 }
 
-/// What an artifact that was accepted must be able to do.
+/// Checks that an accepted artifact decompresses, multiplies, and reads back as it was written.
 fn sound(artifact: &dyn Artifact) {
     sizes_are_bytes(artifact);
     if size(artifact.shape()).is_none() {
         return;
     }
     let dense = match artifact.decompress() {
-        // The only artifacts that do not know how large their values are.
+        // Only these artifacts may decompress to values that overflow.
         Err(Error::Overflow { .. }) if artifact.kind().starts_with("factored") => return,
         dense => dense.expect("an artifact decompresses"),
     };
@@ -50,7 +50,7 @@ fn sound(artifact: &dyn Artifact) {
     assert_eq!(again.parts(), artifact.parts());
 }
 
-/// A file: whatever is read of it can be worked with, and written again.
+/// Bytes of a file: what can be read is sound, and can be written and read again.
 pub fn container(data: &[u8]) {
     let Ok(model) = CompressedModel::from_bytes(data) else {
         return;
@@ -68,7 +68,7 @@ pub fn container(data: &[u8]) {
     assert_eq!(again.to_bytes().as_ref(), Ok(&bytes));
 }
 
-/// What is stored of an artifact, with some of it changed, given to `from_parts` through the registry.
+/// Stored parts of an artifact with changes: the registry returns an error or a sound artifact.
 pub fn artifact(data: &[u8]) {
     let mut draw = Draw::Bytes(data);
     let kinds = kinds();
@@ -157,7 +157,7 @@ fn change(stored: &mut Stored, draw: &mut Draw<'_>) {
     }
 }
 
-/// A recipe in TOML or JSON: what is read says the same when it is written and read again.
+/// A recipe in TOML or JSON: a recipe that can be read is equal after writing and reading.
 pub fn recipe(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -175,7 +175,7 @@ pub fn recipe(data: &[u8]) {
     }
 }
 
-/// A small array of any numbers and strides, compressed with any parameters: an error or a sound artifact.
+/// A small array with any values and strides, compressed with any parameters: an error or a sound artifact.
 pub fn compress(data: &[u8]) {
     let mut draw = Draw::Bytes(data);
     let kinds = kinds();
@@ -217,7 +217,7 @@ pub fn compress(data: &[u8]) {
     }
 }
 
-/// Numbers in one of several orders in memory.
+/// Calls `work` with an array of one of several memory layouts.
 fn with_layout<F: Float>(
     layout: usize,
     shape: &[usize],
@@ -244,7 +244,7 @@ fn with_layout<F: Float>(
             work(array.view());
         }
         3 => {
-            // Rows that are all the same row.
+            // All rows are views of one row.
             let row = numbers(&shape[1..]);
             if let Some(view) = row.broadcast(shape) {
                 work(view);
@@ -257,7 +257,7 @@ fn with_layout<F: Float>(
             }
         }
         5 => {
-            // Equal rows, in turn.
+            // Two rows alternate.
             let mut array = numbers(shape);
             for i in 2..shape[0] {
                 let row = array.index_axis(first, i % 2).to_owned();

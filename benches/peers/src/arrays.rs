@@ -7,12 +7,12 @@ use std::path::Path;
 use anyhow::{Context, bail, ensure};
 use taper::ndarray::{ArrayBase, ArrayD, Data, Dimension, IxDyn};
 
-/// The shape and the bytes of a file whose values are of this type, `<f4` or `<i8`.
+/// Reads the shape and the bytes of a file with values of this type, `<f4` or `<i8`.
 fn read(path: &Path, dtype: &str) -> anyhow::Result<(Vec<usize>, Vec<u8>)> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     ensure!(
         bytes.starts_with(b"\x93NUMPY"),
-        "{} is no .npy file",
+        "{} is not a .npy file",
         path.display()
     );
     let length = match bytes.get(6..12) {
@@ -20,17 +20,17 @@ fn read(path: &Path, dtype: &str) -> anyhow::Result<(Vec<usize>, Vec<u8>)> {
         Some(&[2 | 3, _, a, b, c, d]) => 12 + u32::from_le_bytes([a, b, c, d]) as usize,
         _ => bail!("{} ends within its header", path.display()),
     };
-    let header = bytes.get(10..length).context("a header beyond the file")?;
+    let header = bytes.get(10..length).context("the header is longer than the file")?;
     let header = String::from_utf8_lossy(header);
     ensure!(
         header.contains(dtype) && header.contains("'fortran_order': False"),
-        "{} does not hold {dtype} in row-major order: {header}",
+        "{} does not have {dtype} in row-major order: {header}",
         path.display()
     );
     let shape = header
         .split_once('(')
         .and_then(|(_, rest)| rest.split_once(')'));
-    let (shape, _) = shape.context("a header without a shape")?;
+    let (shape, _) = shape.context("the header has no shape")?;
     let lengths = shape
         .split(',')
         .map(str::trim)
@@ -39,7 +39,7 @@ fn read(path: &Path, dtype: &str) -> anyhow::Result<(Vec<usize>, Vec<u8>)> {
     Ok((shape, bytes[length..].to_vec()))
 }
 
-/// Single-precision values.
+/// Reads single-precision values.
 pub fn read_f32(path: impl AsRef<Path>) -> anyhow::Result<ArrayD<f32>> {
     let (shape, bytes) = read(path.as_ref(), "<f4")?;
     let (values, _) = bytes.as_chunks::<4>();
@@ -50,7 +50,7 @@ pub fn read_f32(path: impl AsRef<Path>) -> anyhow::Result<ArrayD<f32>> {
     Ok(ArrayD::from_shape_vec(IxDyn(&shape), values)?)
 }
 
-/// Integers that are not negative.
+/// Reads nonnegative integers.
 pub fn read_indices(path: impl AsRef<Path>) -> anyhow::Result<Vec<usize>> {
     let (_, bytes) = read(path.as_ref(), "<i8")?;
     let (values, _) = bytes.as_chunks::<8>();
@@ -71,7 +71,7 @@ pub fn write_f32<S: Data<Elem = f32>, D: Dimension>(
             text
         });
     let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({shape}), }}");
-    // The values begin at a multiple of 64 bytes.
+    // The values start at a multiple of 64 bytes.
     while (10 + header.len() + 1) % 64 != 0 {
         header.push(' ');
     }

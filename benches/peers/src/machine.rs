@@ -1,11 +1,11 @@
-//! What the machine can do at best, measured when the works are: the rates that shares are taken of.
+//! The peak rates of the machine, measured together with the tasks, which are compared with them.
 
 use std::hint::black_box;
 use std::time::Instant;
 
 use crate::Numbers;
 
-/// How long each rate is measured; the best of so many.
+/// The duration of a measurement, and the number of measurements, of which the best counts.
 const SECONDS: f64 = 0.02;
 const REPEATS: usize = 5;
 
@@ -26,7 +26,7 @@ pub fn measure(bytes: usize) -> Numbers {
     vec![("fma", fma), ("bandwidth", bandwidth)]
 }
 
-/// The best rate at which all threads together do what `work` says it did.
+/// The best rate of all threads together; `work` returns its number of operations.
 fn best(parts: &[Vec<f32>], work: impl Fn(&[f32]) -> f64 + Sync) -> f64 {
     let rate = |_| {
         std::thread::scope(|scope| {
@@ -51,13 +51,13 @@ fn best(parts: &[Vec<f32>], work: impl Fn(&[f32]) -> f64 + Sync) -> f64 {
     (0..REPEATS).map(rate).fold(0.0, f64::max)
 }
 
-/// How many multiply-adds it did: chains enough that none waits for the one before.
+/// Runs multiply-adds and returns their number: enough independent chains that none waits for the previous operation.
 fn fused() -> f64 {
     const STEPS: usize = 2000;
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512f") {
-            // SAFETY: the processor has what the function is compiled for.
+            // SAFETY: the processor supports the features of the function.
             unsafe { fused_avx512(STEPS) };
             return (STEPS * 16 * CHAINS) as f64;
         }
@@ -103,7 +103,7 @@ fn fused_avx2(steps: usize) {
     black_box(sums);
 }
 
-/// In vectors of four, as the compiler makes them on other processors.
+/// With vectors of four, which the compiler makes on other processors.
 fn chains(steps: usize) {
     let (factor, term) = (black_box(0.999_f32), black_box(0.001_f32));
     let mut sums = [[1.0_f32; 4]; CHAINS];
@@ -117,12 +117,12 @@ fn chains(steps: usize) {
     black_box(sums);
 }
 
-/// The sum of all values, read in the widest registers there are.
+/// The sum of all values, read with the widest registers of the processor.
 fn sum(values: &[f32]) -> f32 {
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512f") {
-            // SAFETY: the processor has what the function is compiled for.
+            // SAFETY: the processor supports the features of the function.
             return unsafe { sum_avx512(values) };
         }
     }

@@ -1,14 +1,13 @@
 //! taper's side of the comparison that `benches/peers/run` makes.
 //!
-//! Reads commands from standard input, one a line, and answers each with one line: `ok` and numbers by name, or `error`
-//! and what went wrong.
+//! Reads commands from standard input, one per line. It answers each with one line: `ok` and numbers by name, or `error` and a message.
 //!
 //! | command | what it does |
 //! |---|---|
 //! | `machine BYTES` | measures the peak rate of multiply-adds, and of reading `BYTES` again and again |
-//! | `load WORK name=value …` | reads the inputs of a work (see `work/`) and makes it ready |
-//! | `time SECONDS` | does it as often as fits into that time, at least once |
-//! | `save FOLDER` | writes what it gave as `.npy` |
+//! | `load TASK name=value …` | loads a task (see `work/`) and its inputs |
+//! | `time SECONDS` | runs the task as often as fits into that time, at least once |
+//! | `save FOLDER` | writes the result as `.npy` |
 //!
 //! The number of threads is that of rayon: `RAYON_NUM_THREADS`.
 
@@ -48,22 +47,22 @@ fn main() -> anyhow::Result<()> {
 
 fn answer(line: &str, loaded: &mut Option<Box<dyn Work>>) -> anyhow::Result<Numbers> {
     let mut words = line.split_whitespace();
-    let command = words.next().context("an empty command")?;
+    let command = words.next().context("the command is empty")?;
     match command {
         "machine" => {
-            let bytes = words.next().context("how many bytes?")?.parse()?;
+            let bytes = words.next().context("machine needs a number of bytes")?.parse()?;
             Ok(machine::measure(bytes))
         }
         "load" => {
-            // What was loaded before goes first: two of the large works at once need not fit.
+            // Drops the previous task first: two large tasks may not fit the memory.
             *loaded = None;
-            let name = words.next().context("which work?")?;
+            let name = words.next().context("load needs the name of a task")?;
             *loaded = Some(work::load(name, &Arguments::parse(words)?)?);
             Ok(Vec::new())
         }
         "time" => {
-            let work = loaded.as_mut().context("nothing is loaded")?;
-            let seconds: f64 = words.next().context("how long?")?.parse()?;
+            let work = loaded.as_mut().context("no task is loaded")?;
+            let seconds: f64 = words.next().context("time needs a number of seconds")?.parse()?;
             let start = Instant::now();
             let mut calls = 0.0;
             loop {
@@ -76,9 +75,9 @@ fn answer(line: &str, loaded: &mut Option<Box<dyn Work>>) -> anyhow::Result<Numb
             }
         }
         "save" => {
-            let work = loaded.as_ref().context("nothing is loaded")?;
-            work.save(Path::new(words.next().context("where to?")?))
+            let work = loaded.as_ref().context("no task is loaded")?;
+            work.save(Path::new(words.next().context("save needs a folder")?))
         }
-        command => bail!("there is no command {command}"),
+        command => bail!("unknown command {command}"),
     }
 }

@@ -1,5 +1,5 @@
-//! The works, a file a family. Each is loaded once, run as often as asked, and writes what it gave, so that the same
-//! program measures the errors of both sides.
+//! The benchmarked tasks, one file per family. Each task is loaded once, runs as often as asked, and writes its result, so that
+//! one program measures the errors of both sides.
 
 mod binary;
 mod cp;
@@ -20,20 +20,20 @@ use taper::ndarray::{Array, ArrayD, Dimension};
 use crate::Numbers;
 use crate::arrays;
 
-/// Something that is timed.
+/// A task that is timed.
 pub trait Work {
-    /// Does it once.
+    /// Runs the task once.
     fn run(&mut self) -> anyhow::Result<()>;
 
-    /// Writes what the last run gave as `.npy` files, and says what else it has to say.
+    /// Writes the result of the last run as `.npy` files, and returns further figures by name.
     fn save(&self, folder: &Path) -> anyhow::Result<Numbers>;
 }
 
-/// Words by name.
+/// Arguments by name.
 pub struct Arguments(BTreeMap<String, String>);
 
 impl Arguments {
-    /// Those of `name=value` words.
+    /// Parses words of the form `name=value`.
     pub fn parse<'a>(words: impl Iterator<Item = &'a str>) -> anyhow::Result<Self> {
         let pair = |word: &str| {
             let (name, value) = word.split_once('=').context("not name=value")?;
@@ -42,7 +42,7 @@ impl Arguments {
         words.map(pair).collect::<anyhow::Result<_>>().map(Self)
     }
 
-    /// The value of this name, or `default` where it was not given.
+    /// The value of the argument `name`, or `default` if it is missing.
     fn or<T: FromStr>(&self, name: &str, default: T) -> anyhow::Result<T> {
         match self.0.get(name) {
             Some(text) => text.parse().map_err(|_| anyhow!("{name}={text}")),
@@ -65,7 +65,7 @@ impl Arguments {
         arrays::read_f32(self.word(name)?)
     }
 
-    /// The array of so many axes in the file of this name.
+    /// The array in the file that the argument `name` names, with the axes of `D`.
     fn array<D: Dimension>(&self, name: &str) -> anyhow::Result<Array<f32, D>> {
         Ok(self.tensor(name)?.into_dimensionality()?)
     }
@@ -75,7 +75,7 @@ impl Arguments {
     }
 }
 
-/// Makes a work ready.
+/// Loads a task and its inputs.
 pub fn load(name: &str, arguments: &Arguments) -> anyhow::Result<Box<dyn Work>> {
     Ok(match name {
         "pq_train" => Box::new(product::Train::load(arguments)?),
@@ -83,13 +83,13 @@ pub fn load(name: &str, arguments: &Arguments) -> anyhow::Result<Box<dyn Work>> 
         "pq_decode" => Box::new(product::Decode::load(arguments)?),
         "pq_apply" => Box::new(product::apply(arguments)?),
         "binary" => Box::new(binary::Product::load(arguments)?),
-        "fixed_point" => Box::new(fixed_point::apply(arguments)?),
+        "fixed_point" => Box::new(fixed_point::Rounded::load(arguments)?),
         "low_rank" => Box::new(layer::low_rank(arguments)?),
         "cp_conv" => Box::new(layer::CpConvolution::load(arguments)?),
         "svd" => Box::new(svd::Svd::load(arguments)?),
         "cp" => Box::new(cp::Fit::load(arguments)?),
         "distill" => Box::new(distill::Loss::load(arguments)?),
         "model" => Box::new(model::Code::load(arguments)?),
-        name => anyhow::bail!("there is no work {name}"),
+        name => anyhow::bail!("unknown task {name}"),
     })
 }

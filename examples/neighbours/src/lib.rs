@@ -1,4 +1,4 @@
-//! What both programs need: the files of the workspace's examples that know nothing of burn.
+//! Shared code of the programs: files of the workspace's examples that do not depend on burn.
 
 #[path = "../../support/args.rs"]
 pub mod args;
@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use data::{DataError, Splits, mnist};
 use report::Report;
 
-/// MNIST from the folder named by the environment variable `MNIST_DIR`, else from the repository.
+/// Loads MNIST from the folder in the environment variable `MNIST_DIR` or, if it is not set, from the repository.
 ///
 /// # Errors
 ///
@@ -36,7 +36,7 @@ pub fn mnist(quick: bool) -> Result<Splits, DataError> {
     })
 }
 
-/// Begins the report of the program called `name`.
+/// Starts the report of the program `name`.
 pub fn report(name: &str) -> Report {
     let package = "--manifest-path examples/neighbours/Cargo.toml";
     Report::of(name, &format!("{package} --bin {name}"))

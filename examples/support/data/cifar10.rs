@@ -1,7 +1,7 @@
 //! CIFAR-10: 50,000 training and 10,000 test images of 32×32 pixels in three colours, ten classes.
 //!
-//! A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009. Read from the published binary
-//! form: a byte for the label, then 1024 bytes each of red, green and blue, row by row.
+//! A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009. Reads the published binary
+//! files: for each image a byte for the label, then 1024 bytes each of red, green and blue, row by row.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,9 +14,9 @@ use super::{DataError, Dataset, Splits};
 pub const CLASSES: usize = 10;
 /// Rows and columns of an image.
 pub const SIDE: usize = 32;
-/// Values of an image.
+/// The number of values of an image.
 pub const VALUES: usize = 3 * SIDE * SIDE;
-/// The images at the end of the training set that are held out.
+/// How many images at the end of the training set are held out.
 pub const HELD_OUT: usize = 5_000;
 
 const TRAIN: [&str; 5] = [
@@ -36,8 +36,8 @@ const HINT: &str = "the environment variable CIFAR10_DIR names the folder with d
                     data_batch_5.bin and test_batch.bin, from the archive cifar-10-binary.tar.gz of \
                     https://www.cs.toronto.edu/~kriz/cifar.html";
 
-/// 45,000 images for training, 5,000 held out, 10,000 for the test, from the folder that the environment variable
-/// `CIFAR10_DIR` names (else `cifar-10-batches-bin` where the program runs).
+/// Loads 45,000 images for training, 5,000 held out and 10,000 for the test, from the folder in the environment variable
+/// `CIFAR10_DIR` or, if it is not set, from `cifar-10-batches-bin` in the working directory.
 ///
 /// # Errors
 ///
@@ -48,11 +48,11 @@ pub fn load() -> Result<Splits, DataError> {
     load_from(&folder)
 }
 
-/// The same from any folder that holds the six published files.
+/// Loads the images from a folder with the six published files.
 ///
 /// # Errors
 ///
-/// [`DataError`]: the folder or a file is missing, a file does not consist of whole records, a label is no class.
+/// [`DataError`] if the folder or a file is missing, a file has an incomplete record, or a label is not a class.
 pub fn load_from(folder: &Path) -> Result<Splits, DataError> {
     if !folder.is_dir() {
         return Err(DataError::MissingFolder {
@@ -136,7 +136,7 @@ mod tests {
     fn records_are_read_with_their_labels_and_colours() {
         let folder = folder("good", &[record(3, 0), record(9, 255)].concat());
         let splits = load_from(&folder).unwrap();
-        // Ten training images, all of which the held-out part takes.
+        // Ten training images, all of them held out.
         assert_eq!((splits.train.len(), splits.held_out.len()), (0, 10));
         assert_eq!(splits.test.labels, [3, 9]);
         for colour in 0..3 {

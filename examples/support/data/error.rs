@@ -1,25 +1,25 @@
-//! What can be wrong with a file of images.
+//! Errors of the readers of images.
 
 use std::io;
 use std::path::PathBuf;
 
-/// A file of images or labels that cannot be used.
+/// A file of images or labels that cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
     /// There is no such folder.
     #[error("there is no folder {path}: {hint}")]
     MissingFolder {
-        /// Where it was looked for.
+        /// The path.
         path: PathBuf,
-        /// How to name another place.
+        /// How to set another folder.
         hint: &'static str,
     },
 
-    /// A file of the set is in none of its forms there.
-    #[error("{folder} holds neither {name} nor {name}.gz")]
+    /// A file of the set is missing, packed and unpacked.
+    #[error("{folder} has neither {name} nor {name}.gz")]
     MissingFile {
-        /// Where it was looked for.
+        /// The folder.
         folder: PathBuf,
         /// Its name.
         name: &'static str,
@@ -30,47 +30,47 @@ pub enum DataError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 
     /// A file of another kind.
-    #[error("{path} begins with the magic number {found:#010x}, but {expected:#010x} is needed")]
+    #[error("{path} has the magic number {found:#010x} instead of {expected:#010x}")]
     Magic {
         /// The file.
         path: PathBuf,
-        /// The number of this kind of file.
+        /// The magic number of this kind of file.
         expected: u32,
-        /// The number found.
+        /// The magic number of the file.
         found: u32,
     },
 
-    /// A file that ends before what its header promises, or goes on after it.
-    #[error("{path} holds {found} bytes, but its header promises {expected}")]
+    /// A file that is shorter or longer than its header says.
+    #[error("{path} has {found} bytes, but its header says {expected}")]
     Length {
         /// The file.
         path: PathBuf,
-        /// The bytes that there should be, unpacked.
+        /// The expected number of bytes, unpacked.
         expected: u64,
-        /// The bytes that there are.
+        /// The number of bytes found.
         found: u64,
     },
 
     /// Images of another size.
-    #[error("{path} holds images of {found:?} pixels, but {expected:?} is needed")]
+    #[error("{path} has images of {found:?} pixels instead of {expected:?}")]
     ImageSize {
         /// The file.
         path: PathBuf,
-        /// Rows and columns that there should be.
+        /// The expected rows and columns.
         expected: [u32; 2],
-        /// Rows and columns that there are.
+        /// The rows and columns found.
         found: [u32; 2],
     },
 
-    /// Labels and images that do not go together.
-    #[error("{labels} labels do not go with {images} images in {folder}")]
+    /// Different numbers of labels and images.
+    #[error("{folder} has {labels} labels, but {images} images")]
     Count {
-        /// Where the two files are.
+        /// The folder of the two files.
         folder: PathBuf,
         /// The number of images.
         images: usize,
@@ -78,16 +78,16 @@ pub enum DataError {
         labels: usize,
     },
 
-    /// A label that is no class.
-    #[error("label {index} in {path} is {label}, but there are {classes} classes")]
+    /// A label that is not a class.
+    #[error("label {index} in {path} is {label}, but must be below {classes}")]
     Label {
         /// The file.
         path: PathBuf,
-        /// Which label.
+        /// The index of the label.
         index: usize,
         /// Its value.
         label: usize,
-        /// How many classes there are.
+        /// The number of classes.
         classes: usize,
     },
 }

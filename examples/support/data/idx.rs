@@ -13,7 +13,7 @@ const fn magic(axes: usize) -> u32 {
     0x0800 + axes as u32
 }
 
-/// Unsigned bytes over N axes, as a file holds them.
+/// An array of unsigned bytes with N axes.
 pub(super) struct Idx<const N: usize> {
     pub(super) path: PathBuf,
     pub(super) shape: [u32; N],
@@ -38,8 +38,8 @@ pub(super) fn read<const N: usize>(folder: &Path, name: &'static str) -> Result<
     })
 }
 
-/// The bytes of a file. One that was cut short while packed gives what could be unpacked of it, so that
-/// [`parse`] can tell how much is missing.
+/// The unpacked bytes of a file. A truncated gzip file gives the bytes that could be unpacked, so that [`parse`] can report how
+/// many are missing.
 fn unpack(path: &Path, gzip: bool) -> Result<Vec<u8>, DataError> {
     let unreadable = |source| DataError::Unreadable {
         path: path.to_owned(),

@@ -13,9 +13,9 @@ use super::{DataError, Dataset, Splits, idx};
 pub const CLASSES: usize = 10;
 /// Rows and columns of an image.
 pub const SIDE: usize = 28;
-/// Pixels of an image.
+/// The number of pixels of an image.
 pub const PIXELS: usize = SIDE * SIDE;
-/// The images at the end of the training set that are held out.
+/// How many images at the end of the training set are held out.
 pub const HELD_OUT: usize = 10_000;
 
 // Mean and standard deviation of the grey levels of the training images, from 0 to 1.
@@ -30,7 +30,7 @@ pub fn grey_levels(images: ArrayView2<'_, f32>) -> Array2<u8> {
     images.mapv(|x| ((x * DEVIATION + MEAN) * 255.0).round() as u8)
 }
 
-/// The folder named by the environment variable `MNIST_DIR`, else `examples/data/mnist` of the repository.
+/// The folder in the environment variable `MNIST_DIR` or, if it is not set, `examples/data/mnist` of the repository.
 pub fn folder() -> PathBuf {
     std::env::var_os("MNIST_DIR").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("data/mnist"),
@@ -38,7 +38,7 @@ pub fn folder() -> PathBuf {
     )
 }
 
-/// 50,000 images for training, 10,000 held out, 10,000 for the test, from [`folder`].
+/// Loads 50,000 images for training, 10,000 held out and 10,000 for the test, from [`folder`].
 ///
 /// # Errors
 ///
@@ -47,12 +47,12 @@ pub fn load() -> Result<Splits, DataError> {
     load_from(&folder())
 }
 
-/// The same from any folder that holds the four published files, gzipped or not.
+/// Loads the images from a folder with the four published files, gzipped or not.
 ///
 /// # Errors
 ///
-/// [`DataError`]: the folder or a file is missing; a file has another magic number, is cut short or goes on
-/// after its end; labels and images differ in number; a label is no digit.
+/// [`DataError`] if the folder or a file is missing, a file has another magic number or a wrong length, the numbers of labels and
+/// images differ, or a label is not a digit.
 pub fn load_from(folder: &Path) -> Result<Splits, DataError> {
     if !folder.is_dir() {
         return Err(DataError::MissingFolder {
@@ -125,11 +125,11 @@ mod tests {
     use std::fs;
     use std::io::Write;
 
-    /// A folder of its own for each test, removed at its end.
+    /// A temporary folder for one test, removed when dropped.
     struct Folder(PathBuf);
 
     impl Folder {
-        /// Four files of two images each, the second label of the test set being 7.
+        /// Writes four files with two images each; the second label of the test set is 7.
         fn new(test: &str) -> Self {
             let path =
                 std::env::temp_dir().join(format!("taper-mnist-{test}-{}", std::process::id()));
@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn well_formed_files_are_read() {
         let splits = Folder::new("good").load().unwrap();
-        // Two training images, all of which the held-out part takes.
+        // Two training images, both held out.
         assert_eq!((splits.train.len(), splits.held_out.len()), (0, 2));
         assert_eq!(splits.test.labels, [3, 7]);
         assert_eq!(splits.test.images.dim(), (2, PIXELS));
@@ -331,7 +331,7 @@ mod tests {
         assert_eq!(splits.held_out.len(), 10_000);
         assert_eq!(splits.test.len(), 10_000);
         let pixels = splits.train.images.mapv(f64::from);
-        // The constants have four digits, and are those of all 60,000 images.
+        // The constants have four digits, and belong to all 60,000 images.
         assert!(pixels.mean().unwrap().abs() < 1e-2);
         assert!((pixels.std(0.0) - 1.0).abs() < 1e-2);
     }

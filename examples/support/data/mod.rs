@@ -1,6 +1,6 @@
 //! Image sets.
 //!
-//! A reader turns published files into [`Dataset`]s; [`mnist`] is one, [`cifar10`] another. Both tell what can be wrong with a file through the same [`DataError`].
+//! The readers [`mnist`] and [`cifar10`] turn published files into [`Dataset`]s. Their errors are [`DataError`]s.
 
 pub mod cifar10;
 mod error;
@@ -14,9 +14,9 @@ use ndarray::{Array2, Axis, s};
 /// Images with their labels.
 #[derive(Debug, Clone)]
 pub struct Dataset {
-    /// One flattened, normalized image a row.
+    /// One flattened, normalized image per row.
     pub images: Array2<f32>,
-    /// The class of each image, from 0 on.
+    /// The class of each image, from 0.
     pub labels: Vec<usize>,
 }
 
@@ -31,7 +31,7 @@ impl Dataset {
         self.labels.is_empty()
     }
 
-    /// The first `count` images, or all where there are fewer.
+    /// The first `count` images, or all if there are fewer.
     #[must_use]
     pub fn first(&self, count: usize) -> Self {
         let count = count.min(self.len());
@@ -41,7 +41,7 @@ impl Dataset {
         }
     }
 
-    /// The images up to the last `held_out`, and these last ones.
+    /// Splits off the last `held_out` images.
     #[must_use]
     pub fn split(mut self, held_out: usize) -> (Self, Self) {
         let at = self.len().saturating_sub(held_out);
@@ -60,19 +60,19 @@ impl Dataset {
     }
 }
 
-/// A set of images in the parts that an honest experiment needs.
+/// A set of images, split for an experiment.
 #[derive(Debug, Clone)]
 pub struct Splits {
-    /// For training.
+    /// Training images.
     pub train: Dataset,
-    /// Of the published training images, but never trained on: everything is chosen here.
+    /// Published training images that are not used for training, but to choose parameters.
     pub held_out: Dataset,
-    /// For the last figure alone.
+    /// Test images, used once for the final figures.
     pub test: Dataset,
 }
 
 impl Splits {
-    /// At most so many images of each part.
+    /// Limits the number of images of each part.
     #[must_use]
     pub fn first(&self, train: usize, held_out: usize, test: usize) -> Self {
         Self {

@@ -1,7 +1,5 @@
-//! A packed network in a file of its own.
-//!
-//! The length of the header as eight bytes, the header (JSON: what the parts are called, and how long they
-//! are), and the bytes of all parts one after the other.
+//! The file of a packed network: the length of the header as eight bytes, the header (JSON: names and lengths of the parts), and the
+//! bytes of all parts.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +11,7 @@ use taper::{DType, Part, Role};
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Header {
-    /// Values into the first layer.
+    /// The number of inputs of the first layer.
     inputs: usize,
     layers: Vec<Vec<Entry>>,
 }
@@ -25,7 +23,7 @@ struct Entry {
     shape: Vec<usize>,
 }
 
-/// The parts that a network of unscaled signs has, and whether they are the payload.
+/// The parts of a network of unscaled signs, and whether each is payload.
 const PARTS: [(&str, Role); 5] = [
     ("signs", Role::Payload),
     ("thresholds", Role::SideInformation),
@@ -41,7 +39,7 @@ const TYPES: [DType; 4] = [DType::U8, DType::I32, DType::F32, DType::F64];
 ///
 /// # Errors
 ///
-/// Where the header cannot be written.
+/// If the header cannot be written.
 pub fn to_bytes(network: &BinaryMlp<f32>, inputs: usize) -> anyhow::Result<Vec<u8>> {
     let layers = network.parts();
     let entry = |part: &Part<'_>| Entry {
@@ -65,13 +63,13 @@ pub fn to_bytes(network: &BinaryMlp<f32>, inputs: usize) -> anyhow::Result<Vec<u
     Ok(bytes)
 }
 
-/// The network that [`to_bytes`] wrote.
+/// Restores the network from the bytes of [`to_bytes`].
 ///
 /// # Errors
 ///
-/// Where the bytes are cut short, go on after their end, or are no network.
+/// If the bytes are truncated, too long, or not a network.
 pub fn from_bytes(bytes: &[u8]) -> anyhow::Result<BinaryMlp<f32>> {
-    let short = "a network that was cut short";
+    let short = "the network is truncated";
     let (length, rest) = bytes.split_first_chunk::<8>().context(short)?;
     let length = usize::try_from(u64::from_le_bytes(*length))?;
     let (header, mut rest) = rest.split_at_checked(length).context(short)?;
@@ -83,11 +81,11 @@ pub fn from_bytes(bytes: &[u8]) -> anyhow::Result<BinaryMlp<f32>> {
             let (name, role) = PARTS
                 .into_iter()
                 .find(|(name, _)| *name == entry.name)
-                .with_context(|| format!("there is no part {}", entry.name))?;
+                .with_context(|| format!("unknown part {}", entry.name))?;
             let dtype = TYPES
                 .into_iter()
                 .find(|dtype| format!("{dtype:?}") == entry.dtype)
-                .with_context(|| format!("no part is of type {}", entry.dtype))?;
+                .with_context(|| format!("unknown type of part {}", entry.dtype))?;
             let count = entry
                 .shape
                 .iter()
@@ -116,7 +114,7 @@ pub fn from_bytes(bytes: &[u8]) -> anyhow::Result<BinaryMlp<f32>> {
 ///
 /// # Errors
 ///
-/// Where the file cannot be written.
+/// If the file cannot be written.
 pub fn write(path: &Path, network: &BinaryMlp<f32>, inputs: usize) -> anyhow::Result<()> {
     fs::write(path, to_bytes(network, inputs)?)
         .with_context(|| format!("cannot write {}", path.display()))
@@ -126,10 +124,10 @@ pub fn write(path: &Path, network: &BinaryMlp<f32>, inputs: usize) -> anyhow::Re
 ///
 /// # Errors
 ///
-/// Where the file cannot be read, and as [`from_bytes`].
+/// If the file cannot be read, and as [`from_bytes`].
 pub fn read(path: &Path) -> anyhow::Result<BinaryMlp<f32>> {
     let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    from_bytes(&bytes).with_context(|| format!("{} is no packed network", path.display()))
+    from_bytes(&bytes).with_context(|| format!("{} is not a packed network", path.display()))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A multi-layer perceptron whose weights and activations may be of few bits.
+//! A multi-layer perceptron with weights and activations of few bits.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ use taper::{Quantizer, Seed};
 use super::parameter::{Parameter, Weights};
 use super::sign::sign;
 
-/// What follows BatchNorm in a hidden layer. Both have the same slope on the way back.
+/// The activation after BatchNorm in a hidden layer. Both have the same gradient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
     /// max(−1, min(1, x)).
@@ -32,15 +32,15 @@ pub struct Layer {
     variance: Vec<f32>,
 }
 
-/// Added to the variance in BatchNorm.
+/// The ε that BatchNorm adds to the variance.
 pub const EPSILON: f32 = 1e-4;
 const MOMENTUM: f32 = 0.1;
-/// Images that are predicted at once.
+/// Images per batch of a prediction.
 const BATCH: usize = 1000;
 
 /// Hidden layers of few bits, each followed by BatchNorm and an activation, and a real output layer.
 ///
-/// Images are grey levels in 256ths: sums of such numbers with ±1 are exact in single precision, in any order.
+/// Images are grey levels in 256ths. Sums of such numbers times ±1 are exact in single precision, in any order.
 #[derive(Debug)]
 pub struct LowBitMlp {
     layers: Vec<Layer>,
@@ -53,7 +53,7 @@ impl LowBitMlp {
     /// The value of a grey level of 1.
     pub const UNIT: f32 = 1.0 / 256.0;
 
-    /// A network with layers of these widths, inputs first and classes last.
+    /// Creates a network with layers of these widths, inputs first and classes last.
     pub fn new(
         widths: &[usize],
         weights: Weights,
@@ -92,12 +92,12 @@ impl LowBitMlp {
         })
     }
 
-    /// Its layers, first one first.
+    /// The layers in order.
     pub fn layers(&self) -> &[Layer] {
         &self.layers
     }
 
-    /// One step on a batch of grey levels, by the squared hinge loss; returns the loss.
+    /// Makes one step on a batch of grey levels with the squared hinge loss, and returns the loss.
     pub(super) fn train(
         &mut self,
         images: &[u8],
@@ -120,7 +120,7 @@ impl LowBitMlp {
         let classes = x.dims()[1];
         let mut targets = vec![-1.0_f32; batch * classes];
         for (row, &label) in targets.chunks_mut(classes).zip(labels) {
-            *row.get_mut(label).context("a label that is no class")? = 1.0;
+            *row.get_mut(label).context("a label is not a class")? = 1.0;
         }
         let targets =
             Tensor::<2>::from_data(TensorData::new(targets, [batch, classes]), &self.device);
@@ -155,12 +155,14 @@ impl LowBitMlp {
         }
     }
 
-    /// The class of each image of grey levels, simulated in floating point.
+    /// Predicts the class of each image of grey levels, simulated in floating point.
     pub fn predict(&self, images: ArrayView2<'_, u8>) -> anyhow::Result<Vec<usize>> {
         let device = self.device.clone().inner();
         let images = images.as_standard_layout();
         let inputs = images.ncols();
-        let images = images.as_slice().context("images in standard layout")?;
+        let images = images
+            .as_slice()
+            .context("the images are not in standard layout")?;
         let mut classes = Vec::new();
         for images in images.chunks(BATCH * inputs) {
             let mut x = pixels(images, images.len() / inputs, &device);
@@ -196,10 +198,10 @@ impl LowBitMlp {
         let (output, hidden) = self
             .layers
             .split_last()
-            .context("a network without layers")?;
+            .context("the network has no layers")?;
         let (first, hidden) = hidden
             .split_first()
-            .context("a network without hidden layers")?;
+            .context("the network has no hidden layers")?;
         let signs = |layer: &Layer| Binarizer::new().quantize(layer.matrix()?.view());
         let mut network = BinaryMlp::new(signs(first)?, &first.norm()?)?;
         for layer in hidden {
@@ -209,8 +211,8 @@ impl LowBitMlp {
         Ok(network.output(weights, bias)?)
     }
 
-    /// Writes all numbers of the training after as many epochs as there are `figures`, so that it can go on
-    /// from there: epochs and steps, each array behind its length, and the figures.
+    /// Writes the state of the training, which has a figure for each epoch: epochs and steps, each array after its length, and
+    /// the figures.
     pub(super) fn save(&mut self, path: &Path, figures: &[f64]) -> anyhow::Result<()> {
         let mut bytes = Vec::new();
         for number in [figures.len() as u64, self.step as u64] {
@@ -221,15 +223,15 @@ impl LowBitMlp {
             bytes.extend(values.iter().flat_map(|x| x.to_le_bytes()));
         }
         bytes.extend(figures.iter().flat_map(|x| x.to_le_bytes()));
-        // Renamed into place, so that a run that is cut short leaves the one before.
+        // Renamed into place, so that an interrupted run leaves the previous file.
         let fresh = path.with_extension("fresh");
         fs::write(&fresh, bytes).with_context(|| format!("cannot write {}", fresh.display()))?;
         fs::rename(&fresh, path)?;
         Ok(())
     }
 
-    /// Reads what [`save`](Self::save) wrote; returns the figure of each epoch done, none where there is no
-    /// such file, and NaN for each where the file ends with the arrays.
+    /// Reads the state that [`save`](Self::save) wrote, and returns the figure of each finished epoch: none without a file, and NaN
+    /// for each if the file ends after the arrays.
     pub(super) fn load(&mut self, path: &Path) -> anyhow::Result<Vec<f64>> {
         if !path.exists() {
             return Ok(Vec::new());
@@ -242,12 +244,12 @@ impl LowBitMlp {
             let length = next(&mut numbers)? as usize;
             ensure!(
                 length == values.len(),
-                "{} is of a network of another shape",
+                "{} belongs to a network of another shape",
                 path.display()
             );
             let (now, rest) = numbers
                 .split_at_checked(4 * length)
-                .with_context(|| format!("{} was cut short", path.display()))?;
+                .with_context(|| format!("{} is truncated", path.display()))?;
             for (value, bytes) in values.iter_mut().zip(now.as_chunks::<4>().0) {
                 *value = f32::from_le_bytes(*bytes);
             }
@@ -256,7 +258,7 @@ impl LowBitMlp {
         let (figures, rest) = numbers.as_chunks::<8>();
         ensure!(
             rest.is_empty() && (figures.is_empty() || figures.len() == epochs),
-            "{} holds {} bytes after its arrays, which is no figure for each of {epochs} epochs",
+            "{} has {} bytes after its arrays, but {epochs} epochs need 8 bytes each or none",
             path.display(),
             numbers.len()
         );
@@ -266,10 +268,10 @@ impl LowBitMlp {
             layer.beta.refresh()?;
         }
         if figures.is_empty() {
-            // The count comes from the file: a forged one is no reason to fill the memory.
+            // The count comes from the file; a forged one must not fill the memory.
             ensure!(
                 epochs < 1 << 20,
-                "{} tells of {epochs} epochs",
+                "{} claims {epochs} epochs",
                 path.display()
             );
             return Ok(vec![f64::NAN; epochs]);
@@ -312,7 +314,7 @@ impl Layer {
 fn next(bytes: &mut &[u8]) -> anyhow::Result<u64> {
     let (now, rest) = bytes
         .split_first_chunk::<8>()
-        .context("a checkpoint that was cut short")?;
+        .context("a checkpoint is truncated")?;
     *bytes = rest;
     Ok(u64::from_le_bytes(*now))
 }
@@ -333,7 +335,7 @@ fn floats(data: TensorData) -> anyhow::Result<Vec<f32>> {
         .to_vec())
 }
 
-/// Moves a running average towards the value of a batch.
+/// Updates a running average with the value of a batch.
 fn average(running: &mut [f32], value: Tensor<2>, factor: f32) -> anyhow::Result<()> {
     for (running, value) in running.iter_mut().zip(floats(value.into_data())?) {
         *running = (1.0 - MOMENTUM) * *running + MOMENTUM * factor * value;

@@ -1,9 +1,9 @@
 //! Training with weights and activations of few bits.
 //!
-//! - `sign`: the sign as an operation of burn, its gradient that of taper's straight-through estimator;
-//! - `parameter`: Adam on real latent weights beside the ones that the network computes with;
+//! - `sign`: the sign as an operation of burn, with the gradient of taper's straight-through estimator;
+//! - `parameter`: Adam on real latent weights, and the weights that the network computes with;
 //! - `mlp`: the network, its checkpoints, and its export to packed bits;
-//! - [`mod@file`]: that network in a file;
+//! - [`mod@file`]: the file of a packed network;
 //! - `train`: the epochs.
 
 pub mod file;

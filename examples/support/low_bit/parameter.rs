@@ -1,4 +1,4 @@
-//! Adam on real latent weights beside the weights that the network computes with.
+//! Adam on real latent weights, and the weights that the network computes with.
 
 use anyhow::{Context, anyhow, ensure};
 use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
@@ -10,19 +10,19 @@ use taper::quantize::fixed_point::{FixedPointQuantizer, Range};
 
 use crate::random;
 
-/// What the weights of a product are, given the latent ones.
+/// How the weights of a product follow from the latent ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Weights {
     /// The latent weights themselves.
     Real,
     /// Their signs.
     Binary,
-    /// Their nearest values of so many bits on the symmetric grid over [−1, 1].
+    /// Their nearest values on the symmetric grid over [−1, 1] with this number of bits.
     FixedPoint(u32),
 }
 
 impl Weights {
-    /// The quantizer of a fixed-point width.
+    /// The quantizer for a number of bits.
     pub fn fixed_point(bits: u32) -> FixedPointQuantizer {
         FixedPointQuantizer::new(bits).range(Range::Fixed(1.0))
     }
@@ -52,7 +52,7 @@ pub struct Parameter {
     rule: Weights,
     /// Latent weights stay in [−1, 1].
     clipped: bool,
-    /// By how much the learning rate is multiplied.
+    /// The factor of the learning rate.
     rate: f32,
     latent: Vec<f32>,
     first_moment: Vec<f32>,
@@ -63,13 +63,13 @@ pub struct Parameter {
 const BETA_1: f32 = 0.9;
 const BETA_2: f32 = 0.999;
 const EPSILON: f32 = 1e-8;
-/// Values that are worked on at once: their arrays stay in the first-level cache.
+/// Values per block: their arrays fit the first-level cache.
 const CHUNK: usize = 1024;
-/// Values that a thread takes at a time.
+/// Values per piece of work of a thread.
 const TASK: usize = 16 * CHUNK;
 
 impl Parameter {
-    /// A real parameter of one value a neuron.
+    /// A real parameter with one value per neuron.
     pub fn row(value: f32, neurons: usize, device: &Device) -> Self {
         Self::new(vec![value; neurons], [1, neurons], device)
     }
@@ -86,9 +86,9 @@ impl Parameter {
 
     /// The weights of a hidden layer, of shape (inputs, outputs).
     ///
-    /// The latent ones begin uniform in [−1, 1] and are kept there. Steps are longer by the inverse of
-    /// Glorot's coefficient, as if the weights had been drawn within that and no wider: BatchNorm makes the
-    /// scale of a row meaningless (Courbariaux et al., 2015, arXiv:1511.00363, section 2.5).
+    /// The latent weights start uniform in [−1, 1] and stay there. The learning rate is divided by Glorot's coefficient, as if the
+    /// weights had been drawn within it: with BatchNorm the scale of a row has no effect (Courbariaux et al., 2015,
+    /// arXiv:1511.00363, section 2.5).
     pub fn hidden(
         inputs: usize,
         outputs: usize,
@@ -118,12 +118,12 @@ impl Parameter {
         }
     }
 
-    /// What the network computes with.
+    /// The tensor that the network computes with.
     pub fn tensor(&self) -> &Tensor<2> {
         &self.tensor
     }
 
-    /// The real numbers, of shape (inputs, outputs) in row-major order.
+    /// The latent numbers, of shape (inputs, outputs) in row-major order.
     pub fn latent(&self) -> &[f32] {
         &self.latent
     }
@@ -137,7 +137,7 @@ impl Parameter {
         ]
     }
 
-    /// Makes the tensor follow from latent weights that were read.
+    /// Updates the tensor after latent weights were read.
     pub(super) fn refresh(&mut self) -> anyhow::Result<()> {
         let mut values = vec![0.0; self.latent.len()];
         self.rule.write(&self.latent, &mut values)?;
@@ -146,10 +146,10 @@ impl Parameter {
         Ok(())
     }
 
-    /// One step of Adam, number `step` from 1 on: update, clip, and quantize again in one pass.
+    /// Step number `step` of Adam, from 1: updates, clips and quantizes in one pass.
     ///
-    /// The gradient of quantized weights is that of the latent ones as it stands: the straight-through
-    /// estimator lets it pass wherever |w| ≤ 1, and clipping keeps every weight there.
+    /// The gradient of the latent weights is that of the quantized ones: the straight-through estimator passes it on where
+    /// |w| ≤ 1, and clipping keeps every weight in that range.
     pub(super) fn step(
         &mut self,
         gradients: &mut Gradients,
@@ -159,17 +159,17 @@ impl Parameter {
         let gradient = self
             .tensor
             .grad_remove(gradients)
-            .context("a parameter without gradient")?;
+            .context("a parameter has no gradient")?;
         let gradient = gradient.into_data();
         let gradient = gradient.as_slice::<f32>().map_err(|e| anyhow!("{e:?}"))?;
         ensure!(
             gradient.len() == self.latent.len(),
-            "a gradient of another length"
+            "a gradient does not have the length of its parameter"
         );
         let rate = rate * self.rate / (1.0 - BETA_1.powi(step));
         let correction = (1.0 - BETA_2.powi(step)).sqrt().recip();
         let (device, shape) = (self.tensor.device(), self.tensor.dims());
-        // The old tensor's memory becomes the new one's where nobody else holds it.
+        // The new tensor reuses the memory of the old one if nothing else holds it.
         let placeholder = Tensor::zeros([1, 1], &device);
         let mut data = std::mem::replace(&mut self.tensor, placeholder)
             .inner()

@@ -1,4 +1,4 @@
-//! The sign as an operation of burn: its backward pass is that of taper's straight-through estimator.
+//! The sign as an operation of burn, with the backward pass of taper's straight-through estimator.
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
@@ -14,7 +14,7 @@ use taper::quantize::binary::StraightThrough;
 /// The operations that burn does not have.
 #[backend_extension(Autodiff, Flex)]
 pub trait SignBackend: Backend {
-    /// +1 where x ≥ 0, else −1; on the way back the gradient passes where |x| ≤ 1.
+    /// +1 where x ≥ 0, else −1; the backward pass passes the gradient on where |x| ≤ 1.
     fn sign(x: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
@@ -27,7 +27,7 @@ impl SignBackend for Flex {
     fn sign(x: FloatTensor<Self>) -> FloatTensor<Self> {
         with_values(x, |values| {
             let signs = StraightThrough.forward(ArrayView1::from(&*values));
-            // The values are an activation after BatchNorm: a NaN there means that the training diverged.
+            // The values are an activation after BatchNorm: a NaN means that the training diverged.
             let signs = signs.expect("activations are finite");
             values.copy_from_slice(signs.as_slice().expect("a fresh array is contiguous"));
         })
@@ -72,7 +72,7 @@ impl Backward<Flex, 1> for SignBackward {
     }
 }
 
-/// `x` with its values changed by `change`.
+/// Applies `change` to the values of `x`.
 fn with_values(x: FlexTensor, change: impl FnOnce(&mut [f32])) -> FlexTensor {
     let mut data: TensorData = x.into_data();
     change(

@@ -19,35 +19,35 @@ pub struct LowBitTraining {
     pub name: String,
     /// Inputs, hidden widths, classes.
     pub widths: Vec<usize>,
-    /// What the hidden weights are.
+    /// The kind of the hidden weights.
     pub weights: Weights,
-    /// What the hidden activations are.
+    /// The kind of the hidden activations.
     pub activation: Activation,
     /// Passes over the images.
     pub epochs: usize,
-    /// Images a step.
+    /// Images per step.
     pub batch: usize,
     /// Learning rate of the first and of the last step; it falls exponentially between them.
     pub rates: [f32; 2],
     /// Seed of the weights and of the order of the images.
     pub seed: Seed,
-    /// Where all numbers are kept after each epoch, and taken from.
+    /// The file that keeps the state after each epoch; a training continues from it.
     pub checkpoint: Option<PathBuf>,
 }
 
-/// What a training leaves.
+/// The result of a training.
 #[derive(Debug)]
 pub struct Trained {
     /// The network after the last epoch.
     pub network: LowBitMlp,
-    /// The figure after each epoch; NaN where a checkpoint does not tell it.
+    /// The figure after each epoch; NaN if a checkpoint does not have it.
     pub curve: Vec<f64>,
-    /// Epochs that came from a checkpoint.
+    /// The number of epochs that came from a checkpoint.
     pub resumed: usize,
 }
 
 impl LowBitTraining {
-    /// Trains on grey levels; `evaluate` sees the network after each epoch, and its figures are returned.
+    /// Trains on grey levels. `evaluate` measures the network after each epoch; the result holds its figures.
     pub fn run(
         &self,
         images: &Array2<u8>,
@@ -62,7 +62,7 @@ impl LowBitTraining {
         let resumed = curve.len();
         if let Some(folder) = self.checkpoint.as_deref().and_then(std::path::Path::parent) {
             fs::create_dir_all(folder)
-                .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+                .with_context(|| format!("cannot create the folder {}", folder.display()))?;
         }
         let steps = labels.len() / self.batch.max(1);
         let style = "{prefix:<14} {bar:30} {pos:>6}/{len} {elapsed:>4} {msg}";
@@ -139,7 +139,7 @@ mod tests {
             Ok(epoch)
         };
         let whole = training(3, None).run(&images, &labels, &mut count).unwrap();
-        // Cut after its second epoch: the file of the first is left.
+        // Stopped in its second epoch: the file holds the first.
         let cut = training(3, Some(path.clone())).run(&images, &labels, |network| {
             let first = logits(network, &images);
             anyhow::ensure!(!path.exists(), "{first}");
@@ -154,7 +154,7 @@ mod tests {
             logits(&rest.network, &images),
             logits(&whole.network, &images)
         );
-        // Without the figures behind its arrays a file is as good; only the last figure can be had again.
+        // A file without the figures after its arrays is valid too; then only the last figure is known.
         let bytes = fs::read(&path).unwrap();
         fs::write(&path, &bytes[..bytes.len() - 24]).unwrap();
         let again = training(3, Some(path.clone()))

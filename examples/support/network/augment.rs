@@ -1,39 +1,39 @@
-//! Images moved about, so that a network sees more than there are.
+//! Data augmentation: shifted and mirrored images.
 
 use taper::Seed;
 
 use crate::random;
 
-/// How square images of several channels lie in a row of values.
+/// The layout of square images with several channels in a row of values.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Layout {
-    /// Channels; each is a whole image.
+    /// The number of channels, stored one after the other.
     pub channels: usize,
     /// Rows and columns.
     pub side: usize,
 }
 
-/// Moves images by up to so many pixels along each axis; what comes in from outside is background.
+/// Shifts images by up to a number of pixels along each axis; the uncovered pixels become background.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Shift {
-    /// The greatest distance along each axis.
+    /// The largest shift along each axis, in pixels.
     pub pixels: usize,
     /// The shape of the images.
     pub layout: Layout,
-    /// The value outside of the image.
+    /// The value of the background.
     pub background: f32,
-    /// Whether every second image, by chance, is mirrored left to right.
+    /// Whether images are mirrored left to right with a probability of one half.
     pub mirror: bool,
 }
 
 impl Shift {
-    /// The number of different views that it can make of an image.
+    /// The number of different views of an image.
     pub fn views(&self) -> usize {
         let reach = 2 * self.pixels + 1;
         reach * reach * if self.mirror { 2 } else { 1 }
     }
 
-    /// Which of its [`views`](Self::views) the chance of `seed` falls on.
+    /// The number of the [view](Self::views) that `seed` selects.
     pub fn draw(&self, seed: Seed) -> usize {
         let reach = 2 * self.pixels + 1;
         let (top, left) = (random::below(seed, 0, reach), random::below(seed, 1, reach));
@@ -41,7 +41,7 @@ impl Shift {
         (mirrored * reach + top) * reach + left
     }
 
-    /// Appends `image` to `out`, moved by a distance that depends on `seed`.
+    /// Appends the view of `image` that `seed` selects to `out`.
     pub fn append(&self, image: &[f32], seed: Seed, out: &mut Vec<f32>) {
         self.append_view(image, self.draw(seed), out);
     }
@@ -50,7 +50,7 @@ impl Shift {
     pub fn append_view(&self, image: &[f32], view: usize, out: &mut Vec<f32>) {
         let Layout { channels, side } = self.layout;
         let reach = 2 * self.pixels + 1;
-        // Where the first row and column come from, in an image framed by `pixels` of background.
+        // The origin of the first row and column, in an image framed by `pixels` of background.
         let (top, left) = (view / reach % reach, view % reach);
         let mirrored = view / (reach * reach) == 1;
         let inside = |framed: usize| framed.checked_sub(self.pixels).filter(|&i| i < side);

@@ -1,7 +1,7 @@
-//! A long training, saved and taken up again.
+//! Saving and continuing a long training.
 //!
-//! A checkpoint is a folder: the parameters, the state of the optimizer and how far the training came. It is
-//! written beside its place and then moved there, so that a run that ends while writing leaves the last one.
+//! A checkpoint is a folder with the parameters, the state of the optimizer and the reports of the epochs. It is written to a temporary
+//! folder and then moved, so that a run that ends while writing leaves the previous checkpoint.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,34 +17,34 @@ const MODEL: &str = "model.bpk";
 const OPTIMIZER: &str = "optimizer.bpk";
 const PROGRESS: &str = "progress.json";
 
-/// Where checkpoints go, and how often.
+/// Where and how often checkpoints are written.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checkpoint {
-    /// The folder; it holds one checkpoint, the last.
+    /// The folder of the last checkpoint.
     pub folder: PathBuf,
-    /// Epochs from one to the next; one is written after the last epoch in any case.
+    /// Epochs between checkpoints. The last epoch always writes one.
     pub every: usize,
 }
 
-/// What of a training is not in the parameters.
+/// The state of a training besides the parameters.
 #[derive(Debug, Serialize, Deserialize)]
 struct Progress {
-    /// The parameters that must be the same for the training to be the same one.
+    /// The settings that identify the training.
     fingerprint: String,
     reports: Vec<EpochReport>,
 }
 
 impl Checkpoint {
-    /// Whether one is due after `done` of `epochs` epochs.
+    /// Whether a checkpoint is due after `done` of `epochs` epochs.
     pub fn due(&self, done: usize, epochs: usize) -> bool {
         done == epochs || done.is_multiple_of(self.every.max(1))
     }
 
-    /// Writes a checkpoint of the training that `fingerprint` tells from others.
+    /// Writes a checkpoint of the training that `fingerprint` identifies.
     ///
     /// # Errors
     ///
-    /// Where a file cannot be written.
+    /// If a file cannot be written.
     pub fn save<M: Module>(
         &self,
         model: &M,
@@ -72,18 +72,18 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// The model, the optimizer and the reports of the epochs done, where there is a checkpoint.
+    /// The model, the optimizer and the reports of the finished epochs; `None` without a checkpoint.
     ///
     /// # Errors
     ///
-    /// Where there is one of another training, or one that cannot be read.
+    /// If the checkpoint belongs to another training or cannot be read.
     pub fn load<M: Module>(
         &self,
         model: M,
         optimizer: ModuleOptimizer,
         fingerprint: &str,
     ) -> anyhow::Result<(M, ModuleOptimizer, Vec<EpochReport>)> {
-        // A run that ended between the two moves of `save` left the one before.
+        // If a run ended between the two moves of `save`, only the previous checkpoint is there.
         let last = self.beside("last");
         let folder = if self.folder.exists() {
             &self.folder

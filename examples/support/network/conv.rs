@@ -1,4 +1,4 @@
-//! The small convolutional network of the experiments, each of whose large layers may be a chain of smaller ones.
+//! The small convolutional network of the experiments. Each of its large layers can be a chain of smaller ones.
 //!
 //! 3×3 convolution to the first width and pooling, 3×3 to the second width and pooling, 3×3 at that width, the mean
 //! over the image, and a linear layer; BatchNorm and ReLU after each convolution.
@@ -18,10 +18,10 @@ use super::train::{Batch, Objective, training_device};
 use crate::data::Dataset;
 use crate::network::inference::percent_equal;
 
-/// Images that are classified at a time.
+/// Images per batch when classifying.
 const BLOCK: usize = 500;
 
-/// A convolution, or the chain that took its place, then BatchNorm and ReLU.
+/// A convolution or the chain that replaces it, then BatchNorm and ReLU.
 #[derive(Module, Debug)]
 pub struct Stage {
     links: Vec<Conv2d>,
@@ -37,14 +37,14 @@ pub struct ConvNet {
 }
 
 impl ConvNet {
-    /// A network for square images of one channel and ten classes, with these widths of its three convolutions.
+    /// Creates a network for square images of one channel and ten classes, with three convolutions of these widths.
     pub fn new(widths: [usize; 3], seed: Seed) -> Self {
         let device = training_device();
         let [first, second, third] = widths;
         let channels = [[1, first], [first, second], [second, third]];
         let stages = channels.iter().zip(0..).map(|(&[inputs, outputs], i)| {
             let shape = [outputs, inputs, 3, 3];
-            // Uniform of the variance that He et al. give for ReLU.
+            // Uniform, with the variance of He et al. for ReLU.
             let weight = uniform(shape, inputs * 9, seed.derive(i), &device) * 6.0_f32.sqrt();
             Stage {
                 links: vec![link(weight, [1, 1], 1)],
@@ -62,7 +62,7 @@ impl ConvNet {
         }
     }
 
-    /// The results of the last layer, of shape (batch, 10), for images one a row.
+    /// The results of the last layer, of shape (batch, 10), for images of shape (batch, pixels).
     pub fn forward(&self, images: Tensor<2>) -> Tensor<2> {
         let [batch, pixels] = images.dims();
         let side = pixels.isqrt();
@@ -79,11 +79,11 @@ impl ConvNet {
         self.output.forward(mean.reshape([batch, channels]))
     }
 
-    /// The kernel of stage `stage`, where it is one convolution.
+    /// The kernel of stage `stage`, which must be a single convolution.
     ///
     /// # Errors
     ///
-    /// Where there is no such stage, or its tensor cannot be read.
+    /// If there is no such stage, or its tensor cannot be read.
     pub fn kernel(&self, stage: usize) -> anyhow::Result<Array4<f32>> {
         let link = self.stages.get(stage).and_then(|stage| stage.links.first());
         let link = link.ok_or_else(|| anyhow::anyhow!("there is no stage {stage}"))?;
@@ -94,15 +94,15 @@ impl ConvNet {
     ///
     /// # Errors
     ///
-    /// Where there is no such stage, or a tensor cannot be read.
+    /// If there is no such stage, or a tensor cannot be read.
     pub fn links(&self, stage: usize) -> anyhow::Result<Vec<Array4<f32>>> {
-        let stage = self.stages.get(stage);
-        let stage = stage.ok_or_else(|| anyhow::anyhow!("there is no such stage"))?;
-        stage.links.iter().map(|link| array(&link.weight)).collect()
+        let found = self.stages.get(stage);
+        let found = found.ok_or_else(|| anyhow::anyhow!("there is no stage {stage}"))?;
+        found.links.iter().map(|link| array(&link.weight)).collect()
     }
 
-    /// The network with `links` (kernels as frameworks have them, depthwise ones with one input channel) in
-    /// place of stage `stage`; its normalization stays.
+    /// The network with `links` in place of stage `stage`, whose normalization stays. Links are kernels in the layout of the
+    /// frameworks; depthwise ones have one input channel.
     pub fn with_links(mut self, stage: usize, links: &[Array4<f32>]) -> Self {
         let device = training_device();
         let mut inputs = links.first().map_or(0, |link| link.shape()[1]);
@@ -119,11 +119,11 @@ impl ConvNet {
         self
     }
 
-    /// The share of images that get their label, in percent; of the model that [`Module::valid`] gives.
+    /// The accuracy in percent. Call it on the model of [`Module::valid`].
     ///
     /// # Errors
     ///
-    /// Where a tensor cannot be read.
+    /// If a tensor cannot be read.
     pub fn accuracy(&self, data: &Dataset, device: &Device) -> anyhow::Result<f64> {
         let mut predictions = Vec::with_capacity(data.len());
         for block in data.images.axis_chunks_iter(ndarray::Axis(0), BLOCK) {

@@ -1,8 +1,7 @@
 //! The 3×3 convolution as an operation of burn.
 //!
-//! burn's own copies images channels last and multiplies in tiles of a few rows. Here the values under the kernel
-//! are written out for several images at a time, channels first as they lie, and all three products, of the way
-//! forward and of both gradients, are large ones.
+//! burn's own operation copies images to channels-last order and multiplies in tiles of a few rows. This one writes out the values under
+//! the kernel for several images at a time, channels first, so that all three products (forward and both gradients) are large.
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
@@ -18,19 +17,19 @@ use rayon::prelude::*;
 
 /// Positions under one kernel.
 const TAPS: usize = 9;
-/// Places of the output that are computed in one product, about.
+/// About how many output positions one product computes.
 const PLACES: usize = 1024;
-/// Into so many runs of images a batch is cut; weight gradients are summed over the runs in order.
+/// The number of runs into which a batch is divided; weight gradients are summed over the runs in order.
 const RUNS: usize = 4;
 
-/// The operations that burn has not in this form.
+/// The operation, as an extension of burn's backends.
 #[backend_extension(Autodiff, Flex)]
 pub trait ConvolutionBackend: Backend {
-    /// Images of shape (batch, in, side, side) under kernels of shape (out, in, 3, 3), framed by one zero.
+    /// Convolves images of shape (batch, in, side, side) with kernels of shape (out, in, 3, 3), with zero padding of one.
     fn convolution(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
-/// `x`, of shape (batch, in, side, side), convolved with `weight`, of shape (out, in, 3, 3), at every place.
+/// Convolves `x`, of shape (batch, in, side, side), with `weight`, of shape (out, in, 3, 3), at every position.
 pub fn convolution(x: Tensor<4>, weight: Tensor<4>) -> Tensor<4> {
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
     Tensor::from_dispatch(<Dispatch as ConvolutionBackend>::convolution(x, weight))
@@ -85,7 +84,7 @@ impl Backward<Flex, 2> for ConvolutionBackward {
     }
 }
 
-/// A tensor of four axes whose values lie in order.
+/// A contiguous tensor of four axes.
 struct Images {
     tensor: FlexTensor,
     shape: [usize; 4],
@@ -103,7 +102,7 @@ impl Images {
         &self.tensor.storage::<f32>()[start..start + self.shape.iter().product::<usize>()]
     }
 
-    /// How many images go through a product together, and how many make a run.
+    /// The number of images per product, and the number per run.
     fn together(&self) -> (usize, usize) {
         let [batch, _, height, width] = self.shape;
         let together = PLACES.div_ceil(height * width);
@@ -120,7 +119,7 @@ fn tensor(values: Vec<f32>, shape: [usize; 4]) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape))
 }
 
-/// The kernels of the way back: turned by half a circle, inputs and outputs exchanged.
+/// The kernels of the backward pass: rotated by 180°, inputs and outputs exchanged.
 fn turned(weight: &Images) -> Vec<f32> {
     let [outputs, inputs, ..] = weight.shape;
     let values = weight.values();
@@ -136,7 +135,7 @@ fn turned(weight: &Images) -> Vec<f32> {
     turned
 }
 
-/// Images under `outputs` kernels.
+/// Convolves images with `outputs` kernels.
 fn convolve(x: &Images, weight: &[f32], outputs: usize) -> FlexTensor {
     let [batch, inputs, height, width] = x.shape;
     let places = height * width;
@@ -170,7 +169,7 @@ fn convolve(x: &Images, weight: &[f32], outputs: usize) -> FlexTensor {
     tensor(y, [batch, outputs, height, width])
 }
 
-/// The gradient of the kernels, for images `x` and the gradient of what came out.
+/// The gradient of the kernels, from the images `x` and the gradient of the output.
 fn weight_gradient(x: &Images, gradient: &Images) -> FlexTensor {
     let [_, inputs, height, width] = x.shape;
     let outputs = gradient.shape[1];
@@ -222,8 +221,7 @@ fn exchange(from: &[f32], to: &mut [f32], [a, b, length]: [usize; 3]) {
     }
 }
 
-/// For each channel and position under the kernel the value there, at each place of each image: of shape
-/// (channels × 9, images × places).
+/// The values under the kernel at each position of each image, of shape (channels × 9, images × positions).
 fn write_columns(x: &[f32], [channels, height, width]: [usize; 3], columns: &mut [f32]) {
     let places = height * width;
     let n = x.len() / channels;
@@ -262,7 +260,7 @@ mod tests {
     use burn::nn::conv::Conv2dConfig;
     use burn::tensor::Device;
 
-    /// Small integers: every sum is exact, in any order.
+    /// Small integers, so that every sum is exact in any order.
     fn numbers(shape: [usize; 4], step: usize) -> Tensor<4> {
         let count = shape.iter().product();
         let values: Vec<f32> = (0..count).map(|i| ((i * step) % 11) as f32 - 5.0).collect();

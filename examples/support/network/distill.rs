@@ -14,18 +14,18 @@ use crate::data::Dataset;
 /// A teacher's logits for every view of every image, computed once.
 #[derive(Debug)]
 pub struct Teacher {
-    /// All images of the first view, then all of the second.
+    /// All images in the first view, then all in the second, and so on.
     logits: TeacherLogits,
     images: usize,
 }
 
 impl Teacher {
-    /// What `teacher` says of every view that `shift` makes of the images of `data`, or of the images as they are,
-    /// kept in half precision; `after_view` is called after each.
+    /// Computes the logits of `teacher` for every view that `shift` makes of the images of `data`, or for the unchanged images, and
+    /// stores them in half precision. Calls `after_view` after each view.
     ///
     /// # Errors
     ///
-    /// Where images and teacher do not fit, and where a logit is beyond half precision.
+    /// If the images do not fit the teacher, or a logit overflows half precision.
     pub fn new(
         teacher: &Network,
         data: &Dataset,
@@ -66,13 +66,13 @@ impl Teacher {
     }
 }
 
-/// Who says what a student learns from.
+/// The source of a teacher's logits.
 pub trait Teaches {
     /// Logits of shape (batch, classes) for the images of a batch.
     ///
     /// # Errors
     ///
-    /// Where batch and teacher do not fit.
+    /// If the batch does not fit the teacher.
     fn teach(&self, batch: &Batch) -> anyhow::Result<Array2<f32>>;
 }
 
@@ -89,7 +89,7 @@ impl Teaches for Teacher {
     }
 }
 
-/// A network that is asked batch by batch, where images have too many views to store what it says of each.
+/// A network as a teacher that computes its logits for each batch, for images with too many views to store them.
 #[derive(Debug)]
 pub struct Asked<'a, M>(pub &'a M);
 
@@ -100,18 +100,18 @@ impl<M: Student> Teaches for Asked<'_, M> {
     }
 }
 
-/// What a student trains for: the labels and a teacher's logits.
+/// The objective of a student: the labels and a teacher's logits.
 pub struct Taught<'a, D> {
     /// The loss.
     pub distiller: D,
-    /// Who says more than the labels.
+    /// The source of the teacher's logits.
     pub teacher: &'a dyn Teaches,
     /// The true classes of all training images.
     pub labels: &'a [usize],
 }
 
 impl<D: Distiller<f32>> Taught<'_, D> {
-    /// Value and gradient by taper's distiller, on arrays.
+    /// Computes value and gradient with taper's distiller, on arrays.
     fn loss_of(&self, logits: &Tensor<2>, batch: &Batch) -> anyhow::Result<(f32, TensorData)> {
         let student = matrix(logits.clone().detach())?;
         let labels: Vec<usize> = batch.rows.iter().map(|&row| self.labels[row]).collect();
@@ -125,9 +125,9 @@ impl<D: Distiller<f32>> Taught<'_, D> {
     }
 }
 
-/// A network that can be taught.
+/// A network that can be a student.
 pub trait Student {
-    /// What it says of `images`, of shape (batch, pixels), as logits of shape (batch, classes).
+    /// The logits, of shape (batch, classes), for `images` of shape (batch, pixels).
     fn logits(&self, images: Tensor<2>) -> Tensor<2>;
 }
 
@@ -142,16 +142,16 @@ impl<D: Distiller<f32>, S: Student> Objective<S> for Taught<'_, D> {
         let logits = model.logits(batch.images.clone());
         match self.loss_of(&logits, batch) {
             Ok((value, gradient)) => inject(logits, value, gradient),
-            // A student that left the range of its numbers: the trainer names step and learning rate.
+            // The student diverged: the trainer reports step and learning rate.
             Err(_) => logits.sum() * f32::NAN,
         }
     }
 }
 
-/// A loss with the value `value` whose backward pass hands exactly `gradient` to `output`.
+/// A loss with the value `value` whose backward pass gives exactly `gradient` to `output`.
 ///
-/// The derivative of ⟨output, gradient⟩ with respect to the output is the gradient itself; a constant then moves
-/// the value. So a loss that was computed on plain arrays joins the backward pass of a framework.
+/// The derivative of ⟨output, gradient⟩ with respect to the output is the gradient itself; a constant is added to reach the
+/// value. This is how a loss that was computed on plain arrays enters the backward pass of a framework.
 pub fn inject(output: Tensor<2>, value: f32, gradient: TensorData) -> Tensor<1> {
     let gradient = Tensor::from_data(gradient, &output.device());
     let product = (output * gradient).sum();
@@ -188,7 +188,7 @@ mod tests {
         let arrived = matrix(output.grad(&gradients).unwrap()).unwrap();
         assert_eq!(arrived, loss.gradient);
         let value: f32 = injected.into_scalar();
-        // One subtraction and one addition of numbers of at most the size of the product and the value.
+        // One subtraction and one addition of numbers no larger than the product and the value.
         assert!((value - loss.value.total).abs() <= 4.0 * f32::EPSILON * (1.0 + loss.value.total));
     }
 
@@ -205,7 +205,7 @@ mod tests {
             background: 0.0,
             mirror: false,
         };
-        // A network that puts out its image.
+        // A network whose output is its input.
         let network = Network {
             layers: vec![Layer {
                 name: "same".to_owned(),

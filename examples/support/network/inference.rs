@@ -1,7 +1,6 @@
 //! A trained network as plain arrays.
 //!
-//! Images go through in blocks that stay in the cache; blocks are shared out over threads. Results do not
-//! depend on the number of threads.
+//! Threads compute blocks of images that fit the cache. Results do not depend on the number of threads.
 
 use std::sync::Arc;
 
@@ -12,20 +11,20 @@ use taper::LinearOp;
 use super::product::times_transposed;
 use crate::data::Dataset;
 
-/// Images that go through the network at a time.
+/// Images per block.
 const BLOCK: usize = 500;
 
 /// A weight matrix of shape (out, in).
 #[derive(Debug, Clone)]
 pub enum Weight {
-    /// All values.
+    /// A dense matrix.
     Dense(Array2<f32>),
-    /// Anything that multiplies.
+    /// A compressed matrix.
     Compressed(Arc<dyn LinearOp<f32>>),
 }
 
 impl Weight {
-    /// A compressed weight.
+    /// Wraps a compressed weight.
     pub fn compressed(weight: impl LinearOp<f32> + 'static) -> Self {
         Self::Compressed(Arc::new(weight))
     }
@@ -41,7 +40,7 @@ impl Weight {
         }
     }
 
-    /// The bytes that a file needs for it.
+    /// The bytes of the weight in a file.
     pub fn bytes(&self) -> u64 {
         match self {
             Self::Dense(weight) => 4 * weight.len() as u64,
@@ -84,14 +83,14 @@ impl Norm {
     }
 }
 
-/// A linear layer, then batch normalization and ReLU where it has them.
+/// A linear layer, with optional batch normalization and ReLU.
 #[derive(Debug, Clone)]
 pub struct Layer {
-    /// What it is called in reports.
+    /// The name in reports.
     pub name: String,
     /// W, of shape (out, in).
     pub weight: Weight,
-    /// b of x Wᵀ + b.
+    /// The bias b of x Wᵀ + b.
     pub bias: Option<Array1<f32>>,
     /// Batch normalization.
     pub norm: Option<Norm>,
@@ -131,15 +130,15 @@ impl Layer {
     }
 }
 
-/// Layers, one after the other.
+/// A sequence of layers.
 #[derive(Debug, Clone)]
 pub struct Network {
-    /// From the images to the classes.
+    /// The layers, from the images to the classes.
     pub layers: Vec<Layer>,
 }
 
 impl Network {
-    /// The network with other weights: `replace` is asked for each layer, and `None` keeps what is there.
+    /// The network with other weights. `replace` returns the weight of each layer, or `None` to keep it.
     ///
     /// # Errors
     ///
@@ -157,8 +156,7 @@ impl Network {
         Ok(network)
     }
 
-    /// The bytes of everything that a file of the network holds: weights, biases and four vectors for each
-    /// batch normalization.
+    /// The bytes of the network in a file: weights, biases and four vectors per batch normalization.
     pub fn bytes(&self) -> u64 {
         self.layers
             .iter()
@@ -174,7 +172,7 @@ impl Network {
     ///
     /// # Errors
     ///
-    /// Where the images have another length than the first layer's inputs, or two layers do not fit.
+    /// If the images do not have the length of the first layer's inputs, or two layers do not fit.
     pub fn logits(&self, images: ArrayView2<'_, f32>) -> taper::Result<Array2<f32>> {
         let classes = self.layers.last().map_or(0, |layer| layer.weight.shape().0);
         let mut logits = Array2::zeros((images.nrows(), classes));
@@ -190,7 +188,7 @@ impl Network {
         Ok(logits)
     }
 
-    /// The class of each image.
+    /// Predicts the class of each image.
     ///
     /// # Errors
     ///
@@ -204,7 +202,7 @@ impl Network {
             .collect())
     }
 
-    /// The share of images that get their label, in percent.
+    /// The accuracy in percent.
     ///
     /// # Errors
     ///
@@ -217,7 +215,7 @@ impl Network {
     }
 }
 
-/// The index of the largest value, the first of equals.
+/// The index of the largest value; of equal values, the first.
 pub fn largest(values: ArrayView1<'_, f32>) -> usize {
     let mut best = (0, f32::NEG_INFINITY);
     for (i, &value) in values.iter().enumerate() {
@@ -228,7 +226,7 @@ pub fn largest(values: ArrayView1<'_, f32>) -> usize {
     best.0
 }
 
-/// The share of positions at which both hold the same class, in percent.
+/// The percentage of positions with equal classes.
 pub fn percent_equal(predictions: &[usize], labels: &[usize]) -> f64 {
     let equal = predictions
         .iter()
@@ -288,7 +286,7 @@ mod tests {
                 layer(array![[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]),
             ],
         };
-        // x Wᵀ + b = (1 + 4 + 1, 2); normalized (2·5/2 + 0.5, −1), of which ReLU leaves (5.5, 0).
+        // x Wᵀ + b = (1 + 4 + 1, 2); normalized (2·5/2 + 0.5, −1), after ReLU (5.5, 0).
         let logits = network.logits(array![[1.0, 2.0]].view()).unwrap();
         assert_eq!(logits, array![[5.5, 0.0, 5.5]]);
         // The first of two equal classes.

@@ -14,7 +14,7 @@ use super::inference::{Layer, Network, Norm, Weight};
 use super::train::{Batch, Objective, training_device};
 use crate::random;
 
-/// A hidden layer. Its linear part has no bias, as BatchNorm subtracts it again.
+/// A hidden layer. Its linear part has no bias, since BatchNorm would subtract it.
 #[derive(Module, Debug)]
 pub struct Hidden {
     linear: Linear,
@@ -29,18 +29,17 @@ pub struct Mlp {
 }
 
 impl Mlp {
-    /// A network with so many values from its input to its output, on the training device.
+    /// Creates a network of these widths, from input to output, on the training device.
     ///
-    /// Weights are uniform in ±1/√inputs. They depend on `seed` alone, not on burn's generator, which all
-    /// threads share.
+    /// Weights are uniform in ±1/√inputs. They depend only on `seed`, and not on burn's generator, which all threads share.
     ///
     /// # Errors
     ///
-    /// Where there are fewer than two widths, or one is zero.
+    /// If there are fewer than two widths, or one is zero.
     pub fn new(widths: &[usize], seed: Seed) -> anyhow::Result<Self> {
         anyhow::ensure!(
             widths.len() >= 2 && !widths.contains(&0),
-            "a network needs at least two widths and none of zero, not {widths:?}"
+            "a network needs at least two widths, all above zero, but has {widths:?}"
         );
         let device = training_device();
         let pairs: Vec<(usize, usize)> = widths.windows(2).map(|pair| (pair[0], pair[1])).collect();
@@ -83,7 +82,7 @@ impl Mlp {
     ///
     /// # Errors
     ///
-    /// Where a tensor cannot be read.
+    /// If a tensor cannot be read.
     pub fn export(&self) -> anyhow::Result<Network> {
         let mut layers = Vec::with_capacity(self.hidden.len() + 1);
         for (i, layer) in self.hidden.iter().enumerate() {
@@ -113,7 +112,7 @@ pub fn uniform<const D: usize>(
     Tensor::from_data(TensorData::new(values, shape), device)
 }
 
-/// A linear layer as plain arrays, with ReLU where it has a normalization.
+/// A linear layer as plain arrays, with ReLU if it has a normalization.
 fn export_linear(name: String, linear: &Linear, norm: Option<Norm>) -> anyhow::Result<Layer> {
     let bias = linear.bias.as_ref().map(|bias| vector(bias.val()));
     Ok(Layer {
@@ -135,7 +134,7 @@ fn export_linear(name: String, linear: &Linear, norm: Option<Norm>) -> anyhow::R
 ///
 /// # Errors
 ///
-/// Where a tensor cannot be read.
+/// If a tensor cannot be read.
 pub fn export_norm(norm: &BatchNorm) -> anyhow::Result<Norm> {
     Ok(Norm {
         gamma: vector(norm.gamma.val())?,
@@ -150,18 +149,18 @@ pub fn export_norm(norm: &BatchNorm) -> anyhow::Result<Norm> {
 ///
 /// # Errors
 ///
-/// Where it cannot be read.
+/// If it cannot be read.
 pub fn matrix(tensor: Tensor<2>) -> anyhow::Result<Array2<f32>> {
     let [rows, columns] = tensor.dims();
     let values = tensor.into_data().try_into_vec::<f32>()?;
-    Array2::from_shape_vec((rows, columns), values).context("a tensor of another length")
+    Array2::from_shape_vec((rows, columns), values).context("the tensor has another length")
 }
 
 /// A tensor of one axis as an array.
 ///
 /// # Errors
 ///
-/// Where it cannot be read.
+/// If it cannot be read.
 pub fn vector(tensor: Tensor<1>) -> anyhow::Result<Array1<f32>> {
     Ok(tensor.into_data().try_into_vec::<f32>()?.into())
 }
@@ -169,7 +168,7 @@ pub fn vector(tensor: Tensor<1>) -> anyhow::Result<Array1<f32>> {
 /// Cross-entropy with the labels.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct CrossEntropy {
-    /// The share of the target that all classes share evenly; 0 for none.
+    /// Label smoothing: the part of the target that is spread evenly over all classes; 0 for none.
     pub smoothing: f32,
 }
 
@@ -192,7 +191,7 @@ mod tests {
     use super::*;
     use crate::data::Dataset;
 
-    /// Two classes that a line does not separate: whether a point lies in a ring.
+    /// Two classes that no line separates: inside and outside of a ring.
     fn rings(count: usize) -> Dataset {
         let images = Array2::from_shape_fn((count, 2), |(i, j)| {
             (4.0 * random::uniform(Seed::from(1), (2 * i + j) as u64) - 2.0) as f32
@@ -232,13 +231,13 @@ mod tests {
         let accuracy = network.accuracy(&data).unwrap();
         assert!(accuracy > 95.0, "{accuracy}");
 
-        // The same in burn's own inference, which takes the running statistics only without gradients.
+        // The same in burn's own inference, which uses the running statistics only without gradients.
         let device = Device::flex();
         let values: Vec<f32> = data.images.iter().copied().collect();
         let images = Tensor::from_data(TensorData::new(values, [data.len(), 2]), &device);
         let expected = matrix(model.valid().forward(images)).unwrap();
         let logits = network.logits(data.images.view()).unwrap();
-        // Three layers of sums of at most 32 products, of values that BatchNorm keeps near one.
+        // Three layers of sums of at most 32 products; BatchNorm keeps the values near one.
         let largest = expected.iter().fold(1.0_f32, |m, x| m.max(x.abs()));
         let tolerance = 3.0 * 32.0 * f32::EPSILON * largest * 4.0;
         for (a, b) in logits.iter().zip(&expected) {
@@ -288,13 +287,13 @@ mod tests {
         let (resumed, reports) = train(&saved, &data);
         let (whole, expected) = train(&training(4), &data);
         for (report, expected) in reports.iter().zip(&expected) {
-            // The text of a checkpoint rounds the last bit of a loss, not that of a parameter.
+            // The text of a checkpoint may round the last bit of a loss; parameters are exact.
             assert!((report.loss - expected.loss).abs() <= 2.0 * f64::EPSILON);
         }
         let network = |model: &Mlp| model.export().unwrap().logits(data.images.view()).unwrap();
         assert_eq!(network(&resumed), network(&whole));
 
-        // The checkpoint of one training is not mistaken for that of another.
+        // A checkpoint of another training is refused.
         let other = Training {
             rate: 1e-3,
             ..saved

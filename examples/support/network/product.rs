@@ -4,11 +4,11 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use ndarray::{Array2, ArrayView2};
 
-/// x Wᵀ on this thread alone: for x of shape (batch, in) and W of shape (out, in), of shape (batch, out).
+/// x Wᵀ of shape (batch, out), for x of shape (batch, in) and W of shape (out, in), on the calling thread.
 ///
 /// # Panics
 ///
-/// Where the two inner lengths differ.
+/// If the two inner lengths differ.
 pub fn times_transposed(x: ArrayView2<'_, f32>, weight: ArrayView2<'_, f32>) -> Array2<f32> {
     assert_eq!(x.ncols(), weight.ncols(), "inner lengths of a product");
     let (batch, inner, outputs) = (x.nrows(), x.ncols(), weight.nrows());

@@ -1,13 +1,13 @@
-//! How the learning rate changes over a training.
+//! The course of the learning rate over a training.
 
 use std::f64::consts::PI;
 
-/// A course of the learning rate, as a share of its peak.
+/// A course of the learning rate, relative to its peak.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Schedule {
-    /// The same from beginning to end.
+    /// A constant rate.
     Constant,
-    /// A straight rise over the share `warmup` of the training, then half a cosine down to zero.
+    /// A linear rise over the fraction `warmup` of the training, then half a cosine down to zero.
     Cosine {
         /// From 0 to 1.
         warmup: f64,
@@ -15,7 +15,7 @@ pub enum Schedule {
 }
 
 impl Schedule {
-    /// The share of the peak at `progress`, from 0 (the first step) to 1 (the last).
+    /// The rate relative to the peak at `progress`, from 0 (the first step) to 1 (the last).
     pub fn factor(self, progress: f64) -> f64 {
         match self {
             Self::Constant => 1.0,

@@ -1,9 +1,7 @@
-//! What images without labels tell of a network: BatchNorm's statistics, estimated again, and the second moments of
-//! the inputs of its layers.
+//! Statistics from images without labels: re-estimated statistics of BatchNorm, and the second moments of the inputs of layers.
 //!
-//! A replaced weight changes the mean and the variance of each feature; with the old ones the network
-//! normalizes by the wrong numbers. Running a few thousand training images (no labels, no gradients) gives
-//! the right ones.
+//! A replaced weight changes the mean and the variance of each feature, so that the old statistics are wrong. A forward pass over a few
+//! thousand training images (no labels, no gradients) gives the new ones.
 
 use ndarray::{Array1, Array2, ArrayView2, Axis};
 use rayon::prelude::*;
@@ -11,11 +9,10 @@ use taper::InputMoments;
 
 use super::inference::{Layer, Network, for_each_block};
 
-/// Rows whose sums are formed together; the sums are then added in order, whatever the number of threads.
+/// Rows per block. The sums of blocks are added in order, for any number of threads.
 const CHUNK: usize = 1000;
 
-/// Sets mean and variance of every batch normalization to those that `images` give it, from the first layer
-/// to the last, each with the layers before it as they are now.
+/// Sets mean and variance of every batch normalization to those over `images`, from the first layer to the last.
 ///
 /// # Errors
 ///
@@ -24,7 +21,7 @@ pub fn reestimate(network: &mut Network, images: ArrayView2<'_, f32>) -> taper::
     reestimate_with(network, images, |_, _, _| Ok(()))
 }
 
-/// As [`reestimate`], where `change` may first change each layer (by its number), given the inputs that it has now.
+/// Like [`reestimate`], but first calls `change` for each layer with its number and its current inputs.
 ///
 /// # Errors
 ///
@@ -54,7 +51,7 @@ pub fn reestimate_with<E: From<taper::Error>>(
     Ok(())
 }
 
-/// The second moments of the inputs of each layer when `images` go through the network.
+/// The second moments of the inputs of each layer over `images`.
 ///
 /// # Errors
 ///
@@ -112,7 +109,7 @@ pub fn mean_and_variance(values: ArrayView2<'_, f32>) -> (Array1<f32>, Array1<f3
         let zero = Array1::<f64>::zeros(values.ncols());
         partial.iter().fold(zero, |total, sums| total + sums) / rows
     };
-    // In two passes: a difference of squares would lose the digits that a small variance consists of.
+    // Two passes: a difference of squares would lose the digits of a small variance.
     let mean = column_sums(&|_, x| x);
     let variance = column_sums(&|j, x| (x - mean[j]).powi(2));
     (mean.mapv(|x| x as f32), variance.mapv(|x| x as f32))
@@ -159,7 +156,7 @@ mod tests {
         assert_eq!(seen, [(7, 2345), (5, 2345)]);
         reestimate(&mut network, images.view()).unwrap();
         let (mean, variance) = mean_and_variance(network.logits(images.view()).unwrap().view());
-        // A few roundings of values of magnitude one and of statistics in single precision.
+        // A few rounding errors of values near one and of statistics in single precision.
         let tolerance = 64.0 * f32::EPSILON;
         assert!(mean.iter().all(|m| m.abs() < tolerance), "{mean}");
         assert!(

@@ -29,36 +29,36 @@ pub struct Batch {
     pub images: Tensor<2>,
     /// Of shape (batch).
     pub labels: Tensor<1, Int>,
-    /// Which rows of the training set these are.
+    /// The rows of the training set.
     pub rows: Vec<usize>,
-    /// Which [views](Shift::views) of them; empty where the images are not moved.
+    /// The number of the [view](Shift::views) of each image; empty without shifts.
     pub views: Vec<usize>,
 }
 
-/// What is trained for.
+/// The objective of a training.
 pub trait Objective<M> {
     /// The loss of a batch, as a tensor of one value.
     fn loss(&self, model: &M, batch: &Batch) -> Tensor<1>;
 
-    /// The gradients that the optimizer sees: a penalty that has no place in the loss may be added here.
+    /// The gradients for the optimizer. An implementation can add those of a penalty that is not part of the loss.
     fn gradients(&self, _model: &M, gradients: GradientsParams) -> GradientsParams {
         gradients
     }
 
-    /// The model after a step: latent weights may be clipped here.
+    /// The model after a step. An implementation can clip latent weights.
     fn after_step(&self, model: M) -> M {
         model
     }
 }
 
-/// How an epoch went.
+/// The figures of an epoch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EpochReport {
-    /// From 1 on.
+    /// The number of the epoch, from 1.
     pub epoch: usize,
     /// The mean loss of its batches, each measured before its step.
     pub loss: f64,
-    /// Accuracy in percent on images that are not trained on, where it was measured.
+    /// Accuracy in percent on images outside of the training set, if it was measured.
     pub accuracy: Option<f64>,
 }
 
@@ -67,22 +67,22 @@ pub struct EpochReport {
 pub struct Training {
     /// Passes over the images.
     pub epochs: usize,
-    /// Images a step; those left over at the end of an epoch wait for another order.
+    /// Images per step. An incomplete batch at the end of an epoch is left out.
     pub batch: usize,
     /// The highest learning rate.
     pub rate: f64,
-    /// Its course.
+    /// The course of the learning rate.
     pub schedule: Schedule,
-    /// How much of each parameter is added to its gradient; 0 for nothing.
+    /// The fraction of each parameter that is added to its gradient (weight decay); 0 for none.
     ///
-    /// Weights that the loss does not depend on, as those of pixels that are always background, then go to
-    /// zero instead of staying at their random start.
+    /// Weights without influence on the loss, for example those of pixels that are always background, then go to zero instead of
+    /// keeping their random start.
     pub decay: f32,
     /// Determines the order of the images and their augmentation.
     pub seed: Seed,
-    /// Moves each image at random each time.
+    /// Shifts each image at random in each epoch.
     pub shift: Option<Shift>,
-    /// Saves the training, and takes it up where it was saved.
+    /// Saves the training, and continues a saved one.
     pub checkpoint: Option<Checkpoint>,
     /// Shows a bar while it runs.
     pub progress: bool,
@@ -105,12 +105,12 @@ impl Default for Training {
 }
 
 impl Training {
-    /// Trains `model`; after each epoch `evaluate` may measure the accuracy of [`Module::valid`]'s model.
+    /// Trains `model`. After each epoch `evaluate` can measure the accuracy of the model of [`Module::valid`].
     ///
     /// # Errors
     ///
-    /// Where there are fewer images than a batch has, where the loss is no longer finite, and where a
-    /// checkpoint cannot be written or read.
+    /// If there are fewer images than a batch needs, if the loss is no longer finite, or if a checkpoint cannot be written or
+    /// read.
     pub fn run<M: Module>(
         &self,
         mut model: M,
@@ -186,7 +186,7 @@ impl Training {
         Ok((model, reports))
     }
 
-    /// What must be equal for a saved training to be this one.
+    /// The parameters that must be equal for a saved training to be this one.
     fn fingerprint(&self, data: &Dataset) -> String {
         format!(
             "epochs {}, batch {}, rate {}, {:?}, decay {}, seed {}, {:?}, {} images",

@@ -1,7 +1,7 @@
 //! VGG-11 with batch normalization for small images, of any width, whole or pruned.
 //!
 //! K. Simonyan and A. Zisserman, "Very Deep Convolutional Networks", 2014, arXiv:1409.1556, in the form usual for
-//! images of 32×32 pixels: eight convolutions, the average over what is left of the image, one linear layer.
+//! images of 32×32 pixels: eight convolutions, the average over the remaining positions, one linear layer.
 
 use anyhow::{Context, ensure};
 use burn::module::{Module, Param, RunningState};
@@ -28,7 +28,7 @@ use crate::random;
 pub const CHANNELS: [usize; 8] = [64, 128, 256, 256, 512, 512, 512, 512];
 /// The convolutions after which the image is halved.
 const HALVED_AFTER: [usize; 4] = [0, 1, 3, 5];
-/// Images that go through the network at a time when nothing is learned.
+/// Images per batch outside of training.
 const BLOCK: usize = 250;
 
 /// A convolution of 3×3, batch normalization, ReLU. The convolution has no bias, as the normalization subtracts it.
@@ -51,7 +51,7 @@ pub fn channels(width: f64) -> Vec<usize> {
     scaled.to_vec()
 }
 
-/// At how many places each convolution is applied to an image of `side` × `side` pixels.
+/// The number of positions at which each convolution is applied, for an image of `side` × `side` pixels.
 pub fn positions(side: usize) -> Vec<usize> {
     let mut side = side;
     let places = (0..CHANNELS.len()).map(|i| {
@@ -64,11 +64,11 @@ pub fn positions(side: usize) -> Vec<usize> {
     places.collect()
 }
 
-/// Which tensors of [`Vgg::tensors`] carry the same channels.
+/// Which tensors of [`Vgg::tensors`] share channels.
 ///
 /// # Errors
 ///
-/// Where a layer has no channels.
+/// If a layer has no channels.
 pub fn coupling(colours: usize, channels: &[usize], classes: usize) -> taper::Result<Coupling> {
     let mut net = Coupling::new();
     let mut x = net.input(colours)?;
@@ -82,8 +82,8 @@ pub fn coupling(colours: usize, channels: &[usize], classes: usize) -> taper::Re
     Ok(net)
 }
 
-/// The tensors of a network that has learned nothing: weights uniform in ±√(6 / inputs) (K. He et al., 2015,
-/// arXiv:1502.01852), scales of one half as network slimming starts from.
+/// The tensors of an untrained network: weights uniform in ±√(6 / inputs) (K. He et al., 2015, arXiv:1502.01852), scales of
+/// one half, as in network slimming.
 pub fn untrained(colours: usize, channels: &[usize], classes: usize, seed: Seed) -> Tensors<f32> {
     let mut tensors = Tensors::new();
     let uniform = |name: &str, shape: &[usize], inputs: usize, gain: f64| {
@@ -146,11 +146,11 @@ fn array<const D: usize>(tensor: Tensor<D>) -> anyhow::Result<ArrayD<f32>> {
 }
 
 impl Vgg {
-    /// The network of these tensors, whatever its widths are, on the training device.
+    /// Builds the network from its tensors, of any widths, on the training device.
     ///
     /// # Errors
     ///
-    /// Where a tensor is missing, has other axes or an empty one.
+    /// If a tensor is missing, has another number of axes, or has an empty axis.
     pub fn from_tensors(tensors: &Tensors<f32>) -> anyhow::Result<Self> {
         let device = &training_device();
         let blocks = (1..=CHANNELS.len()).map(|i| {
@@ -185,11 +185,11 @@ impl Vgg {
         })
     }
 
-    /// The network as plain arrays, called as in PyTorch.
+    /// The network as plain arrays, named as in PyTorch.
     ///
     /// # Errors
     ///
-    /// Where a tensor cannot be read.
+    /// If a tensor cannot be read.
     pub fn tensors(&self) -> anyhow::Result<Tensors<f32>> {
         let mut tensors = Tensors::new();
         for (i, block) in self.blocks.iter().enumerate() {
@@ -238,11 +238,11 @@ impl Vgg {
         self.classifier.forward(x.reshape([batch, channels]))
     }
 
-    /// The class of each image. For the model of [`Module::valid`], which normalizes by running statistics.
+    /// Predicts the class of each image. Call it on the model of [`Module::valid`], which normalizes by running statistics.
     ///
     /// # Errors
     ///
-    /// Where results cannot be read.
+    /// If results cannot be read.
     pub fn predict(&self, data: &Dataset) -> anyhow::Result<Vec<usize>> {
         let device = Device::flex();
         let mut classes = Vec::with_capacity(data.len());
@@ -258,7 +258,7 @@ impl Vgg {
         Ok(classes)
     }
 
-    /// The share of images that get their label, in percent; as [`predict`](Self::predict).
+    /// The accuracy in percent; call it as [`predict`](Self::predict).
     ///
     /// # Errors
     ///
@@ -274,7 +274,7 @@ impl Student for Vgg {
     }
 }
 
-/// Cross-entropy, with a penalty on the scales of the batch normalizations where there is one.
+/// Cross-entropy, with an optional penalty on the scales of the batch normalizations.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Slimming {
     /// The penalty.
@@ -282,7 +282,7 @@ pub struct Slimming {
 }
 
 impl Slimming {
-    /// A gradient with that of the penalty added to it.
+    /// Adds the gradient of the penalty to a gradient.
     fn add(
         penalty: &SlimmingPenalty,
         scales: Tensor<1>,
@@ -314,7 +314,7 @@ impl Objective<Vgg> for Slimming {
         for block in &model.blocks {
             let scales = &block.norm.gamma;
             if let Some(gradient) = gradients.remove::<1>(scales.id) {
-                // Scales that are not finite have no sign; the loss says so at the next step.
+                // If a scale is not finite, the next step reports a loss that is not finite.
                 let sum = Self::add(penalty, scales.val(), gradient.clone());
                 gradients.register(scales.id, sum.unwrap_or(gradient));
             }

@@ -39,8 +39,8 @@ impl Work for Product {
     }
 
     fn save(&self, folder: &Path) -> anyhow::Result<Numbers> {
-        let y = self.y.as_ref().context("not run yet")?;
-        // Sums of that few signs are exact in single precision.
+        let y = self.y.as_ref().context("run was not called")?;
+        // Sums of this number of signs are exact in single precision.
         write_f32(folder.join("y.npy"), &y.mapv(|value| value as f32))?;
         Ok(Vec::new())
     }

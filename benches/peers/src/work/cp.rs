@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use taper::Factorizer;
 use taper::factorize::Rank;
-use taper::factorize::cp::{Constraint, CpAdmm, CpAls, CpTensor, Start};
+use taper::factorize::cp::{Constraint, CpAdmm, CpAls, CpTensor, NormBound, Start};
 use taper::ndarray::ArrayD;
 
 use super::{Arguments, Work};
@@ -17,7 +17,7 @@ enum Method {
     Admm(CpAdmm),
 }
 
-/// So many sweeps from a random start.
+/// A given number of sweeps from a random start.
 pub struct Fit {
     tensor: ArrayD<f32>,
     method: Method,
@@ -33,7 +33,7 @@ impl Fit {
                 CpAls::new(rank)
                     .start(Start::Random)
                     .starts(1, 0)
-                    .norm_bound(None)
+                    .norm_bound(NormBound::OFF)
                     .tolerance(0.0)
                     .max_sweeps(sweeps)
                     .seed(1),
@@ -47,7 +47,7 @@ impl Fit {
                     .max_sweeps(sweeps)
                     .seed(1),
             ),
-            word => bail!("there is no method {word}"),
+            word => bail!("unknown method {word}"),
         };
         Ok(Self {
             tensor: arguments.tensor("input")?,
@@ -68,7 +68,7 @@ impl Work for Fit {
     }
 
     fn save(&self, folder: &Path) -> anyhow::Result<Numbers> {
-        let result = self.result.as_ref().context("not run yet")?;
+        let result = self.result.as_ref().context("run was not called")?;
         write_f32(folder.join("weights.npy"), result.weights())?;
         for (mode, factor) in result.factors().iter().enumerate() {
             write_f32(folder.join(format!("factor_{mode}.npy")), factor)?;

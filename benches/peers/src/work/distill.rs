@@ -10,7 +10,7 @@ use super::{Arguments, Work};
 use crate::Numbers;
 use crate::arrays::write_f32;
 
-/// Of a batch of logits, at temperature 4 with 0.7 of the teacher's part.
+/// Loss and gradient for a batch of logits, at temperature 4 with a weight of 0.7 for the teacher.
 pub struct Loss {
     student: Array2<f32>,
     teacher: Array2<f32>,

@@ -1,4 +1,4 @@
-//! Products of a compressed layer with a batch, into an array that is there already.
+//! Products of a compressed layer with a batch, written into an existing array.
 
 use std::path::Path;
 
@@ -24,7 +24,7 @@ pub struct Apply<L> {
 impl<L: LinearOp<f32>> Apply<L> {
     pub fn new(layer: L, arguments: &Arguments) -> anyhow::Result<Self> {
         let x = arguments.array::<Ix2>("x")?;
-        // The first call tells the shape of the result.
+        // The first call gives the shape of the result.
         let y = layer.apply(x.view())?;
         Ok(Self { layer, x, y })
     }
@@ -51,7 +51,7 @@ pub fn low_rank(arguments: &Arguments) -> anyhow::Result<Apply<impl LinearOp<f32
     )
 }
 
-/// A convolution as the chain that a CP decomposition makes of it, with a padding of one.
+/// A convolution as the chain of its CP decomposition, with a padding of one.
 pub struct CpConvolution {
     layer: CpConv2d<f32>,
     x: Array4<f32>,
@@ -86,7 +86,7 @@ impl Work for CpConvolution {
     fn save(&self, folder: &Path) -> anyhow::Result<Numbers> {
         write_f32(
             folder.join("y.npy"),
-            self.y.as_ref().context("not run yet")?,
+            self.y.as_ref().context("run was not called")?,
         )?;
         Ok(Vec::new())
     }

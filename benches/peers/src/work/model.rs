@@ -12,7 +12,7 @@ use super::{Arguments, Work};
 use crate::Numbers;
 use crate::arrays::{read_f32, write_f32};
 
-/// Numbers of a step that is the same for all matrices, entropy-coded; vectors in half precision.
+/// Matrices quantized with one common step and entropy-coded; vectors in half precision.
 pub struct Code {
     tensors: Vec<(String, ArrayD<f32>)>,
     step: f64,
@@ -28,7 +28,7 @@ impl Code {
             let name = path.file_stem().and_then(|name| name.to_str());
             if path.extension().is_some_and(|extension| extension == "npy") {
                 tensors.push((
-                    name.context("a name that is text")?.into(),
+                    name.context("the name of a file is not text")?.into(),
                     read_f32(&path)?,
                 ));
             }
@@ -50,7 +50,7 @@ impl Work for Code {
             let shape = tensor.shape();
             let [rows, _, ..] = *shape else {
                 let halves = Dense::new(tensor.view(), Precision::F16)?;
-                let values = halves.parts().into_iter().next().context("no values")?;
+                let values = halves.parts().into_iter().next().context("the tensor has no values")?;
                 let plain = PlainTensor {
                     dtype: Dtype::F16,
                     shape: shape.to_vec(),
@@ -59,7 +59,7 @@ impl Work for Code {
                 model.insert_plain(name, plain)?;
                 continue;
             };
-            // A matrix of as many rows as the first axis is long.
+            // As a matrix (first axis, all others).
             let columns = tensor.len() / rows;
             let matrix = tensor.view().into_shape_with_order((rows, columns))?;
             let matrix = CompressedTensor::new(matrices.quantize(matrix)?);
@@ -70,7 +70,7 @@ impl Work for Code {
     }
 
     fn save(&self, folder: &Path) -> anyhow::Result<Numbers> {
-        let bytes = self.bytes.as_ref().context("not run yet")?;
+        let bytes = self.bytes.as_ref().context("run was not called")?;
         let model = CompressedModel::from_bytes(bytes)?;
         for (name, _) in &self.tensors {
             write_f32(folder.join(format!("{name}.npy")), &model.decompress(name)?)?;

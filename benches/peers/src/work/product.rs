@@ -13,7 +13,7 @@ use super::{Arguments, Work};
 use crate::Numbers;
 use crate::arrays::write_f32;
 
-/// What trains on a matrix.
+/// A quantizer with its clusterer.
 type Quantize = Box<dyn Fn(&Array2<f32>) -> taper::Result<PqMatrix<f32>>>;
 
 /// Codebooks and codes of the rows of a matrix.
@@ -43,7 +43,7 @@ impl Train {
                 let start = arguments.array::<Ix2>("centroids_file")?;
                 Seeding::Given(start.mapv(f64::from))
             }
-            word => bail!("there is no start {word}"),
+            word => bail!("unknown start {word}"),
         };
         let kmeans = KMeans::new().max_iterations(iterations).seeding(seeding);
         Ok(Self {
@@ -51,7 +51,7 @@ impl Train {
             quantizer: match arguments.or("engine", String::from("taper"))?.as_str() {
                 "taper" => of(params.clusterer(kmeans)),
                 "linfa" => linfa(params, iterations)?,
-                word => bail!("there is no engine {word}"),
+                word => bail!("unknown engine {word}"),
             },
             result: None,
         })
@@ -65,10 +65,10 @@ where
     Box::new(move |weights| params.quantize(weights.view()))
 }
 
-/// The same with linfa's k-means, without the seam around it being measured for anything but what it costs.
+/// The same with linfa's k-means.
 #[cfg(feature = "linfa")]
 fn linfa(params: ProductQuantizer, iterations: usize) -> anyhow::Result<Quantize> {
-    // A tolerance that it does not reach: all iterations, as the others make them.
+    // A tolerance that is never reached, so that it runs all iterations, like the others.
     let engine = taper::cluster::LinfaKMeans::new()
         .max_iterations(iterations)
         .tolerance(1e-30);
@@ -87,7 +87,7 @@ impl Work for Train {
     }
 
     fn save(&self, folder: &Path) -> anyhow::Result<Numbers> {
-        let result = self.result.as_ref().context("not run yet")?;
+        let result = self.result.as_ref().context("run was not called")?;
         write_f32(folder.join("dense.npy"), &result.decompress()?)?;
         let iterations = result.report().map_or(0, |report| report.iterations);
         Ok(vec![("iterations", iterations as f64)])
@@ -105,7 +105,7 @@ fn codebooks(arguments: &Arguments) -> anyhow::Result<ProductCodebooks<f32>> {
     )?)
 }
 
-/// Codes on given codebooks.
+/// Encoding with given codebooks.
 pub struct Encode {
     weights: Array2<f32>,
     codebooks: ProductCodebooks<f32>,
@@ -129,13 +129,13 @@ impl Work for Encode {
     }
 
     fn save(&self, folder: &Path) -> anyhow::Result<Numbers> {
-        let result = self.result.as_ref().context("not run yet")?;
+        let result = self.result.as_ref().context("run was not called")?;
         write_f32(folder.join("dense.npy"), &result.decompress()?)?;
         Ok(Vec::new())
     }
 }
 
-/// The matrix that codes stand for.
+/// Decompression of codes.
 pub struct Decode {
     matrix: PqMatrix<f32>,
     dense: Array2<f32>,

@@ -24,7 +24,7 @@ impl Svd {
         let method = match arguments.word("method")? {
             "exact" => SvdMethod::Exact,
             "randomized" => SvdMethod::Randomized,
-            word => bail!("there is no method {word}"),
+            word => bail!("unknown method {word}"),
         };
         let params = TruncatedSvd::new(Rank::Fixed(arguments.number("rank")?))
             .method(method)
@@ -46,8 +46,8 @@ impl Work for Svd {
     }
 
     fn save(&self, folder: &Path) -> anyhow::Result<Numbers> {
-        let result = self.result.as_ref().context("not run yet")?;
-        let s = result.singular_values().context("they were kept apart")?;
+        let result = self.result.as_ref().context("run was not called")?;
+        let s = result.singular_values().context("the factors have no singular values")?;
         write_f32(folder.join("u.npy"), &result.left())?;
         write_f32(folder.join("s.npy"), &s)?;
         write_f32(folder.join("vt.npy"), &result.right())?;

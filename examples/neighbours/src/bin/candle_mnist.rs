@@ -1,8 +1,8 @@
-//! taper in a candle program: the weights of a network are compressed, put back, trained further in compressed form through
-//! a custom operation of candle's, and run without candle.
+//! taper in a candle program: compresses the weights of a network, puts them back, trains them further in compressed form through a custom
+//! operation of candle, and runs them without candle.
 //!
-//! Forward the operation decompresses; backward it hands the gradient of the dense weight to
-//! [`taper::Trainable::gradient`]. Only what the artifacts store is trained; biases and the last layer stay.
+//! Forward, the operation decompresses; backward, it passes the gradient of the dense weight to [`taper::Trainable::gradient`]. Only what
+//! the artifacts store is trained; biases and the last layer stay.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,7 +11,7 @@ use clap::Parser;
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewD, Axis, IxDyn};
 use taper::factorize::Rank;
 use taper::factorize::svd::TruncatedSvd;
-use taper::quantize::product::ProductQuantizer;
+use taper::quantize::product::{Codebook, ProductQuantizer, SplitAxis};
 use taper::{Factorizer, LinearOp, Quantizer, Seed, Trainable};
 use taper_neighbours::args::Common;
 use taper_neighbours::data::{Dataset, mnist};
@@ -33,7 +33,7 @@ struct Args {
     tuning_epochs: Option<usize>,
 }
 
-/// A compressed matrix that multiplies as it is and can be trained.
+/// A compressed matrix that multiplies and can be trained.
 trait Matrix: LinearOp<f32> + Trainable<f32> {}
 
 impl<M: LinearOp<f32> + Trainable<f32>> Matrix for M {}
@@ -52,7 +52,7 @@ impl Stored {
     }
 }
 
-/// From the parameters of an artifact to the dense weight (out, in).
+/// The operation from the parameters of an artifact to its dense weight (out, in).
 struct Decompress(Stored);
 
 impl CustomOp1 for Decompress {
@@ -96,7 +96,7 @@ impl CustomOp1 for Decompress {
     }
 }
 
-/// How a layer's weight is come by.
+/// The weight of a layer.
 enum Weight {
     /// (out, in).
     Dense(Var),
@@ -129,7 +129,7 @@ impl Network {
         Ok(Self(layers.collect::<candle_core::Result<_>>()?))
     }
 
-    /// The same with other weights in the first layers.
+    /// The network with other weights in its first layers.
     fn with(&self, weights: Vec<Weight>) -> candle_core::Result<Self> {
         let mut weights = weights.into_iter();
         let layers = self.0.iter().map(|(weight, bias)| {
@@ -162,7 +162,7 @@ impl Network {
         Ok(x)
     }
 
-    /// What is trained: all of a dense network, what artifacts store of a compressed one.
+    /// The trained variables: all of a dense network, the parameters of the artifacts of a compressed one.
     fn trained(&self) -> Vec<Var> {
         let compressed: Vec<Var> = self
             .0
@@ -182,8 +182,8 @@ impl Network {
         all.collect()
     }
 
-    /// Stochastic gradient descent with momentum, its rate falling to zero. `scaled` divides the gradient of each parameter
-    /// by the number of weights that share it, which gives centroids steps of the size of a weight's.
+    /// Trains by stochastic gradient descent with momentum, with a rate that falls to zero. `shares` holds the number of weights that share
+    /// each parameter. The gradient is divided by it, so that centroids take steps of the size of a weight's.
     fn train(
         &self,
         data: &Dataset,
@@ -238,7 +238,7 @@ impl Network {
         })
     }
 
-    /// The classes of images by taper alone: products with the artifacts, of which none is decompressed.
+    /// Predicts the classes of images without candle: every product is `apply` of an artifact.
     fn predict_compressed(&self, images: ArrayView2<'_, f32>) -> anyhow::Result<Vec<u32>> {
         let mut x = images.to_owned();
         for (i, (weight, bias)) in self.0.iter().enumerate() {
@@ -270,7 +270,7 @@ impl Network {
 struct Measured {
     /// The mean cross-entropy.
     loss: f64,
-    /// In percent.
+    /// The accuracy in percent.
     accuracy: f64,
     classes: Vec<u32>,
 }
@@ -310,7 +310,7 @@ fn main() -> anyhow::Result<()> {
         .unwrap_or(if common.quick { 1 } else { 3 });
     report.say(&format!(
         "784-300-100-10 (ReLU) on {} images of MNIST, {epochs} epochs of gradient descent with momentum in candle, seed {}. The \
-         two large matrices are compressed; {tuning_epochs} epochs then train what the artifacts store, and nothing else. {} \
+         two large matrices are compressed; {tuning_epochs} epochs then train only what the artifacts store. {} \
          training images are held out, {} images are for the test.",
         data.train.len(),
         common.seed,
@@ -327,7 +327,9 @@ fn main() -> anyhow::Result<()> {
         }
     }
 
-    let product = ProductQuantizer::with_width(4).axis(SplitAxis::Out).codebook(Codebook::PerGroup)
+    let product = ProductQuantizer::with_width(4)
+        .axis(SplitAxis::Out)
+        .codebook(Codebook::PerGroup)
         .centroids(16)
         .seed(common.seed("codes"));
     let low_rank = TruncatedSvd::new(Rank::Ratio(16.0)).seed(common.seed("projection"));
@@ -353,7 +355,7 @@ fn main() -> anyhow::Result<()> {
             put_back.push(Weight::Dense(Var::from_tensor(&tensor(weight.view())?)?));
             let parameters = matrix.parameters().to_vec();
             if !factors {
-                // The gradient of a sum of all weights: how many weights share each centroid's value.
+                // The gradient of the sum of all weights is the number of weights that share each value of a centroid.
                 let ones = Array2::<f32>::ones(weight.dim());
                 let counts = matrix
                     .gradient(ones.view().into_dyn())?
@@ -368,7 +370,7 @@ fn main() -> anyhow::Result<()> {
             let parameters = Var::from_vec(parameters, count, &Device::Cpu)?;
             compressed.push(Weight::Compressed(parameters, stored.clone()));
         }
-        // Put back: candle's own products, with decompressed weights.
+        // candle's own products, with decompressed weights.
         let put_back = dense.with(put_back)?;
         let held_out_before = put_back.measure(&data.held_out)?;
         let compressed = dense.with(compressed)?;

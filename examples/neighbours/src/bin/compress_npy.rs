@@ -1,7 +1,8 @@
-//! NumPy's files in and out: a matrix in `.npy` is compressed, kept in a container, read back and written as `.npy` again.
+//! NumPy's files in and out: compresses a matrix from a `.npy` file into a container, loads the container, and writes the decompressed matrix
+//! as `.npy`.
 //!
-//! In Python: `numpy.save("w.npy", layer.weight.numpy())` before, `numpy.load("small.npy")` after. Without a file, the
-//! matrix is that of the first test images of MNIST, one a row, which stands in for a weight.
+//! In Python: `numpy.save("w.npy", layer.weight.numpy())` before, `numpy.load("small.npy")` after. Without a file, the first test images of
+//! MNIST, one per row, serve as the matrix.
 
 use std::path::{Path, PathBuf};
 
@@ -14,14 +15,14 @@ use taper::factorize::Rank;
 use taper::factorize::svd::TruncatedSvd;
 use taper::model::{CompressedModel, CompressedTensor};
 use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range};
-use taper::quantize::product::{ProductQuantizer, SplitAxis};
+use taper::quantize::product::{Codebook, ProductQuantizer};
 use taper::{Factorizer, Quantizer};
 use taper_neighbours::args::Common;
 use taper_neighbours::table::{Table, bytes};
 use taper_neighbours::{json, mnist, report};
 
 #[derive(Debug, Parser)]
-#[command(about = "Compresses a matrix in a .npy file and writes what it stands for as .npy again")]
+#[command(about = "Compresses a matrix from a .npy file, and writes the decompressed matrix as .npy")]
 struct Args {
     #[command(flatten)]
     common: Common,
@@ -29,10 +30,10 @@ struct Args {
     /// A matrix of 32-bit floats, (out_features, in_features).
     input: Option<PathBuf>,
 
-    /// Where the decompressed matrix is written; a temporary file unless named.
+    /// The file of the decompressed matrix; a temporary file if missing.
     output: Option<PathBuf>,
 
-    /// By which compressor the file is made.
+    /// The compressor.
     #[arg(long, value_enum, default_value_t = Method::FixedPoint)]
     method: Method,
 }
@@ -40,7 +41,7 @@ struct Args {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Method {
-    /// Four bits a weight, a scale a row.
+    /// Four bits per weight, one scale per row.
     FixedPoint,
     /// 256 centroids of four weights.
     Product,
@@ -103,8 +104,8 @@ fn run(
             CompressedTensor::new(quantizer.quantize(weights.view())?)
         }
         Method::Product => {
-            let quantizer = ProductQuantizer::with_width(4).codebook(Codebook::PerGroup)
-                .axis(SplitAxis::In)
+            let quantizer = ProductQuantizer::with_width(4)
+                .codebook(Codebook::PerGroup)
                 .seed(seed);
             CompressedTensor::new(quantizer.quantize(weights.view())?)
         }
@@ -127,7 +128,7 @@ fn run(
     let again: Array2<f32> = read_npy(&output)?;
     anyhow::ensure!(
         again.view().into_dyn() == rebuilt,
-        "the file holds another matrix"
+        "the written file has another matrix"
     );
 
     let squares = |values: &Array2<f32>| values.iter().map(|&w| f64::from(w).powi(2)).sum::<f64>();
@@ -142,7 +143,7 @@ fn run(
         seconds: 0.0,
     };
     let mut table = Table::new(
-        "A matrix from .npy to .npy",
+        "A matrix compressed from .npy to .npy",
         ["method", "shape", ".npy", "container", "smaller", "error"],
     );
     table.row([

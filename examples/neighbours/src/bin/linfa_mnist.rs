@@ -1,8 +1,8 @@
-//! taper in a linfa program: `ProductQuantizer` fits codebooks to a data set, predicts the codes of records and transforms
-//! records into what their codes stand for.
+//! taper in a linfa program: `ProductQuantizer` fits codebooks to a data set, predicts the codes of records, and transforms records into
+//! their quantized form.
 //!
-//! The records are images of MNIST. How much the codes keep is seen by the nearest neighbour: each test image takes the
-//! label of the nearest training image, both as they are, and then training images as their codes give them.
+//! The records are images of MNIST. A nearest-neighbour classifier measures the loss: each test image takes the label of the nearest
+//! training image, first with the original training images and then with the quantized ones.
 
 use clap::Parser;
 use linfa::DatasetBase;
@@ -10,7 +10,7 @@ use linfa::traits::{Fit, Predict, Transformer};
 use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 use rayon::prelude::*;
 use serde::Serialize;
-use taper::quantize::product::{ProductCodebooks, ProductQuantizer};
+use taper::quantize::product::{Codebook, ProductCodebooks, ProductQuantizer};
 use taper_neighbours::args::Common;
 use taper_neighbours::data::Dataset;
 use taper_neighbours::table::Table;
@@ -32,7 +32,7 @@ struct Figures {
     quick: bool,
     records: usize,
     queries: usize,
-    /// Accuracy of the nearest neighbour among the records as they are, %.
+    /// Accuracy of the nearest neighbour among the original records, %.
     accuracy: f64,
     rows: Vec<Row>,
     seconds: f64,
@@ -40,9 +40,9 @@ struct Figures {
 
 #[derive(Debug, Serialize)]
 struct Row {
-    /// Groups of 256 centroids: bytes a record.
+    /// Groups of 256 centroids: the bytes per record.
     groups: usize,
-    /// ‖X − X̂‖² / ‖X‖² on the test images, which were not fitted to.
+    /// ‖X − X̂‖² / ‖X‖² on the test images, which the fit does not use.
     error: f64,
     accuracy: f64,
 }
@@ -59,8 +59,8 @@ fn main() -> anyhow::Result<()> {
     };
     let (train, test) = (data.train.first(records), data.test.first(queries));
     report.say(&format!(
-        "Codebooks of 256 centroids a group, fitted through linfa's traits to {} training images of MNIST (784 values, 3136 \
-         bytes), seed {}; {} test images look for their nearest neighbour.",
+        "Codebooks of 256 centroids per group, fitted through linfa's traits to {} training images of MNIST (784 values, 3136 \
+         bytes), seed {}. Each of {} test images takes the label of its nearest neighbour.",
         train.len(),
         common.seed,
         test.len()
@@ -69,10 +69,12 @@ fn main() -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for groups in GROUPS {
         let dataset = DatasetBase::from(train.images.view());
-        let quantizer = ProductQuantizer::new(groups).axis(SplitAxis::Out).codebook(Codebook::PerGroup).seed(common.seed("codes"));
+        let quantizer = ProductQuantizer::new(groups)
+            .codebook(Codebook::PerGroup)
+            .seed(common.seed("codes"));
         let codebooks: ProductCodebooks<f32> = quantizer.fit(&dataset)?;
         let codes: Array2<usize> = codebooks.predict(&train.images);
-        anyhow::ensure!(codes.dim() == (train.len(), groups), "a code a group");
+        anyhow::ensure!(codes.dim() == (train.len(), groups), "one code per group");
         let seen = codebooks.transform(&train.images)?;
         let unseen = codebooks.transform(&test.images)?;
         rows.push(Row {
@@ -82,10 +84,12 @@ fn main() -> anyhow::Result<()> {
         });
     }
     let mut table = Table::new(
-        format!("The nearest neighbour among codes (among the images themselves: {accuracy:.1} %)"),
+        format!(
+            "The nearest neighbour among quantized images (among the original images: {accuracy:.1} %)"
+        ),
         [
             "groups",
-            "bytes a record",
+            "bytes per record",
             "smaller",
             "error",
             "accuracy, %",
@@ -102,8 +106,8 @@ fn main() -> anyhow::Result<()> {
     }
     report.table(&table);
     report.say(
-        "Bytes are those of the codes; the codebooks, 784 × 256 values, are shared by all records. Error: that of test \
-         images, which the codebooks were not fitted to.",
+        "Bytes: the codes of a record; all records share the codebooks of 784 × 256 values. Error: ‖X − X̂‖² / ‖X‖² on the test \
+         images, which the fit does not use.",
     );
     let figures = Figures {
         seed: common.seed,
@@ -124,9 +128,9 @@ fn squares(values: &Array2<f32>) -> f64 {
     values.iter().map(|&x| f64::from(x) * f64::from(x)).sum()
 }
 
-/// The share of queries, in percent, whose nearest record has their label.
+/// The percentage of queries whose nearest record has their label.
 fn nearest(records: ArrayView2<'_, f32>, labels: &[usize], queries: &Dataset) -> f64 {
-    // |q − r|² without |q|², which is the same for all records.
+    // |q − r|² without |q|², which is equal for all records.
     let norms: Array1<f32> = records.map_axis(Axis(1), |row| row.dot(&row));
     let right: usize = (0..queries.len())
         .into_par_iter()
