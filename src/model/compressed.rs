@@ -8,9 +8,9 @@ use ndarray::{Array2, ArrayD, ArrayView2};
 
 use super::container::{Assembler, Container, ContainerWriter};
 use super::entry::{CompressedTensor, Entry};
-use super::header::{self, Planned};
+use super::header::Planned;
 use super::index::in_file;
-use super::save::NewFile;
+use super::save::save_tensors;
 use super::tensors::within;
 use super::{PlainTensor, Registry, Source};
 use crate::{Error, Result};
@@ -214,12 +214,7 @@ impl CompressedModel {
             .map(|(name, entry)| Planned::new(name, entry.dtype(), entry.shape()));
         let planned = planned.collect::<Result<_>>()?;
         let data = |name: &str| within(name, self.entries[name].to_data());
-        let path = path.as_ref();
-        let mut file = NewFile::create(path)?;
-        let failed = |error| Error::file(path, error);
-        let length = header::write_file(&mut file, planned, &self.metadata, data, failed)?;
-        file.commit()?;
-        Ok(length)
+        save_tensors(path.as_ref(), planned, &self.metadata, data)
     }
 
     /// The model in a container.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use ndarray::{Array2, ArrayD, IxDyn, arr1, arr2};
 use proptest::prelude::*;
 
+use super::tests::same;
 use super::*;
 use crate::factorize::Rank;
 use crate::factorize::svd::TruncatedSvd;
@@ -157,24 +158,6 @@ fn entry(kind: &Kind) -> Entry {
         }
         Kind::Dense(dtype, values) => Entry::Compressed(dense(values).with_dtype(*dtype)),
         Kind::LowRank(dtype) => Entry::Compressed(low_rank().with_dtype(*dtype)),
-    }
-}
-
-pub(super) fn same(a: &CompressedModel, b: &CompressedModel) {
-    assert_eq!(
-        a.iter().map(|x| x.0).collect::<Vec<_>>(),
-        b.iter().map(|x| x.0).collect::<Vec<_>>()
-    );
-    for ((name, a), (_, b)) in a.iter().zip(b.iter()) {
-        match (a, b) {
-            (Entry::Plain(a), Entry::Plain(b)) => assert_eq!(a, b),
-            (Entry::Compressed(a), Entry::Compressed(b)) => {
-                assert_eq!((a.shape(), a.dtype()), (b.shape(), b.dtype()));
-                assert_eq!(a.artifact().kind(), b.artifact().kind());
-                assert_eq!(a.artifact().parts(), b.artifact().parts());
-            }
-            _ => panic!("{name:?} is compressed in one model and plain in the other"),
-        }
     }
 }
 

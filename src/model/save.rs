@@ -1,11 +1,13 @@
 //! Files that appear at their path whole or not at all.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
+use super::header::{self, Planned};
 use crate::{Error, Result};
 
 /// How many symbolic links lead to a file at most, as on Linux.
@@ -87,6 +89,20 @@ impl Write for NewFile {
     fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
     }
+}
+
+/// Writes the safetensors file `path` of `tensors` as [`header::write_file`] does; returns its length.
+pub(super) fn save_tensors<B: AsRef<[u8]>>(
+    path: &Path,
+    tensors: Vec<Planned>,
+    metadata: &BTreeMap<String, String>,
+    data: impl FnMut(&str) -> Result<B>,
+) -> Result<u64> {
+    let mut file = NewFile::create(path)?;
+    let failed = |error| Error::file(path, error);
+    let length = header::write_file(&mut file, tensors, metadata, data, failed)?;
+    file.commit()?;
+    Ok(length)
 }
 
 /// The path behind symbolic links, of a regular file or of nothing.

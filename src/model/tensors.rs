@@ -9,7 +9,7 @@ use safetensors::Dtype;
 
 use super::elements;
 use super::header::{self, Header, Info, Planned};
-use super::save::NewFile;
+use super::save::{NewFile, save_tensors};
 use super::source::Source;
 use crate::{Error, Result};
 
@@ -310,11 +310,7 @@ impl NamedTensors {
             }
             None => Ok(self.data(name)?.bytes),
         };
-        let mut file = NewFile::create(path)?;
-        let failed = |error| Error::file(path, error);
-        let length = header::write_file(&mut file, planned, &self.metadata, data, failed)?;
-        file.commit()?;
-        Ok(length)
+        save_tensors(path, planned, &self.metadata, data)
     }
 }
 

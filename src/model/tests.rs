@@ -1,4 +1,4 @@
-//! The laws of the container, over random models of all kinds.
+//! Laws of the container, over random models of all kinds.
 
 use std::collections::BTreeMap;
 
@@ -172,7 +172,8 @@ fn tensors() -> impl Strategy<Value = Vec<(usize, [usize; 2], u64)>> {
     )
 }
 
-fn same(a: &CompressedModel, b: &CompressedModel) {
+/// Asserts that two models are equal, and what holds for each of their artifacts.
+pub(super) fn same(a: &CompressedModel, b: &CompressedModel) {
     assert_eq!(a.iter().count(), b.iter().count());
     for ((name, a), (other, b)) in a.iter().zip(b.iter()) {
         assert_eq!(name, other);
@@ -193,7 +194,7 @@ fn same(a: &CompressedModel, b: &CompressedModel) {
                     assert_eq!(a.apply(x.view()).unwrap(), b.apply(x.view()).unwrap());
                 }
             }
-            _ => panic!("{name} is compressed here and plain there"),
+            _ => panic!("{name:?} is compressed in one model and plain in the other"),
         }
     }
 }
@@ -212,7 +213,7 @@ proptest! {
         // Any reader of safetensors reads it.
         let tensors = SafeTensors::deserialize(&bytes).unwrap();
         prop_assert_eq!(tensors.tensor("indices").unwrap().data(), [1; 16]);
-        // The order in which tensors are added leaves no trace.
+        // The order in which tensors are added does not matter.
         let mut assembler = container::Assembler::new(std::io::Cursor::new(Vec::new()));
         assembler.metadata("format", "pt");
         let entries: Vec<_> = model.iter().collect();
@@ -261,7 +262,7 @@ proptest! {
     }
 }
 
-/// Headers that claim what is not there; each must be refused without an allocation of the size it claims.
+/// Headers that claim more than the file holds are refused, and nothing of the size that they claim is allocated.
 #[test]
 fn forged_headers_are_refused() {
     let file = |json: &str, data: &[u8]| {

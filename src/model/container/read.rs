@@ -9,9 +9,9 @@ use super::names::{described, join, model_key, name_of, path_of};
 use super::{KEY, SHARD_KEY, VERSION};
 use crate::model::artifact::{Attributes, Stored, StoredPart, malformed};
 use crate::model::entry::{CompressedTensor, Entry};
-use crate::model::header::{self, Planned};
+use crate::model::header::Planned;
 use crate::model::index::in_file;
-use crate::model::save::NewFile;
+use crate::model::save::save_tensors;
 use crate::model::tensors::{NamedTensors, within};
 use crate::model::{Artifact, Dtype, Registry, Source};
 use crate::{Error, Result};
@@ -192,12 +192,7 @@ impl Container {
             let entry = within(name, self.get(name))?;
             within(name, entry.to_data()).map(Cow::into_owned)
         };
-        let path = path.as_ref();
-        let mut file = NewFile::create(path)?;
-        let failed = |error| Error::file(path, error);
-        let length = header::write_file(&mut file, planned, &self.metadata, data, failed)?;
-        file.commit()?;
-        Ok(length)
+        save_tensors(path.as_ref(), planned, &self.metadata, data)
     }
 
     /// What the file has of a tensor, without decoding it: the kinds of its artifacts, outermost first, and the bytes of its
