@@ -48,7 +48,8 @@ pub enum Dropped {
     /// What these constants add to the outputs of the next layers is folded into the biases of those layers, or, without
     /// a bias, subtracted from the running mean of the batch normalization that follows. A penalty on scales makes them
     /// small and leaves the shifts, so folding removes most of the error of pruning. It is exact except at the border of
-    /// a convolution that pads with zeros, where the original network adds less than the whole constant.
+    /// a convolution that pads with zeros, where the original network adds less than the whole constant, and where a
+    /// [layer](Coupling::layer_norm) or [RMS](Coupling::rms_norm) normalization takes its statistics over constants.
     #[default]
     Constant,
 }
@@ -123,7 +124,11 @@ impl<'a> CoupledPlan<'a> {
                 ))
             })?;
         let expected: Vec<usize> = groups.iter().map(|group| group.channels).collect();
-        let found: Vec<usize> = places.iter().filter_map(|&i| plan.channels(i)).collect();
+        let found = places.iter().map(|&place| {
+            let channels = plan.channels(place);
+            channels.expect("names are found at places of the plan")
+        });
+        let found: Vec<usize> = found.collect();
         check::same_shape("the plan's list of channels", &expected, &found)?;
         let mask = |(group, slot): (usize, Option<usize>)| match slot {
             Some(slot) => plan

@@ -3,7 +3,7 @@
 use super::tensors::{TensorNames, Tensors};
 use crate::{Error, Float, Result};
 
-/// The network that a [`Coupling`](super::Coupling) has been told of.
+/// The network that a [`Coupling`](super::Coupling) declares.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Graph {
     pub(super) names: TensorNames,

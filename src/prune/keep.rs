@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_ranked_is_an_error() {
+    fn scores_that_cannot_be_ranked_are_refused() {
         assert!(matches!(
             choose(&[], Keep::Count(0), Scope::Global, 0),
             Err(Error::EmptyAxis { .. })

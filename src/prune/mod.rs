@@ -1,4 +1,4 @@
-//! Pruning: choosing channels and weights that may go, and removing them from every tensor that carries them.
+//! Pruning: choosing channels and weights that a network can do without, and removing them from its tensors.
 //!
 //! A mask of zeros leaves a network as large and as slow as it was. Here the tensors shrink:
 //!

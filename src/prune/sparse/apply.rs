@@ -97,7 +97,7 @@ impl<F: Float> SparseMatrix<F> {
             }
         }
         for (b, mut y) in y.rows_mut().into_iter().enumerate() {
-            let sums = sums.iter().skip(b).step_by(width);
+            let sums = sums[b..].iter().step_by(width);
             match y.as_slice_mut() {
                 Some(y) => y.iter_mut().zip(sums).for_each(|(y, &sum)| *y = sum),
                 None => y.iter_mut().zip(sums).for_each(|(y, &sum)| *y = sum),
