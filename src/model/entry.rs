@@ -1,7 +1,7 @@
 //! One tensor of a model, compressed or not.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ndarray::{Array, Array2, ArrayD, ArrayView2, Dimension, IntoDimension, IxDyn};
 
@@ -33,6 +33,17 @@ pub struct CompressedTensor {
     artifact: Arc<dyn Artifact>,
     shape: Vec<usize>,
     dtype: Dtype,
+    /// Made once, when the tensor is first measured or written; clones share it.
+    coded: Arc<OnceLock<CodedTensor>>,
+}
+
+/// The arrays of a compressed tensor as a container has them, coded where that is shorter.
+#[derive(Debug)]
+pub(super) struct CodedTensor {
+    /// Each under its path below the tensor.
+    pub(super) arrays: Vec<(String, PlainTensor)>,
+    /// The descriptions of the artifacts, under their paths below the tensor.
+    pub(super) descriptions: Vec<(String, String)>,
 }
 
 impl CompressedTensor {
@@ -47,6 +58,7 @@ impl CompressedTensor {
             shape: artifact.shape().to_vec(),
             artifact,
             dtype: Dtype::F32,
+            coded: Arc::default(),
         }
     }
 
@@ -65,6 +77,7 @@ impl CompressedTensor {
             });
         }
         self.shape = shape.to_vec();
+        self.coded = Arc::default();
         Ok(self)
     }
 
@@ -73,7 +86,23 @@ impl CompressedTensor {
     /// [`CompressedModel::save_dense`]: super::CompressedModel::save_dense
     #[must_use]
     pub fn with_dtype(self, dtype: Dtype) -> Self {
-        Self { dtype, ..self }
+        Self {
+            dtype,
+            coded: Arc::default(),
+            ..self
+        }
+    }
+
+    /// The coded form, which `code` makes the first time.
+    pub(super) fn coded(
+        &self,
+        code: impl FnOnce(&Self) -> Result<CodedTensor>,
+    ) -> Result<&CodedTensor> {
+        if let Some(coded) = self.coded.get() {
+            return Ok(coded);
+        }
+        let coded = code(self)?;
+        Ok(self.coded.get_or_init(|| coded))
     }
 
     /// The artifact.

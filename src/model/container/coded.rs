@@ -3,66 +3,38 @@
 use std::borrow::Cow;
 
 use super::description::{CodedPart, Description, PartLine, tensor_dtype};
-use super::names::{description_key, join, path_of};
+use super::names::join;
 use crate::model::entropy::{self, Coding, Laws, Order};
-use crate::model::entry::{CompressedTensor, Entry};
+use crate::model::entry::{CodedTensor, CompressedTensor};
 use crate::model::{Artifact, Dtype, TensorData};
 use crate::{DType, Error, Result};
 
 /// The bytes that the description of a coding takes: a part is coded only if that saves more.
 const MARGIN: usize = 24;
 
-/// The arrays of a tensor, coded where that is shorter, and how to read them.
-pub(super) struct Coded<'a> {
-    /// By their names in the file.
-    pub(super) arrays: Vec<(String, TensorData<'a>)>,
-    /// Keys and values of the file's metadata.
-    pub(super) descriptions: Vec<(String, String)>,
+/// Codes a tensor.
+pub(super) fn code(tensor: &CompressedTensor) -> Result<CodedTensor> {
+    let artifact = tensor.artifact();
+    let mut description = Description::new(artifact)?;
+    if tensor.shape() != artifact.shape() {
+        description.view = Some(tensor.shape().to_vec());
+    }
+    if tensor.dtype() != Dtype::F32 {
+        description.dtype = Some(tensor.dtype());
+    }
+    let mut coded = CodedTensor {
+        arrays: Vec::new(),
+        descriptions: Vec::new(),
+    };
+    coded.artifact("", artifact, description)?;
+    Ok(coded)
 }
 
-impl<'a> Coded<'a> {
-    pub(super) fn entry(name: &str, entry: &'a Entry) -> Result<Self> {
-        match entry {
-            Entry::Plain(tensor) => Self::plain(name, tensor),
-            Entry::Compressed(tensor) => Self::compressed(name, tensor),
-        }
-    }
-
-    /// A tensor that is not compressed.
-    pub(super) fn plain(name: &str, tensor: &'a TensorData<'_>) -> Result<Self> {
-        tensor.check(name)?;
-        let array = TensorData {
-            dtype: tensor.dtype,
-            shape: tensor.shape.clone(),
-            bytes: Cow::Borrowed(&tensor.bytes),
-        };
-        Ok(Self {
-            arrays: vec![(path_of(name).into_owned(), array)],
-            descriptions: Vec::new(),
-        })
-    }
-
-    fn compressed(name: &str, tensor: &'a CompressedTensor) -> Result<Self> {
-        let artifact = tensor.artifact();
-        let mut description = Description::new(artifact)?;
-        if tensor.shape() != artifact.shape() {
-            description.view = Some(tensor.shape().to_vec());
-        }
-        if tensor.dtype() != Dtype::F32 {
-            description.dtype = Some(tensor.dtype());
-        }
-        let mut coded = Self {
-            arrays: Vec::new(),
-            descriptions: Vec::new(),
-        };
-        coded.artifact(&path_of(name), artifact, description)?;
-        Ok(coded)
-    }
-
+impl CodedTensor {
     fn artifact(
         &mut self,
         path: &str,
-        artifact: &'a dyn Artifact,
+        artifact: &dyn Artifact,
         mut description: Description,
     ) -> Result<()> {
         let children = artifact.children();
@@ -105,7 +77,7 @@ impl<'a> Coded<'a> {
                     let array = TensorData {
                         dtype: tensor_dtype(part.dtype),
                         shape: part.shape,
-                        bytes: part.bytes,
+                        bytes: Cow::Owned(part.bytes.into_owned()),
                     };
                     (array, None)
                 }
@@ -118,7 +90,7 @@ impl<'a> Coded<'a> {
             self.artifact(&join(path, &name), child, Description::new(child)?)?;
         }
         self.descriptions
-            .push((description_key(path), description.to_text()?));
+            .push((path.to_owned(), description.to_text()?));
         Ok(())
     }
 }

@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::coded::Coded;
-use super::names::metadata_key;
+use super::coded::code;
+use super::names::{description_key, metadata_key, path_of};
 use super::{Container, KEY, SHARD_KEY, VERSION};
 use crate::model::TensorData;
 use crate::model::entry::Entry;
@@ -91,23 +91,28 @@ impl<S: Write> Assembler<S> {
 
     /// Adds a tensor; the bytes of its arrays are returned.
     pub(in crate::model) fn entry(&mut self, name: &str, entry: &Entry) -> Result<u64> {
-        self.coded(name, Coded::entry(name, entry)?)
+        let tensor = match entry {
+            Entry::Plain(tensor) => return self.plain(name, tensor),
+            Entry::Compressed(tensor) => tensor,
+        };
+        let coded = tensor.coded(code)?;
+        self.claim(name)?;
+        let base = path_of(name);
+        let mut written = 0;
+        for (path, array) in &coded.arrays {
+            written += self.array(format!("{base}{path}"), array)?;
+        }
+        for (path, text) in &coded.descriptions {
+            self.raw_metadata(&description_key(&format!("{base}{path}")), text);
+        }
+        Ok(written)
     }
 
     /// Adds a tensor that is not compressed; its bytes are returned.
     pub(in crate::model) fn plain(&mut self, name: &str, tensor: &TensorData<'_>) -> Result<u64> {
-        self.coded(name, Coded::plain(name, tensor)?)
-    }
-
-    /// Adds a tensor that has been coded; the bytes of its arrays are returned.
-    fn coded(&mut self, name: &str, coded: Coded<'_>) -> Result<u64> {
+        tensor.check(name)?;
         self.claim(name)?;
-        let mut written = 0;
-        for (path, array) in coded.arrays {
-            written += self.array(path, &array)?;
-        }
-        self.metadata.extend(coded.descriptions);
-        Ok(written)
+        self.array(path_of(name).into_owned(), tensor)
     }
 
     /// Adds all of another container, but for the mark that it is a part of a model.
@@ -132,9 +137,13 @@ impl<S: Write> Assembler<S> {
     ) -> Result<()> {
         let entries: Vec<_> = entries.collect();
         for some in entries.chunks(AT_ONCE) {
-            let coded = parallel::map(some.len(), |i| Coded::entry(some[i].0, some[i].1));
-            for ((name, _), coded) in some.iter().zip(coded) {
-                self.coded(name, coded?)?;
+            // Errors come again, in order, where the tensors are added.
+            parallel::map(some.len(), |i| match some[i].1 {
+                Entry::Compressed(tensor) => tensor.coded(code).is_ok(),
+                Entry::Plain(_) => true,
+            });
+            for (name, entry) in some {
+                self.entry(name, entry)?;
             }
         }
         Ok(())
