@@ -20,7 +20,9 @@ fn read(path: &Path, dtype: &str) -> anyhow::Result<(Vec<usize>, Vec<u8>)> {
         Some(&[2 | 3, _, a, b, c, d]) => 12 + u32::from_le_bytes([a, b, c, d]) as usize,
         _ => bail!("{} ends within its header", path.display()),
     };
-    let header = bytes.get(10..length).context("the header is longer than the file")?;
+    let header = bytes
+        .get(10..length)
+        .context("the header is longer than the file")?;
     let header = String::from_utf8_lossy(header);
     ensure!(
         header.contains(dtype) && header.contains("'fortran_order': False"),

@@ -50,7 +50,10 @@ fn answer(line: &str, loaded: &mut Option<Box<dyn Work>>) -> anyhow::Result<Numb
     let command = words.next().context("the command is empty")?;
     match command {
         "machine" => {
-            let bytes = words.next().context("machine needs a number of bytes")?.parse()?;
+            let bytes = words
+                .next()
+                .context("machine needs a number of bytes")?
+                .parse()?;
             Ok(machine::measure(bytes))
         }
         "load" => {
@@ -62,7 +65,10 @@ fn answer(line: &str, loaded: &mut Option<Box<dyn Work>>) -> anyhow::Result<Numb
         }
         "time" => {
             let work = loaded.as_mut().context("no task is loaded")?;
-            let seconds: f64 = words.next().context("time needs a number of seconds")?.parse()?;
+            let seconds: f64 = words
+                .next()
+                .context("time needs a number of seconds")?
+                .parse()?;
             let start = Instant::now();
             let mut calls = 0.0;
             loop {

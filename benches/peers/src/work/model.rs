@@ -50,7 +50,11 @@ impl Work for Code {
             let shape = tensor.shape();
             let [rows, _, ..] = *shape else {
                 let halves = Dense::new(tensor.view(), Precision::F16)?;
-                let values = halves.parts().into_iter().next().context("the tensor has no values")?;
+                let values = halves
+                    .parts()
+                    .into_iter()
+                    .next()
+                    .context("the tensor has no values")?;
                 let plain = PlainTensor {
                     dtype: Dtype::F16,
                     shape: shape.to_vec(),

@@ -47,7 +47,9 @@ impl Work for Svd {
 
     fn save(&self, folder: &Path) -> anyhow::Result<Numbers> {
         let result = self.result.as_ref().context("run was not called")?;
-        let s = result.singular_values().context("the factors have no singular values")?;
+        let s = result
+            .singular_values()
+            .context("the factors have no singular values")?;
         write_f32(folder.join("u.npy"), &result.left())?;
         write_f32(folder.join("s.npy"), &s)?;
         write_f32(folder.join("vt.npy"), &result.right())?;
