@@ -86,7 +86,7 @@ fn run(args: &Args, folder: &Path) -> anyhow::Result<()> {
     progress.finish_and_clear();
     let error = compare(&model, &CompressedModel::load(&output)?, &report)?;
 
-    page.say(&format!("```text\n{report}\n```"));
+    page.text(&report.to_string());
     page.say(&format!(
         "after: bytes of the arrays in the file, entropy-coded. bits: per weight. error: ‖W − Ŵ‖² / ‖W‖²; output: the same of the \
          layer's output, where calibration was given. limit: the least bits per weight at that error for any code, if the weights \

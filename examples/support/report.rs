@@ -38,6 +38,12 @@ impl Report {
         self.text += &format!("\n{paragraph}\n");
     }
 
+    /// Adds and prints preformatted text.
+    pub fn text(&mut self, text: &str) {
+        println!("\n{text}");
+        self.text += &format!("\n```text\n{text}\n```\n");
+    }
+
     /// Adds and prints a table.
     pub fn table(&mut self, table: &Table) {
         print!("{table}");
