@@ -48,17 +48,17 @@ pub struct ReportRow {
 }
 
 impl ReportRow {
-    /// Bytes before over bytes after.
+    /// Bytes before over bytes after; 1 for an empty tensor.
     #[must_use]
     pub fn ratio(&self) -> f64 {
-        self.bytes_before as f64 / self.bytes_after as f64
+        quotient(self.bytes_before as f64, self.bytes_after as f64, 1.0)
     }
 
-    /// The bits of the container that stand for one value.
+    /// The bits of the container for one value; 0 for an empty tensor.
     #[must_use]
     pub fn bits_per_weight(&self) -> f64 {
         let values: f64 = self.shape.iter().map(|&n| n as f64).product();
-        self.bytes_after as f64 * 8.0 / values
+        quotient(self.bytes_after as f64 * 8.0, values, 0.0)
     }
 
     /// The bits a weight above the limit.
@@ -112,51 +112,53 @@ impl Report {
     }
 }
 
-/// A table, with the totals below it.
+/// a / b, or `otherwise` where both are 0.
+fn quotient(a: f64, b: f64, otherwise: f64) -> f64 {
+    if a == 0.0 && b == 0.0 {
+        otherwise
+    } else {
+        a / b
+    }
+}
+
+/// A table of the tensors, without columns that are empty; below it notes and totals.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = self.rows.iter().map(|row| row.name.chars().count());
-        let methods = self.rows.iter().map(|row| row.method.chars().count());
-        let (name, method) = (
-            names.max().unwrap_or(0).max(6),
-            methods.max().unwrap_or(0).max(6),
-        );
-        writeln!(
-            f,
-            "{:<name$}  {:<method$}  {:>16}  {:>11}  {:>11}  {:>7}  {:>7}  {:>9}  {:>9}  {:>7}  {:>8}",
-            "tensor",
-            "method",
-            "shape",
-            "before",
-            "after",
-            "ratio",
-            "bits",
-            "error",
-            "output",
-            "limit",
-            "distance"
-        )?;
+        let mut columns = vec![
+            Column::left("tensor", self, |row| Some(row.name.clone())),
+            Column::left("method", self, |row| Some(row.method.clone())),
+            Column::right("shape", self, |row| {
+                let shape: Vec<String> = row.shape.iter().map(usize::to_string).collect();
+                Some(shape.join("x"))
+            }),
+            Column::right("before", self, |row| Some(row.bytes_before.to_string())),
+            Column::right("after", self, |row| Some(row.bytes_after.to_string())),
+            Column::right("ratio", self, |row| Some(format!("{:.2}", row.ratio()))),
+            Column::right("bits", self, |row| {
+                Some(format!("{:.3}", row.bits_per_weight()))
+            }),
+            Column::right("error", self, |row| {
+                Some(format!("{:.2e}", row.weight_error))
+            }),
+            Column::right("output", self, |row| {
+                row.output_error.map(|error| format!("{error:.2e}"))
+            }),
+            Column::right("limit", self, |row| {
+                row.limit_bits.map(|bits| format!("{bits:.3}"))
+            }),
+            Column::right("distance", self, |row| {
+                row.distance().map(|bits| format!("{bits:.3}"))
+            }),
+        ];
+        columns.retain(|column| !column.empty);
+        for line in 0..=self.rows.len() {
+            let cells: Vec<String> = columns.iter().map(|column| column.cell(line)).collect();
+            writeln!(f, "{}", cells.join("  ").trim_end())?;
+        }
         for row in &self.rows {
-            let shape: Vec<String> = row.shape.iter().map(usize::to_string).collect();
-            let bits = |bits: Option<f64>| bits.map_or("-".to_owned(), |bits| format!("{bits:.3}"));
-            let output = row
-                .output_error
-                .map_or("-".to_owned(), |error| format!("{error:.2e}"));
-            writeln!(
-                f,
-                "{:<name$}  {:<method$}  {:>16}  {:>11}  {:>11}  {:>7.2}  {:>7.3}  {:>9.2e}  {:>9}  {:>7}  {:>8}",
-                row.name,
-                row.method,
-                shape.join("x"),
-                row.bytes_before,
-                row.bytes_after,
-                row.ratio(),
-                row.bits_per_weight(),
-                row.weight_error,
-                output,
-                bits(row.limit_bits),
-                bits(row.distance())
-            )?;
+            for note in &row.notes {
+                writeln!(f, "{}: {note}", row.name)?;
+            }
         }
         write!(
             f,
@@ -166,5 +168,55 @@ impl fmt::Display for Report {
             self.header_bytes(),
             self.ratio()
         )
+    }
+}
+
+/// A column of the table.
+struct Column {
+    /// The title, and then a cell for each tensor.
+    cells: Vec<String>,
+    width: usize,
+    left: bool,
+    /// Whether no tensor has a value.
+    empty: bool,
+}
+
+impl Column {
+    fn new(
+        title: &str,
+        left: bool,
+        report: &Report,
+        value: impl Fn(&ReportRow) -> Option<String>,
+    ) -> Self {
+        let values: Vec<Option<String>> = report.rows.iter().map(value).collect();
+        let empty = !report.rows.is_empty() && values.iter().all(Option::is_none);
+        let values = values
+            .into_iter()
+            .map(|value| value.unwrap_or_else(|| "-".to_owned()));
+        let cells: Vec<String> = std::iter::once(title.to_owned()).chain(values).collect();
+        let width = cells.iter().map(|cell| cell.chars().count()).max();
+        Self {
+            width: width.expect("there is a title"),
+            cells,
+            left,
+            empty,
+        }
+    }
+
+    fn left(title: &str, report: &Report, value: impl Fn(&ReportRow) -> Option<String>) -> Self {
+        Self::new(title, true, report, value)
+    }
+
+    fn right(title: &str, report: &Report, value: impl Fn(&ReportRow) -> Option<String>) -> Self {
+        Self::new(title, false, report, value)
+    }
+
+    fn cell(&self, line: usize) -> String {
+        let (cell, width) = (&self.cells[line], self.width);
+        if self.left {
+            format!("{cell:<width$}")
+        } else {
+            format!("{cell:>width$}")
+        }
     }
 }
