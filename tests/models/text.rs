@@ -272,7 +272,6 @@ fn validate_a_call_and_a_recipe_give_the_same_error() {
     case!(Binarizer::new().damping(-1.0), quantize(w));
     case!(ProductQuantizer::new(0), quantize(w));
     case!(ProductQuantizer::new(4).centroids(0), quantize(w));
-    case!(ProductQuantizer::new(4).max_iterations(0), quantize(w));
     case!(
         ResidualQuantizer::new(ProductQuantizer::new(4), 0),
         quantize(w)
@@ -309,9 +308,28 @@ fn validate_a_call_and_a_recipe_give_the_same_error() {
         case!(MagnitudePruner::new(sparsity), prune_matrix(w));
     }
     for (step, validated, called) in cases {
-        let error = validated.expect_err("the parameters are wrong");
+        let error = validated.expect_err(&format!("{step:?} is wrong"));
         assert_eq!(called, Some(Error::Parameter(error.clone())), "{step:?}");
         assert_eq!(step.validate(), Err(error.clone()));
+        assert_eq!(recipe(vec![step]).check(), Err(Error::Parameter(error)));
+    }
+}
+
+#[test]
+fn a_recipe_and_a_call_give_the_same_error_for_a_clusterer() {
+    let matrix = Array2::from_shape_fn((8, 12), |(o, i)| ((o * 5 + i * 3) as f32).sin());
+    let product = ProductQuantizer::new(4).centroids(4).max_iterations(0);
+    let residual = ResidualQuantizer::new(product.clone(), 2);
+    let rotated = OptimizedProductQuantizer::new(product.clone());
+    for (called, step) in [
+        (product.quantize(matrix.view()).err(), product.into()),
+        (residual.quantize(matrix.view()).err(), residual.into()),
+        (rotated.quantize(matrix.view()).err(), Step::from(rotated)),
+    ] {
+        let error = ParamError::Zero {
+            name: "max_iterations",
+        };
+        assert_eq!(called, Some(Error::Parameter(error.clone())), "{step:?}");
         assert_eq!(recipe(vec![step]).check(), Err(Error::Parameter(error)));
     }
 }
