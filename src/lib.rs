@@ -1,70 +1,117 @@
 //! taper makes trained neural networks small: quantization, low-rank factorization, pruning and distillation
 //! over [`ndarray`] tensors, without a neural-network framework.
 //!
-//! A *compressor* takes a view of a weight array and returns an *artifact*: a value that owns the small
-//! representation, tells its exact size, rebuilds the dense tensor, and multiplies without rebuilding it.
+//! # A model in five lines
+//!
+//! A model in safetensors, compressed to an eighth, saved, loaded, used, and written back as dense tensors:
+//!
+//! ```rust,standalone_crate
+//! # fn main() -> taper::Result<()> {
+//! # let folder = std::env::temp_dir().join(format!("taper-front-page-{}", std::process::id()));
+//! # std::fs::create_dir_all(&folder).unwrap();
+//! # std::env::set_current_dir(&folder).unwrap();
+//! # // Numbers near a normal distribution: sums of twelve uniform ones from a generator of 64 bits.
+//! # let mut state = 7_u64;
+//! # let mut uniform = || {
+//! #     state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+//! #     (state >> 40) as f32 / (1 << 24) as f32
+//! # };
+//! # let mut matrix = |rows: usize, columns: usize| {
+//! #     taper::ndarray::Array2::from_shape_simple_fn((rows, columns), || {
+//! #         ((0..12).map(|_| uniform()).sum::<f32>() - 6.0) * 0.05
+//! #     }).into_dyn()
+//! # };
+//! # let layers = [("fc1.weight", matrix(300, 784)), ("fc2.weight", matrix(100, 300)), ("fc3.weight", matrix(10, 100))];
+//! # NamedTensors::save("model.safetensors", layers.iter().map(|(name, layer)| (*name, layer.view())))?;
+//! # let x = taper::ndarray::Array2::ones((1, 784));
+//! use taper::model::{Budget, CompressedModel, NamedTensors};
+//!
+//! let (small, report) = Budget::ratio(8.0).compress(&NamedTensors::open("model.safetensors")?)?;
+//! small.save("small.safetensors")?;
+//! let small = CompressedModel::load("small.safetensors")?;
+//! let y = small.apply("fc1.weight", x.view())?; // y = x Wᵀ, from the codes
+//! small.save_dense("dense.safetensors")?; // types and metadata as in model.safetensors
+//!
+//! println!("{report}");
+//! # assert_eq!(y.dim(), (1, 300));
+//! # assert!(report.ratio() >= 8.0);
+//! # std::fs::remove_dir_all(&folder).unwrap();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! ```text
+//! OUTPUT
+//! ```
+//!
+//! # A layer
+//!
+//! A *compressor* ([`Quantizer`], [`Factorizer`], [`Pruner`]) is plain data: parameters with defaults and setters. It takes a view
+//! of a weight array and returns an *artifact*, which owns the small representation, knows its exact size, rebuilds
+//! the dense tensor ([`Compressed`]) and multiplies without rebuilding it ([`LinearOp`]).
 //!
 //! ```
 //! use taper::ndarray::Array2; // ndarray 0.17, re-exported
+//! use taper::prelude::*;
 //! use taper::quantize::product::ProductQuantizer;
-//! use taper::{Compressed, LinearOp, Quantizer};
 //!
-//! let weights = Array2::from_shape_fn((256, 128), |(i, j)| ((i * 37 + j * 11) as f32).sin());
-//! let compressed = ProductQuantizer::new(16).centroids(50).seed(7).quantize(weights.view())?;
-//! let x = Array2::from_elem((4, 128), 0.5);
-//! let y = compressed.apply(x.view())?; // x Wᵀ, from the codes
+//! let weights = Array2::from_shape_fn((256, 128), |(o, i)| ((o * 37 + i * 11) as f32).sin());
+//! let compressed = ProductQuantizer::with_width(4).centroids(64).seed(7).quantize(weights.view())?;
+//! let y = compressed.apply(Array2::from_elem((4, 128), 0.5).view())?;
 //! println!("{:?}: {}, {:.1} times smaller", y.shape(), compressed.storage(), compressed.ratio());
 //! # assert_eq!(y.shape(), [4, 256]);
 //! # Ok::<(), taper::Error>(())
 //! ```
 //!
-//! The [guide] goes on from here: [first steps](guide::first_steps), [choosing a method](guide::choosing),
-//! [what a layer's inputs change](guide::calibration), [running compressed layers](guide::running).
+//! With the moments of the layer's inputs ([`FitContext`]) a compressor minimizes the error of the output instead of that of
+//! the weights. The [guide] continues from here: [first steps](guide::first_steps), [choosing a method](guide::choosing),
+//! [calibration](guide::calibration), [running compressed layers](guide::running).
 //!
 //! # Methods, and what each saves and costs
 //!
-//! LeNet-300-100 for MNIST, 1.07 MB dense: bytes of the whole file and accuracy on the test images, where the dense network
-//! has 98.28 % (`cargo run --example pipeline_mnist` in taper's repository, which fine-tunes each as its family allows).
+//! LeNet-300-100 for MNIST, 1.07 MB dense: bytes of the whole file, and accuracy on the test images, where the dense network
+//! has 98.28 % (`cargo run --example pipeline_mnist` in the repository, which fine-tunes each method as its family allows).
 //!
 //! | method | in | file | smaller | test | costs |
 //! |---|---|--:|--:|--:|---|
-//! | fixed point, 1 to 16 bits | [`quantize::fixed_point`] | 116.6 kB at 4 bits | 9.1× | 98.26 % | nothing to train; 2 bits and fewer lose much |
-//! | product quantization, residual, rotated | [`quantize::product`] | 52.5 kB | 20.3× | 98.12 % | k-means; look-ups in place of multiplications |
-//! | one bit a weight, XNOR products | [`quantize::binary`] | 35.2 kB | 30.3× | 96.93 % | best trained that way from the start |
+//! | fixed point, 1 to 16 bits | [`quantize::fixed_point`] | 116.6 kB at 4 bits | 9.1× | 98.26 % | no training; 2 bits and fewer lose much |
+//! | product quantization, residual, rotated | [`quantize::product`] | 52.5 kB | 20.3× | 98.12 % | k-means; look-ups instead of multiplications |
+//! | one bit a weight, XNOR products | [`quantize::binary`] | 35.2 kB | 30.3× | 96.93 % | best when trained that way from the start |
 //! | truncated SVD | [`factorize::svd`] | 86.6 kB at rank 32 | 12.3× | 98.19 % | some training; faster wherever the rank is small |
-//! | single weights pruned | [`prune`] | 32.1 kB at 4.7 % | 33.2× | 98.44 % | training in rounds; sparse products |
-//! | pruned, shared, entropy-coded | [`model`] | 15.5 kB | 69.0× | 98.35 % | all of these, the smallest file |
+//! | pruning of single weights | [`prune`] | 32.1 kB at 4.7 % | 33.2× | 98.44 % | training in rounds; sparse products |
+//! | pruned, shared, entropy-coded | [`model`] | 15.5 kB | 69.0× | 98.35 % | all of these; the smallest file |
 //!
-//! Without a row of its own there: [CP](factorize::cp) and [Tucker-2](factorize::convolution) for convolutions, whole
-//! [channels and layers](prune), which make every later step smaller too, and [distillation](distill), which trains any of them
-//! without labels.
+//! Not in the table: [trellis codes](quantize::trellis), [CP](factorize::cp) and [Tucker-2](factorize::convolution) for
+//! convolutions, [channel and layer pruning](prune), which makes every later step smaller too, and [distillation](distill), which
+//! trains any of them without labels.
 //!
 //! # How to choose
 //!
-//! - Neither data nor time: fixed point with a scale a row.
-//! - Some inputs: the same with [`InputMoments`]; errors of outputs count then, not those of weights.
-//! - Training data: compress, then train what is stored ([`fine_tuning`](guide::fine_tuning)); the network of before as teacher ([`distill`]).
-//! - A number of bytes for a whole model: [`Recipe::for_budget`](model::Recipe::for_budget).
+//! - A number of bytes for a whole model: [`Budget`](model::Budget).
+//! - Neither data nor time: fixed point with a scale for each row.
+//! - Some inputs: the same with [`InputMoments`] or, for a model, [`Calibration`](model::Calibration).
+//! - Training data: compress, then [fine-tune](guide::fine_tuning) the stored numbers, with the original network as teacher ([`distill`]).
 //! - How much further it could go: [`limit`].
 //!
 //! # Four traits
 //!
 //! | trait | what it does | artifact |
 //! |---|---|---|
-//! | [`Quantizer`] | few values and codes that choose among them | [`PqMatrix`](quantize::product::PqMatrix), [`FixedPointMatrix`](quantize::fixed_point::FixedPointMatrix), [`TrellisMatrix`](quantize::trellis::TrellisMatrix), [`BinaryMatrix`](quantize::binary::BinaryMatrix) |
+//! | [`Quantizer`] | few values, and codes that choose among them | [`PqMatrix`](quantize::product::PqMatrix), [`FixedPointMatrix`](quantize::fixed_point::FixedPointMatrix), [`TrellisMatrix`](quantize::trellis::TrellisMatrix), [`BinaryMatrix`](quantize::binary::BinaryMatrix) |
 //! | [`Factorizer`] | the factors of a product | [`LowRankMatrix`](factorize::svd::LowRankMatrix), [`CpTensor`](factorize::cp::CpTensor), [`TuckerConv2d`](factorize::convolution::TuckerConv2d) |
-//! | [`Pruner`] | what is kept | [`PrunePlan`](prune::PrunePlan), [`SparseMatrix`](prune::SparseMatrix) |
-//! | [`Distiller`] | what a student learns from a teacher: a loss and its gradient | |
+//! | [`Pruner`] | the channels or weights that are kept | [`PrunePlan`](prune::PrunePlan), [`SparseMatrix`](prune::SparseMatrix) |
+//! | [`Distiller`] | a loss of a student against a teacher, and its gradient | |
 //!
 //! What works on artifacts is written once, against [`Compressed`] (size, bytes, dense tensor), [`LinearOp`] (y = x Wᵀ) and
-//! [`Trainable`] (gradients of codebooks, factors, scales). [`cluster`] is the k-means under the codebooks.
+//! [`Trainable`] (gradients of codebooks, factors, scales). [`prelude`] brings these traits into scope.
 //!
 //! # What holds everywhere
 //!
-//! - Weights have the frameworks' own layout: (out_features, in_features), and OIHW for convolutions.
-//! - A size is the length of the bytes that [`Compressed::parts`] gives; [`Compressed::storage`] counts the same.
+//! - Weights have the layout of the frameworks: (out_features, in_features), and OIHW for convolutions.
+//! - A size is the length of the bytes that [`Compressed::parts`] returns; [`Compressed::storage`] counts the same.
+//! - [`LinearOp::apply`] is the product with the decompressed matrix, up to the rounding of sums.
 //! - The same seed gives the same result, in every run and for any number of threads.
-//! - Inputs that cannot be worked with are typed [errors](Error) with the values that were wrong; nothing panics.
+//! - Wrong inputs are typed [errors](Error) with the values that are wrong; nothing panics.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(unsafe_code)]
 
