@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use taper::model::{
@@ -57,18 +57,14 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("plan").required(true).args(["budget", "recipe"])))]
 struct Compress {
     /// The model: a safetensors file, the index of a sharded one, or its folder.
     input: PathBuf,
     /// The compressed model to write.
     output: PathBuf,
     /// The goal: `8x` smaller, a file of `100000` bytes, or `e0.01` for a sum of relative errors.
-    #[arg(
-        long,
-        value_name = "BUDGET",
-        required_unless_present = "recipe",
-        conflicts_with_all = ["recipe", "shard"]
-    )]
+    #[arg(long, value_name = "BUDGET", conflicts_with = "shard")]
     budget: Option<Goal>,
     /// Which tensors are compressed how, in TOML or JSON.
     #[arg(long, value_name = "FILE")]
@@ -187,7 +183,7 @@ fn compress(args: &Compress) -> Result<(), Box<dyn Error>> {
         }
         ControlFlow::Continue(())
     };
-    let (report, recipe) = match (args.budget, &args.recipe) {
+    let report = match (args.budget, &args.recipe) {
         (Some(goal), _) => {
             let mut budget = match goal {
                 Goal::Ratio(ratio) => Budget::ratio(ratio),
@@ -205,9 +201,7 @@ fn compress(args: &Compress) -> Result<(), Box<dyn Error>> {
             for (pattern, factor) in &args.sensitivity {
                 budget = budget.sensitivity(pattern, *factor);
             }
-            let report = budget.compress_file(&model, &args.output)?;
-            let recipe = args.save_recipe.is_some().then(|| report.recipe.clone());
-            (report, recipe)
+            budget.compress_file(&model, &args.output)?
         }
         (None, Some(path)) => {
             let mut recipe = Recipe::load(path)?;
@@ -222,15 +216,14 @@ fn compress(args: &Compress) -> Result<(), Box<dyn Error>> {
             if let Some(calibration) = &calibration {
                 options = options.calibration(calibration);
             }
-            let report = recipe.compress_file(&model, &args.output, &options)?;
-            (report, None)
+            recipe.compress_file(&model, &args.output, &options)?
         }
         (None, None) => unreachable!("the parser asks for a budget or a recipe"),
     };
     bar.finish_and_clear();
     println!("{report}");
-    if let (Some(path), Some(recipe)) = (&args.save_recipe, recipe) {
-        std::fs::write(path, recipe.to_toml()?)?;
+    if let Some(path) = &args.save_recipe {
+        std::fs::write(path, report.recipe.to_toml()?)?;
     }
     write_json(args.json.clone(), &report)
 }
