@@ -8,7 +8,7 @@ use crate::{ParamError, check};
 /// ```
 /// use taper::distill::{Anneal, KnowledgeDistillation};
 ///
-/// let temperature = Anneal::Geometric { from: 8.0, to: 2.0 };
+/// let temperature = Anneal::Geometric { from: 16.0, to: 1.0 };
 /// let alpha = Anneal::Linear { from: 1.0, to: 0.5 };
 /// for epoch in 0..=20 {
 ///     let progress = f64::from(epoch) / 20.0;

@@ -314,7 +314,8 @@ impl Graph {
         };
         if binding.role != MaskRole::Follower && binding.role != before.role {
             return Err(refused(format!(
-                "axis {} of {} was declared by another kind of layer before",
+                "axis {} of {} was declared by another kind of layer before: declare the second use of shared weights with \
+                 `bind`",
                 binding.axis, binding.tensor
             )));
         }

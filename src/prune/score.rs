@@ -115,14 +115,16 @@ impl Coupling {
         )?;
         let mut start = 0;
         for segment in segments {
-            for unit in 0..self.graph.units(segment.group) {
-                let block = entries.slice(s![start..start + segment.block]);
-                start += segment.block;
-                if let Some(slot) = slots[segment.group] {
-                    let (total, count) = &mut sums[slot][unit];
-                    *total += block.iter().map(|score| score.as_f64()).sum::<f64>();
-                    *count += segment.block;
-                }
+            let end = start + self.graph.units(segment.group) * segment.block;
+            let entries = entries.slice(s![start..end]);
+            start = end;
+            let Some(slot) = slots[segment.group] else {
+                continue;
+            };
+            let blocks = entries.exact_chunks(segment.block);
+            for ((total, count), block) in sums[slot].iter_mut().zip(blocks) {
+                *total += block.iter().map(|score| score.as_f64()).sum::<f64>();
+                *count += segment.block;
             }
         }
         Ok(())

@@ -226,8 +226,12 @@ mod tests {
                 Err(Error::Parameter(_))
             ));
         }
-        assert!(SlimmingPenalty::new(-1.0).is_err());
-        assert!(SlimmingPenalty::new(f64::NAN).is_err());
+        for weight in [-1.0, f64::NAN, f64::INFINITY] {
+            assert!(matches!(
+                SlimmingPenalty::new(weight),
+                Err(ParamError::OutOfRange { .. })
+            ));
+        }
     }
 
     #[test]

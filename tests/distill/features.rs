@@ -173,7 +173,10 @@ fn errors_name_the_wrong_features() {
         HintLoss::new().loss(none.view(), none.view(), &[]),
         Err(Error::Dimensions { .. })
     ));
-    assert!(HintRegressor::new(Array2::<f32>::zeros((2, 3)), Array1::zeros(3)).is_err());
+    assert!(matches!(
+        HintRegressor::new(Array2::<f32>::zeros((2, 3)), Array1::zeros(3)),
+        Err(Error::ShapeMismatch { what: "bias", .. })
+    ));
     let huge = array![[f32::MAX]];
     let regressor = HintRegressor::new(huge.clone(), array![0.0]).unwrap();
     assert!(matches!(

@@ -108,12 +108,24 @@ fn wrong_logits_are_refused() {
         Err(Error::Overflow { .. })
     ));
     assert!(TeacherLogits::dense(view, Precision::F32).is_ok());
-    assert!(TeacherLogits::top_k(view, 0, 1.0, Precision::F32).is_err());
-    assert!(TeacherLogits::top_k(view, 3, 1.0, Precision::F32).is_err());
-    assert!(TeacherLogits::top_k(view, 1, 0.0, Precision::F32).is_err());
+    let top_k = |k, temperature| TeacherLogits::top_k(view, k, temperature, Precision::F32);
+    assert!(matches!(top_k(0, 1.0), Err(Error::Parameter(_))));
+    assert!(matches!(top_k(1, 0.0), Err(Error::Parameter(_))));
+    assert!(matches!(
+        top_k(3, 1.0),
+        Err(Error::ExceedsInput {
+            value: 3,
+            limit: 2,
+            ..
+        })
+    ));
     let nan = array![[f32::NAN, 0.0]];
-    assert!(TeacherLogits::dense(nan.view(), Precision::F32).is_err());
-    assert!(TeacherLogits::top_k(nan.view(), 1, 1.0, Precision::F32).is_err());
+    for stored in [
+        TeacherLogits::dense(nan.view(), Precision::F32),
+        TeacherLogits::top_k(nan.view(), 1, 1.0, Precision::F32),
+    ] {
+        assert!(matches!(stored, Err(Error::NonFinite { .. })));
+    }
     let stored = TeacherLogits::dense(view, Precision::F32).unwrap();
     assert!(matches!(
         stored.batch::<f32>(&[2]),
@@ -130,7 +142,7 @@ fn wrong_logits_are_refused() {
     ));
     let extreme = array![[f64::MAX, f64::MIN, f64::MIN]];
     let kept = TeacherLogits::top_k(extreme.view(), 1, 2.0, Precision::F64).unwrap();
-    assert!(kept.batch::<f64>(&[0]).is_ok());
+    assert_eq!(kept.batch(&[0]), Ok(extreme));
 }
 
 #[test]
@@ -172,9 +184,11 @@ fn forged_parts_are_refused() {
     // Classes that do not rise: all zero.
     refused(&|parts| parts[index("classes")].bytes.to_mut().fill(0));
     for shape in [[0, 6], [3, 0], [2, 6], [3, 1], [usize::MAX, usize::MAX]] {
-        assert!(TeacherLogits::from_parts(shape, &parts).is_err());
+        let forged = TeacherLogits::from_parts(shape, &parts);
+        assert!(matches!(forged, Err(Error::Malformed { .. })));
     }
-    assert!(TeacherLogits::from_parts([3, 6], &[]).is_err());
+    let nothing = TeacherLogits::from_parts([3, 6], &[]);
+    assert!(matches!(nothing, Err(Error::Malformed { .. })));
 }
 
 #[test]
@@ -201,10 +215,19 @@ fn an_ensemble_has_the_mean_of_the_softened_probabilities() {
                 .all(|x| (x - row[0]).abs() <= 64.0 * f64::EPSILON)
         );
     }
-    assert!(ensemble_logits::<f64>(&[], 1.0).is_err());
-    assert!(ensemble_logits(&views, -1.0).is_err());
+    assert!(matches!(
+        ensemble_logits::<f64>(&[], 1.0),
+        Err(Error::EmptyAxis { .. })
+    ));
+    assert!(matches!(
+        ensemble_logits(&views, -1.0),
+        Err(Error::Parameter(_))
+    ));
     let other = Array2::<f64>::zeros((4, 6));
-    assert!(ensemble_logits(&[views[0], other.view()], 1.0).is_err());
+    assert!(matches!(
+        ensemble_logits(&[views[0], other.view()], 1.0),
+        Err(Error::ShapeMismatch { .. })
+    ));
 }
 
 /// Label smoothing three ways: its definition, its teacher, and a teacher of zeros at α = ε.
@@ -233,11 +256,21 @@ fn smoothed_labels_are_a_teacher() {
         assert!((a - b).abs() <= 16.0 * f64::EPSILON);
     }
     for smoothing in [0.0, 1.5, f64::NAN] {
-        assert!(smoothed_labels::<f64>(&labels, classes, smoothing).is_err());
+        let smoothed = smoothed_labels::<f64>(&labels, classes, smoothing);
+        assert!(matches!(smoothed, Err(Error::Parameter(_))));
     }
-    assert!(smoothed_labels::<f64>(&labels, 4, 0.1).is_err());
-    assert!(smoothed_labels::<f64>(&[], 4, 0.1).is_err());
-    assert!(smoothed_labels::<f64>(&[0], 0, 0.1).is_err());
+    assert!(matches!(
+        smoothed_labels::<f64>(&labels, 4, 0.1),
+        Err(Error::ExceedsInput {
+            value: 4,
+            limit: 3,
+            ..
+        })
+    ));
+    for (labels, classes) in [(&[][..], 4), (&[0], 0)] {
+        let smoothed = smoothed_labels::<f64>(labels, classes, 0.1);
+        assert!(matches!(smoothed, Err(Error::EmptyAxis { .. })));
+    }
     // All classes are equally likely.
     let even = smoothed_labels::<f64>(&[0], 4, 1.0).unwrap();
     assert_eq!(even, Array2::from_elem((1, 4), 0.25_f64.ln()));
