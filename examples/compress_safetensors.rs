@@ -13,7 +13,9 @@ use support::json;
 use support::progress::bar;
 use support::random::uniform;
 use support::report::Report as Page;
-use taper::model::{Budget, CompressOptions, CompressedModel, Entry, NamedTensors, Recipe, Report};
+use taper::model::{
+    Budget, Calibration, CompressOptions, CompressedModel, Entry, NamedTensors, Recipe, Report,
+};
 use taper::{Observer, Progress, Seed, Stage};
 
 support::fast_allocator!();
@@ -110,7 +112,7 @@ fn compress(
     let calibration = args
         .calibration
         .as_ref()
-        .map(NamedTensors::open)
+        .map(Calibration::open)
         .transpose()?;
     if let Some(path) = &args.recipe {
         let mut options = CompressOptions::default().limits(true).observer(observer);
