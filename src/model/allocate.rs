@@ -1,20 +1,13 @@
-//! Sharing a budget out over layers.
+//! Allocation of a budget to the layers of a model.
 
 use crate::{Error, ParamError, Result};
 
-/// What one way of compressing one layer costs and does.
-///
-/// ```
-/// use taper::model::RatePoint;
-///
-/// let point = RatePoint { bytes: 4096, error: 0.01 };
-/// assert!(point.error < 0.1);
-/// ```
+/// The size and the error of one compressed form of a layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RatePoint {
-    /// What it takes in the file.
+    /// Its bytes in the file.
     pub bytes: u64,
-    /// The error it makes, already weighted; errors of different layers add up.
+    /// Its weighted error; the errors of all layers add up.
     pub error: f64,
 }
 
@@ -37,13 +30,13 @@ pub enum Limit {
     Error(f64),
 }
 
-/// Chooses one of the points of each layer, so that what is bound stays within the budget and the other sum is small.
+/// Chooses one point for each layer, so that the sum of bytes (or of errors) stays within the limit and the other sum is small.
 ///
 /// The points on the lower convex hull of each layer are what a Lagrangian λ·bytes + error can choose. Starting from
 /// the cheapest of every layer (or with [`Limit::Error`] likewise), the steps along the hulls are taken in the order of
-/// the error they save for a byte, as long as they fit; what is left of the budget is filled greedily, with the points
-/// inside the hulls too. Sums that steps along the hulls reach exactly are optimal; others are off by less than
-/// one such step (Shoham and Gersho, "Efficient bit allocation for an arbitrary set of quantizers", 1988,
+/// the error they save for a byte, as long as they fit. The rest of the budget is filled greedily, also with points
+/// inside the hulls. Sums that steps along the hulls reach exactly are optimal; others differ from the optimum by less than
+/// one step (Shoham and Gersho, "Efficient bit allocation for an arbitrary set of quantizers", 1988,
 /// doi:10.1109/29.90373).
 ///
 /// ```
@@ -86,12 +79,7 @@ pub fn allocate(layers: &[Vec<RatePoint>], limit: Limit) -> Result<Vec<usize>> {
 /// The indices of the lower convex hull, from the fewest bytes to the least error.
 fn hull(points: &[RatePoint]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..points.len()).collect();
-    let at = |i: usize| {
-        points.get(i).copied().unwrap_or(RatePoint {
-            bytes: 0,
-            error: 0.0,
-        })
-    };
+    let at = |i: usize| points[i];
     order.sort_by(|&i, &j| {
         let (a, b) = (at(i), at(j));
         a.bytes
@@ -119,7 +107,7 @@ fn hull(points: &[RatePoint]) -> Vec<usize> {
     hull
 }
 
-/// The error that a byte more saves.
+/// The error that one more byte saves.
 fn saving(from: RatePoint, to: RatePoint) -> f64 {
     let bytes = to.bytes.saturating_sub(from.bytes);
     if bytes == 0 {
@@ -128,7 +116,7 @@ fn saving(from: RatePoint, to: RatePoint) -> f64 {
     (from.error - to.error) / bytes as f64
 }
 
-/// A choice of one point a layer, and its sums.
+/// A choice of one point for each layer.
 struct Choice<'a> {
     layers: &'a [Vec<RatePoint>],
     chosen: Vec<usize>,
@@ -138,23 +126,16 @@ struct Choice<'a> {
 
 impl Choice<'_> {
     fn point(&self, layer: usize, index: usize) -> RatePoint {
-        let points = self.layers.get(layer);
-        let point = points.and_then(|points| points.get(index)).copied();
-        point.unwrap_or(RatePoint {
-            bytes: 0,
-            error: 0.0,
-        })
+        self.layers[layer][index]
     }
 
     fn current(&self, layer: usize) -> RatePoint {
-        self.point(layer, self.chosen.get(layer).copied().unwrap_or(0))
+        self.point(layer, self.chosen[layer])
     }
 
     fn set(&mut self, layer: usize, index: usize) {
         self.bytes = self.bytes_with(layer, index);
-        if let Some(chosen) = self.chosen.get_mut(layer) {
-            *chosen = index;
-        }
+        self.chosen[layer] = index;
     }
 
     fn error(&self) -> f64 {
@@ -163,7 +144,7 @@ impl Choice<'_> {
             .sum()
     }
 
-    /// What `self` would be with another point of one layer.
+    /// The sum of bytes with another point of one layer.
     fn bytes_with(&self, layer: usize, index: usize) -> u128 {
         self.bytes - u128::from(self.current(layer).bytes)
             + u128::from(self.point(layer, index).bytes)
@@ -182,7 +163,7 @@ impl Choice<'_> {
         errors.sum()
     }
 
-    /// Takes the best of the moves that `worth` gives a value until there is none.
+    /// Makes the move of the largest value until `worth` gives none a value.
     fn improve(&mut self, worth: impl Fn(&Self, usize, usize) -> Option<f64>) {
         loop {
             let mut best: Option<(f64, usize, usize)> = None;
@@ -203,18 +184,13 @@ impl Choice<'_> {
     }
 }
 
-/// The cheapest points, and the steps along all hulls in the order of what they save for a byte.
+/// The cheapest points, and the steps along all hulls in the order of the error they save for a byte.
 fn start(layers: &[Vec<RatePoint>]) -> (Choice<'_>, Vec<(usize, usize)>) {
     let hulls: Vec<Vec<usize>> = layers.iter().map(|points| hull(points)).collect();
-    let chosen: Vec<usize> = hulls
-        .iter()
-        .map(|hull| hull.first().copied().unwrap_or(0))
-        .collect();
-    let bytes = layers
-        .iter()
-        .zip(&chosen)
-        .filter_map(|(points, &i)| points.get(i));
-    let bytes = bytes.map(|point| u128::from(point.bytes)).sum();
+    // Each layer has points, and so has its hull.
+    let chosen: Vec<usize> = hulls.iter().map(|hull| hull[0]).collect();
+    let cheapest = layers.iter().zip(&chosen).map(|(points, &i)| points[i]);
+    let bytes = cheapest.map(|point| u128::from(point.bytes)).sum();
     let choice = Choice {
         layers,
         chosen,
@@ -252,11 +228,10 @@ fn within_bytes(layers: &[Vec<RatePoint>], limit: u64) -> Result<Vec<usize>> {
     }
     let mut closed = vec![false; layers.len()];
     for (layer, to) in steps {
-        let is_closed = closed.get(layer).copied().unwrap_or(true);
-        if !is_closed && choice.bytes_with(layer, to) <= limit_bytes {
+        if !closed[layer] && choice.bytes_with(layer, to) <= limit_bytes {
             choice.set(layer, to);
-        } else if let Some(closed) = closed.get_mut(layer) {
-            *closed = true;
+        } else {
+            closed[layer] = true;
         }
     }
     choice.improve(|choice, layer, index| {
