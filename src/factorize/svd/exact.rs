@@ -2,7 +2,7 @@
 
 use ndarray::{ArrayView2, s};
 
-use super::factorizer::Triplets;
+use super::triplets::Triplets;
 use crate::factorize::Rank;
 use crate::linalg::{self, ThinSvd};
 use crate::{Float, Result};

@@ -1,26 +1,16 @@
-//! From weights to an artifact.
+//! The fit: from a matrix to a [`LowRankMatrix`].
 
-use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayView4, CowArray, Ix2, Ix4};
+use ndarray::{Array2, ArrayView2, CowArray, Ix2};
 
 use super::low_rank::LowRankMatrix;
 use super::randomized::Projection;
-use super::spatial::SpatialConv2d;
+use super::triplets::sum_of_squares;
 use super::{LowRankWarning, SvdMethod, SvdReport, TruncatedSvd, exact, randomized};
 use crate::linalg::Cholesky;
-use crate::{Factorizer, FitContext, Float, LinearOp, Result, check, linalg, moments, parallel};
+use crate::{Factorizer, FitContext, Float, LinearOp, Result, check, linalg, parallel};
 
 /// The part of the squared norm above which a squared distance is taken from the singular values.
 const LARGE_REST: f64 = 0.25;
-
-/// Leading singular values with their vectors.
-pub(super) struct Triplets<F> {
-    /// Left singular vectors, as columns.
-    pub(super) u: Array2<F>,
-    /// Singular values, the largest first.
-    pub(super) s: Array1<F>,
-    /// Right singular vectors, as rows.
-    pub(super) vt: Array2<F>,
-}
 
 impl<F: Float> Factorizer<F, Ix2> for TruncatedSvd {
     type Output = LowRankMatrix<F>;
@@ -85,7 +75,7 @@ impl<F: Float> Factorizer<F, Ix2> for TruncatedSvd {
                 (triplets, SvdMethod::Exact, Some(spectrum))
             }
         };
-        fix_signs(&mut triplets);
+        triplets.fix_signs();
         let rank = triplets.s.len();
         let optimal_error = spectrum.map(|spectrum| {
             let tail: f64 = spectrum.iter().skip(rank).map(|s| s * s).sum();
@@ -123,27 +113,6 @@ impl<F: Float> Factorizer<F, Ix2> for TruncatedSvd {
             warning: LowRankWarning::of_size(rank, m, n),
         });
         Ok(artifact)
-    }
-}
-
-impl<F: Float> Factorizer<F, Ix4> for TruncatedSvd {
-    type Output = SpatialConv2d<F>;
-
-    /// Factorizes a kernel of shape (out_channels, in_channels, height, width).
-    ///
-    /// # Errors
-    ///
-    /// As for a matrix, namely that of shape (in_channels · height, out_channels · width).
-    fn factorize_with(
-        &self,
-        weights: ArrayView4<'_, F>,
-        context: FitContext<'_>,
-    ) -> Result<SpatialConv2d<F>> {
-        self.validate()?;
-        let inputs = context.inputs;
-        moments::unused("the spatial SVD of a kernel", inputs)?;
-        check::finite("weights", &weights)?;
-        SpatialConv2d::factorize(self, weights)
     }
 }
 
@@ -195,50 +164,7 @@ fn norm<F: Float>(a: ArrayView2<'_, F>) -> f64 {
     rows.into_iter().sum::<f64>().sqrt()
 }
 
-/// The sum of squares of the values times `scale`, in double precision.
-pub(super) fn sum_of_squares<F: Float>(values: ArrayView1<'_, F>, scale: f64) -> f64 {
-    let square = |x: F| {
-        let x = x.as_f64() * scale;
-        x * x
-    };
-    let Some(values) = values.to_slice() else {
-        return values.iter().map(|&x| square(x)).sum();
-    };
-    // Sums side by side, so that they are computed in vectors.
-    let (chunks, rest) = values.as_chunks::<16>();
-    let mut sums = [0.0; 16];
-    for chunk in chunks {
-        for (sum, &x) in sums.iter_mut().zip(chunk) {
-            *sum += square(x);
-        }
-    }
-    let rest: f64 = rest.iter().map(|&x| square(x)).sum();
-    sums.into_iter().sum::<f64>() + rest
-}
-
 /// `part` over `whole`, where a whole of zero has no parts.
 fn relative(part: f64, whole: f64) -> f64 {
     if whole == 0.0 { 0.0 } else { part / whole }
-}
-
-/// Turns each pair of vectors so that the entry of the left one with the largest magnitude (the first of
-/// several) is positive.
-fn fix_signs<F: Float>(triplets: &mut Triplets<F>) {
-    for (mut u, mut v) in triplets
-        .u
-        .columns_mut()
-        .into_iter()
-        .zip(triplets.vt.rows_mut())
-    {
-        let largest = u.iter().fold(
-            F::zero(),
-            |largest, &x| {
-                if x.abs() > largest.abs() { x } else { largest }
-            },
-        );
-        if largest < F::zero() {
-            u.mapv_inplace(|x| -x);
-            v.mapv_inplace(|x| -x);
-        }
-    }
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2, ArrayViewMutD, Axis, Ix2, s};
 
-use super::factorizer::{Triplets, sum_of_squares};
+use super::triplets::{Triplets, sum_of_squares};
 use super::{SingularValues, SvdReport};
 use crate::artifact::check_apply;
 use crate::{

@@ -8,10 +8,6 @@
 //! A convolution's kernel of four axes becomes [`SpatialConv2d`] in the same way: a column convolution
 //! and a row convolution.
 //!
-//! `params` holds what can be chosen, `exact` and `randomized` the two ways to the leading singular triplets,
-//! `low_rank` and `spatial` the artifacts, `report` what the fit says of itself, `trainable` the gradient
-//! of the factors.
-//!
 //! ```
 //! use taper::Factorizer;
 //! use taper::factorize::{Rank, svd::TruncatedSvd};
@@ -32,6 +28,7 @@ mod spatial;
 #[cfg(test)]
 mod tests;
 mod trainable;
+mod triplets;
 
 pub use low_rank::LowRankMatrix;
 pub use params::{SingularValues, SvdMethod, TruncatedSvd};

@@ -10,7 +10,7 @@
 use ndarray::{Array2, ArrayView2, Axis, s};
 use rand_distr::{Distribution, StandardNormal};
 
-use super::factorizer::Triplets;
+use super::triplets::Triplets;
 use crate::linalg::{self, Cholesky};
 use crate::{Float, Result, Seed};
 

@@ -1,10 +1,12 @@
 //! A convolution as a column convolution and a row convolution.
 
-use ndarray::{Array4, ArrayView1, ArrayView4, ArrayViewMutD};
+use ndarray::{Array4, ArrayView1, ArrayView4, ArrayViewMutD, Ix4};
 
 use super::{LowRankMatrix, TruncatedSvd};
 use crate::factorize::convolution::{Geometry, conv2d};
-use crate::{Compressed, Error, Factorizer, Float, Part, Result, StorageBits, check};
+use crate::{
+    Compressed, Error, Factorizer, FitContext, Float, Part, Result, StorageBits, check, moments,
+};
 
 /// A kernel (out, in, h, w) as a convolution by (r, in, h, 1) that is followed by one by (out, r, 1, w).
 ///
@@ -38,25 +40,6 @@ pub struct SpatialConv2d<F> {
 }
 
 impl<F: Float> SpatialConv2d<F> {
-    /// Factorizes a kernel that has been checked.
-    pub(super) fn factorize(svd: &TruncatedSvd, kernel: ArrayView4<'_, F>) -> Result<Self> {
-        let (out, inner, height, width) = kernel.dim();
-        let matrix = kernel
-            .permuted_axes([1, 2, 0, 3])
-            .as_standard_layout()
-            .into_owned()
-            .into_shape_with_order((inner * height, out * width))
-            .map_err(|_| Error::Dimensions {
-                what: "the kernel",
-                expected: "four axes",
-                shape: vec![out, inner, height, width],
-            })?;
-        Ok(Self {
-            shape: [out, inner, height, width],
-            matrix: svd.factorize(matrix.view())?,
-        })
-    }
-
     /// A factorized kernel of `shape` (out, in, h, w) from its [`matrix`](Self::matrix).
     ///
     /// # Errors
@@ -123,6 +106,36 @@ impl<F: Float> SpatialConv2d<F> {
         let [down, across] = geometry.separate();
         let between = conv2d(x, self.vertical().view(), None, down)?;
         conv2d(between.view(), self.horizontal().view(), bias, across)
+    }
+}
+
+impl<F: Float> Factorizer<F, Ix4> for TruncatedSvd {
+    type Output = SpatialConv2d<F>;
+
+    /// Factorizes a kernel of shape (out_channels, in_channels, height, width).
+    ///
+    /// # Errors
+    ///
+    /// As for a matrix, namely that of shape (in_channels · height, out_channels · width).
+    fn factorize_with(
+        &self,
+        weights: ArrayView4<'_, F>,
+        context: FitContext<'_>,
+    ) -> Result<SpatialConv2d<F>> {
+        self.validate()?;
+        let inputs = context.inputs;
+        moments::unused("the spatial SVD of a kernel", inputs)?;
+        check::finite("weights", &weights)?;
+        let (out, inner, height, width) = weights.dim();
+        let matrix = weights.permuted_axes([1, 2, 0, 3]);
+        let matrix = matrix.as_standard_layout();
+        let matrix = matrix
+            .to_shape((inner * height, out * width))
+            .expect("both shapes have as many elements");
+        Ok(SpatialConv2d {
+            shape: [out, inner, height, width],
+            matrix: self.factorize(matrix.view())?,
+        })
     }
 }
 
