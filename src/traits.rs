@@ -4,14 +4,13 @@ use ndarray::{ArrayView, ArrayView2, Dimension};
 
 use crate::{Compressed, FitContext, Float, Result};
 
-/// Replaces the weights of a matrix by a few values and codes that choose among them.
+/// Replaces the weights of a matrix by codes of a few bits, and the values that the codes stand for.
 ///
-/// What an implementation promises:
+/// An implementation promises:
 /// - the artifact has the shape of `weights`, which may have any strides;
 /// - the same weights and parameters give the same artifact, for any number of threads;
-/// - an input with an empty axis, a NaN or an infinity is an error, and so is a parameter that the shape
-///   does not allow; nothing panics;
-/// - quantizing what the artifact decompresses to does not raise the error.
+/// - an empty axis, a NaN, an infinity or a parameter that the shape does not allow is an error; nothing panics;
+/// - quantizing the decompressed artifact again does not raise the error.
 ///
 /// ```
 /// use taper::ndarray::{Array2, ArrayView2};
@@ -30,25 +29,29 @@ pub trait Quantizer<F: Float> {
     /// The artifact.
     type Output: Compressed<F>;
 
-    /// Quantizes `weights`, of shape (out_features, in_features), so that with the moments of the layer's `inputs`
-    /// its output changes least, and without them the weights do.
+    /// Quantizes `weights`, of shape (out_features, in_features).
+    ///
+    /// With moments in the `context`, the error of the layer's output is minimized; without them, the error of the weights.
     ///
     /// # Errors
     ///
-    /// [`Error::NonFinite`], [`Error::EmptyAxis`], [`Error::Parameter`], [`Error::ShapeMismatch`] and
-    /// [`Error::NoInputs`] for moments that are not of this layer or of nothing, [`Error::MomentsUnused`] where the
-    /// implementation minimizes the error of the weights only, and what it names.
+    /// - [`NonFinite`](crate::Error::NonFinite) and [`EmptyAxis`](crate::Error::EmptyAxis) for the weights;
+    /// - [`Parameter`](crate::Error::Parameter) for the parameters of the quantizer;
+    /// - [`ShapeMismatch`](crate::Error::ShapeMismatch) for moments of another number of inputs,
+    ///   [`NoInputs`](crate::Error::NoInputs) for empty ones, and [`MomentsUnused`](crate::Error::MomentsUnused) from a
+    ///   quantizer that cannot use moments;
+    /// - those that the implementation documents.
     fn quantize_with(
         &self,
         weights: ArrayView2<'_, F>,
         context: FitContext<'_>,
     ) -> Result<Self::Output>;
 
-    /// Quantizes `weights`, of shape (out_features, in_features), so that they change least.
+    /// Calls [`quantize_with`](Self::quantize_with) with an empty context.
     ///
     /// # Errors
     ///
-    /// As [`quantize_with`](Self::quantize_with) without moments.
+    /// Those of `quantize_with`.
     fn quantize(&self, weights: ArrayView2<'_, F>) -> Result<Self::Output> {
         self.quantize_with(weights, FitContext::new())
     }
@@ -56,12 +59,12 @@ pub trait Quantizer<F: Float> {
 
 /// Replaces a matrix or a tensor by the factors of a product.
 ///
-/// What an implementation promises:
+/// An implementation promises:
 /// - the artifact has the shape of `weights`, which may have any strides;
 /// - the same weights and parameters give the same artifact, for any number of threads;
-/// - an all-zero input is rebuilt exactly; an input with an empty axis, a NaN or an infinity is an error, and
-///   so is a rank that the shape does not allow; nothing panics;
-/// - a larger rank does not give a larger error, beyond rounding, where the optimum is computed exactly.
+/// - weights that are all zero come back as zeros;
+/// - an empty axis, a NaN, an infinity or a rank that the shape does not allow is an error; nothing panics;
+/// - if the optimum is computed exactly, a larger rank does not raise the error, beyond rounding.
 ///
 /// ```
 /// use taper::factorize::{Rank, cp::CpAls, svd::TruncatedSvd};
@@ -78,26 +81,25 @@ pub trait Factorizer<F: Float, D: Dimension> {
     /// The artifact.
     type Output: Compressed<F>;
 
-    /// Factorizes `weights` so that with the moments of the layer's `inputs` its output changes least, and
-    /// without them the weights do. The first axis is that of the outputs, all others are those of the inputs.
+    /// Factorizes `weights`. The first axis belongs to the outputs, all others to the inputs.
+    ///
+    /// With moments in the `context`, the error of the layer's output is minimized; without them, the error of the weights.
     ///
     /// # Errors
     ///
-    /// [`Error::NonFinite`], [`Error::EmptyAxis`], [`Error::Parameter`], [`Error::ExceedsInput`] for a rank
-    /// above what the shape allows, [`Error::ShapeMismatch`] and [`Error::NoInputs`] for moments that are not of this
-    /// layer or of nothing, [`Error::MomentsUnused`] where the implementation minimizes the error of the weights
-    /// only, and what it names.
+    /// Those of [`Quantizer::quantize_with`], and [`ExceedsInput`](crate::Error::ExceedsInput) or
+    /// [`RatioOutOfReach`](crate::Error::RatioOutOfReach) for a rank that the shape does not allow.
     fn factorize_with(
         &self,
         weights: ArrayView<'_, F, D>,
         context: FitContext<'_>,
     ) -> Result<Self::Output>;
 
-    /// Factorizes `weights` so that they change least.
+    /// Calls [`factorize_with`](Self::factorize_with) with an empty context.
     ///
     /// # Errors
     ///
-    /// As [`factorize_with`](Self::factorize_with) without moments.
+    /// Those of `factorize_with`.
     fn factorize(&self, weights: ArrayView<'_, F, D>) -> Result<Self::Output> {
         self.factorize_with(weights, FitContext::new())
     }

@@ -5,18 +5,17 @@ use ndarray::{Array, ArrayView, ArrayViewMut, Dimension, Ix2};
 use super::loss::{DistillationLoss, LossValue};
 use crate::{Float, Result};
 
-/// What a student network learns from a teacher: the value of a loss and its gradient.
+/// A loss of a student's output against a teacher's output, with its gradient.
 ///
-/// Works from any framework: hand over what both networks put out, take the gradient, and let the framework
-/// carry it on through the student. `D` is the number of axes of that output: two (batch, classes) for logits
-/// and (batch, features) for hints, four (batch, channels, height, width) for feature maps. With `F` and `D`
-/// fixed the trait is object-safe: `&dyn Distiller<f32>` is any loss over logits.
+/// It works with any framework: pass the outputs of both networks, and let the framework propagate the gradient through the
+/// student. `D` is the number of axes of the outputs: two for logits (batch, classes) and for hints (batch, features), four for
+/// feature maps (batch, channels, height, width). The trait is object-safe: `&dyn Distiller<f32>` is any loss of logits.
 ///
-/// What an implementation promises:
-/// - the gradient is that of the value, exactly, with respect to the student's output;
-/// - both are means over the batch, so that they do not depend on its size;
+/// An implementation promises:
+/// - the gradient is the exact one of the value with respect to the student's output;
+/// - both are means over the batch;
 /// - the views may have any strides; the result is the same for any number of threads;
-/// - finite inputs give finite outputs or [`Error::Overflow`]; inputs that are not finite are an error; nothing
+/// - finite inputs give finite results or [`Overflow`](crate::Error::Overflow); a NaN or an infinity is an error; nothing
 ///   panics.
 ///
 /// ```
@@ -27,23 +26,25 @@ use crate::{Float, Result};
 /// let losses: [&dyn Distiller<f64>; 2] = [&KnowledgeDistillation::new(4.0).alpha(1.0), &HintLoss::new()];
 /// let logits = array![[2.0, -1.0, 0.5]];
 /// for loss in losses {
-///     // A student that says what its teacher says has nothing to learn.
+///     // Equal outputs give no loss.
 ///     let loss = loss.loss(logits.view(), logits.view(), &[])?;
 ///     assert!(loss.value.total.abs() < 1e-12 && loss.gradient.iter().all(|g| g.abs() < 1e-12));
 /// }
 /// # Ok::<(), taper::Error>(())
 /// ```
 pub trait Distiller<F: Float, D: Dimension = Ix2> {
-    /// The loss of `student` against `teacher`, whose first axis is the batch, and against the true `labels`,
-    /// one for each of the batch; `gradient`, of the student's shape, is overwritten with ∂value/∂student.
+    /// Computes the loss of `student` against `teacher` and the true `labels`, and writes ∂value/∂student into `gradient`.
     ///
-    /// `labels` may be empty where the loss does not weigh them: a transfer set needs none then.
+    /// The first axis of both outputs is the batch. `labels` holds one class per sample; it may be empty if the loss gives the
+    /// labels no weight. `gradient` has the shape of `student`; after an error its contents are unspecified.
     ///
     /// # Errors
     ///
-    /// [`Error::EmptyAxis`], [`Error::ShapeMismatch`], [`Error::NonFinite`], [`Error::ExceedsInput`] for a label
-    /// that is no class, [`Error::Overflow`], and [`Error::Parameter`] from parameters that were not checked.
-    /// What `gradient` holds after an error is unspecified.
+    /// - [`EmptyAxis`](crate::Error::EmptyAxis), [`ShapeMismatch`](crate::Error::ShapeMismatch) and
+    ///   [`NonFinite`](crate::Error::NonFinite) for the outputs;
+    /// - [`ExceedsInput`](crate::Error::ExceedsInput) for a label above the last class;
+    /// - [`Parameter`](crate::Error::Parameter) for the parameters of the loss;
+    /// - [`Overflow`](crate::Error::Overflow) for a result out of the range of `F`.
     fn loss_into(
         &self,
         student: ArrayView<'_, F, D>,
@@ -52,11 +53,11 @@ pub trait Distiller<F: Float, D: Dimension = Ix2> {
         gradient: ArrayViewMut<'_, F, D>,
     ) -> Result<LossValue<F>>;
 
-    /// The loss and its gradient, in an array of its own.
+    /// Computes the loss and its gradient, as [`loss_into`](Self::loss_into) does, into a new array.
     ///
     /// # Errors
     ///
-    /// As [`loss_into`](Self::loss_into).
+    /// Those of `loss_into`.
     fn loss(
         &self,
         student: ArrayView<'_, F, D>,

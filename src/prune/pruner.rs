@@ -5,13 +5,12 @@ use ndarray::ArrayView1;
 use super::plan::PrunePlan;
 use crate::{Float, Result};
 
-/// Chooses what may go: which channels (or weights) of which layers are kept.
+/// Chooses from scores which channels of each layer are kept.
 ///
-/// What an implementation promises:
+/// An implementation promises:
 /// - the plan has one entry for each array of `scores`, in their order, with kept indices in rising order;
-/// - a kept index never has a lower score than a dropped one of the same layer, ties falling to the lower
-///   index;
-/// - scores that hold a NaN or an infinity, or none at all, are an error; nothing panics.
+/// - no kept index has a lower score than a dropped one of the same layer; of equal scores the lower index is kept;
+/// - a NaN, an infinity or an empty array is an error; nothing panics.
 ///
 /// ```
 /// use taper::Pruner;
@@ -24,10 +23,11 @@ use crate::{Float, Result};
 /// # Ok::<(), taper::Error>(())
 /// ```
 pub trait Pruner<F: Float> {
-    /// Chooses by importance: one score a channel, one array a layer.
+    /// Chooses by `scores`: one array per layer with one score per channel.
     ///
     /// # Errors
     ///
-    /// [`Error::NonFinite`], [`Error::EmptyAxis`], [`Error::Parameter`].
+    /// [`NonFinite`](crate::Error::NonFinite) and [`EmptyAxis`](crate::Error::EmptyAxis) for the scores,
+    /// [`Parameter`](crate::Error::Parameter) for the parameters of the pruner.
     fn plan(&self, scores: &[ArrayView1<'_, F>]) -> Result<PrunePlan>;
 }
