@@ -300,11 +300,8 @@ impl<F: Float> Factorizer<F, Ix4> for Tucker2 {
             ..
         } = fit;
         let core = core.into_iter().map(|x| x * scale).collect();
-        let core = Array4::from_shape_vec((p, q, shape[2], shape[3]), core).map_err(|_| {
-            Error::Overflow {
-                what: "the size of the core",
-            }
-        })?;
+        let core = Array4::from_shape_vec((p, q, shape[2], shape[3]), core)
+            .expect("a core has p · q · height · width values");
         let reduce = input.reversed_axes();
         TuckerConv2d::build(
             reduce,

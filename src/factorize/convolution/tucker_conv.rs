@@ -182,7 +182,7 @@ impl<F: Float> TuckerConv2d<F> {
             let reduced = linalg::product(self.reduce.view(), pixels)
                 .into_raw_vec_and_offset()
                 .0;
-            let patches = patches(&reduced, image.size, kernel, self.geometry, image.output);
+            let patches = patches(image, &reduced, q, kernel, self.geometry);
             let patches = matrix(&patches, q * kernel[0] * kernel[1]);
             let mixed = linalg::product(matrix(&core, p), patches);
             linalg::product(self.expand.view(), mixed.view())

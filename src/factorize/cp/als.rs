@@ -150,8 +150,10 @@ impl CpAls {
         let terms = self
             .rank
             .by_shape(largest, problem.values.len(), per_term)?;
-        let (None, Rank::Energy(fraction)) = (terms, self.rank) else {
-            return Ok(terms.unwrap_or(largest));
+        let fraction = match (terms, self.rank) {
+            (Some(terms), _) => return Ok(terms),
+            (None, Rank::Energy(fraction)) => fraction,
+            (None, rank) => unreachable!("the shape alone decides {rank:?}"),
         };
         let mut terms = 1;
         for mode in 0..shape.len() {
@@ -243,7 +245,7 @@ fn one_term_a_fibre<F: Float>(problem: &Problem<F>) -> Model<F> {
         .enumerate()
         .rev()
         .max_by_key(|&(_, &length)| length)
-        .unwrap_or((0, &1));
+        .expect("a tensor has at least two axes");
     let after: usize = shape[longest + 1..].iter().product();
     let mut factors: Vec<Vec<F>> = shape.iter().map(|&n| vec![F::zero(); n * terms]).collect();
     for r in 0..terms {

@@ -69,9 +69,8 @@ pub fn mttkrp<F: Float>(
         .collect();
     let walk = Walk::new(&shape, terms);
     let product = walk.single(&standard(&tensor), &values, mode);
-    Array2::from_shape_vec((shape[mode], terms), product).map_err(|_| Error::Overflow {
-        what: "the size of the product",
-    })
+    let product = Array2::from_shape_vec((shape[mode], terms), product);
+    Ok(product.expect("the product has a row per index of the mode and a column per term"))
 }
 
 /// The shape of a tensor and the number of terms, with which its factors are swept over.
@@ -155,7 +154,7 @@ impl Walk {
                 self.length(&(modes.start..middle))
                     .saturating_add(self.length(&(middle..modes.end)))
             })
-            .unwrap_or(modes.end)
+            .expect("two modes or more have a middle")
     }
 
     fn length(&self, modes: &Range<usize>) -> usize {
@@ -347,18 +346,18 @@ fn chunk<T>(values: &[T], i: usize, length: usize) -> &[T] {
     &values[start..(start + length).min(values.len())]
 }
 
-/// A slice as a matrix; its length is `rows × columns` by the caller's doing.
+/// A slice of length `rows × columns` as a matrix.
 pub(super) fn view<F>(values: &[F], rows: usize, columns: usize) -> ArrayView2<'_, F> {
     ndarray::ArrayView1::from(values)
         .into_shape_with_order((rows, columns))
-        .unwrap_or_else(|_| unreachable!("the length is rows times columns"))
+        .expect("the length is rows times columns")
 }
 
 /// As [`view`].
 pub(super) fn view_mut<F>(values: &mut [F], rows: usize, columns: usize) -> ArrayViewMut2<'_, F> {
     ndarray::ArrayViewMut1::from(values)
         .into_shape_with_order((rows, columns))
-        .unwrap_or_else(|_| unreachable!("the length is rows times columns"))
+        .expect("the length is rows times columns")
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ impl<F: Float> Trainable<F> for CpTensor<F> {
         let factors: usize = self.factors().iter().map(Array2::len).sum();
         check_parameters(self.rank() + factors, &parameters)?;
         let mut values = parameters.iter().copied();
-        let mut next = || values.next().unwrap_or_default();
+        let mut next = || values.next().expect("the number of parameters was checked");
         let weights = Array1::from_shape_simple_fn(self.rank(), &mut next);
         let factors = self
             .factors()

@@ -23,7 +23,7 @@ pub(super) fn leading<F: Float>(
         (None, Rank::Energy(fraction)) => {
             Rank::by_energy(fraction, energies.clone().sum(), energies)
         }
-        (None, _) => spectrum.len(),
+        (None, rank) => unreachable!("the shape alone decides {rank:?}"),
     };
     let kept = kept.min(spectrum.len());
     let triplets = Triplets {

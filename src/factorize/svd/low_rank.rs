@@ -295,11 +295,7 @@ impl<F: Float> Compressed<F> for LowRankMatrix<F> {
         check::same_shape("out", &self.shape, out.shape())?;
         let out = out
             .into_dimensionality::<Ix2>()
-            .map_err(|_| Error::Dimensions {
-                what: "out",
-                expected: "two axes",
-                shape: self.shape.to_vec(),
-            })?;
+            .expect("the shape was checked");
         linalg::product_into(self.scaled_left().view(), self.right.view(), out);
         Ok(())
     }

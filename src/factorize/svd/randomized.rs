@@ -79,14 +79,14 @@ fn basis<F: Float>(
     if earlier.is_empty() {
         return orthonormalize(iterate, 2);
     }
-    // The last iterate is brought to the length of the others, lest it hide them.
+    // The last iterate is brought to the length of the others, which it would outweigh otherwise.
     let last = orthonormalize(iterate, 1)?;
     let blocks: Vec<_> = earlier
         .iter()
         .chain([&last])
         .map(|block| block.view())
         .collect();
-    let all = ndarray::concatenate(Axis(1), &blocks).unwrap_or(last);
+    let all = ndarray::concatenate(Axis(1), &blocks).expect("all blocks have as many rows");
     orthonormalize(all, 2)
 }
 

@@ -26,7 +26,7 @@ impl<F: Float> Trainable<F> for LowRankMatrix<F> {
         check_parameters(m * rank + apart + rank * n, &parameters)?;
         let precision = self.precision();
         let mut values = parameters.iter().copied();
-        let mut next = || values.next().unwrap_or_default();
+        let mut next = || values.next().expect("the number of parameters was checked");
         let mut rounded = |what, shape, least: F| {
             let mut factor = Array2::from_shape_simple_fn(shape, &mut next);
             for value in &mut factor {
