@@ -1,4 +1,4 @@
-//! The whole decomposition, of which the largest part is kept.
+//! The leading singular triplets by the full decomposition.
 
 use ndarray::{ArrayView2, s};
 
@@ -7,9 +7,9 @@ use crate::factorize::Rank;
 use crate::linalg::{self, ThinSvd};
 use crate::{Float, Result};
 
-/// The leading singular triplets, and all singular values.
+/// Returns the leading singular triplets, and all singular values.
 ///
-/// Where `by_shape` does not say how many, the energy in `rank` does.
+/// The number of triplets is `by_shape`, or follows from the energy in `rank`.
 pub(super) fn leading<F: Float>(
     weights: ArrayView2<'_, F>,
     by_shape: Option<usize>,

@@ -9,7 +9,7 @@ use super::{LowRankWarning, SvdMethod, SvdReport, TruncatedSvd, exact, randomize
 use crate::linalg::Cholesky;
 use crate::{Factorizer, FitContext, Float, LinearOp, Result, check, linalg, parallel};
 
-/// The part of the squared norm above which a squared distance is taken from the singular values.
+/// If a larger fraction of the squared norm is lost, the error is computed from the singular values.
 const LARGE_REST: f64 = 0.25;
 
 impl<F: Float> Factorizer<F, Ix2> for TruncatedSvd {
@@ -17,15 +17,14 @@ impl<F: Float> Factorizer<F, Ix2> for TruncatedSvd {
 
     /// Factorizes a matrix of shape (out_features, in_features).
     ///
-    /// With moments M = L Lᵀ of the inputs the product W L is cut off instead of W, and L taken out of the right factor
-    /// again: no matrix of this rank has a smaller output error tr(E M Eᵀ), by the theorem of Eckart and Young on
-    /// W L. (M is [damped](super::TruncatedSvd::damping) first.) Singular values and errors in the report are
-    /// those of W L then.
+    /// With moments M = L Lᵀ of the inputs, the product W L is truncated instead of W, and the right factor multiplied by L⁻¹.
+    /// By the theorem of Eckart and Young for W L, no matrix of this rank has a smaller output error tr(E M Eᵀ). (M is
+    /// [damped](super::TruncatedSvd::damping) first.) The report then has the singular values and errors of W L.
     ///
     /// # Errors
     ///
-    /// Those of the trait; [`Error::Overflow`](crate::Error::Overflow) where a factor leaves the range of the
-    /// precision it is stored in; [`Error::NoConvergence`](crate::Error::NoConvergence).
+    /// Those of the trait; [`Error::Overflow`](crate::Error::Overflow) for a factor out of the range of the stored precision;
+    /// [`Error::NoConvergence`](crate::Error::NoConvergence).
     fn factorize_with(
         &self,
         weights: ArrayView2<'_, F>,
@@ -92,8 +91,8 @@ impl<F: Float> Factorizer<F, Ix2> for TruncatedSvd {
             LowRankMatrix::new(triplets, scale, self.singular_values, self.precision)?;
         let rest = total * total - energy;
         let distance = match &root {
-            // Vectors that are orthonormal leave what their values do not hold. The difference has the rounding of both,
-            // which the square root of a large part of them does not raise.
+            // For orthonormal vectors the squared error is the difference of the squared norms. Rounding matters little
+            // unless the difference is small.
             None if rest > LARGE_REST * total * total
                 && self.precision.bits() >= u64::from(F::BITS) =>
             {
@@ -117,10 +116,10 @@ impl<F: Float> Factorizer<F, Ix2> for TruncatedSvd {
 }
 
 impl TruncatedSvd {
-    /// The method that is used on an (m, n) matrix for this rank.
+    /// The method for an (m, n) matrix and this rank.
     fn method_for(&self, m: usize, n: usize, rank: usize) -> SvdMethod {
-        // Beyond a quarter of the full rank the exact decomposition is about as fast, and below a side
-        // of 100 it takes a millisecond.
+        // Above a quarter of the full rank the exact decomposition is about as fast. For sides below 100 it takes a
+        // millisecond.
         let width = rank.saturating_add(self.oversampling);
         match self.method {
             SvdMethod::Auto if m.min(n) >= 100 && width.saturating_mul(4) <= m.min(n) => {
@@ -132,14 +131,14 @@ impl TruncatedSvd {
     }
 }
 
-/// W L, by whose distances those of the outputs are measured.
+/// W L. Distances between such products are those between the outputs.
 fn whitened<F: Float>(weights: ArrayView2<'_, F>, root: &Cholesky<f64>) -> Array2<F> {
     let weights = weights.mapv(Float::as_f64);
     linalg::product(weights.view(), root.lower().view()).mapv(F::from_f64_lossy)
 }
 
-/// The matrix without gaps, times a power of two that brings its largest magnitude near one where that is far
-/// away, so that squares neither overflow nor vanish; and the factor that undoes it.
+/// Returns the matrix without gaps, and the power of two by which it was divided. It is divided only if its largest magnitude
+/// is far from one, so that squares neither overflow nor vanish.
 fn scale_to_one<F: Float>(weights: ArrayView2<'_, F>) -> (CowArray<'_, F, Ix2>, f64) {
     let weights = match weights.is_standard_layout() {
         true => weights.into(),
@@ -152,7 +151,7 @@ fn scale_to_one<F: Float>(weights: ArrayView2<'_, F>) -> (CowArray<'_, F, Ix2>, 
     if largest == 0.0 || (1e-6..=1e6).contains(&largest) {
         return (weights, 1.0);
     }
-    // Within what both the power and its inverse can be; f64 reaches a little further down.
+    // Both the power and its inverse must be finite.
     let scale = 2.0_f64.powi((largest.log2().floor() as i32).clamp(-1020, 1020));
     let scaled = weights.mapv(|x| F::from_f64_lossy(x.as_f64() / scale));
     (scaled.into(), scale)
@@ -164,7 +163,7 @@ fn norm<F: Float>(a: ArrayView2<'_, F>) -> f64 {
     rows.into_iter().sum::<f64>().sqrt()
 }
 
-/// `part` over `whole`, where a whole of zero has no parts.
+/// `part` divided by `whole`; 0 if `whole` is 0.
 fn relative(part: f64, whole: f64) -> f64 {
     if whole == 0.0 { 0.0 } else { part / whole }
 }

@@ -8,17 +8,15 @@ use crate::{
     Compressed, Error, Factorizer, FitContext, Float, Part, Result, StorageBits, check, moments,
 };
 
-/// A kernel (out, in, h, w) as a convolution by (r, in, h, 1) that is followed by one by (out, r, 1, w).
+/// A kernel (out, in, h, w) as a column convolution (r, in, h, 1) followed by a row convolution (out, r, 1, w).
 ///
-/// The separable filters of Jaderberg, Vedaldi and Zisserman, "Speeding up convolutional neural networks with
-/// low rank expansions", 2014, arXiv:1405.3866 (the second of their schemes), in closed form: the truncated SVD of
-/// the kernel as a matrix with (in, h) along its rows and (out, w) along its columns. The sum of squared differences of
-/// the kernels is the smallest that this rank allows.
+/// These are the separable filters of Jaderberg, Vedaldi and Zisserman, "Speeding up convolutional neural networks with
+/// low rank expansions", 2014, arXiv:1405.3866 (their second scheme), in closed form: the truncated SVD of the kernel as a
+/// matrix with rows (in, h) and columns (out, w). No kernel of this form and rank is closer to the original.
 ///
-/// In a framework, the first convolution has the vertical stride and padding of the original and no bias,
-/// the second the horizontal ones ([`Geometry::separate`] gives both) and the original's bias; dilations go the same
-/// ways. Each output position then costs r (in · h + out · w) multiply-adds in place of out · in · h · w (at
-/// stride one). [`apply`](Self::apply) runs the two.
+/// In a framework, the first convolution has the vertical stride and padding of the original and no bias. The second has the
+/// horizontal ones and the original bias. [`Geometry::separate`] returns both; dilations split in the same way. At stride one
+/// each output position costs r (in · h + out · w) multiply-adds instead of out · in · h · w.
 ///
 /// ```
 /// use taper::factorize::Rank;
@@ -40,11 +38,11 @@ pub struct SpatialConv2d<F> {
 }
 
 impl<F: Float> SpatialConv2d<F> {
-    /// A factorized kernel of `shape` (out, in, h, w) from its [`matrix`](Self::matrix).
+    /// Creates the factorized kernel of `shape` (out, in, h, w) from its [`matrix`](Self::matrix).
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`] where the matrix is not of shape (in · h, out · w).
+    /// [`Error::Malformed`] unless the matrix has shape (in · h, out · w).
     pub fn from_parts(shape: [usize; 4], matrix: LowRankMatrix<F>) -> Result<Self> {
         let [out, inner, height, width] = shape;
         let expected = [inner.checked_mul(height), out.checked_mul(width)];
@@ -64,13 +62,13 @@ impl<F: Float> SpatialConv2d<F> {
         self.matrix.rank()
     }
 
-    /// The kernel as a matrix of low rank, with (in, h) along its rows and (out, w) along its columns.
+    /// The kernel as a low-rank matrix with rows (in, h) and columns (out, w).
     #[must_use]
     pub fn matrix(&self) -> &LowRankMatrix<F> {
         &self.matrix
     }
 
-    /// The kernel of the first convolution, (r, in, h, 1); it takes the singular values that are kept apart.
+    /// The kernel of the first convolution, (r, in, h, 1), multiplied by the singular values if these are stored apart.
     #[must_use]
     pub fn vertical(&self) -> Array4<F> {
         let [_, inner, height, _] = self.shape;
@@ -91,12 +89,11 @@ impl<F: Float> SpatialConv2d<F> {
         })
     }
 
-    /// The convolution of images (batch, in, height, width), by the one kernel and then by the other; `bias`
-    /// has one value for each of the out channels.
+    /// Convolves images (batch, in, height, width) with one kernel after the other; `bias` has one value per output channel.
     ///
     /// # Errors
     ///
-    /// As [`conv2d`].
+    /// Those of [`conv2d`].
     pub fn apply(
         &self,
         x: ArrayView4<'_, F>,
@@ -116,7 +113,8 @@ impl<F: Float> Factorizer<F, Ix4> for TruncatedSvd {
     ///
     /// # Errors
     ///
-    /// As for a matrix, namely that of shape (in_channels · height, out_channels · width).
+    /// Those for a matrix of shape (in_channels · height, out_channels · width), and
+    /// [`Error::MomentsUnused`] if the context has moments.
     fn factorize_with(
         &self,
         weights: ArrayView4<'_, F>,
@@ -144,7 +142,7 @@ impl<F: Float> Compressed<F> for SpatialConv2d<F> {
         &self.shape
     }
 
-    /// Those of the [`matrix`](Self::matrix).
+    /// The parts of the [`matrix`](Self::matrix).
     fn parts(&self) -> Vec<Part<'_>> {
         self.matrix.parts()
     }
