@@ -1,4 +1,4 @@
-//! The plain convolution: patches as the columns of a matrix, and one product an image.
+//! The dense convolution: patches become the columns of a matrix, with one product per image.
 
 use ndarray::{Array4, ArrayView1, ArrayView2, ArrayView4};
 
@@ -6,8 +6,7 @@ use super::geometry::{Geometry, check_image, dimensions};
 use crate::factorize::cp::standard;
 use crate::{Float, Result, check, linalg, parallel};
 
-/// The convolution of images `x` (batch, in_channels, height, width) with `kernel` (out_channels, in_channels,
-/// height, width).
+/// Convolves images `x` (batch, in_channels, height, width) with `kernel` (out_channels, in_channels, height, width).
 ///
 /// ```
 /// use ndarray::{array, Array4};
@@ -203,7 +202,7 @@ pub(super) mod tests {
                 for ((b, o, i, j), y) in y.indexed_iter() {
                     assert!((y - bias[o] - expected[[b, o, i, j]]).abs() <= bound);
                 }
-                // Views of any strides.
+                // Views with other strides.
                 let mut spread = Array4::zeros((6, 14, 3, 2));
                 spread
                     .slice_mut(s![..;-1, ..;2, .., ..])

@@ -21,8 +21,9 @@ use crate::{
 /// CP decomposition with a [`Constraint`] per factor, by AO-ADMM.
 ///
 /// As in [`CpAls`], each sweep solves for one factor after the other. A few iterations of ADMM solve the least-squares problem
-/// with its constraint or penalty. They start from the dual variable of the previous sweep (Huang, Sidiropoulos and Liavas, "A flexible and efficient algorithmic framework for constrained matrix and tensor
-/// factorization", IEEE TSP 2016, arXiv:1506.04209): with ρ = trace(G)/R,
+/// with its constraint or penalty. They start from the dual variable of the previous sweep (Huang, Sidiropoulos and Liavas, "A
+/// flexible and efficient algorithmic framework for constrained matrix and tensor factorization", IEEE TSP 2016,
+/// arXiv:1506.04209): with ρ = trace(G)/R,
 ///
 /// $$\tilde A = (M + \rho (A + U)) (G + \rho I)^{-1}, \quad A = \mathrm{prox}\_{r/\rho}(\tilde A - U), \quad U
 /// \mathrel{+}= A - \tilde A.$$

@@ -1,11 +1,11 @@
 //! The matricized tensor times a Khatri–Rao product, for one mode or for all modes in order.
 //!
-//! For mode n it is $M^{(n)}\_{i r} = \sum w\_{i\_1 \dots i\_d} \prod\_{m \ne n} a^{(m)}\_{i\_m r}$ over all
-//! indices with $i\_n = i$. The modes are split into two halves, both as small as possible. One product of matrices contracts
-//! one half. The rest, a small tensor with the R terms as its last axis, is contracted term by term to each mode of the other
-//! half. A sweep over all modes therefore reads the tensor twice instead of d times (a dimension tree: Phan, Tichavský and Cichocki, "Fast alternating LS algorithms
-//! for high order CANDECOMP/PARAFAC tensor factorizations", IEEE TSP 2013, doi:10.1109/TSP.2013.2269903), and
-//! only the Khatri–Rao product of the contracted half is formed, block by block.
+//! For mode n it is $M^{(n)}\_{i r} = \sum w\_{i\_1 \dots i\_d} \prod\_{m \ne n} a^{(m)}\_{i\_m r}$ over all indices with $i\_n
+//! = i$. The modes are split into two halves, both as small as possible. One product of matrices contracts one half. The rest,
+//! a small tensor with the R terms as its last axis, is contracted term by term to each mode of the other half. A sweep over
+//! all modes therefore reads the tensor twice instead of d times (a dimension tree: Phan, Tichavský and Cichocki, "Fast
+//! alternating LS algorithms for high order CANDECOMP/PARAFAC tensor factorizations", IEEE TSP 2013,
+//! doi:10.1109/TSP.2013.2269903), and only the Khatri–Rao product of the contracted half is formed, block by block.
 
 use std::ops::Range;
 

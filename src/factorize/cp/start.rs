@@ -31,8 +31,8 @@ pub enum Start {
 
 /// A basis of the leading left singular vectors of each unfolding, and the tensor in these coordinates.
 ///
-/// A fit of the small tensor is a fit of the part of the large one in the span of the bases, at a much lower cost (Bro and Andersson, "Improving the speed of multiway algorithms, part II: compression",
-/// 1998, doi:10.1016/S0169-7439(98)00011-2).
+/// A fit of the small tensor is a fit of the part of the large one in the span of the bases, at a much lower cost (Bro and
+/// Andersson, "Improving the speed of multiway algorithms, part II: compression", 1998, doi:10.1016/S0169-7439(98)00011-2).
 #[derive(Debug)]
 pub(super) struct Compression<F: Float> {
     bases: Vec<Array2<F>>,
