@@ -1,6 +1,6 @@
-//! What can go wrong, each case with the values that were wrong.
+//! The errors of the crate, each with the values that caused it.
 
-/// The result of everything in taper that can fail.
+/// The result of a function of taper.
 ///
 /// ```
 /// fn halve(weights: taper::ndarray::ArrayView2<'_, f32>) -> taper::Result<u64> {
@@ -12,9 +12,9 @@
 /// ```
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A value or a shape that cannot be worked with.
+/// The error of a function of taper: what is wrong, and the values.
 ///
-/// Inputs are checked before any work is done: a function that returns an error has changed nothing.
+/// Inputs are checked before any work: a function that returns an error has changed nothing.
 ///
 /// ```
 /// use taper::ndarray::array;
@@ -23,39 +23,39 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///
 /// let error = FixedPointQuantizer::new(4).quantize(array![[0.5, f64::NAN]].view()).unwrap_err();
 /// assert!(matches!(&error, Error::NonFinite { index, .. } if index == &[0, 1]));
-/// assert_eq!(error.to_string(), "weights holds NaN at [0, 1]: every value must be finite");
+/// assert_eq!(error.to_string(), "weights: NaN at index [0, 1], but every value must be finite");
 /// ```
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A parameter is out of its range, whatever the input.
+    /// A parameter is wrong for every input.
     #[error(transparent)]
     Parameter(#[from] ParamError),
 
     /// An input holds a NaN or an infinity.
-    #[error("{what} holds {value} at {index:?}: every value must be finite")]
+    #[error("{what}: {value} at index {index:?}, but every value must be finite")]
     NonFinite {
-        /// Which input.
+        /// The input.
         what: &'static str,
-        /// Where in it, in its own axes.
+        /// The index of the value, one number per axis.
         index: Vec<usize>,
-        /// The value found there.
+        /// The value.
         value: f64,
     },
 
     /// An input has an axis of length zero.
-    #[error("{what} has shape {shape:?}: no axis may be empty")]
+    #[error("{what}: an axis of shape {shape:?} is empty, but every axis needs an entry")]
     EmptyAxis {
-        /// Which input.
+        /// The input.
         what: &'static str,
         /// Its shape.
         shape: Vec<usize>,
     },
 
-    /// Two shapes that must agree do not.
-    #[error("{what} has shape {found:?}, but {expected:?} is needed")]
+    /// An array has another shape than the rest of the input needs.
+    #[error("{what}: the shape is {found:?}, but must be {expected:?}")]
     ShapeMismatch {
-        /// Which array.
+        /// The array.
         what: &'static str,
         /// The shape it should have.
         expected: Vec<usize>,
@@ -64,24 +64,24 @@ pub enum Error {
     },
 
     /// An array has the wrong number of axes.
-    #[error("{what} has shape {shape:?}: it needs {expected}")]
+    #[error("{what}: the shape is {shape:?}, but must have {expected}")]
     Dimensions {
-        /// Which array.
+        /// The array.
         what: &'static str,
-        /// How many axes are needed, in words.
+        /// The axes that are needed, in words.
         expected: &'static str,
         /// Its shape.
         shape: Vec<usize>,
     },
 
-    /// A number of groups that does not divide the axis it is to split.
+    /// An axis cannot be split into this many equal parts.
     #[error(
-        "{parts} {what} do not divide an axis of {length} evenly: the nearest numbers that do are {nearest:?}"
+        "{parts} {what} do not divide an axis of length {length}; the nearest numbers that do are {nearest:?}"
     )]
     Indivisible {
-        /// What was asked for, in the plural.
+        /// The parts, in the plural.
         what: &'static str,
-        /// How many were asked for.
+        /// The number of parts.
         parts: usize,
         /// The length of the axis.
         length: usize,
@@ -89,61 +89,63 @@ pub enum Error {
         nearest: Vec<usize>,
     },
 
-    /// A number (a rank, a count, an index) above what the input allows.
+    /// A rank, a count or an index is too large for the input.
     #[error("{what} is {value}, but the input allows at most {limit}")]
     ExceedsInput {
-        /// Which number.
+        /// The number.
         what: &'static str,
         /// Its value.
         value: usize,
-        /// The largest value that fits.
+        /// The largest value that the input allows.
         limit: usize,
     },
 
-    /// A computation whose result is not a finite number of this type.
-    #[error("{what} leaves the range of the number type")]
+    /// A result is too large for its number type, or for the address space.
+    #[error(
+        "{what}: the result is too large for its type; scale the input down or use a wider type"
+    )]
     Overflow {
         /// What was computed.
         what: &'static str,
     },
 
-    /// A compression ratio that not even the smallest rank reaches.
-    #[error("a compression ratio of {ratio} is out of reach: rank 1 gives {limit}")]
+    /// Not even rank 1 reaches the compression ratio.
+    #[error("the compression ratio must be at most {limit}, which rank 1 gives, but is {ratio}")]
     RatioOutOfReach {
-        /// What was asked for.
+        /// The ratio that was asked for.
         ratio: f64,
         /// The ratio at rank 1.
         limit: f64,
     },
 
-    /// Moments of inputs of which none has been seen.
-    #[error("no input has been added to the moments yet")]
+    /// Moments are used before any input was added.
+    #[error("the moments are empty: add the inputs of the layer first")]
     NoInputs,
 
-    /// Moments of inputs handed to a compressor that has no use for them.
+    /// A compressor was given moments of the inputs, which it cannot use.
     #[error(
-        "{compressor} minimizes the error of the weights: it has no use for moments of the inputs"
+        "{compressor} minimizes the error of the weights and cannot use moments of the inputs: leave them out"
     )]
     MomentsUnused {
         /// The compressor.
         compressor: &'static str,
     },
 
-    /// An iteration of the linear algebra back end that found no end.
+    /// A decomposition of the linear algebra back end failed.
     #[error("{what} did not converge")]
     NoConvergence {
-        /// Which decomposition.
+        /// The decomposition.
         what: &'static str,
     },
 
-    /// A tensor that was asked for by a name that nothing has.
+    /// There is no tensor of this name.
     #[error("there is no tensor called {name}")]
     UnknownTensor {
         /// The name.
         name: String,
     },
 
-    /// An axis of a tensor that does not carry as many entries as the channels coupled to it.
+    /// An axis of a tensor has another length than the channels that it carries.
     #[error(
         "axis {axis} of {tensor}, of shape {shape:?}, must have {expected} entries: those of {channels}"
     )]
@@ -152,7 +154,7 @@ pub enum Error {
         tensor: String,
         /// The axis, from 0.
         axis: usize,
-        /// How many entries the channels take.
+        /// The number of entries that the channels need.
         expected: usize,
         /// The channels, in words.
         channels: String,
@@ -160,102 +162,109 @@ pub enum Error {
         shape: Vec<usize>,
     },
 
-    /// Channels that cannot depend on each other in the way that was declared.
+    /// Channels cannot depend on each other as declared.
     #[error("channels cannot be coupled: {problem}")]
     Coupling {
-        /// What does not fit.
+        /// What is wrong.
         problem: String,
     },
 
-    /// What an engine of another crate could not do.
+    /// Another crate failed.
     #[error("{engine}: {message}")]
     Foreign {
         /// The crate.
         engine: &'static str,
-        /// What it says.
+        /// Its error message.
         message: String,
     },
 
-    /// A file that could not be read or written.
+    /// A file could not be read or written.
     #[error("{path}: {source}")]
     File {
-        /// Which file.
+        /// The path of the file.
         path: String,
         /// The error of the operating system.
         source: IoError,
     },
 
-    /// Something that is well-formed but that this cannot be done with.
+    /// A valid input that taper does not support.
     #[error("{what}: {reason}")]
     Unsupported {
-        /// What was to be worked on.
+        /// The input.
         what: String,
-        /// Why it cannot be.
+        /// Why it is not supported, or what to do instead.
         reason: String,
     },
 
-    /// Two things of the same name where names must differ.
-    #[error("there are two of the name {name}")]
+    /// Two things have the same name.
+    #[error("the name {name} is used twice: names must differ")]
     DuplicateName {
         /// The name.
         name: String,
     },
 
-    /// A recipe that does not read.
-    #[error("line {line}: {problem}")]
+    /// A recipe has a mistake.
+    #[error("{}{problem}", at_line(.line))]
     Recipe {
-        /// The line, from 1; 0 where it has none.
+        /// The line, from 1; 0 if the mistake belongs to no line.
         line: usize,
-        /// What is wrong there.
+        /// The mistake.
         problem: String,
     },
 
-    /// A budget that no choice keeps.
-    #[error("a budget of {budget} {what} is out of reach: the least is {least}")]
+    /// No choice of candidates keeps the budget.
+    #[error("the budget of {budget} ({what}) cannot be kept: the candidates need at least {least}")]
     BudgetOutOfReach {
-        /// What is to be kept small.
+        /// What the budget limits: `bytes` or `error`.
         what: &'static str,
-        /// What was asked for.
+        /// The budget.
         budget: f64,
-        /// The least that there is a choice for.
+        /// The smallest budget that can be kept.
         least: f64,
     },
 
-    /// Parts of a model that do not make one.
-    #[error("parts do not make a model: {problem}")]
+    /// Parts of a model do not belong together.
+    #[error("the parts do not make one model: {problem}")]
     Shards {
-        /// What does not fit.
+        /// What is wrong.
         problem: String,
     },
 
-    /// What went wrong with one tensor of a model.
+    /// An error with one tensor of a model.
     #[error("tensor {name}: {source}")]
     InTensor {
         /// The tensor.
         name: String,
-        /// What went wrong.
+        /// The error.
         source: Box<Error>,
     },
 
-    /// An observer stopped work that has no partial result.
-    #[error("{what} was stopped by its observer")]
+    /// An observer stopped the work, and there is no partial result.
+    #[error("the observer stopped {what}")]
     Stopped {
-        /// What was stopped.
+        /// The work.
         what: &'static str,
     },
 
-    /// Stored parts that cannot be the artifact they claim to be.
+    /// Stored parts are not a valid artifact.
     #[error("{artifact}: {problem}")]
     Malformed {
-        /// The kind of artifact that was to be read.
+        /// The kind of artifact.
         artifact: &'static str,
         /// What is wrong with its parts.
         problem: String,
     },
 }
 
+fn at_line(line: &usize) -> String {
+    match *line {
+        0 => String::new(),
+        line => format!("line {line}: "),
+    }
+}
+
 impl Error {
-    /// The error of reading or writing the file `path`.
+    /// Creates the error of reading or writing the file `path`.
     ///
     /// ```
     /// use std::error::Error as _;
@@ -274,9 +283,9 @@ impl Error {
     }
 }
 
-/// A [`std::io::Error`] that can be cloned and compared: by its kind and its text.
+/// A [`std::io::Error`] that can be cloned, and compared by its kind and its text.
 ///
-/// It dereferences to the error itself, which is the source of [`Error::File`].
+/// It dereferences to the `std::io::Error`, which is the source of [`Error::File`].
 #[derive(Debug, Clone)]
 pub struct IoError(std::sync::Arc<std::io::Error>);
 
@@ -310,11 +319,11 @@ impl From<linfa::Error> for Error {
     }
 }
 
-/// A parameter that no input could make right.
+/// A parameter that is wrong for every input.
 ///
 /// ```
 /// use taper::quantize::fixed_point::FixedPointQuantizer;
-/// use taper::{ParamError};
+/// use taper::ParamError;
 ///
 /// let error = FixedPointQuantizer::new(40).validate().unwrap_err();
 /// assert!(matches!(error, ParamError::OutOfRange { value: 40.0, .. }));
@@ -329,25 +338,25 @@ pub enum ParamError {
         name: &'static str,
     },
 
-    /// A real number outside its range, or not a number.
+    /// A parameter is NaN or outside its range.
     #[error("{name} must be {range}, but is {value}")]
     OutOfRange {
         /// The parameter.
         name: &'static str,
-        /// The values it may take, in words or as an interval.
+        /// The allowed values, in words or as an interval.
         range: &'static str,
         /// Its value.
         value: f64,
     },
 
-    /// Two parameters that exclude each other.
-    #[error("{first} and {second} exclude each other: {reason}")]
+    /// Two parameters contradict each other.
+    #[error("{first} cannot be combined with {second}: {reason}")]
     Conflict {
         /// One parameter.
         first: &'static str,
         /// The other.
         second: &'static str,
-        /// Why they do not go together.
+        /// Why.
         reason: &'static str,
     },
 }

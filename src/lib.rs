@@ -149,13 +149,15 @@ mod traits;
 
 pub use artifact::{Compressed, DType, FitReport, LinearOp, Part, Precision, Role, StorageBits};
 pub use context::FitContext;
+pub use distill::distiller::Distiller;
 pub use error::{Error, ParamError, Result};
 pub use float::Float;
 pub use moments::{InputMoments, Patches};
 pub use observer::{Observer, Progress, Stage};
+pub use prune::pruner::Pruner;
 pub use seed::Seed;
 pub use trainable::Trainable;
-pub use traits::{Distiller, Factorizer, Pruner, Quantizer};
+pub use traits::{Factorizer, Quantizer};
 
 /// The crate of the arrays, in the version that taper's functions take.
 ///

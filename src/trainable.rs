@@ -2,7 +2,7 @@
 
 use ndarray::{Array1, ArrayView1, ArrayView2, ArrayViewD};
 
-use crate::{Compressed, Error, Float, Result, check};
+use crate::{Compressed, Float, Result, check};
 
 /// An artifact whose real numbers can be trained while its codes and positions stay.
 ///
@@ -87,17 +87,15 @@ pub(crate) fn check_dense<F: Float>(shape: &[usize], dense: &ArrayViewD<'_, F>) 
     check::finite("the dense gradient", dense)
 }
 
-/// Checks the gradient of a dense matrix and returns it with two axes.
+/// Checks the gradient of a dense matrix, whose `shape` has two axes, and returns it with two axes.
 pub(crate) fn check_matrix<'a, F: Float>(
     shape: &[usize],
     dense: ArrayViewD<'a, F>,
 ) -> Result<ArrayView2<'a, F>> {
     check_dense(shape, &dense)?;
-    dense.into_dimensionality().map_err(|_| Error::Dimensions {
-        what: "the dense gradient",
-        expected: "two axes",
-        shape: shape.to_vec(),
-    })
+    Ok(dense
+        .into_dimensionality()
+        .expect("the shape is that of a matrix"))
 }
 
 /// Checks that there are `count` new parameters and that they are finite.

@@ -1,19 +1,16 @@
-//! The four families of compressors.
+//! `Quantizer` and `Factorizer`: from weights to an artifact.
 
-use ndarray::{Array, ArrayView, ArrayView1, ArrayView2, ArrayViewMut, Dimension, Ix2};
+use ndarray::{ArrayView, ArrayView2, Dimension};
 
-use crate::distill::{DistillationLoss, LossValue};
-use crate::prune::PrunePlan;
 use crate::{Compressed, FitContext, Float, Result};
 
-/// Replaces the weights of a matrix by a few values and codes that choose among them.
+/// Replaces the weights of a matrix by codes of a few bits, and the values that the codes stand for.
 ///
-/// What an implementation promises:
+/// An implementation promises:
 /// - the artifact has the shape of `weights`, which may have any strides;
 /// - the same weights and parameters give the same artifact, for any number of threads;
-/// - an input with an empty axis, a NaN or an infinity is an error, and so is a parameter that the shape
-///   does not allow; nothing panics;
-/// - quantizing what the artifact decompresses to does not raise the error.
+/// - an empty axis, a NaN, an infinity or a parameter that the shape does not allow is an error; nothing panics;
+/// - quantizing the decompressed artifact again does not raise the error.
 ///
 /// ```
 /// use taper::ndarray::{Array2, ArrayView2};
@@ -32,25 +29,29 @@ pub trait Quantizer<F: Float> {
     /// The artifact.
     type Output: Compressed<F>;
 
-    /// Quantizes `weights`, of shape (out_features, in_features), so that with the moments of the layer's `inputs`
-    /// its output changes least, and without them the weights do.
+    /// Quantizes `weights`, of shape (out_features, in_features).
+    ///
+    /// With moments in the `context`, the error of the layer's output is minimized; without them, the error of the weights.
     ///
     /// # Errors
     ///
-    /// [`Error::NonFinite`], [`Error::EmptyAxis`], [`Error::Parameter`], [`Error::ShapeMismatch`] and
-    /// [`Error::NoInputs`] for moments that are not of this layer or of nothing, [`Error::MomentsUnused`] where the
-    /// implementation minimizes the error of the weights only, and what it names.
+    /// - [`NonFinite`](crate::Error::NonFinite) and [`EmptyAxis`](crate::Error::EmptyAxis) for the weights;
+    /// - [`Parameter`](crate::Error::Parameter) for the parameters of the quantizer;
+    /// - [`ShapeMismatch`](crate::Error::ShapeMismatch) for moments of another number of inputs,
+    ///   [`NoInputs`](crate::Error::NoInputs) for empty ones, and [`MomentsUnused`](crate::Error::MomentsUnused) from a
+    ///   quantizer that cannot use moments;
+    /// - those that the implementation documents.
     fn quantize_with(
         &self,
         weights: ArrayView2<'_, F>,
         context: FitContext<'_>,
     ) -> Result<Self::Output>;
 
-    /// Quantizes `weights`, of shape (out_features, in_features), so that they change least.
+    /// Calls [`quantize_with`](Self::quantize_with) with an empty context.
     ///
     /// # Errors
     ///
-    /// As [`quantize_with`](Self::quantize_with) without moments.
+    /// Those of `quantize_with`.
     fn quantize(&self, weights: ArrayView2<'_, F>) -> Result<Self::Output> {
         self.quantize_with(weights, FitContext::new())
     }
@@ -58,12 +59,12 @@ pub trait Quantizer<F: Float> {
 
 /// Replaces a matrix or a tensor by the factors of a product.
 ///
-/// What an implementation promises:
+/// An implementation promises:
 /// - the artifact has the shape of `weights`, which may have any strides;
 /// - the same weights and parameters give the same artifact, for any number of threads;
-/// - an all-zero input is rebuilt exactly; an input with an empty axis, a NaN or an infinity is an error, and
-///   so is a rank that the shape does not allow; nothing panics;
-/// - a larger rank does not give a larger error, beyond rounding, where the optimum is computed exactly.
+/// - weights that are all zero come back as zeros;
+/// - an empty axis, a NaN, an infinity or a rank that the shape does not allow is an error; nothing panics;
+/// - if the optimum is computed exactly, a larger rank does not raise the error, beyond rounding.
 ///
 /// ```
 /// use taper::factorize::{Rank, cp::CpAls, svd::TruncatedSvd};
@@ -80,118 +81,26 @@ pub trait Factorizer<F: Float, D: Dimension> {
     /// The artifact.
     type Output: Compressed<F>;
 
-    /// Factorizes `weights` so that with the moments of the layer's `inputs` its output changes least, and
-    /// without them the weights do. The first axis is that of the outputs, all others are those of the inputs.
+    /// Factorizes `weights`. The first axis belongs to the outputs, all others to the inputs.
+    ///
+    /// With moments in the `context`, the error of the layer's output is minimized; without them, the error of the weights.
     ///
     /// # Errors
     ///
-    /// [`Error::NonFinite`], [`Error::EmptyAxis`], [`Error::Parameter`], [`Error::ExceedsInput`] for a rank
-    /// above what the shape allows, [`Error::ShapeMismatch`] and [`Error::NoInputs`] for moments that are not of this
-    /// layer or of nothing, [`Error::MomentsUnused`] where the implementation minimizes the error of the weights
-    /// only, and what it names.
+    /// Those of [`Quantizer::quantize_with`], and [`ExceedsInput`](crate::Error::ExceedsInput) or
+    /// [`RatioOutOfReach`](crate::Error::RatioOutOfReach) for a rank that the shape does not allow.
     fn factorize_with(
         &self,
         weights: ArrayView<'_, F, D>,
         context: FitContext<'_>,
     ) -> Result<Self::Output>;
 
-    /// Factorizes `weights` so that they change least.
+    /// Calls [`factorize_with`](Self::factorize_with) with an empty context.
     ///
     /// # Errors
     ///
-    /// As [`factorize_with`](Self::factorize_with) without moments.
+    /// Those of `factorize_with`.
     fn factorize(&self, weights: ArrayView<'_, F, D>) -> Result<Self::Output> {
         self.factorize_with(weights, FitContext::new())
-    }
-}
-
-/// Chooses what may go: which channels (or weights) of which layers are kept.
-///
-/// What an implementation promises:
-/// - the plan has one entry for each array of `scores`, in their order, with kept indices in rising order;
-/// - a kept index never has a lower score than a dropped one of the same layer, ties falling to the lower
-///   index;
-/// - scores that hold a NaN or an infinity, or none at all, are an error; nothing panics.
-///
-/// ```
-/// use taper::Pruner;
-/// use taper::ndarray::arr1;
-/// use taper::prune::{ChannelSlimming, Keep};
-///
-/// let scales = arr1(&[0.9_f32, 0.01, 0.4]);
-/// let plan = ChannelSlimming::new(Keep::Count(2)).plan(&[scales.view()])?;
-/// assert_eq!(plan.kept(0), Some(&[0, 2][..]));
-/// # Ok::<(), taper::Error>(())
-/// ```
-pub trait Pruner<F: Float> {
-    /// Chooses by importance: one score a channel, one array a layer.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NonFinite`], [`Error::EmptyAxis`], [`Error::Parameter`].
-    fn plan(&self, scores: &[ArrayView1<'_, F>]) -> Result<PrunePlan>;
-}
-
-/// What a student network learns from a teacher: the value of a loss and its gradient.
-///
-/// Works from any framework: hand over what both networks put out, take the gradient, and let the framework
-/// carry it on through the student. `D` is the number of axes of that output: two (batch, classes) for logits
-/// and (batch, features) for hints, four (batch, channels, height, width) for feature maps. With `F` and `D`
-/// fixed the trait is object-safe: `&dyn Distiller<f32>` is any loss over logits.
-///
-/// What an implementation promises:
-/// - the gradient is that of the value, exactly, with respect to the student's output;
-/// - both are means over the batch, so that they do not depend on its size;
-/// - the views may have any strides; the result is the same for any number of threads;
-/// - finite inputs give finite outputs or [`Error::Overflow`]; inputs that are not finite are an error; nothing
-///   panics.
-///
-/// ```
-/// use taper::Distiller;
-/// use taper::distill::{HintLoss, KnowledgeDistillation};
-/// use taper::ndarray::array;
-///
-/// let losses: [&dyn Distiller<f64>; 2] = [&KnowledgeDistillation::new(4.0).alpha(1.0), &HintLoss::new()];
-/// let logits = array![[2.0, -1.0, 0.5]];
-/// for loss in losses {
-///     // A student that says what its teacher says has nothing to learn.
-///     let loss = loss.loss(logits.view(), logits.view(), &[])?;
-///     assert!(loss.value.total.abs() < 1e-12 && loss.gradient.iter().all(|g| g.abs() < 1e-12));
-/// }
-/// # Ok::<(), taper::Error>(())
-/// ```
-pub trait Distiller<F: Float, D: Dimension = Ix2> {
-    /// The loss of `student` against `teacher`, whose first axis is the batch, and against the true `labels`,
-    /// one for each of the batch; `gradient`, of the student's shape, is overwritten with ∂value/∂student.
-    ///
-    /// `labels` may be empty where the loss does not weigh them: a transfer set needs none then.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::EmptyAxis`], [`Error::ShapeMismatch`], [`Error::NonFinite`], [`Error::ExceedsInput`] for a label
-    /// that is no class, [`Error::Overflow`], and [`Error::Parameter`] from parameters that were not checked.
-    /// What `gradient` holds after an error is unspecified.
-    fn loss_into(
-        &self,
-        student: ArrayView<'_, F, D>,
-        teacher: ArrayView<'_, F, D>,
-        labels: &[usize],
-        gradient: ArrayViewMut<'_, F, D>,
-    ) -> Result<LossValue<F>>;
-
-    /// The loss and its gradient, in an array of its own.
-    ///
-    /// # Errors
-    ///
-    /// As [`loss_into`](Self::loss_into).
-    fn loss(
-        &self,
-        student: ArrayView<'_, F, D>,
-        teacher: ArrayView<'_, F, D>,
-        labels: &[usize],
-    ) -> Result<DistillationLoss<F, D>> {
-        let mut gradient = Array::zeros(student.raw_dim());
-        let value = self.loss_into(student, teacher, labels, gradient.view_mut())?;
-        Ok(DistillationLoss { value, gradient })
     }
 }

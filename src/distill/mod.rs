@@ -22,6 +22,7 @@
 
 mod attention;
 mod batch;
+pub(crate) mod distiller;
 mod hint;
 mod knowledge;
 mod loss;

@@ -1,6 +1,4 @@
-//! Factorization: a matrix or a tensor becomes a product of smaller ones.
-//!
-//! [`Rank`] says how small, the same way for all of them.
+//! Factorization: a matrix or a tensor becomes a product of smaller ones. [`Rank`] sets the size.
 //!
 //! ```
 //! use taper::Factorizer;

@@ -1,9 +1,9 @@
-//! How large a factorization may be.
+//! `Rank`: the size of a factorization.
 
 use crate::check::in_range;
 use crate::{Error, ParamError, Result, check};
 
-/// The rank of a factorization, or what decides it.
+/// The rank of a factorization, given directly or by a criterion.
 ///
 /// ```
 /// use taper::factorize::Rank;
@@ -22,9 +22,9 @@ use crate::{Error, ParamError, Result, check};
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Rank {
-    /// This many terms, at least one.
+    /// This number of terms, at least one.
     Fixed(usize),
-    /// This fraction of the largest rank, in (0, 1], to the nearest whole number and at least one.
+    /// This fraction of the largest rank, in (0, 1], rounded; at least one.
     Fraction(f64),
     /// The smallest rank whose terms hold this fraction of the energy (the sum of the squared singular
     /// values), in (0, 1].
@@ -34,7 +34,7 @@ pub enum Rank {
 }
 
 impl Rank {
-    /// Errs where no input could make the rank right.
+    /// Fails if the rank is wrong for every input.
     pub(crate) fn check(self) -> Result<(), ParamError> {
         let fraction = "in (0, 1]";
         match self {
@@ -57,8 +57,8 @@ impl Rank {
         }
     }
 
-    /// The rank, where the shape alone decides it: `largest` is the largest rank, `dense` the number of
-    /// values of the input and `per_term` the number that each term stores. None for an energy.
+    /// Returns the rank if the shape alone decides it, `None` for an energy. `largest` is the largest rank, `dense` the number
+    /// of values of the input, and `per_term` the number of values that each term stores.
     ///
     /// # Errors
     ///
@@ -94,7 +94,7 @@ impl Rank {
         }
     }
 
-    /// The smallest number of leading `energies`, which fall, that hold `fraction` of `total`; at least one.
+    /// Returns the smallest number of leading `energies` (in falling order) that sum to `fraction` of `total`; at least one.
     pub(crate) fn by_energy(
         fraction: f64,
         total: f64,
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranks_by_shape() {
+    fn ranks_follow_from_the_shape() {
         // The shapes of a 784 by 4096 layer: the largest rank is 784.
         let resolve = |rank: Rank| rank.by_shape(784, 784 * 4096, 784 + 4096);
         assert_eq!(resolve(Rank::Fixed(39)), Ok(Some(39)));
@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(resolve(Rank::Energy(0.5)), Ok(None));
         assert_eq!(resolve(Rank::Ratio(1e-9)), Ok(Some(784)));
         let Ok(Some(rank)) = resolve(Rank::Ratio(20.0)) else {
-            panic!("a ratio of 20 is possible");
+            panic!("a ratio of 20 needs a rank");
         };
         let ratio = |rank: usize| (784.0 * 4096.0) / (rank as f64 * (784.0 + 4096.0));
         assert!(ratio(rank) >= 20.0 && ratio(rank + 1) < 20.0);
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn ranks_by_energy() {
+    fn ranks_follow_from_the_energy() {
         let energies = [9.0, 4.0, 1.0, 0.0];
         let rank = |fraction| Rank::by_energy(fraction, 14.0, energies);
         assert_eq!(
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_are_checked() {
+    fn ranks_out_of_range_are_errors() {
         for rank in [
             Rank::Fixed(0),
             Rank::Fraction(0.0),

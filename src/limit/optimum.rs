@@ -22,7 +22,8 @@ use crate::{Float, Result, check};
 ///
 /// # Errors
 ///
-/// [`Error::EmptyAxis`](crate::Error::EmptyAxis), [`Error::NonFinite`](crate::Error::NonFinite), [`Error::Parameter`](crate::Error::Parameter) for no levels, [`Error::Overflow`](crate::Error::Overflow).
+/// [`Error::EmptyAxis`](crate::Error::EmptyAxis), [`Error::NonFinite`](crate::Error::NonFinite),
+/// [`Error::Parameter`](crate::Error::Parameter) for no levels, [`Error::Overflow`](crate::Error::Overflow).
 pub fn levels_error<F: Float, D: Dimension>(
     weights: ArrayView<'_, F, D>,
     levels: usize,
@@ -48,7 +49,8 @@ pub fn levels_error<F: Float, D: Dimension>(
 ///
 /// # Errors
 ///
-/// [`Error::EmptyAxis`](crate::Error::EmptyAxis), [`Error::NonFinite`](crate::Error::NonFinite), [`Error::Overflow`](crate::Error::Overflow).
+/// [`Error::EmptyAxis`](crate::Error::EmptyAxis), [`Error::NonFinite`](crate::Error::NonFinite),
+/// [`Error::Overflow`](crate::Error::Overflow).
 pub fn sign_error<F: Float, D: Dimension>(weights: ArrayView<'_, F, D>) -> Result<f64> {
     check::finite("weights", &weights)?;
     let count = weights.len() as f64;

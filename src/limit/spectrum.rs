@@ -32,21 +32,24 @@ impl LowRankLimit {
     ///
     /// # Errors
     ///
-    /// [`Error::EmptyAxis`](crate::Error::EmptyAxis), [`Error::NonFinite`](crate::Error::NonFinite), [`Error::Overflow`](crate::Error::Overflow), [`Error::NoConvergence`](crate::Error::NoConvergence).
+    /// [`Error::EmptyAxis`](crate::Error::EmptyAxis), [`Error::NonFinite`](crate::Error::NonFinite),
+    /// [`Error::Overflow`](crate::Error::Overflow), [`Error::NoConvergence`](crate::Error::NoConvergence).
     pub fn of<F: Float>(weights: ArrayView2<'_, F>) -> Result<Self> {
         check::finite("weights", &weights)?;
         Self::of_checked(weights.mapv(Float::as_f64).view())
     }
 
-    /// The limit for the error of the outputs, tr((W − Ŵ) M (W − Ŵ)ᵀ), where M (in_features, in_features) is the second
-    /// moment XᵀX/n of the layer's inputs ([`InputMoments::matrix`](crate::InputMoments::matrix)): the mean squared norm of x (W − Ŵ)ᵀ over these inputs.
+    /// The limit for the error of the outputs, tr((W − Ŵ) M (W − Ŵ)ᵀ), where M (in_features, in_features) is the second moment
+    /// XᵀX/n of the layer's inputs ([`InputMoments::matrix`](crate::InputMoments::matrix)): the mean squared norm of x (W − Ŵ)ᵀ
+    /// over these inputs.
     ///
     /// It is Eckart and Young's theorem for W M^(1/2). M may be singular: directions without inputs cause no error.
     ///
     /// # Errors
     ///
-    /// Those of [`of`](Self::of), [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) for another shape of M, and [`Error::Parameter`](crate::Error::Parameter) for an M that
-    /// is no second moment: not symmetric, or with an eigenvalue clearly below zero.
+    /// Those of [`of`](Self::of), [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) for another shape of M, and
+    /// [`Error::Parameter`](crate::Error::Parameter) for an M that is no second moment: not symmetric, or with an eigenvalue
+    /// clearly below zero.
     pub fn whitened<F: Float>(
         weights: ArrayView2<'_, F>,
         second_moment: ArrayView2<'_, f64>,

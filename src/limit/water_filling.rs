@@ -37,7 +37,8 @@ impl WaterFilling {
     ///
     /// # Errors
     ///
-    /// [`Error::EmptyAxis`](crate::Error::EmptyAxis), [`Error::NonFinite`](crate::Error::NonFinite), [`ParamError::OutOfRange`](crate::ParamError::OutOfRange) for a negative variance.
+    /// [`Error::EmptyAxis`](crate::Error::EmptyAxis), [`Error::NonFinite`](crate::Error::NonFinite),
+    /// [`ParamError::OutOfRange`](crate::ParamError::OutOfRange) for a negative variance.
     pub fn of(variances: ArrayView1<'_, f64>) -> Result<Self> {
         check::finite("variances", &variances)?;
         let mut variances = variances.to_vec();
@@ -48,8 +49,8 @@ impl WaterFilling {
         Ok(Self { variances })
     }
 
-    /// The components of the output error of a linear layer with `weights` (out_features, in_features), whose inputs have the second moment
-    /// M = XᵀX/n (in_features, in_features).
+    /// The components of the output error of a linear layer with `weights` (out_features, in_features), whose inputs have the
+    /// second moment M = XᵀX/n (in_features, in_features).
     ///
     /// The components are the directions of M's eigenvectors, with the variances σ² λᵢ, σ² the mean square of the weights:
     /// all weights are assumed independent and Gaussian, of mean zero and this variance. D is then

@@ -49,6 +49,7 @@ mod keep;
 mod layer;
 mod magnitude;
 mod plan;
+pub(crate) mod pruner;
 mod report;
 mod schedule;
 mod score;

@@ -1,4 +1,4 @@
-//! The chain that a CP decomposition of a kernel is.
+//! `CpConv2d`: the chain of convolutions of a CP decomposition.
 
 use ndarray::{Array1, Array2, Array4, ArrayView4, ArrayViewMutD};
 
@@ -8,12 +8,12 @@ use crate::factorize::cp::CpTensor;
 use crate::kernels::{Level, hadamard};
 use crate::{Compressed, Error, Float, Part, Precision, Result, Role, StorageBits, check, linalg};
 
-/// A convolution as four smaller ones: 1×1 (in_channels to R), k×1 and 1×k depthwise, 1×1 (R to out_channels);
-/// or three, with a k×k depthwise one in the middle.
+/// A convolution as a chain of four smaller ones: 1×1 (in_channels to R), k×1 and 1×k depthwise, 1×1 (R to out_channels); or of
+/// three, with one k×k depthwise convolution in the middle.
 ///
 /// Lebedev et al., "Speeding-up convolutional neural networks using fine-tuned CP-decomposition", ICLR 2015,
-/// arXiv:1412.6553. Of the stride and the padding, the part along the height belongs to the k×1 link and the part
-/// along the width to the 1×k link; the bias belongs to the last link.
+/// arXiv:1412.6553. The vertical stride and padding belong to the k×1 link, the horizontal ones to the 1×k link, and the bias
+/// to the last link.
 ///
 /// ```
 /// use ndarray::Array4;
@@ -66,15 +66,15 @@ const NAMES: [&str; 4] = ["reduce", "vertical", "horizontal", "expand"];
 const SQUARE_NAMES: [&str; 3] = ["reduce", "depthwise", "expand"];
 
 impl<F: Float> CpConv2d<F> {
-    /// The four links of a decomposed kernel of shape (out_channels, in_channels, height, width), and the bias that
-    /// the last of them adds, of length out_channels.
+    /// Creates the chain of four links from a decomposed kernel (out_channels, in_channels, height, width) and a bias of length
+    /// out_channels.
     ///
-    /// The weights of the terms are shared out evenly over the links.
+    /// The weights of the terms are distributed evenly over the links.
     ///
     /// # Errors
     ///
-    /// [`Error::Dimensions`] where the kernel does not have four axes, [`Error::ShapeMismatch`] and
-    /// [`Error::NonFinite`] for the bias, [`Error::Parameter`] for a stride of zero.
+    /// [`Error::Dimensions`] for a kernel without four axes, [`Error::ShapeMismatch`] and [`Error::NonFinite`] for the bias,
+    /// [`Error::Parameter`] for a stride of zero.
     pub fn new(kernel: &CpTensor<F>, bias: Option<Array1<F>>, geometry: Geometry) -> Result<Self> {
         let [output, input, vertical, horizontal] = kernel.factors() else {
             return Err(axes("four axes", kernel));
@@ -93,13 +93,14 @@ impl<F: Float> CpConv2d<F> {
         )
     }
 
-    /// The three links, the middle one k×k depthwise, of a decomposed kernel of shape (out_channels, in_channels,
-    /// height · width), or of one with four axes, whose last two factors are joined.
+    /// Creates the chain of three links, with a k×k depthwise convolution in the middle.
+    ///
+    /// The decomposed kernel has the shape (out_channels, in_channels, height · width), or four axes, of which the last two
+    /// factors are joined. `size` is height and width.
     ///
     /// # Errors
     ///
-    /// As [`new`](Self::new), and [`Error::ShapeMismatch`] where `size` (height and width) does not make up the
-    /// kernel's axes.
+    /// Those of [`new`](Self::new), and [`Error::ShapeMismatch`] for a `size` that does not fit the kernel.
     pub fn square(
         kernel: &CpTensor<F>,
         size: [usize; 2],
@@ -180,9 +181,8 @@ impl<F: Float> CpConv2d<F> {
         })
     }
 
-    /// A chain from its links as [`links`](Self::links) gives them (after fine-tuning, say): four of shapes (R,
-    /// in_channels, 1, 1), (R, 1, height, 1), (R, 1, 1, width) and (out_channels, R, 1, 1), or three with (R, 1,
-    /// height, width) in the middle.
+    /// Creates a chain from its [`links`](Self::links), for example after fine-tuning: four of shapes (R, in_channels, 1, 1),
+    /// (R, 1, height, 1), (R, 1, 1, width) and (out_channels, R, 1, 1), or three with (R, 1, height, width) in the middle.
     ///
     /// # Errors
     ///
@@ -249,7 +249,7 @@ impl<F: Float> CpConv2d<F> {
         }
     }
 
-    /// The weights of the links, in order, as frameworks have them: depthwise ones with one input channel a group.
+    /// The weights of the links in order and in the layout of the frameworks: depthwise ones have one input channel per group.
     #[must_use]
     pub fn links(&self) -> Vec<Array4<F>> {
         let plain = |link: &Array2<F>| {
@@ -278,13 +278,13 @@ impl<F: Float> CpConv2d<F> {
         links
     }
 
-    /// R, the channels between the links.
+    /// The number R of channels between the links.
     #[must_use]
     pub fn rank(&self) -> usize {
         self.expand.ncols()
     }
 
-    /// What the last link adds.
+    /// The bias of the last link.
     #[must_use]
     pub fn bias(&self) -> Option<&Array1<F>> {
         self.bias.as_ref()
@@ -300,11 +300,11 @@ impl<F: Float> CpConv2d<F> {
         [self.shape[2], self.shape[3]]
     }
 
-    /// The convolution of images (batch, in_channels, height, width), link after link.
+    /// Convolves images (batch, in_channels, height, width) with one link after the other.
     ///
     /// # Errors
     ///
-    /// As [`conv2d`](super::conv2d()).
+    /// Those of [`conv2d`](super::conv2d()).
     pub fn apply(&self, x: ArrayView4<'_, F>) -> Result<Array4<F>> {
         let (out_channels, in_channels) = (self.shape[0], self.shape[1]);
         let bias = self.bias.as_ref().map(|bias| bias.view());
@@ -317,7 +317,7 @@ impl<F: Float> CpConv2d<F> {
             self.geometry,
             bias,
             |image| {
-                // Channels come last between the links, so that the depthwise ones work on all of them at once.
+                // Channels come last between the links, so that depthwise links process all of them at once.
                 let pixels = matrix(image.values, in_channels);
                 let reduced = linalg::product(pixels.t(), self.reduce.t());
                 let reduced = reduced.into_raw_vec_and_offset().0;
@@ -420,7 +420,7 @@ fn depthwise<F: Float>(
     out
 }
 
-/// The weight of each term, shared out evenly over `links` links.
+/// The part of each term's weight that each of `links` links gets.
 fn shares<F: Float>(kernel: &CpTensor<F>, links: i32) -> Array1<F> {
     let power = F::one() / F::from_f64_lossy(f64::from(links));
     kernel.weights().mapv(|weight| weight.powf(power))
@@ -435,7 +435,7 @@ fn axes<F: Float>(expected: &'static str, kernel: &CpTensor<F>) -> Error {
 }
 
 impl<F: Float> Compressed<F> for CpConv2d<F> {
-    /// That of the kernel, (out_channels, in_channels, height, width); the bias is counted nowhere.
+    /// The shape of the kernel, (out_channels, in_channels, height, width). Sizes do not include the bias.
     fn shape(&self) -> &[usize] {
         &self.shape
     }

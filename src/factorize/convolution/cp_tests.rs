@@ -78,7 +78,7 @@ fn chains_are_the_convolution_with_the_rebuilt_kernel() {
 
 #[test]
 fn the_links_are_convolutions() {
-    // Grouped convolution by hand: each channel with its own kernel.
+    // A grouped convolution by its definition: each channel has its own kernel.
     let depthwise = |x: &Array4<f64>, link: &Array4<f64>, geometry| {
         let channels: Vec<Array4<f64>> = (0..link.shape()[0])
             .map(|r| {

@@ -1,4 +1,4 @@
-//! The plain convolution: patches as the columns of a matrix, and one product an image.
+//! The dense convolution: patches become the columns of a matrix, with one product per image.
 
 use ndarray::{Array4, ArrayView1, ArrayView2, ArrayView4};
 
@@ -6,8 +6,7 @@ use super::geometry::{Geometry, check_image, dimensions};
 use crate::factorize::cp::standard;
 use crate::{Float, Result, check, linalg, parallel};
 
-/// The convolution of images `x` (batch, in_channels, height, width) with `kernel` (out_channels, in_channels,
-/// height, width).
+/// Convolves images `x` (batch, in_channels, height, width) with `kernel` (out_channels, in_channels, height, width).
 ///
 /// ```
 /// use ndarray::{array, Array4};
@@ -37,24 +36,27 @@ pub fn conv2d<F: Float>(
     let weights = matrix(&weights, out_channels);
     let kernel = [kernel_height, kernel_width];
     for_each_image(x, out_channels, kernel, geometry, bias, |image| {
-        let patches = patches(image.values, image.size, kernel, geometry, image.output);
-        let length = image.output[0] * image.output[1];
-        let patches = matrix(&patches, patches.len() / length);
+        let rows = in_channels * kernel_height * kernel_width;
+        let patches = patches(image, image.values, in_channels, kernel, geometry);
+        let patches = matrix(&patches, rows);
         linalg::product(weights, patches)
             .into_raw_vec_and_offset()
             .0
     })
 }
 
-/// One image on its way through a chain.
+/// One image of a batch.
 pub(super) struct Image<'a, F> {
     /// (channels, height, width).
     pub(super) values: &'a [F],
+    /// Height and width.
     pub(super) size: [usize; 2],
+    /// Height and width of the result.
     pub(super) output: [usize; 2],
 }
 
-/// Images that are worked on one by one, and side by side: `f` gives (out_channels, height, width) of each.
+/// Computes a convolution image by image, on several threads: `f` returns the (out_channels, height, width) of one image
+/// without the bias.
 pub(super) fn for_each_image<F: Float>(
     x: ArrayView4<'_, F>,
     out_channels: usize,
@@ -73,45 +75,45 @@ pub(super) fn for_each_image<F: Float>(
     let values = standard(&x);
     let area = output[0] * output[1];
     let length = channels * height * width;
-    if let Some(y) = y.as_slice_mut() {
-        parallel::for_each_chunk_mut(y, out_channels * area, |i, y| {
-            let image = Image {
-                values: values.get(i * length..(i + 1) * length).unwrap_or_default(),
-                size: [height, width],
-                output,
-            };
-            y.copy_from_slice(&f(&image));
-            if let Some(bias) = &bias {
-                for (y, &bias) in y.chunks_exact_mut(area.max(1)).zip(bias) {
-                    y.iter_mut().for_each(|y| *y += bias);
-                }
+    let images = y.as_slice_mut().expect("a new array has no gaps");
+    parallel::for_each_chunk_mut(images, out_channels * area, |i, y| {
+        let image = Image {
+            values: &values[i * length..(i + 1) * length],
+            size: [height, width],
+            output,
+        };
+        y.copy_from_slice(&f(&image));
+        if let Some(bias) = &bias {
+            for (y, &bias) in y.chunks_exact_mut(area).zip(bias) {
+                y.iter_mut().for_each(|y| *y += bias);
             }
-        });
-    }
+        }
+    });
     Ok(y)
 }
 
-/// Row (c, i, j) holds what tap (i, j) of the kernel meets in channel c, for each position of the result.
+/// The patches of `channels` channels of the size of `image`, as a matrix (channels · taps, positions of the result): row
+/// (c, i, j) holds the values of channel c that tap (i, j) of the kernel is multiplied with.
 pub(super) fn patches<F: Float>(
-    image: &[F],
-    [height, width]: [usize; 2],
+    image: &Image<'_, F>,
+    values: &[F],
+    channels: usize,
     [kernel_height, kernel_width]: [usize; 2],
     geometry: Geometry,
-    [out_height, out_width]: [usize; 2],
 ) -> Vec<F> {
+    let [height, width] = image.size;
+    let [out_height, out_width] = image.output;
     let area = height * width;
-    let channels = image.len() / area.max(1);
     let out_area = out_height * out_width;
     let stride = geometry.stride[1];
     let mut patches = vec![F::zero(); channels * kernel_height * kernel_width * out_area];
-    let mut rows = patches.chunks_exact_mut(out_area.max(1));
-    for channel in image.chunks_exact(area.max(1)) {
+    let mut rows = patches.chunks_exact_mut(out_area);
+    for channel in 0..channels {
+        let channel = &values[channel * area..][..area];
         for i in 0..kernel_height {
             let (ys, first) = geometry.meeting(0, i, height, out_height);
             for j in 0..kernel_width {
-                let Some(row) = rows.next() else {
-                    return patches;
-                };
+                let row = rows.next().expect("one row per channel and tap");
                 let (xs, left) = geometry.meeting(1, j, width, out_width);
                 if xs.is_empty() {
                     continue;
@@ -133,12 +135,11 @@ pub(super) fn patches<F: Float>(
     patches
 }
 
-/// A slice as a matrix of `rows` rows, which its length is a multiple of.
+/// A slice as a matrix of `rows` rows, at least one; the length is a multiple of `rows`.
 pub(super) fn matrix<F>(values: &[F], rows: usize) -> ArrayView2<'_, F> {
-    let columns = values.len() / rows.max(1);
-    ArrayView1::from(&values[..rows * columns])
-        .into_shape_with_order((rows, columns))
-        .unwrap_or_else(|_| unreachable!("the length is rows times columns"))
+    ArrayView1::from(values)
+        .into_shape_with_order((rows, values.len() / rows))
+        .expect("the length is a multiple of the rows")
 }
 
 #[cfg(test)]
@@ -201,7 +202,7 @@ pub(super) mod tests {
                 for ((b, o, i, j), y) in y.indexed_iter() {
                     assert!((y - bias[o] - expected[[b, o, i, j]]).abs() <= bound);
                 }
-                // Views of any strides.
+                // Views with other strides.
                 let mut spread = Array4::zeros((6, 14, 3, 2));
                 spread
                     .slice_mut(s![..;-1, ..;2, .., ..])
@@ -236,5 +237,21 @@ pub(super) mod tests {
         );
         let empty = Array4::<f64>::zeros((0, 2, 1, 1));
         assert!(conv2d(x.view(), empty.view(), None, Geometry::default()).is_err());
+    }
+
+    #[test]
+    fn an_image_of_padding_only_gives_the_bias() {
+        let x = Array4::zeros((2, 3, 0, 2));
+        let kernel = random([4, 3, 2, 2], 8);
+        let bias = Array1::from(vec![1.0, 2.0, 3.0, 4.0]);
+        let padded = Geometry {
+            padding: [1, 1],
+            ..Geometry::default()
+        };
+        let y = conv2d(x.view(), kernel.view(), Some(bias.view()), padded).unwrap();
+        assert_eq!(y.dim(), (2, 4, 1, 3));
+        for ((_, channel, _, _), &y) in y.indexed_iter() {
+            assert_eq!(y, bias[channel]);
+        }
     }
 }

@@ -1,10 +1,10 @@
-//! Stride and padding.
+//! Stride and padding, and checks of images and biases.
 
 use ndarray::{Array1, ArrayView1, ArrayView4};
 
 use crate::{Float, ParamError, Patches, Result, check};
 
-/// How a kernel moves over an image.
+/// The stride and the padding of a convolution.
 ///
 /// ```
 /// use taper::factorize::convolution::Geometry;
@@ -15,14 +15,14 @@ use crate::{Float, ParamError, Patches, Result, check};
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometry {
-    /// Steps along height and width, at least 1.
+    /// The steps along height and width, at least 1.
     pub stride: [usize; 2],
-    /// Zeros before and after height and width.
+    /// The zeros added on both sides, along height and width.
     pub padding: [usize; 2],
 }
 
 impl Default for Geometry {
-    /// Steps of one, no padding.
+    /// Steps of one and no padding.
     fn default() -> Self {
         Self {
             stride: [1, 1],
@@ -32,12 +32,12 @@ impl Default for Geometry {
 }
 
 impl Geometry {
-    /// The height and width of the result of a kernel of `kernel` on an image of `image`.
+    /// Returns the height and width of the result for an image and a kernel of these heights and widths.
     ///
     /// # Errors
     ///
     /// [`Error::Parameter`](crate::Error::Parameter) for a kernel or a stride of zero,
-    /// [`Error::ExceedsInput`](crate::Error::ExceedsInput) for a kernel that is larger than the padded image.
+    /// [`Error::ExceedsInput`](crate::Error::ExceedsInput) for a kernel larger than the padded image.
     pub fn output(&self, image: [usize; 2], kernel: [usize; 2]) -> Result<[usize; 2]> {
         self.patches(kernel).output(image)
     }
@@ -56,7 +56,7 @@ impl Geometry {
             .try_for_each(|&stride| check::at_least_one("stride", stride))
     }
 
-    /// The part along the height, and the part along the width.
+    /// Returns the geometry along the height alone, and along the width alone.
     #[must_use]
     pub fn separate(&self) -> [Self; 2] {
         let ([down, across], [above, left]) = (self.stride, self.padding);
@@ -80,7 +80,7 @@ impl Geometry {
         image: usize,
         output: usize,
     ) -> (std::ops::Range<usize>, usize) {
-        // Neither the length nor the width of the kernel matters here.
+        // The size of the kernel does not matter here.
         self.patches([1, 1]).meeting(axis, tap, image, output)
     }
 }
@@ -100,7 +100,7 @@ pub(super) fn check_image<F: Float>(
     }
 }
 
-/// Checks the bias that a chain is to hold.
+/// Checks the bias of a chain.
 pub(super) fn check_bias<F: Float>(bias: Option<&Array1<F>>, out_channels: usize) -> Result<()> {
     let Some(bias) = bias else {
         return Ok(());

@@ -1,13 +1,11 @@
-//! Convolutions of low rank: the chains of smaller convolutions that a factored kernel becomes.
+//! Convolutions of low rank: a factorized kernel becomes a chain of smaller convolutions.
 //!
-//! - `geometry` ([`Geometry`]): stride and padding;
-//! - `dense` ([`conv2d`]): the plain convolution that the chains are compared with;
-//! - `cp` ([`CpConv2d`]): 1×1, k×1 depthwise, 1×k depthwise, 1×1, from a CP decomposition of the kernel;
-//! - `tucker` ([`Tucker2`]) and `tucker_conv` ([`TuckerConv2d`]): 1×1, k×k, 1×1, from a Tucker decomposition of its
-//!   channel axes.
+//! - [`CpConv2d`]: 1×1, k×1 depthwise, 1×k depthwise, 1×1, from a CP decomposition of the kernel;
+//! - [`Tucker2`] and its artifact [`TuckerConv2d`]: 1×1, k×k, 1×1, from a Tucker decomposition of the channel axes;
+//! - [`conv2d`]: the dense convolution.
 //!
-//! Kernels are (out_channels, in_channels, height, width), images (batch, channels, height, width), as the
-//! frameworks have them; a convolution is a correlation, as there.
+//! As in the frameworks, kernels are (out_channels, in_channels, height, width), images are (batch, channels, height, width),
+//! and a convolution is a correlation.
 //!
 //! ```
 //! use taper::Factorizer;

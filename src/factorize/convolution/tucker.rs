@@ -1,4 +1,4 @@
-//! Tucker decomposition of a kernel's two channel axes.
+//! `Tucker2`: the Tucker decomposition of a kernel's channel axes.
 
 use ndarray::{Array2, Array4, ArrayView, Ix4};
 
@@ -12,16 +12,16 @@ use crate::{
     Stage, check, moments,
 };
 
-/// Tucker-2: a kernel as a smaller kernel between two 1×1 convolutions.
+/// Tucker-2: a kernel becomes a smaller kernel between two 1×1 convolutions.
 ///
 /// $$W\_{o i y x} \approx \sum\_{p, q} U\_{o p} \\, G\_{p q y x} \\, V\_{i q}$$
 ///
-/// V starts as the leading singular vectors of its unfolding and U as the best for it (Vannieuwenhoven, Vandebril and
-/// Meerbergen, "A new truncation strategy for the higher-order singular value decomposition", 2012,
-/// doi:10.1137/110836067); both are improved in turns, each being optimal for the other (HOOI; De Lathauwer, De Moor and Vandewalle, "On the best rank-1 and rank-(R1, ..., RN)
-/// approximation of higher-order tensors", 2000, doi:10.1137/S0895479898346995). Kim et al., "Compression of deep
-/// convolutional neural networks for fast and low power mobile applications", ICLR 2016, arXiv:1511.06530, is
-/// where networks are made small with it.
+/// V starts as the leading singular vectors of its unfolding, and U as the optimum for this V (Vannieuwenhoven, Vandebril and
+/// Meerbergen, "A new truncation strategy for the higher-order singular value decomposition", 2012, doi:10.1137/110836067).
+/// Each round then replaces V by the optimum for U and U by the optimum for V (HOOI; De Lathauwer, De Moor and Vandewalle, "On
+/// the best rank-1 and rank-(R1, ..., RN) approximation of higher-order tensors", 2000, doi:10.1137/S0895479898346995). Kim et
+/// al., "Compression of deep convolutional neural networks for fast and low power mobile applications", ICLR 2016,
+/// arXiv:1511.06530, compress networks with it.
 ///
 /// ```
 /// use ndarray::Array4;
@@ -40,7 +40,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Tucker2 {
-    /// How the numbers of channels of the small kernel are chosen.
+    /// The criterion for the numbers of channels of the small kernel.
     pub size: TuckerSize,
     /// The largest number of rounds over both sides.
     #[cfg_attr(
@@ -60,20 +60,20 @@ pub struct Tucker2 {
 #[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
-/// How the numbers of channels of the small kernel of a [`Tucker2`] are chosen.
+/// The criterion for the numbers of channels of the small kernel of a [`Tucker2`].
 pub enum TuckerSize {
     /// The numbers of channels on the output and the input side.
     Ranks(usize, usize),
-    /// The smallest numbers of channels that lose on each side at most half of the energy (the squared norm) that may be
-    /// lost. Together they keep at least this fraction of it, in (0, 1].
+    /// The smallest numbers of channels that keep this fraction of the energy (the squared norm), in (0, 1]. Each side may lose
+    /// half of the rest.
     Energy(f64),
-    /// The largest numbers of channels, in the proportion of the kernel's, that divide the number of stored values by at
-    /// least this ratio.
+    /// The largest numbers of channels, in the proportion of the kernel's, that make the number of stored values smaller by at
+    /// least this factor.
     Ratio(f64),
 }
 
 impl Tucker2 {
-    /// Creates the decomposition with numbers of channels chosen by `size`.
+    /// Creates the decomposition with the numbers of channels that `size` gives.
     #[must_use]
     pub fn new(size: TuckerSize) -> Self {
         Self {
@@ -84,21 +84,19 @@ impl Tucker2 {
         }
     }
 
-    /// Parameters for given numbers of channels on the output and the input side of the small kernel.
+    /// Creates the decomposition with [`TuckerSize::Ranks`]: the numbers of channels on the output and the input side.
     #[must_use]
     pub fn ranks(output: usize, input: usize) -> Tucker2 {
         Self::new(TuckerSize::Ranks(output, input))
     }
 
-    /// Parameters for the smallest numbers of channels that leave on each side at most half of the energy (the
-    /// squared norm) that may be lost, so that at least `fraction` of it is kept together.
+    /// Creates the decomposition with [`TuckerSize::Energy`].
     #[must_use]
     pub fn energy(fraction: f64) -> Tucker2 {
         Self::new(TuckerSize::Energy(fraction))
     }
 
-    /// Parameters for the largest numbers of channels, in the proportion of the kernel's, that make the number of
-    /// stored values smaller by at least `ratio`.
+    /// Creates the decomposition with [`TuckerSize::Ratio`].
     #[must_use]
     pub fn ratio(ratio: f64) -> Tucker2 {
         Self::new(TuckerSize::Ratio(ratio))
@@ -108,7 +106,7 @@ impl Tucker2 {
         let [output, input, height, width] = shape;
         match self.size {
             TuckerSize::Ranks(p, q) => {
-                // Beyond these the unfoldings have no further singular vectors.
+                // The unfoldings have no more singular vectors than this.
                 let area = height * width;
                 let limits = [output.min(input * area), input.min(output * area)];
                 for (what, value, limit) in [
@@ -127,7 +125,7 @@ impl Tucker2 {
                     let (energies, _) = unfolding_spectrum(values, &shape, mode)?;
                     let total: f64 = energies.iter().sum();
                     let mut lost = 0.0;
-                    // Rising: the smallest go first.
+                    // In rising order: the smallest come first.
                     let dropped = energies.iter().take_while(|&&energy| {
                         lost += energy;
                         lost <= 0.5 * (1.0 - fraction) * total
@@ -154,14 +152,14 @@ impl Tucker2 {
     }
 }
 
-/// Ranks that singular vectors exist for.
+/// The largest ranks for which singular vectors exist.
 fn limit_each_other([p, q]: [usize; 2], [output, input, height, width]: [usize; 4]) -> [usize; 2] {
     let area = height * width;
     let p = p.min(output).min(q.saturating_mul(area));
     [p, q.min(input).min(p.saturating_mul(area))]
 }
 
-/// Both sides, the core between them, and what it loses.
+/// Both sides, the core between them, and the loss.
 struct Fit<F> {
     output: Array2<F>,
     input: Array2<F>,
@@ -169,7 +167,7 @@ struct Fit<F> {
     loss: f64,
 }
 
-/// A kernel whose sides are fitted in turns.
+/// A kernel whose two sides are fitted alternately.
 struct Alternation<'a, F> {
     values: &'a [F],
     shape: [usize; 4],
@@ -178,7 +176,7 @@ struct Alternation<'a, F> {
 }
 
 impl<F: Float> Alternation<'_, F> {
-    /// The HOSVD truncated one axis after the other: the input side alone, then the best output side for it.
+    /// The start: the HOSVD, truncated first on the input side, then on the output side for this input side.
     fn start(&self) -> Result<Fit<F>> {
         let ([output, _, height, width], [_, q]) = (self.shape, self.ranks);
         let input = leading_vectors(self.values, &self.shape, 1, q)?;
@@ -187,7 +185,7 @@ impl<F: Float> Alternation<'_, F> {
         Ok(self.fit(vectors, input, core))
     }
 
-    /// The best output side for this input side, and the kernel reduced by the latter.
+    /// The optimal output side for this input side, and the kernel reduced by the input side.
     fn output(&self, input: &Array2<F>) -> Result<(Array2<F>, Vec<F>)> {
         let ([output, _, height, width], [p, q]) = (self.shape, self.ranks);
         let reduced = multiply_mode(self.values, &self.shape, 1, input.t());
@@ -195,7 +193,7 @@ impl<F: Float> Alternation<'_, F> {
         Ok((vectors, reduced))
     }
 
-    /// The best input side for this output side.
+    /// The optimal input side for this output side.
     fn improve(&self, output: Array2<F>) -> Result<Fit<F>> {
         let ([_, input, height, width], [p, q]) = (self.shape, self.ranks);
         let reduced = multiply_mode(self.values, &self.shape, 0, output.t());
@@ -205,7 +203,7 @@ impl<F: Float> Alternation<'_, F> {
         Ok(self.fit(output, vectors, core))
     }
 
-    /// With the loss that follows from orthonormal sides: what the core does not hold.
+    /// Adds the loss. For orthonormal sides it is the squared norm of the kernel less that of the core.
     fn fit(&self, output: Array2<F>, input: Array2<F>, core: Vec<F>) -> Fit<F> {
         let held: f64 = core.iter().map(|x| x.as_f64() * x.as_f64()).sum();
         let loss = if self.squared_norm > 0.0 {
@@ -223,7 +221,7 @@ impl<F: Float> Alternation<'_, F> {
 }
 
 impl Tucker2 {
-    /// Rounds until the loss falls no more.
+    /// Makes rounds until the loss no longer falls.
     fn alternate<F: Float>(
         &self,
         kernel: &Alternation<'_, F>,
@@ -240,14 +238,14 @@ impl Tucker2 {
             if observed.stops(iterations, fit.loss) {
                 break End::Stopped;
             }
-            // The start's output side is the best for its input side already.
+            // The output side of the start is already optimal for its input side.
             let output = match iterations {
                 0 => fit.output.clone(),
                 _ => kernel.output(&fit.input)?.0,
             };
             let next = kernel.improve(output)?;
             if next.loss > fit.loss {
-                // By rounding: the last one stays.
+                // The loss rose by rounding: keep the last fit.
                 break End::Converged;
             }
             let gained = fit.loss - next.loss;
@@ -278,7 +276,7 @@ impl<F: Float> Factorizer<F, Ix4> for Tucker2 {
         let shape = dimensions(weights.dim());
         let values = standard(&weights);
         let largest = check::largest(&weights);
-        // Scaled to at most one, so that no square leaves the range of the type.
+        // Values of at most one in magnitude have no squares out of range.
         let scale = if largest > F::zero() {
             largest
         } else {
@@ -300,11 +298,8 @@ impl<F: Float> Factorizer<F, Ix4> for Tucker2 {
             ..
         } = fit;
         let core = core.into_iter().map(|x| x * scale).collect();
-        let core = Array4::from_shape_vec((p, q, shape[2], shape[3]), core).map_err(|_| {
-            Error::Overflow {
-                what: "the size of the core",
-            }
-        })?;
+        let core = Array4::from_shape_vec((p, q, shape[2], shape[3]), core)
+            .expect("a core has p · q · height · width values");
         let reduce = input.reversed_axes();
         TuckerConv2d::build(
             reduce,
@@ -319,32 +314,32 @@ impl<F: Float> Factorizer<F, Ix4> for Tucker2 {
 }
 
 impl Tucker2 {
-    /// Rounds over both sides at most; 30 unless set. Zero leaves the start as it is.
+    /// Sets the largest number of rounds over both sides; 30 unless set. Zero keeps the start.
     #[must_use]
     pub fn max_iterations(mut self, iterations: usize) -> Self {
         self.max_iterations = iterations;
         self
     }
 
-    /// The fit ends where a round lowers the squared error by less than this share of itself; 10⁻⁶ unless set.
+    /// Sets the fraction of the squared error below which the gain of a round ends the fit, in [0, 1); 10⁻⁶ unless set.
     #[must_use]
     pub fn tolerance(mut self, tolerance: f64) -> Self {
         self.tolerance = tolerance;
         self
     }
 
-    /// In which precision the links are stored; single unless set.
+    /// Sets the precision in which the kernels are stored; single unless set.
     #[must_use]
     pub fn precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
         self
     }
 
-    /// Checks the parameters, as every call that uses them does.
+    /// Checks the parameters. Every call that uses them checks them too.
     ///
     /// # Errors
     ///
-    /// The first parameter that no input could make right.
+    /// The first parameter that is wrong for every input.
     pub fn validate(&self) -> Result<(), ParamError> {
         check::tolerance(self.tolerance)?;
         match self.size {

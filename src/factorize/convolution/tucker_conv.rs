@@ -1,4 +1,4 @@
-//! The chain that a Tucker decomposition of a kernel is.
+//! `TuckerConv2d`: the chain of convolutions of a Tucker decomposition.
 
 use ndarray::{Array1, Array2, Array4, ArrayView4, ArrayViewMutD, Axis, s};
 
@@ -9,11 +9,10 @@ use crate::{
     Compressed, Error, FitReport, Float, Part, Precision, Result, Role, StorageBits, check, linalg,
 };
 
-/// A convolution as three: 1×1 (in_channels to q), k×k (q to p), 1×1 (p to out_channels).
+/// A convolution as a chain of three smaller ones: 1×1 (in_channels to q), k×k (q to p), 1×1 (p to out_channels).
 ///
-/// Stride and padding belong to the link in the middle, the bias to the last. The losses of the
-/// [report](Compressed::report) are squared errors over the squared norm of the kernel, at the start and after each
-/// round.
+/// Stride and padding belong to the middle link, the bias to the last. The losses of the [report](Compressed::report) are the
+/// squared errors divided by the squared norm of the kernel, at the start and after each round.
 ///
 /// ```
 /// use taper::Factorizer;
@@ -82,7 +81,7 @@ impl<F: Float> TuckerConv2d<F> {
         chain.with_geometry(geometry, bias)
     }
 
-    /// The same links with another stride, padding and bias.
+    /// Sets stride, padding and bias.
     ///
     /// # Errors
     ///
@@ -95,12 +94,12 @@ impl<F: Float> TuckerConv2d<F> {
         Ok(self)
     }
 
-    /// A chain from its links as [`links`](Self::links) gives them.
+    /// Creates a chain from its [`links`](Self::links).
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`] for links that do not fit together or values that are not finite, and those of
-    /// [`with_geometry`](Self::with_geometry); [`Error::Overflow`] for values beyond the range of `precision`.
+    /// [`Error::Malformed`] for links that do not fit together or values that are not finite, [`Error::Overflow`] for values
+    /// out of the range of `precision`, and those of [`with_geometry`](Self::with_geometry).
     pub fn from_parts(
         links: &[Array4<F>],
         bias: Option<Array1<F>>,
@@ -148,13 +147,13 @@ impl<F: Float> TuckerConv2d<F> {
         vec![plain(&self.reduce), self.core.clone(), plain(&self.expand)]
     }
 
-    /// p and q, the channels on the output and the input side of the small kernel.
+    /// The numbers of channels p and q on the output and the input side of the small kernel.
     #[must_use]
     pub fn ranks(&self) -> [usize; 2] {
         [self.expand.ncols(), self.reduce.nrows()]
     }
 
-    /// What the last link adds.
+    /// The bias of the last link.
     #[must_use]
     pub fn bias(&self) -> Option<&Array1<F>> {
         self.bias.as_ref()
@@ -166,11 +165,11 @@ impl<F: Float> TuckerConv2d<F> {
         self.geometry
     }
 
-    /// The convolution of images (batch, in_channels, height, width), link after link.
+    /// Convolves images (batch, in_channels, height, width) with one link after the other.
     ///
     /// # Errors
     ///
-    /// As [`conv2d`](super::conv2d()).
+    /// Those of [`conv2d`](super::conv2d()).
     pub fn apply(&self, x: ArrayView4<'_, F>) -> Result<Array4<F>> {
         let bias = self.bias.as_ref().map(|bias| bias.view());
         check_image(&x, self.shape[1], bias.as_ref(), self.shape[0])?;
@@ -182,7 +181,7 @@ impl<F: Float> TuckerConv2d<F> {
             let reduced = linalg::product(self.reduce.view(), pixels)
                 .into_raw_vec_and_offset()
                 .0;
-            let patches = patches(&reduced, image.size, kernel, self.geometry, image.output);
+            let patches = patches(image, &reduced, q, kernel, self.geometry);
             let patches = matrix(&patches, q * kernel[0] * kernel[1]);
             let mixed = linalg::product(matrix(&core, p), patches);
             linalg::product(self.expand.view(), mixed.view())
@@ -195,7 +194,7 @@ impl<F: Float> TuckerConv2d<F> {
 const NAMES: [&str; 3] = ["reduce", "core", "expand"];
 
 impl<F: Float> Compressed<F> for TuckerConv2d<F> {
-    /// That of the kernel, (out_channels, in_channels, height, width); the bias is counted nowhere.
+    /// The shape of the kernel, (out_channels, in_channels, height, width). Sizes do not include the bias.
     fn shape(&self) -> &[usize] {
         &self.shape
     }

@@ -18,20 +18,19 @@ use crate::{
     check, linalg, moments,
 };
 
-/// CP decomposition with a [`Constraint`] a factor, by AO-ADMM.
+/// CP decomposition with a [`Constraint`] per factor, by AO-ADMM.
 ///
-/// As in [`CpAls`] one factor is solved for after the other, but each least-squares problem carries a constraint
-/// or a penalty, and is solved by a few iterations of ADMM that go on from the dual variable of the sweep before
-/// (Huang, Sidiropoulos and Liavas, "A flexible and efficient algorithmic framework for constrained matrix and tensor
-/// factorization", IEEE TSP 2016, arXiv:1506.04209): with ρ = trace(G)/R,
+/// As in [`CpAls`], each sweep solves for one factor after the other. A few iterations of ADMM solve the least-squares problem
+/// with its constraint or penalty. They start from the dual variable of the previous sweep (Huang, Sidiropoulos and Liavas, "A
+/// flexible and efficient algorithmic framework for constrained matrix and tensor factorization", IEEE TSP 2016,
+/// arXiv:1506.04209): with ρ = trace(G)/R,
 ///
 /// $$\tilde A = (M + \rho (A + U)) (G + \rho I)^{-1}, \quad A = \mathrm{prox}\_{r/\rho}(\tilde A - U), \quad U
 /// \mathrel{+}= A - \tilde A.$$
 ///
-/// Factors without a constraint, and those with [`Constraint::Ridge`], are solved for in closed form. Should the
-/// inner iterations end above where they began, a proximal gradient step takes their place, so that the objective
-/// never rises. Penalties act on the factors of the tensor scaled (by a power of two) so that its largest value
-/// lies in [1, 2).
+/// Factors without a constraint and those with [`Constraint::Ridge`] have a closed form. If the inner iterations raise the
+/// objective, a proximal gradient step replaces them, so that the objective never rises. Penalties apply to the factors of the
+/// scaled tensor: a power of two brings its largest value into [1, 2).
 ///
 /// ```
 /// use ndarray::Array3;
@@ -50,10 +49,10 @@ use crate::{
 pub struct CpAdmm {
     /// The number of terms.
     pub rank: Rank,
-    /// The constraint of each factor that `modes` does not name.
+    /// The constraint of each factor that is not in `modes`.
     #[cfg_attr(feature = "model", serde(default))]
     pub all: Constraint,
-    /// Constraints of single factors, by the number of their axis; the last entry for an axis counts.
+    /// Constraints of single factors, by the number of the axis. The last entry for an axis counts.
     #[cfg_attr(feature = "model", serde(default))]
     pub modes: Vec<(usize, Constraint)>,
     /// The largest number of sweeps over all factors.
@@ -86,7 +85,7 @@ pub struct CpAdmm {
 const INNER_TOLERANCE: f64 = 1e-3;
 
 impl CpAdmm {
-    /// Parameters for a decomposition of rank `rank`, without constraints yet.
+    /// Creates the decomposition without constraints; `rank` means the same as for [`CpAls::new`].
     #[must_use]
     pub fn new(rank: Rank) -> Self {
         Self {
@@ -168,7 +167,7 @@ impl CpAdmm {
     }
 }
 
-/// A fit on its way. The weights of the model are one: the factors carry everything.
+/// The state of a fit. The weights of the model are one.
 struct Fit<'a, F: Float> {
     problem: &'a Problem<F>,
     constraints: &'a [Constraint],
@@ -177,7 +176,7 @@ struct Fit<'a, F: Float> {
     model: Model<F>,
     /// U of each factor.
     duals: Vec<Vec<f64>>,
-    /// Objective and squared error, over the squared norm of the tensor.
+    /// Objective and squared error, divided by the squared norm of the tensor.
     loss: f64,
     error: f64,
     losses: Vec<f64>,
@@ -245,7 +244,8 @@ impl<'a, F: Float> Fit<'a, F> {
         fit
     }
 
-    /// Twice the penalties over the squared norm of the tensor, as the error is not halved here.
+    /// Twice the penalties divided by the squared norm of the tensor: the loss has the whole squared error, the penalties
+    /// belong to half of it.
     fn penalties(&self, model: &Model<F>) -> f64 {
         let factors = model.factors.iter().zip(self.constraints);
         let penalties = factors.map(|(factor, constraint)| {
@@ -272,7 +272,7 @@ impl<'a, F: Float> Fit<'a, F> {
         Ok(End::Limit)
     }
 
-    /// One sweep; taken back, and `false`, where the objective rose (by rounding).
+    /// Makes one sweep. If the objective rises (by rounding), restores the state and returns `false`.
     fn sweep(&mut self) -> Result<bool> {
         let mut next = self.model.clone();
         let mut duals = self.duals.clone();
@@ -335,13 +335,13 @@ impl<'a, F: Float> Fit<'a, F> {
     }
 }
 
-/// Values in the type of the tensor, inside of their constraint there too.
+/// Converts values to the type of the tensor so that they still satisfy their constraint.
 fn store<F: Float>(values: &[f64], constraint: Constraint) -> Vec<F> {
     let stored = values.iter().map(|&x| F::from_f64_lossy(x));
     match constraint {
         Constraint::Box { low, high } => stored
             .map(|x| {
-                // Rounding may have stepped over a bound that the type does not hold.
+                // Rounding may cross a bound that the type cannot represent.
                 if x.as_f64() < low || x.as_f64() > high {
                     toward_zero(x)
                 } else {
@@ -430,7 +430,7 @@ impl Step<'_> {
             }
         }
         if self.objective(&values) > self.objective(&before) {
-            // A step down the gradient that cannot overshoot: the trace is no less than the largest eigenvalue.
+            // This step size cannot overshoot: the trace is at least the largest eigenvalue.
             let slope =
                 linalg::product(view(&before, rows, terms), view(self.others, terms, terms));
             values = before;
@@ -475,43 +475,43 @@ impl<F: Float, D: Dimension> Factorizer<F, D> for CpAdmm {
 }
 
 impl CpAdmm {
-    /// The constraint of every factor that has none of its own.
+    /// Sets the constraint of every factor without one of its own; [`Constraint::None`] unless set.
     #[must_use]
     pub fn all(mut self, constraint: Constraint) -> Self {
         self.all = constraint;
         self
     }
 
-    /// The constraint of the factor of axis `mode`.
+    /// Sets the constraint of the factor of axis `mode`, counted from 0.
     #[must_use]
     pub fn mode(mut self, mode: usize, constraint: Constraint) -> Self {
         self.modes.push((mode, constraint));
         self
     }
 
-    /// Sweeps over all factors at most; 200 unless set.
+    /// Sets the largest number of sweeps over all factors; 200 unless set.
     #[must_use]
     pub fn max_sweeps(mut self, sweeps: usize) -> Self {
         self.max_sweeps = sweeps;
         self
     }
 
-    /// Iterations of ADMM for each factor in each sweep, at most; 10 unless set.
+    /// Sets the largest number of ADMM iterations for a factor in a sweep, at least 1; 10 unless set.
     #[must_use]
     pub fn inner_iterations(mut self, iterations: usize) -> Self {
         self.inner_iterations = iterations;
         self
     }
 
-    /// The fit ends where a sweep lowers the objective by less than this share of itself; 10⁻⁶ unless set.
+    /// Sets the fraction of the objective below which the gain of a sweep ends the fit, in [0, 1); 10⁻⁶ unless set.
     #[must_use]
     pub fn tolerance(mut self, tolerance: f64) -> Self {
         self.tolerance = tolerance;
         self
     }
 
-    /// Where the fit begins, and how many starts of unconstrained least squares on the compressed tensor are tried
-    /// for it; the first is [`Start::Hosvd`], and 3 are tried, unless set.
+    /// Sets the first start of the unconstrained decomposition that the fit begins with, and the number of starts tried on the
+    /// compressed tensor; [`Start::Hosvd`] and 3 unless set.
     #[must_use]
     pub fn start(mut self, start: Start, starts: usize) -> Self {
         self.start = start;
@@ -519,25 +519,25 @@ impl CpAdmm {
         self
     }
 
-    /// In which precision weights and factors are stored; single unless set.
+    /// Sets the precision in which weights and factors are stored; single unless set.
     #[must_use]
     pub fn precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
         self
     }
 
-    /// The seed of random starts.
+    /// Sets the seed of random starts; 0 unless set.
     #[must_use]
     pub fn seed(mut self, seed: impl Into<Seed>) -> Self {
         self.seed = seed.into();
         self
     }
 
-    /// Checks the parameters, as every call that uses them does.
+    /// Checks the parameters. Every call that uses them checks them too.
     ///
     /// # Errors
     ///
-    /// The first parameter that no input could make right.
+    /// The first parameter that is wrong for every input.
     pub fn validate(&self) -> Result<(), ParamError> {
         let admm = self;
         admm.rank.check()?;

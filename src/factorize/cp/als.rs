@@ -19,21 +19,20 @@ use crate::{
     moments,
 };
 
-/// CP decomposition by alternating least squares, of tensors of any order from two on.
+/// CP decomposition by alternating least squares, for tensors of two or more axes.
 ///
-/// Each sweep solves for one factor after the other, $A^{(n)} = M^{(n)} (G^{(n)})^{-1}$, where M is the
-/// [MTTKRP](super::mttkrp()) and $G^{(n)}$ the element-wise product of the other factors' Gram matrices
-/// (Cholesky in double precision). A ridge in the size of rounding pulls towards the last iterate rather than
-/// to zero, so that it moves no fixed point; it grows where the matrix is singular. The loss follows from
-/// these products without rebuilding the tensor, until it is so small that rounding would hide it; from there
-/// on it is taken from the residual itself.
+/// Each sweep solves for one factor after the other, $A^{(n)} = M^{(n)} (G^{(n)})^{-1}$, where $M^{(n)}$ is the
+/// [MTTKRP](super::mttkrp()) and $G^{(n)}$ the element-wise product of the other factors' Gram matrices (Cholesky in double
+/// precision). A ridge of the size of the rounding errors pulls towards the last iterate, so that fixed points do not move. It
+/// grows if the matrix is singular. The loss follows from these products without rebuilding the tensor. A loss near the rounding
+/// errors is computed from the residual instead.
 ///
 /// Factors are extrapolated along their last step, further after each success (Ang, Cohen, Gillis and Hien,
 /// "Accelerating block coordinate descent for nonnegative tensor factorization", 2021, arXiv:2001.04321). A sweep
-/// that raised the loss is taken back and made again without: losses never rise.
+/// that raises the loss is repeated without extrapolation, so that losses never rise.
 ///
-/// Fits start on the tensor compressed to its leading singular vectors, where several starts cost little, and
-/// the best of them is carried on.
+/// Several starts are tried on the tensor compressed to its leading singular vectors, where a sweep costs little. The fit
+/// continues from the best one.
 ///
 /// ```
 /// use ndarray::Array3;
@@ -84,12 +83,12 @@ pub struct CpAls {
 }
 
 impl CpAls {
-    /// Parameters for a decomposition of rank `rank`.
+    /// Creates the decomposition with the number of terms that `rank` gives.
     ///
-    /// The largest rank is the product of all axes but the longest, which a [`Rank::Fraction`] is taken of; at it the
-    /// decomposition is exact, one term a fibre. [`Rank::Ratio`] counts n₁ + … + n_d values a term.
-    /// [`Rank::Energy`] takes the largest, over all axes, of the ranks at which the unfolding's leading singular
-    /// values hold the energy: no sum of fewer terms can hold it, but more may be needed.
+    /// The largest rank is the product of all axes but the longest. At this rank the decomposition is exact, with one term per
+    /// fibre. [`Rank::Fraction`] is a fraction of it. [`Rank::Ratio`] counts n₁ + … + n_d values per term. [`Rank::Energy`]
+    /// computes, for each unfolding, the rank at which its leading singular values hold the energy, and takes the largest: a
+    /// lower bound of the number of terms that hold this energy.
     #[must_use]
     pub fn new(rank: Rank) -> Self {
         Self {
@@ -150,20 +149,22 @@ impl CpAls {
         let terms = self
             .rank
             .by_shape(largest, problem.values.len(), per_term)?;
-        let (None, Rank::Energy(fraction)) = (terms, self.rank) else {
-            return Ok(terms.unwrap_or(largest));
+        let fraction = match (terms, self.rank) {
+            (Some(terms), _) => return Ok(terms),
+            (None, Rank::Energy(fraction)) => fraction,
+            (None, rank) => unreachable!("the shape alone decides {rank:?}"),
         };
         let mut terms = 1;
         for mode in 0..shape.len() {
             let (energies, _) = unfolding_spectrum(&problem.values, shape, mode)?;
-            // Rising, and by rounding a little below zero.
+            // In rising order; rounding may make them slightly negative.
             let energies = energies.iter().rev().map(|energy| energy.max(0.0));
             terms = terms.max(Rank::by_energy(fraction, problem.squared_norm, energies));
         }
         Ok(terms.min(largest))
     }
 
-    /// The model to start with.
+    /// Chooses the model to start with.
     pub(super) fn begin<F: Float>(
         &self,
         problem: &Problem<F>,
@@ -197,7 +198,7 @@ impl CpAls {
             let mut state = Alternation::new(&compression.core, model, self.extrapolate);
             let observed = ObservedFit::new(observer, Stage::CpStart, start, self.start_sweeps);
             let end = state.run(self.start_sweeps, self.tolerance, NormBound::OFF, observed)?;
-            // A start whose terms cancel each other is worth less than its loss says.
+            // Terms that cancel each other count against a start, whatever its loss.
             let bound = self.norm_bound;
             let degenerate =
                 bound.sweeps > 0 && norm_ratio(&compression.core, &state.model) > bound.ratio;
@@ -222,7 +223,7 @@ impl CpAls {
     }
 }
 
-/// A model of zero: unit vectors with zero weights.
+/// The model of a tensor of zeros: unit vectors with zero weights.
 pub(super) fn unit_columns<F: Float>(problem: &Problem<F>, terms: usize) -> Model<F> {
     let factors = problem.shape.iter().map(|&length| {
         let mut factor = vec![F::zero(); length * terms];
@@ -243,7 +244,7 @@ fn one_term_a_fibre<F: Float>(problem: &Problem<F>) -> Model<F> {
         .enumerate()
         .rev()
         .max_by_key(|&(_, &length)| length)
-        .unwrap_or((0, &1));
+        .expect("a tensor has at least two axes");
     let after: usize = shape[longest + 1..].iter().product();
     let mut factors: Vec<Vec<F>> = shape.iter().map(|&n| vec![F::zero(); n * terms]).collect();
     for r in 0..terms {
@@ -261,13 +262,12 @@ fn one_term_a_fibre<F: Float>(problem: &Problem<F>) -> Model<F> {
     Model::new(terms, factors, vec![1.0; terms])
 }
 
-/// An ALS fit on its way.
+/// The state of an ALS fit.
 struct Alternation<'a, F: Float> {
     problem: &'a Problem<F>,
     walk: Walk,
     model: Model<F>,
-    /// What each factor is extrapolated to for the next sweep; the model itself holds the last factor as
-    /// it was solved for.
+    /// The extrapolated factors for the next sweep. The model holds the factors as solved.
     ahead: Option<(Vec<F>, Vec<f64>)>,
     step: f64,
     limit: f64,
@@ -277,8 +277,8 @@ struct Alternation<'a, F: Float> {
     corrections: usize,
 }
 
-/// The loss below which it is taken from the residual, in units of rounding: the difference of squares that
-/// it is computed from elsewhere has an error of some units.
+/// A loss below this many units of rounding is computed from the residual. Larger ones follow from a difference of squares, whose
+/// error is a few units.
 pub(super) const EXACT_BELOW: f64 = 1000.0;
 
 impl<'a, F: Float> Alternation<'a, F> {
@@ -300,7 +300,7 @@ impl<'a, F: Float> Alternation<'a, F> {
         }
     }
 
-    /// Sweeps until the loss falls by less than `tolerance` of itself.
+    /// Sweeps until the loss falls by less than the fraction `tolerance` of itself.
     fn run(
         &mut self,
         max_sweeps: usize,
@@ -339,7 +339,7 @@ impl<'a, F: Float> Alternation<'a, F> {
                     continue;
                 }
             }
-            // A plain sweep can raise the loss by rounding only.
+            // Without extrapolation only rounding can raise the loss.
             if !improved || before - self.loss <= tolerance * before {
                 return Ok(End::Converged);
             }
@@ -347,7 +347,7 @@ impl<'a, F: Float> Alternation<'a, F> {
         Ok(End::Limit)
     }
 
-    /// One sweep with extrapolation by `step`; taken back, and `false`, where the loss rose.
+    /// Makes one sweep with extrapolation by `step`. If the loss rises, restores the state and returns `false`.
     fn sweep(&mut self, step: f64) -> Result<bool> {
         let terms = self.model.terms;
         let last = self.problem.shape.len() - 1;
@@ -410,8 +410,8 @@ impl<'a, F: Float> Alternation<'a, F> {
         Ok(true)
     }
 
-    /// One sweep of the error-preserving correction, which may spend what the last sweep gained; whether it
-    /// lowered the norm of the terms.
+    /// Makes one sweep of the error-preserving correction, which may raise the loss to that before the last sweep. Returns
+    /// whether it lowered the norm of the terms.
     fn correct(&mut self, allowed: f64) -> Result<bool> {
         let mut next = self.model.clone();
         let bound = allowed * self.problem.squared_norm;
@@ -455,7 +455,7 @@ fn least_squares<F: Float>(
     Ok(solution)
 }
 
-/// Scales columns to length one and returns the lengths; a column of zeros becomes the one it was before.
+/// Scales columns to length one and returns the lengths. A column of zeros is replaced by the previous one.
 fn normalize_columns_or_keep<F: Float>(factor: &mut [f64], before: &[F], terms: usize) -> Vec<f64> {
     let lengths = normalize_columns(factor, terms);
     for (r, _) in lengths
@@ -473,7 +473,7 @@ fn normalize_columns_or_keep<F: Float>(factor: &mut [f64], before: &[F], terms: 
     lengths
 }
 
-/// `to + step (to − from)`, its columns of length one.
+/// `to + step (to − from)`, with columns scaled to length one.
 fn extrapolate<F: Float>(to: &[F], from: &[F], step: f64, terms: usize) -> Vec<F> {
     let step = F::from_f64_lossy(step);
     let mut ahead: Vec<F> = to
@@ -501,29 +501,31 @@ impl<F: Float, D: Dimension> Factorizer<F, D> for CpAls {
 }
 
 impl CpAls {
-    /// Sweeps over all factors at most; 200 unless set.
+    /// Sets the largest number of sweeps over all factors; 200 unless set.
     #[must_use]
     pub fn max_sweeps(mut self, sweeps: usize) -> Self {
         self.max_sweeps = sweeps;
         self
     }
 
-    /// The fit ends where a sweep lowers the squared error by less than this share of itself; 10⁻⁶ unless set.
+    /// Sets the fraction of the squared error below which the gain of a sweep ends the fit, in [0, 1); 10⁻⁶ unless set.
     #[must_use]
     pub fn tolerance(mut self, tolerance: f64) -> Self {
         self.tolerance = tolerance;
         self
     }
 
-    /// What the first start is; [`Start::Hosvd`] unless set. All others are random.
+    /// Sets the first start; [`Start::Hosvd`] unless set. All others are random.
     #[must_use]
     pub fn start(mut self, start: Start) -> Self {
         self.start = start;
         self
     }
 
-    /// How many starts are tried on the compressed tensor, for `sweeps` sweeps each; 3 starts and 50 sweeps
-    /// unless set. With one start there is no trial.
+    /// Sets the number of starts tried on the compressed tensor, and the number of sweeps from each; 3 starts and 50 sweeps
+    /// unless set.
+    ///
+    /// A single start is used without a trial.
     #[must_use]
     pub fn starts(mut self, starts: usize, sweeps: usize) -> Self {
         self.starts = starts;
@@ -531,39 +533,39 @@ impl CpAls {
         self
     }
 
-    /// Whether factors are extrapolated along their last step; yes unless set.
+    /// Sets whether factors are extrapolated along their last step; `true` unless set.
     #[must_use]
     pub fn extrapolate(mut self, extrapolate: bool) -> Self {
         self.extrapolate = extrapolate;
         self
     }
 
-    /// When terms that cancel each other are corrected, or never; [`NormBound::default`] unless set.
+    /// Sets when terms that cancel each other are corrected; [`NormBound::default`] unless set.
     #[must_use]
     pub fn norm_bound(mut self, bound: NormBound) -> Self {
         self.norm_bound = bound;
         self
     }
 
-    /// In which precision weights and factors are stored; single unless set.
+    /// Sets the precision in which weights and factors are stored; single unless set.
     #[must_use]
     pub fn precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
         self
     }
 
-    /// The seed of random starts.
+    /// Sets the seed of random starts; 0 unless set.
     #[must_use]
     pub fn seed(mut self, seed: impl Into<Seed>) -> Self {
         self.seed = seed.into();
         self
     }
 
-    /// Checks the parameters, as every call that uses them does.
+    /// Checks the parameters. Every call that uses them checks them too.
     ///
     /// # Errors
     ///
-    /// The first parameter that no input could make right.
+    /// The first parameter that is wrong for every input.
     pub fn validate(&self) -> Result<(), ParamError> {
         let als = self;
         als.rank.check()?;

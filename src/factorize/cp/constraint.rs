@@ -1,11 +1,11 @@
-//! What may be asked of a factor, and the proximal operators that see to it.
+//! Constraints and penalties of a factor, with their proximal operators.
 
 use crate::{ParamError, check};
 
-/// What is asked of a factor: a set that it must lie in, or a penalty r(A) that is added to half the squared error.
+/// The constraint of a factor: a set that contains it, or a penalty r(A) that is added to half the squared error.
 ///
-/// A penalty on one factor alone has little effect: the scale moves to the factors that have none. Give those
-/// a [`Ridge`](Self::Ridge).
+/// A penalty on one factor alone has little effect, because the scale moves to the other factors. Give those a
+/// [`Ridge`](Self::Ridge).
 ///
 /// ```
 /// use taper::Factorizer;
@@ -22,23 +22,23 @@ use crate::{ParamError, check};
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[non_exhaustive]
 pub enum Constraint {
-    /// Nothing.
+    /// No constraint.
     #[default]
     None,
-    /// No entry is negative. Holds exactly.
+    /// Every entry is at least 0, exactly.
     NonNegative,
-    /// μ Σ |a|: entries of zero.
+    /// The penalty μ Σ |a|, which makes entries zero.
     L1(f64),
-    /// (μ/2) Σ a²: small entries.
+    /// The penalty (μ/2) Σ a², which keeps entries small.
     Ridge(f64),
-    /// Every entry between two bounds. Holds exactly.
+    /// Every entry lies between two bounds, exactly.
     Box {
         /// The lower bound.
         low: f64,
         /// The upper bound.
         high: f64,
     },
-    /// (μ/2) Σ (aᵢ₊₁ − aᵢ)² along each column: neighbours alike.
+    /// The penalty (μ/2) Σ (aᵢ₊₁ − aᵢ)² along each column, which makes neighbours similar.
     Smooth(f64),
 }
 
@@ -61,7 +61,7 @@ impl Constraint {
         }
     }
 
-    /// r(A), zero for a set that A lies in.
+    /// r(A); zero if A lies in the set.
     pub(super) fn penalty(self, factor: &[f64], terms: usize) -> f64 {
         match self {
             Self::None | Self::NonNegative | Self::Box { .. } => 0.0,
@@ -96,7 +96,7 @@ impl Constraint {
     }
 }
 
-/// Solves (I + s DᵀD) a = a₀ for each column, D being the differences of neighbours: a tridiagonal system.
+/// Solves the tridiagonal system (I + s DᵀD) a = a₀ for each column, where D takes the differences of neighbours.
 fn smooth(factor: &mut [f64], terms: usize, strength: f64) {
     let rows = factor.len() / terms;
     if rows < 2 {
@@ -148,7 +148,7 @@ mod tests {
             };
             let mut least = start;
             constraint.proximal(&mut least, 2, rho);
-            // No step along an axis that stays inside of the set leads further down.
+            // No step along an axis inside of the set lowers the objective.
             for i in 0..start.len() {
                 for step in [-1e-3, 1e-3] {
                     let mut other = least;
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_and_bounds_are_checked() {
+    fn wrong_weights_and_bounds_are_errors() {
         assert!(Constraint::L1(-1.0).check().is_err());
         assert!(Constraint::Ridge(f64::NAN).check().is_err());
         assert!(

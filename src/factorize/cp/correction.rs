@@ -1,8 +1,8 @@
-//! Against terms that grow while they cancel each other.
+//! A correction for terms that grow while they cancel each other.
 //!
-//! Where the best approximation of rank R does not exist, or is far away, alternating fits drift towards terms of
-//! ever larger norm whose sum stays small. The error-preserving correction looks for the model with the smallest
-//! Σ ‖term‖² among those that fit no worse (Phan, Tichavský and Cichocki, "Error preserving correction: a
+//! If the best approximation of rank R does not exist, or is far away, the terms of an alternating fit keep growing while
+//! their sum stays small. The error-preserving correction searches the model with the smallest Σ ‖term‖² among those with no
+//! larger error (Phan, Tichavský and Cichocki, "Error preserving correction: a
 //! method for CP decomposition at a target error bound", IEEE TSP 2019, arXiv:1709.08349; for networks, Phan et
 //! al., "Stable low-rank tensor decomposition for compression of convolutional neural network", ECCV 2020,
 //! arXiv:2008.05441).
@@ -17,10 +17,10 @@ use super::mttkrp::{Walk, view};
 use super::problem::Problem;
 use crate::{Float, Result, linalg};
 
-/// When and how far an ALS fit is freed of terms that cancel each other.
+/// When and how far an ALS fit reduces terms that cancel each other.
 ///
-/// A sweep of ALS that leaves the norm of the terms above the bound is followed by one of the correction, which may
-/// spend what that sweep gained: the norm falls, and the loss does not rise above that before both.
+/// If the norm of the terms exceeds the bound after a sweep of ALS, a sweep of the correction follows. It lowers the norm, and may
+/// raise the loss up to that before the sweep of ALS.
 ///
 /// ```
 /// use taper::factorize::{Rank, cp::{CpAls, NormBound}};
@@ -32,12 +32,12 @@ use crate::{Float, Result, linalg};
 #[cfg_attr(feature = "model", serde(default, deny_unknown_fields))]
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct NormBound {
-    /// The correction is made while √(Σ ‖term‖²) is above this many times ‖W‖. At least 1.
+    /// The bound: the correction runs while √(Σ ‖term‖²) is larger than this multiple of ‖W‖. At least 1.
     pub ratio: f64,
     /// The largest number of sweeps of the correction; 0 turns it off.
     pub sweeps: usize,
-    /// By how much the relative error ‖W − Ŵ‖ / ‖W‖ may rise above the lowest seen, as a share of it. With
-    /// zero, losses never rise; with more, the norm falls further.
+    /// The fraction by which the relative error ‖W − Ŵ‖ / ‖W‖ may exceed the lowest so far. With zero, losses never rise; with
+    /// more, the norm falls further.
     pub slack: f64,
 }
 
@@ -51,7 +51,7 @@ impl NormBound {
 }
 
 impl Default for NormBound {
-    /// Four times the norm, 50 sweeps, no slack.
+    /// A bound of four times ‖W‖, 50 sweeps, no slack.
     fn default() -> Self {
         Self {
             ratio: 4.0,
@@ -61,13 +61,13 @@ impl Default for NormBound {
     }
 }
 
-/// √(Σ ‖term‖²) over the norm of the tensor.
+/// √(Σ ‖term‖²) divided by the norm of the tensor.
 pub(super) fn norm_ratio<F: Float>(problem: &Problem<F>, model: &Model<F>) -> f64 {
     let squares: f64 = model.term_norms().iter().map(|norm| norm * norm).sum();
     (squares / problem.squared_norm).sqrt()
 }
 
-/// One sweep over the factors, which lowers Σ ‖term‖² as far as the squared error stays at most `bound`.
+/// Makes one sweep over the factors that lowers Σ ‖term‖² as far as the squared error stays at most `bound`.
 pub(super) fn sweep<F: Float>(
     problem: &Problem<F>,
     walk: &Walk,
@@ -90,7 +90,7 @@ pub(super) fn sweep<F: Float>(
                 .into_iter()
                 .map(|column| column.iter().map(|x| x * x).sum())
                 .collect();
-            // Eigenvalues at the level of rounding carry no signal: a floor keeps their columns small.
+            // Eigenvalues of the size of rounding errors are noise: a floor keeps their columns small.
             let floor = F::epsilon().as_f64() * eigenvalues.iter().fold(0.0, |max, &x| x.max(max));
             let eigenvalues: Vec<f64> = eigenvalues.iter().map(|&x| x.max(floor)).collect();
             let Some(shift) = largest_shift(problem.squared_norm, &eigenvalues, &squares, bound)
@@ -114,7 +114,7 @@ pub(super) fn sweep<F: Float>(
     result
 }
 
-/// The largest μ whose squared error is at most `bound`; none where that of μ = 0 is above it already.
+/// The largest μ whose squared error is at most `bound`; `None` if the error of μ = 0 is larger.
 fn largest_shift(
     squared_norm: f64,
     eigenvalues: &[f64],
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_shift_uses_up_the_bound() {
+    fn the_shift_reaches_the_bound() {
         let (eigenvalues, squares) = ([0.5, 1.0, 2.5], [0.1, 0.4, 1.5]);
         let best: f64 = 2.0
             - squares

@@ -11,7 +11,7 @@ pub(in crate::factorize) enum End {
 }
 
 impl End {
-    /// The report of a fit that ended so.
+    /// The report of a fit that ended for this reason.
     pub(in crate::factorize) fn report(self, iterations: usize, losses: Vec<f64>) -> FitReport {
         FitReport {
             iterations,

@@ -2,17 +2,11 @@
 //!
 //! $$\mathcal W \approx \sum\_{r=1}^{R} \lambda\_r \\, a^{(1)}\_r \circ a^{(2)}\_r \circ \dots \circ a^{(d)}\_r$$
 //!
-//! - `tensor`: [`CpTensor`], the artifact, and [`CpReport`];
-//! - `als` ([`CpAls`]): alternating least squares, with `start` (where it begins), and `correction` (what to do
-//!   against terms that grow while they cancel each other);
-//! - `admm` ([`CpAdmm`]): the same with a constraint or a penalty a factor, those of `constraint`;
-//! - `mttkrp`: the product that all of these spend their time in;
-//! - `model` and `problem`: the state of a fit, and the tensor it is made to; `end`: why it ended;
-//! - `trainable`: the gradient of the factors.
+//! [`CpAls`] fits the terms by alternating least squares, [`CpAdmm`] with a [`Constraint`] or a penalty per factor. Both return
+//! a [`CpTensor`]. [`convolution`](crate::factorize::convolution) makes layers of a decomposed kernel.
 //!
-//! Kolda and Bader, "Tensor decompositions and applications", SIAM Review 2009, doi:10.1137/07070111X, is
-//! the survey whose terms are used here. [`convolution`](crate::factorize::convolution) has the layers that
-//! kernels become.
+//! The terms are those of the survey of Kolda and Bader, "Tensor decompositions and applications", SIAM Review 2009,
+//! doi:10.1137/07070111X.
 //!
 //! ```
 //! use taper::Factorizer;

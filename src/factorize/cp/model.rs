@@ -14,9 +14,9 @@ use crate::{Error, Float, Result, Seed};
 pub(super) struct Model<F> {
     pub(super) terms: usize,
     pub(super) factors: Vec<Vec<F>>,
-    /// What each term is multiplied by.
+    /// The weight of each term.
     pub(super) weights: Vec<f64>,
-    /// AᵀA of each factor, in double precision: their product is what the normal equations are made of.
+    /// AᵀA of each factor, in double precision. Their products are the matrices of the normal equations.
     pub(super) grams: Vec<Vec<f64>>,
 }
 
@@ -76,7 +76,7 @@ pub(super) fn gram<F: Float>(factor: &[F], terms: usize) -> Vec<f64> {
     out
 }
 
-/// Scales each column to length one and returns the lengths; a column of zeros is left as it is.
+/// Scales each column to length one and returns the lengths. A column of zeros does not change.
 pub(super) fn normalize_columns<F: Float>(factor: &mut [F], terms: usize) -> Vec<f64> {
     let lengths = column_norms(factor, terms);
     let inverse: Vec<f64> = lengths
@@ -126,13 +126,11 @@ pub(in crate::factorize) fn random_factors<F: Float>(
     factors
 }
 
-/// The factorization of `matrix` + `ridge` I, with a ridge that grows where the sum is not positive definite.
-///
-/// Returns the ridge that it took.
+/// The Cholesky factorization of `matrix` + `ridge` I, and the ridge that was used: it grows until the sum is positive definite.
 ///
 /// # Errors
 ///
-/// [`Error::Overflow`] where no ridge helps: the matrix is not finite.
+/// [`Error::Overflow`] if the matrix is not finite.
 pub(super) fn factor_with_ridge(
     matrix: &[f64],
     terms: usize,
@@ -154,7 +152,7 @@ pub(super) fn factor_with_ridge(
     })
 }
 
-/// What the loss of a fit to `problem` is: squared error over squared norm.
+/// The loss of a fit to `problem`: the squared error divided by the squared norm.
 pub(super) fn relative_loss<F: Float>(problem: &Problem<F>, squared_error: f64) -> f64 {
     squared_error.max(0.0) / problem.squared_norm
 }

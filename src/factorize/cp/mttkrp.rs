@@ -1,12 +1,11 @@
-//! The matricized tensor times a Khatri–Rao product, for one mode and for all modes in a row.
+//! The matricized tensor times a Khatri–Rao product, for one mode or for all modes in order.
 //!
-//! For mode n it is $M^{(n)}\_{i r} = \sum w\_{i\_1 \dots i\_d} \prod\_{m \ne n} a^{(m)}\_{i\_m r}$ over all
-//! indices but $i\_n = i$. The modes are split in two at a place that makes both halves small; one product of
-//! matrices contracts a half, and what it leaves (a small tensor with the R terms as its last axis) is
-//! contracted on, term by term, to each mode of the other half. A sweep over all modes therefore reads the
-//! tensor twice, not d times (a dimension tree: Phan, Tichavský and Cichocki, "Fast alternating LS algorithms
-//! for high order CANDECOMP/PARAFAC tensor factorizations", IEEE TSP 2013, doi:10.1109/TSP.2013.2269903), and
-//! the Khatri–Rao product over d − 1 modes is never formed: only that of the contracted half, block by block.
+//! For mode n it is $M^{(n)}\_{i r} = \sum w\_{i\_1 \dots i\_d} \prod\_{m \ne n} a^{(m)}\_{i\_m r}$ over all indices with $i\_n
+//! = i$. The modes are split into two halves, both as small as possible. One product of matrices contracts one half. The rest,
+//! a small tensor with the R terms as its last axis, is contracted term by term to each mode of the other half. A sweep over
+//! all modes therefore reads the tensor twice instead of d times (a dimension tree: Phan, Tichavský and Cichocki, "Fast
+//! alternating LS algorithms for high order CANDECOMP/PARAFAC tensor factorizations", IEEE TSP 2013,
+//! doi:10.1109/TSP.2013.2269903), and only the Khatri–Rao product of the contracted half is formed, block by block.
 
 use std::ops::Range;
 
@@ -16,15 +15,15 @@ use super::problem::{check_order, squared_norm, standard};
 use crate::kernels::{Level, hadamard};
 use crate::{Error, Float, Result, check, linalg, parallel};
 
-/// Values of a Khatri–Rao product that are formed at a time: what the second-level cache holds.
+/// The number of values of a Khatri–Rao product that are formed at a time; they fit into the second-level cache.
 const BLOCK: usize = 1 << 20;
-/// Values of an intermediate tensor above which its contraction is shared out.
+/// Several threads contract an intermediate tensor with more values than this.
 const SHARED: usize = 1 << 16;
 
 /// The matricized tensor times the Khatri–Rao product of all factors but that of `mode`.
 ///
-/// `factors` holds one matrix for each axis of `tensor`, of shape (length of the axis, terms). That of `mode`
-/// is not read, but must have the right shape. The result has shape (length of `mode`, terms).
+/// `factors` holds one matrix per axis of `tensor`, of shape (length of the axis, terms). The one of `mode` only has to
+/// have the right shape. The result has shape (length of `mode`, terms).
 ///
 /// ```
 /// use ndarray::{array, Array3};
@@ -33,14 +32,14 @@ const SHARED: usize = 1 << 16;
 /// let tensor = Array3::from_shape_fn((2, 3, 2), |(i, j, k)| (i + 2 * j + k) as f64).into_dyn();
 /// let (a, b, c) = (array![[0.0], [0.0]], array![[1.0], [1.0], [1.0]], array![[1.0], [-1.0]]);
 /// let product = mttkrp(tensor.view(), &[a.view(), b.view(), c.view()], 0)?;
-/// // Along the last axis each pair differs by one, and there are three such pairs.
+/// // Along the last axis the two values of a pair differ by one, and there are three pairs.
 /// assert_eq!(product, array![[-3.0], [-3.0]]);
 /// # Ok::<(), taper::Error>(())
 /// ```
 ///
 /// # Errors
 ///
-/// [`Error::Dimensions`] below two axes, [`Error::ExceedsInput`] for a mode that is none,
+/// [`Error::Dimensions`] for fewer than two axes, [`Error::ExceedsInput`] for a mode above the last axis,
 /// [`Error::ShapeMismatch`] for factors of other shapes, [`Error::EmptyAxis`], [`Error::NonFinite`].
 pub fn mttkrp<F: Float>(
     tensor: ArrayViewD<'_, F>,
@@ -69,12 +68,11 @@ pub fn mttkrp<F: Float>(
         .collect();
     let walk = Walk::new(&shape, terms);
     let product = walk.single(&standard(&tensor), &values, mode);
-    Array2::from_shape_vec((shape[mode], terms), product).map_err(|_| Error::Overflow {
-        what: "the size of the product",
-    })
+    let product = Array2::from_shape_vec((shape[mode], terms), product);
+    Ok(product.expect("the product has a row per index of the mode and a column per term"))
 }
 
-/// The shape of a tensor and the number of terms, with which its factors are swept over.
+/// The shape of a tensor and the number of terms: what a sweep over its factors needs.
 #[derive(Debug, Clone)]
 pub(super) struct Walk {
     shape: Vec<usize>,
@@ -91,8 +89,7 @@ impl Walk {
         }
     }
 
-    /// Calls `update(n, M⁽ⁿ⁾, factors)` for each mode n in order, with M⁽ⁿ⁾ taken of the factors as they are
-    /// at that moment.
+    /// Calls `update(n, M⁽ⁿ⁾, factors)` for each mode n in order, with M⁽ⁿ⁾ from the current factors.
     pub(super) fn sweep<F: Float>(
         &self,
         tensor: &[F],
@@ -108,7 +105,7 @@ impl Walk {
         Ok(())
     }
 
-    /// M of one mode.
+    /// M of a single mode.
     fn single<F: Float>(&self, tensor: &[F], factors: &[Vec<F>], mode: usize) -> Vec<F> {
         let mut modes = 0..self.shape.len();
         let middle = self.split(&modes);
@@ -148,21 +145,22 @@ impl Walk {
         self.descend(right, middle..modes.end, factors, update)
     }
 
-    /// Where `modes` are split: both sides together as short as can be.
+    /// The mode at which `modes` are split, so that both sides together have the fewest values.
     fn split(&self, modes: &Range<usize>) -> usize {
         (modes.start + 1..modes.end)
             .min_by_key(|&middle| {
                 self.length(&(modes.start..middle))
                     .saturating_add(self.length(&(middle..modes.end)))
             })
-            .unwrap_or(modes.end)
+            .expect("two modes or more have a middle")
     }
 
     fn length(&self, modes: &Range<usize>) -> usize {
         self.shape[modes.clone()].iter().product()
     }
 
-    /// (modes `kept`, terms), which are the first or the last ones: the tensor against the factors of all others.
+    /// Contracts the tensor with the factors of all modes but `kept`, which are the first or the last ones, to a node
+    /// (modes `kept`, terms).
     fn contract_tensor<F: Float>(
         &self,
         tensor: &[F],
@@ -193,7 +191,7 @@ impl Walk {
         view(tensor, rows, tensor.len() / rows)
     }
 
-    /// The node of the modes before `middle`, from that of all `modes`.
+    /// The node of the modes before `middle`, from the node of all `modes`.
     fn contract_left<F: Float>(
         &self,
         node: &[F],
@@ -219,7 +217,7 @@ impl Walk {
         out
     }
 
-    /// The node of the modes from `middle` on, from that of all `modes`.
+    /// The node of the modes from `middle` on, from the node of all `modes`.
     fn contract_right<F: Float>(
         &self,
         node: &[F],
@@ -238,7 +236,7 @@ impl Walk {
         out
     }
 
-    /// The Khatri–Rao product of the factors of `modes`, its rows in row-major order of their indices.
+    /// The Khatri–Rao product of the factors of `modes`, with rows in row-major order of the indices.
     pub(super) fn khatri_rao<'a, F: Float>(
         &self,
         factors: &'a [Vec<F>],
@@ -288,7 +286,7 @@ impl Walk {
         }
     }
 
-    /// Σ (tensor − model)², the model being the sum of the terms weighted by `weights`, in blocks.
+    /// Σ (tensor − model)², computed in blocks, where the model is the sum of the terms times `weights`.
     pub(super) fn squared_error<F: Float>(
         &self,
         tensor: &[F],
@@ -347,18 +345,18 @@ fn chunk<T>(values: &[T], i: usize, length: usize) -> &[T] {
     &values[start..(start + length).min(values.len())]
 }
 
-/// A slice as a matrix; its length is `rows × columns` by the caller's doing.
+/// A slice of length `rows × columns` as a matrix.
 pub(super) fn view<F>(values: &[F], rows: usize, columns: usize) -> ArrayView2<'_, F> {
     ndarray::ArrayView1::from(values)
         .into_shape_with_order((rows, columns))
-        .unwrap_or_else(|_| unreachable!("the length is rows times columns"))
+        .expect("the length is rows times columns")
 }
 
-/// As [`view`].
+/// A mutable slice of length `rows × columns` as a matrix.
 pub(super) fn view_mut<F>(values: &mut [F], rows: usize, columns: usize) -> ArrayViewMut2<'_, F> {
     ndarray::ArrayViewMut1::from(values)
         .into_shape_with_order((rows, columns))
-        .unwrap_or_else(|_| unreachable!("the length is rows times columns"))
+        .expect("the length is rows times columns")
 }
 
 #[cfg(test)]
@@ -368,7 +366,7 @@ mod tests {
     use crate::Seed;
     use ndarray::ArrayD;
 
-    /// M straight from its definition.
+    /// M by its definition.
     fn naive(tensor: &ArrayD<f64>, factors: &[Array2<f64>], mode: usize) -> Array2<f64> {
         let terms = factors[0].ncols();
         let mut out = Array2::zeros((tensor.shape()[mode], terms));
@@ -390,7 +388,7 @@ mod tests {
             (vec![6, 1, 2], 3),
             (vec![5, 4, 3, 2], 4),
             (vec![2, 3, 2, 3, 2], 1),
-            // Enough rows that blocks and shared contractions are taken.
+            // Enough rows for several blocks and several threads.
             (vec![9, 70, 8], 33),
         ] {
             let values = random_factors::<f64>(&[shape.iter().product()], 1, Seed::from(1));

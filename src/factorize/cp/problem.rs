@@ -1,4 +1,4 @@
-//! The tensor that a fit is made to, checked and brought to a common scale.
+//! The tensor of a fit, checked and scaled.
 
 use std::borrow::Cow;
 
@@ -6,13 +6,13 @@ use ndarray::{ArrayView, ArrayViewD, Dimension};
 
 use crate::{Error, Float, Result, check};
 
-/// A tensor in row-major order, scaled by a power of two so that its largest value lies in [1, 2): squares
-/// neither overflow nor vanish, and the scaling rounds nothing.
+/// A tensor in row-major order, scaled by a power of two so that its largest magnitude lies in [1, 2). Squares then neither
+/// overflow nor vanish, and the scaling does not round.
 #[derive(Debug, Clone)]
 pub(super) struct Problem<F> {
     pub(super) shape: Vec<usize>,
     pub(super) values: Vec<F>,
-    /// The tensor is `values` times two to this power.
+    /// The exponent e: the tensor is 2ᵉ times `values`.
     pub(super) exponent: i32,
     /// Σ values².
     pub(super) squared_norm: f64,
@@ -52,13 +52,13 @@ impl<F: Float> Problem<F> {
         self.squared_norm == 0.0
     }
 
-    /// The largest rank that any tensor of this shape can need: all axes but the longest, multiplied.
+    /// A rank that is enough for every tensor of this shape: the product of all axes but the longest.
     pub(super) fn largest_rank(&self) -> usize {
         largest_rank(&self.shape)
     }
 }
 
-/// Errs below two axes.
+/// Fails for fewer than two axes.
 pub(super) fn check_order(shape: &[usize]) -> Result<()> {
     if shape.len() < 2 {
         return Err(Error::Dimensions {
@@ -70,7 +70,7 @@ pub(super) fn check_order(shape: &[usize]) -> Result<()> {
     Ok(())
 }
 
-/// The product of all axes but the longest: each fibre along the longest axis is a term of its own.
+/// The product of all axes but the longest: at this rank each fibre along the longest axis is one term.
 pub(super) fn largest_rank(shape: &[usize]) -> usize {
     let longest = shape.iter().copied().max().unwrap_or(1).max(1);
     shape.iter().product::<usize>() / longest
@@ -89,7 +89,7 @@ fn powers(exponent: i32) -> (f64, f64) {
 
 /// Σ x², in double precision.
 pub(super) fn squared_norm<F: Float>(values: &[F]) -> f64 {
-    // Sums of their own for each lane, so that they need not wait for each other.
+    // One sum per lane, so that the additions are independent.
     let mut sums = [0.0; 8];
     for chunk in values.chunks(sums.len()) {
         for (sum, x) in sums.iter_mut().zip(chunk) {
@@ -100,7 +100,7 @@ pub(super) fn squared_norm<F: Float>(values: &[F]) -> f64 {
     sums.iter().sum()
 }
 
-/// The values of `array` in row-major order, copied only where they lie otherwise.
+/// The values of `array` in row-major order, copied only if they have another order.
 pub(in crate::factorize) fn standard<'a, F: Float, D: Dimension>(
     array: &'a ArrayView<'_, F, D>,
 ) -> Cow<'a, [F]> {

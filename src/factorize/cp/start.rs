@@ -1,4 +1,4 @@
-//! Where a fit begins.
+//! The starts of a fit.
 
 use ndarray::{Array2, ArrayView2, Axis, s};
 
@@ -10,32 +10,19 @@ use crate::{Float, Result, Seed, linalg};
 /// The model to start with.
 pub(super) struct Beginning<F: Float> {
     pub(super) model: Model<F>,
-    /// Which start gave it.
+    /// The number of its start.
     pub(super) start: usize,
-    /// Whether an observer wants no more of it.
+    /// Whether the observer stopped the fit.
     pub(super) stopped: bool,
 }
 
-/// Where alternating fits begin.
-///
-/// ```
-/// use taper::Factorizer;
-/// use taper::factorize::{Rank, cp::{CpAls, Start}};
-/// use taper::ndarray::Array3;
-///
-/// let tensor = Array3::from_shape_fn((4, 3, 2), |(i, j, k)| ((i + 1) * (j + 2) * (k + 1)) as f64);
-/// for start in [Start::Hosvd, Start::Random] {
-///     let fit = CpAls::new(Rank::Fixed(1)).start(start).factorize(tensor.view())?;
-///     assert!(fit.cp_report().relative_error < 1e-6 && fit.cp_report().term_norm_ratio > 0.99);
-/// }
-/// # Ok::<(), taper::Error>(())
-/// ```
+/// The start of an alternating fit. The [module](crate::factorize::cp) has an example.
 #[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Start {
     /// The leading left singular vectors of each unfolding of the tensor (its higher-order singular value
-    /// decomposition), with random columns where there are more terms than vectors.
+    /// decomposition), followed by random columns if there are more terms than vectors.
     #[default]
     Hosvd,
     /// Standard normal entries.
@@ -44,9 +31,8 @@ pub enum Start {
 
 /// A basis of the leading left singular vectors of each unfolding, and the tensor in these coordinates.
 ///
-/// What is fitted to the small tensor is fitted to the part of the large one that the bases span, at the cost
-/// of the small one (Bro and Andersson, "Improving the speed of multiway algorithms, part II: compression",
-/// 1998, doi:10.1016/S0169-7439(98)00011-2).
+/// A fit of the small tensor is a fit of the part of the large one in the span of the bases, at a much lower cost (Bro and
+/// Andersson, "Improving the speed of multiway algorithms, part II: compression", 1998, doi:10.1016/S0169-7439(98)00011-2).
 #[derive(Debug)]
 pub(super) struct Compression<F: Float> {
     bases: Vec<Array2<F>>,
@@ -74,7 +60,7 @@ impl<F: Float> Compression<F> {
         Ok(Self { bases, core })
     }
 
-    /// The model of the small tensor as one of the large tensor.
+    /// Converts a model of the small tensor to one of the large tensor.
     pub(super) fn expand(&self, model: &Model<F>) -> Model<F> {
         let factors = self
             .bases
@@ -108,7 +94,7 @@ impl<F: Float> Compression<F> {
     }
 }
 
-/// The at most `count` leading left singular vectors of the unfolding along `mode`, as columns.
+/// The leading left singular vectors of the unfolding along `mode`, at most `count`, as columns.
 pub(in crate::factorize) fn leading_vectors<F: Float>(
     values: &[F],
     shape: &[usize],

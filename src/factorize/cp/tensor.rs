@@ -1,4 +1,4 @@
-//! The artifact: weights and factors.
+//! `CpTensor`: weights and factors.
 
 use ndarray::{Array1, Array2, ArrayViewMutD};
 
@@ -9,48 +9,35 @@ use crate::{
     Compressed, Error, FitReport, Float, Part, Precision, Result, Role, StorageBits, check,
 };
 
-/// How a CP fit went.
-///
-/// ```
-/// use taper::Factorizer;
-/// use taper::factorize::{Rank, cp::{CpAls, Start}};
-/// use taper::ndarray::Array3;
-///
-/// let tensor = Array3::from_shape_fn((4, 3, 2), |(i, j, k)| ((i + 1) * (j + 2) * (k + 1)) as f64);
-/// for start in [Start::Hosvd, Start::Random] {
-///     let fit = CpAls::new(Rank::Fixed(1)).start(start).factorize(tensor.view())?;
-///     assert!(fit.cp_report().relative_error < 1e-6 && fit.cp_report().term_norm_ratio > 0.99);
-/// }
-/// # Ok::<(), taper::Error>(())
-/// ```
+/// The course and the result of a CP fit. The [module](crate::factorize::cp) has an example.
 #[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub struct CpReport {
-    /// Sweeps over all factors, and the loss before the first and after each: the squared error over the
-    /// squared norm of the tensor, and for [`CpAdmm`](super::CpAdmm) the penalties besides.
+    /// The sweeps over all factors, and the loss before the first and after each: the squared error divided by the squared norm
+    /// of the tensor, plus the penalties of a [`CpAdmm`](super::CpAdmm).
     pub fit: FitReport,
-    /// ‖W − Ŵ‖ / ‖W‖ of the result, as fitted (before the factors were rounded to their precision).
+    /// ‖W − Ŵ‖ / ‖W‖ of the result before the factors were rounded to their precision.
     pub relative_error: f64,
-    /// Σ ‖term‖ / ‖Ŵ‖: one for orthogonal terms, √R at most for those; a large value tells of terms that
-    /// cancel each other (a degenerate fit), which neither half precision nor fine-tuning takes well.
+    /// Σ ‖term‖ / ‖Ŵ‖, between 1 and √R for orthogonal terms. A large value means that terms cancel each other (a degenerate
+    /// fit). Such a tensor loses much in half precision and is hard to fine-tune.
     pub term_norm_ratio: f64,
-    /// The start that was chosen, from 0.
+    /// The number of the chosen start, from 0.
     pub start: usize,
-    /// Sweeps of the error-preserving correction that were made.
+    /// The number of sweeps of the error-preserving correction.
     pub corrections: usize,
-    /// ‖A − Ã‖ / ‖A‖ of the last inner iteration, the largest over all factors: how far the constrained factor
-    /// is from the one that solves the least squares. Zero without ADMM.
+    /// The distance of the constrained factor from the least-squares solution in the last inner iteration, ‖A − Ã‖ / ‖A‖: the
+    /// largest over all factors. Zero without ADMM.
     pub primal_residual: f64,
-    /// How far the constrained factor still moved in the last inner iteration, relative to its dual variable.
-    /// Zero without ADMM.
+    /// The step of the constrained factor in the last inner iteration, divided by the norm of its dual variable. Zero without
+    /// ADMM.
     pub dual_residual: f64,
 }
 
 /// A tensor as a weighted sum of R rank-one terms.
 ///
-/// The columns of the factors have length one (those of a [`CpAdmm`](super::CpAdmm) fit only where its
-/// constraints allow it), weights are not negative and fall, and in every column of every factor but the last
-/// the entry of largest magnitude is positive. Two equal fits therefore look the same.
+/// The form is unique: the columns of the factors have length one (after a [`CpAdmm`](super::CpAdmm) fit only if the constraints
+/// allow it), weights are at least 0 and in falling order, and the entry of largest magnitude in every column of every factor but
+/// the last is positive.
 ///
 /// ```
 /// use ndarray::{array, Array1};
@@ -75,15 +62,14 @@ pub struct CpTensor<F: Float> {
     report: CpReport,
 }
 
-/// Names of the parts; further factors are all called by the last one.
+/// Names of the parts. All further factors have the last name.
 const NAMES: [&str; 9] = [
     "factor_0", "factor_1", "factor_2", "factor_3", "factor_4", "factor_5", "factor_6", "factor_7",
     "factor",
 ];
 
 impl<F: Float> CpTensor<F> {
-    /// A tensor of R terms from their weights and one factor an axis, each of shape (length, R), that are
-    /// taken as they are and rounded to `precision`.
+    /// Creates a tensor of R terms from their weights and one factor (length, R) per axis, rounded to `precision`.
     ///
     /// # Errors
     ///
@@ -157,8 +143,8 @@ impl<F: Float> CpTensor<F> {
         })
     }
 
-    /// The artifact that `model`, fitted to `problem`, makes; `free[n]` tells whether the columns of factor n
-    /// may be scaled and their signs turned.
+    /// Makes the artifact from `model`, which was fitted to `problem`. `free[n]` says whether the columns of factor n may change
+    /// their scale and sign.
     pub(super) fn finish(
         problem: &Problem<F>,
         mut model: Model<F>,
@@ -185,7 +171,7 @@ impl<F: Float> CpTensor<F> {
                 }
             }
         }
-        // Signs are pushed from each factor that may be turned to the last such factor.
+        // Each factor whose sign may change passes its signs on to the last such factor.
         let turnable = |mode: usize| free.get(mode) == Some(&Freedom::ScaleAndSign);
         if let Some(last) = (0..model.factors.len()).rev().find(|&mode| turnable(mode)) {
             for r in 0..terms {
@@ -220,13 +206,13 @@ impl<F: Float> CpTensor<F> {
         &self.weights
     }
 
-    /// One factor an axis, of shape (length, R).
+    /// The factors, one (length, R) per axis.
     #[must_use]
     pub fn factors(&self) -> &[Array2<F>] {
         &self.factors
     }
 
-    /// R, the number of terms.
+    /// The number of terms R.
     #[must_use]
     pub fn rank(&self) -> usize {
         self.weights.len()
@@ -238,13 +224,13 @@ impl<F: Float> CpTensor<F> {
         self.precision
     }
 
-    /// How the fit went; all zeros for a tensor that was [built from parts](Self::from_parts).
+    /// The report of the fit; all zeros for a tensor [from parts](Self::from_parts).
     #[must_use]
     pub fn cp_report(&self) -> &CpReport {
         &self.report
     }
 
-    /// ‖Ŵ‖, from the factors alone.
+    /// ‖Ŵ‖, computed from the factors.
     #[must_use]
     pub fn norm(&self) -> f64 {
         self.model().squared_norm().sqrt()
@@ -256,8 +242,8 @@ impl<F: Float> CpTensor<F> {
         self.model().term_norms().into()
     }
 
-    /// (n₁ ⋯ n_d) / (R (n₁ + … + n_d)): the ratio of counts of numbers, the R weights left out as they may be
-    /// multiplied into a factor.
+    /// The ratio of the counts of values, (n₁ ⋯ n_d) / (R (n₁ + … + n_d)), without the R weights, which can be multiplied into
+    /// a factor.
     #[must_use]
     pub fn formula_ratio(&self) -> f64 {
         let dense: f64 = self.shape.iter().map(|&n| n as f64).product();
@@ -272,7 +258,7 @@ impl<F: Float> CpTensor<F> {
     }
 }
 
-/// What may be done to the columns of a factor without breaking what was asked of it.
+/// The changes of the columns of a factor that its constraint allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Freedom {
     ScaleAndSign,

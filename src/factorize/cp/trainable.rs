@@ -17,7 +17,7 @@ impl<F: Float> Trainable<F> for CpTensor<F> {
         let factors: usize = self.factors().iter().map(Array2::len).sum();
         check_parameters(self.rank() + factors, &parameters)?;
         let mut values = parameters.iter().copied();
-        let mut next = || values.next().unwrap_or_default();
+        let mut next = || values.next().expect("the number of parameters was checked");
         let weights = Array1::from_shape_simple_fn(self.rank(), &mut next);
         let factors = self
             .factors()
@@ -28,7 +28,8 @@ impl<F: Float> Trainable<F> for CpTensor<F> {
         Ok(())
     }
 
-    /// Of a factor it is the matricized gradient times the Khatri–Rao product of the others ([`mttkrp`]), times the weights.
+    /// The gradient of a factor is the matricized gradient times the Khatri–Rao product of the others ([`mttkrp`]), times the
+    /// weights.
     fn gradient(&self, dense: ArrayViewD<'_, F>) -> Result<Array1<F>> {
         check_dense(self.shape(), &dense)?;
         let factors: Vec<ArrayView2<'_, F>> =

@@ -1,15 +1,15 @@
-//! The whole decomposition, of which the largest part is kept.
+//! The leading singular triplets by the full decomposition.
 
 use ndarray::{ArrayView2, s};
 
-use super::factorizer::Triplets;
+use super::triplets::Triplets;
 use crate::factorize::Rank;
 use crate::linalg::{self, ThinSvd};
 use crate::{Float, Result};
 
-/// The leading singular triplets, and all singular values.
+/// Returns the leading singular triplets, and all singular values.
 ///
-/// Where `by_shape` does not say how many, the energy in `rank` does.
+/// The number of triplets is `by_shape`, or follows from the energy in `rank`.
 pub(super) fn leading<F: Float>(
     weights: ArrayView2<'_, F>,
     by_shape: Option<usize>,
@@ -23,7 +23,7 @@ pub(super) fn leading<F: Float>(
         (None, Rank::Energy(fraction)) => {
             Rank::by_energy(fraction, energies.clone().sum(), energies)
         }
-        (None, _) => spectrum.len(),
+        (None, rank) => unreachable!("the shape alone decides {rank:?}"),
     };
     let kept = kept.min(spectrum.len());
     let triplets = Triplets {

@@ -1,41 +1,30 @@
-//! From weights to an artifact.
+//! The fit: from a matrix to a [`LowRankMatrix`].
 
-use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayView4, CowArray, Ix2, Ix4};
+use ndarray::{Array2, ArrayView2, CowArray, Ix2};
 
 use super::low_rank::LowRankMatrix;
 use super::randomized::Projection;
-use super::spatial::SpatialConv2d;
+use super::triplets::sum_of_squares;
 use super::{LowRankWarning, SvdMethod, SvdReport, TruncatedSvd, exact, randomized};
 use crate::linalg::Cholesky;
-use crate::{Factorizer, FitContext, Float, LinearOp, Result, check, linalg, moments, parallel};
+use crate::{Factorizer, FitContext, Float, LinearOp, Result, check, linalg, parallel};
 
-/// The part of the squared norm above which a squared distance is taken from the singular values.
+/// If a larger fraction of the squared norm is lost, the error is computed from the singular values.
 const LARGE_REST: f64 = 0.25;
-
-/// Leading singular values with their vectors.
-pub(super) struct Triplets<F> {
-    /// Left singular vectors, as columns.
-    pub(super) u: Array2<F>,
-    /// Singular values, the largest first.
-    pub(super) s: Array1<F>,
-    /// Right singular vectors, as rows.
-    pub(super) vt: Array2<F>,
-}
 
 impl<F: Float> Factorizer<F, Ix2> for TruncatedSvd {
     type Output = LowRankMatrix<F>;
 
     /// Factorizes a matrix of shape (out_features, in_features).
     ///
-    /// With moments M = L Lᵀ of the inputs the product W L is cut off instead of W, and L taken out of the right factor
-    /// again: no matrix of this rank has a smaller output error tr(E M Eᵀ), by the theorem of Eckart and Young on
-    /// W L. (M is [damped](super::TruncatedSvd::damping) first.) Singular values and errors in the report are
-    /// those of W L then.
+    /// With moments M = L Lᵀ of the inputs, the product W L is truncated instead of W, and the right factor multiplied by L⁻¹.
+    /// By the theorem of Eckart and Young for W L, no matrix of this rank has a smaller output error tr(E M Eᵀ). (M is
+    /// [damped](super::TruncatedSvd::damping) first.) The report then has the singular values and errors of W L.
     ///
     /// # Errors
     ///
-    /// Those of the trait; [`Error::Overflow`](crate::Error::Overflow) where a factor leaves the range of the
-    /// precision it is stored in; [`Error::NoConvergence`](crate::Error::NoConvergence).
+    /// Those of the trait; [`Error::Overflow`](crate::Error::Overflow) for a factor out of the range of the stored precision;
+    /// [`Error::NoConvergence`](crate::Error::NoConvergence).
     fn factorize_with(
         &self,
         weights: ArrayView2<'_, F>,
@@ -85,7 +74,7 @@ impl<F: Float> Factorizer<F, Ix2> for TruncatedSvd {
                 (triplets, SvdMethod::Exact, Some(spectrum))
             }
         };
-        fix_signs(&mut triplets);
+        triplets.fix_signs();
         let rank = triplets.s.len();
         let optimal_error = spectrum.map(|spectrum| {
             let tail: f64 = spectrum.iter().skip(rank).map(|s| s * s).sum();
@@ -102,8 +91,8 @@ impl<F: Float> Factorizer<F, Ix2> for TruncatedSvd {
             LowRankMatrix::new(triplets, scale, self.singular_values, self.precision)?;
         let rest = total * total - energy;
         let distance = match &root {
-            // Vectors that are orthonormal leave what their values do not hold. The difference has the rounding of both,
-            // which the square root of a large part of them does not raise.
+            // For orthonormal vectors the squared error is the difference of the squared norms. Rounding matters little
+            // unless the difference is small.
             None if rest > LARGE_REST * total * total
                 && self.precision.bits() >= u64::from(F::BITS) =>
             {
@@ -126,32 +115,11 @@ impl<F: Float> Factorizer<F, Ix2> for TruncatedSvd {
     }
 }
 
-impl<F: Float> Factorizer<F, Ix4> for TruncatedSvd {
-    type Output = SpatialConv2d<F>;
-
-    /// Factorizes a kernel of shape (out_channels, in_channels, height, width).
-    ///
-    /// # Errors
-    ///
-    /// As for a matrix, namely that of shape (in_channels · height, out_channels · width).
-    fn factorize_with(
-        &self,
-        weights: ArrayView4<'_, F>,
-        context: FitContext<'_>,
-    ) -> Result<SpatialConv2d<F>> {
-        self.validate()?;
-        let inputs = context.inputs;
-        moments::unused("the spatial SVD of a kernel", inputs)?;
-        check::finite("weights", &weights)?;
-        SpatialConv2d::factorize(self, weights)
-    }
-}
-
 impl TruncatedSvd {
-    /// The method that is used on an (m, n) matrix for this rank.
+    /// The method for an (m, n) matrix and this rank.
     fn method_for(&self, m: usize, n: usize, rank: usize) -> SvdMethod {
-        // Beyond a quarter of the full rank the exact decomposition is about as fast, and below a side
-        // of 100 it takes a millisecond.
+        // Above a quarter of the full rank the exact decomposition is about as fast. For sides below 100 it takes a
+        // millisecond.
         let width = rank.saturating_add(self.oversampling);
         match self.method {
             SvdMethod::Auto if m.min(n) >= 100 && width.saturating_mul(4) <= m.min(n) => {
@@ -163,14 +131,14 @@ impl TruncatedSvd {
     }
 }
 
-/// W L, by whose distances those of the outputs are measured.
+/// W L. Distances between such products are those between the outputs.
 fn whitened<F: Float>(weights: ArrayView2<'_, F>, root: &Cholesky<f64>) -> Array2<F> {
     let weights = weights.mapv(Float::as_f64);
     linalg::product(weights.view(), root.lower().view()).mapv(F::from_f64_lossy)
 }
 
-/// The matrix without gaps, times a power of two that brings its largest magnitude near one where that is far
-/// away, so that squares neither overflow nor vanish; and the factor that undoes it.
+/// Returns the matrix without gaps, and the power of two by which it was divided. It is divided only if its largest magnitude
+/// is far from one, so that squares neither overflow nor vanish.
 fn scale_to_one<F: Float>(weights: ArrayView2<'_, F>) -> (CowArray<'_, F, Ix2>, f64) {
     let weights = match weights.is_standard_layout() {
         true => weights.into(),
@@ -183,7 +151,7 @@ fn scale_to_one<F: Float>(weights: ArrayView2<'_, F>) -> (CowArray<'_, F, Ix2>, 
     if largest == 0.0 || (1e-6..=1e6).contains(&largest) {
         return (weights, 1.0);
     }
-    // Within what both the power and its inverse can be; f64 reaches a little further down.
+    // Both the power and its inverse must be finite.
     let scale = 2.0_f64.powi((largest.log2().floor() as i32).clamp(-1020, 1020));
     let scaled = weights.mapv(|x| F::from_f64_lossy(x.as_f64() / scale));
     (scaled.into(), scale)
@@ -195,50 +163,7 @@ fn norm<F: Float>(a: ArrayView2<'_, F>) -> f64 {
     rows.into_iter().sum::<f64>().sqrt()
 }
 
-/// The sum of squares of the values times `scale`, in double precision.
-pub(super) fn sum_of_squares<F: Float>(values: ArrayView1<'_, F>, scale: f64) -> f64 {
-    let square = |x: F| {
-        let x = x.as_f64() * scale;
-        x * x
-    };
-    let Some(values) = values.to_slice() else {
-        return values.iter().map(|&x| square(x)).sum();
-    };
-    // Sums side by side, so that they are computed in vectors.
-    let (chunks, rest) = values.as_chunks::<16>();
-    let mut sums = [0.0; 16];
-    for chunk in chunks {
-        for (sum, &x) in sums.iter_mut().zip(chunk) {
-            *sum += square(x);
-        }
-    }
-    let rest: f64 = rest.iter().map(|&x| square(x)).sum();
-    sums.into_iter().sum::<f64>() + rest
-}
-
-/// `part` over `whole`, where a whole of zero has no parts.
+/// `part` divided by `whole`; 0 if `whole` is 0.
 fn relative(part: f64, whole: f64) -> f64 {
     if whole == 0.0 { 0.0 } else { part / whole }
-}
-
-/// Turns each pair of vectors so that the entry of the left one with the largest magnitude (the first of
-/// several) is positive.
-fn fix_signs<F: Float>(triplets: &mut Triplets<F>) {
-    for (mut u, mut v) in triplets
-        .u
-        .columns_mut()
-        .into_iter()
-        .zip(triplets.vt.rows_mut())
-    {
-        let largest = u.iter().fold(
-            F::zero(),
-            |largest, &x| {
-                if x.abs() > largest.abs() { x } else { largest }
-            },
-        );
-        if largest < F::zero() {
-            u.mapv_inplace(|x| -x);
-            v.mapv_inplace(|x| -x);
-        }
-    }
 }

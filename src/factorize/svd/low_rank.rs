@@ -1,10 +1,10 @@
-//! A matrix that is a product of two thin ones.
+//! `LowRankMatrix`: a matrix as the product of two thin ones.
 
 use std::borrow::Cow;
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2, ArrayViewMutD, Axis, Ix2, s};
 
-use super::factorizer::{Triplets, sum_of_squares};
+use super::triplets::{Triplets, sum_of_squares};
 use super::{SingularValues, SvdReport};
 use crate::artifact::check_apply;
 use crate::{
@@ -14,12 +14,12 @@ use crate::{
 
 const ARTIFACT: &str = "a low-rank matrix";
 
-/// W = L diag(s) R: a matrix (m, n) of rank r as (m, r) and (r, n), with the singular values folded into
-/// the factors or apart.
+/// A matrix (m, n) of rank r as W = L diag(s) R, with L (m, r) and R (r, n). The singular values s are multiplied into the
+/// factors or stored apart.
 ///
-/// y = x Wᵀ takes two thin products, r (m + n) multiply-adds a row in place of m n. As layers of a
-/// framework: first a linear layer with the weight [`right`](Self::right) (r, in_features) and no bias, then one with
-/// the weight [`left`](Self::left) (out_features, r) and the bias of the original.
+/// y = x Wᵀ takes two thin products: r (m + n) multiply-adds per row instead of m n. In a framework it becomes two linear
+/// layers: the first has the weight [`right`](Self::right) (r, in_features) and no bias, the second has the weight
+/// [`left`](Self::left) (out_features, r) and the original bias.
 ///
 /// ```
 /// use taper::factorize::Rank;
@@ -35,7 +35,7 @@ const ARTIFACT: &str = "a low-rank matrix";
 /// assert_eq!((factors.left().dim(), factors.right().dim()), ((20, 3), (3, 12)));
 /// assert_eq!(factors.singular_values().map(|values| values.len()), Some(3));
 /// let report = factors.svd_report().expect("fresh from the fit");
-/// // Beyond the optimum by no more than what single precision rounds.
+/// // Only the rounding to single precision adds to the optimal error.
 /// assert!(report.warning.is_none() && report.excess_error().is_some_and(|excess| excess < 1e-6));
 /// # Ok::<(), taper::Error>(())
 /// ```
@@ -50,7 +50,7 @@ pub struct LowRankMatrix<F> {
 }
 
 impl<F: Float> LowRankMatrix<F> {
-    /// Folds, scales and rounds what a decomposition gave.
+    /// Multiplies `triplets` by `scale`, multiplies the singular values into the factors, and rounds.
     pub(super) fn new(
         triplets: Triplets<F>,
         scale: f64,
@@ -98,10 +98,9 @@ impl<F: Float> LowRankMatrix<F> {
         })
     }
 
-    /// A low-rank matrix from its parts: `left` (m, r), `right` (r, n), and r singular values where they
-    /// are kept apart.
+    /// Creates a low-rank matrix from `left` (m, r), `right` (r, n), and the r singular values if they are stored apart.
     ///
-    /// The factors need not come from a decomposition: they may have been trained on.
+    /// The factors may come from anywhere, for example from fine-tuning.
     ///
     /// ```
     /// use taper::factorize::svd::LowRankMatrix;
@@ -117,9 +116,8 @@ impl<F: Float> LowRankMatrix<F> {
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`] where shapes do not fit, an axis is empty, the rank is above the shape, a value is
-    /// not finite or not representable in `precision`, a singular value is negative, or products leave
-    /// the range of the type.
+    /// [`Error::Malformed`] for shapes that do not fit, an empty axis, a rank above the smaller side, a value that is not
+    /// finite or not representable in `precision`, a negative singular value, or a product out of the range of `F`.
     pub fn from_parts(
         left: Array2<F>,
         singular_values: Option<Array1<F>>,
@@ -184,7 +182,7 @@ impl<F: Float> LowRankMatrix<F> {
         self.left.view()
     }
 
-    /// The r singular values, where they are kept apart.
+    /// The r singular values, if they are stored apart.
     #[must_use]
     pub fn singular_values(&self) -> Option<ArrayView1<'_, F>> {
         self.singular_values.as_ref().map(|array| array.view())
@@ -202,7 +200,7 @@ impl<F: Float> LowRankMatrix<F> {
         self.precision
     }
 
-    /// How the decomposition went; none for a matrix that was built from parts.
+    /// The report of the decomposition; `None` for a matrix from [`from_parts`](Self::from_parts).
     #[must_use]
     pub fn svd_report(&self) -> Option<&SvdReport> {
         self.report.as_ref()
@@ -212,11 +210,11 @@ impl<F: Float> LowRankMatrix<F> {
         self.report = Some(report);
     }
 
-    /// The distance from `weights`, over `scale`.
+    /// The distance from `weights`, divided by `scale`.
     pub(super) fn distance(&self, weights: ArrayView2<'_, F>, scale: f64) -> f64 {
         let scaled = self.scaled_left();
         let inverse = 1.0 / scale;
-        // By blocks of rows that stay in the cache.
+        // In blocks of rows that stay in the cache.
         const ROWS: usize = 32;
         let squares = parallel::map(weights.nrows().div_ceil(ROWS), |block| {
             let rows = block * ROWS..weights.nrows().min((block + 1) * ROWS);
@@ -241,7 +239,7 @@ impl<F: Float> LowRankMatrix<F> {
     }
 }
 
-/// Errs where a sum of products of the factors may leave the range of the type.
+/// Fails if a sum of products of the factors may leave the range of the type.
 fn check_product<F: Float>(
     left: &Array2<F>,
     singular_values: Option<&Array1<F>>,
@@ -257,7 +255,7 @@ impl<F: Float> Compressed<F> for LowRankMatrix<F> {
         &self.shape
     }
 
-    /// `left` (m, r), `singular_values` (r) where they are apart, `right` (r, n).
+    /// `left` (m, r), `singular_values` (r) if they are stored apart, `right` (r, n).
     fn parts(&self) -> Vec<Part<'_>> {
         let part = |name, role, shape: &[usize], values: &mut dyn Iterator<Item = F>| Part {
             name,
@@ -295,11 +293,7 @@ impl<F: Float> Compressed<F> for LowRankMatrix<F> {
         check::same_shape("out", &self.shape, out.shape())?;
         let out = out
             .into_dimensionality::<Ix2>()
-            .map_err(|_| Error::Dimensions {
-                what: "out",
-                expected: "two axes",
-                shape: self.shape.to_vec(),
-            })?;
+            .expect("the shape was checked");
         linalg::product_into(self.scaled_left().view(), self.right.view(), out);
         Ok(())
     }

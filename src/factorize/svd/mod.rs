@@ -1,16 +1,10 @@
 //! Truncated singular value decomposition: a matrix becomes a product of two thin ones.
 //!
-//! Of all matrices of rank r, the one that keeps the r largest singular values of W is nearest to it
-//! (Eckart and Young 1936, doi:10.1007/BF02288367), at a distance of
-//! $\sqrt{\sum\_{i>r} \sigma\_i^2}$.
-//! [`TruncatedSvd`] finds it exactly, or nearly so and much faster by random projection, and returns
-//! [`LowRankMatrix`], which takes r (m + n) values in place of m n and multiplies as two thin products.
-//! A convolution's kernel of four axes becomes [`SpatialConv2d`] in the same way: a column convolution
-//! and a row convolution.
-//!
-//! `params` holds what can be chosen, `exact` and `randomized` the two ways to the leading singular triplets,
-//! `low_rank` and `spatial` the artifacts, `report` what the fit says of itself, `trainable` the gradient
-//! of the factors.
+//! Of all matrices of rank r, the one with the r largest singular values of W is the closest to W (Eckart and Young 1936,
+//! doi:10.1007/BF02288367). Its distance is $\sqrt{\sum\_{i>r} \sigma\_i^2}$. [`TruncatedSvd`] computes it exactly, or
+//! approximately and much faster by random projection. The result is a [`LowRankMatrix`], which stores r (m + n) values instead
+//! of m n and multiplies as two thin products. A convolution kernel becomes a [`SpatialConv2d`]: a column convolution and a
+//! row convolution.
 //!
 //! ```
 //! use taper::Factorizer;
@@ -32,6 +26,7 @@ mod spatial;
 #[cfg(test)]
 mod tests;
 mod trainable;
+mod triplets;
 
 pub use low_rank::LowRankMatrix;
 pub use params::{SingularValues, SvdMethod, TruncatedSvd};

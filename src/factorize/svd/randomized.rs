@@ -2,24 +2,24 @@
 //!
 //! Halko, Martinsson and Tropp, "Finding structure with randomness", 2011, arXiv:0909.4061, algorithms 4.4
 //! (power iterations that orthonormalize at each step) and 5.1. The bases are orthonormalized by CholeskyQR2
-//! (Yamamoto et al. 2015, Electronic Transactions on Numerical Analysis 44), which is nothing but products, and by
-//! Householder QR where the columns are too near to dependent for it.
-//! The block Krylov variant (Musco and Musco 2015, arXiv:1504.05477) projects on the span of all iterates in place of
-//! the last one.
+//! (Yamamoto et al. 2015, Electronic Transactions on Numerical Analysis 44), which consists of products only, or by
+//! Householder QR if the columns are nearly dependent.
+//! The block Krylov variant (Musco and Musco 2015, arXiv:1504.05477) projects on the span of all iterates instead of the
+//! last one.
 
 use ndarray::{Array2, ArrayView2, Axis, s};
 use rand_distr::{Distribution, StandardNormal};
 
-use super::factorizer::Triplets;
+use super::triplets::Triplets;
 use crate::linalg::{self, Cholesky};
 use crate::{Float, Result, Seed};
 
-/// What to project on.
+/// The parameters of the projection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Projection {
     pub(super) oversampling: usize,
     pub(super) power_iterations: usize,
-    /// Whether all iterates count, not only the last.
+    /// Whether to project on all iterates instead of the last one.
     pub(super) krylov: bool,
     pub(super) seed: Seed,
 }
@@ -30,7 +30,7 @@ pub(super) fn leading<F: Float>(
     rank: usize,
     projection: Projection,
 ) -> Result<Triplets<F>> {
-    // A wide matrix is worked on as its transpose, so that the basis of the longer side is the one that is found.
+    // A wide matrix is transposed, so that the basis has the length of the longer side.
     if weights.nrows() < weights.ncols() {
         let Triplets { u, s, vt } = leading(weights.reversed_axes(), rank, projection)?;
         return Ok(Triplets {
@@ -40,7 +40,7 @@ pub(super) fn leading<F: Float>(
         });
     }
     let q = basis(weights, rank, projection)?;
-    // W ≈ Q B with B = Qᵀ W, of which the transpose is tall and thin.
+    // W ≈ Q B with B = Qᵀ W; the transpose of B is tall and thin.
     let projected = linalg::product(weights.t(), q.view());
     let small = linalg::thin_svd(projected.view())?;
     let u = linalg::product(q.view(), small.vt.slice(s![..rank, ..]).t());
@@ -67,11 +67,11 @@ fn basis<F: Float>(
     let mut iterate = linalg::product(weights, sketch.t());
     let mut earlier = Vec::new();
     for _ in 0..projection.power_iterations {
-        // One pass is enough here: only the span goes on.
+        // One pass is enough: only the span matters for the next iteration.
         let range = orthonormalize(iterate, 1)?;
         let rows = orthonormalize(linalg::product(weights.t(), range.view()), 1)?;
         iterate = linalg::product(weights, rows.view());
-        // More columns than the matrix has span no more.
+        // At most as many columns as the matrix has.
         if projection.krylov && (earlier.len() + 2) * width <= n {
             earlier.push(range);
         }
@@ -79,18 +79,18 @@ fn basis<F: Float>(
     if earlier.is_empty() {
         return orthonormalize(iterate, 2);
     }
-    // The last iterate is brought to the length of the others, lest it hide them.
+    // The last iterate gets the length of the others, which it would outweigh otherwise.
     let last = orthonormalize(iterate, 1)?;
     let blocks: Vec<_> = earlier
         .iter()
         .chain([&last])
         .map(|block| block.view())
         .collect();
-    let all = ndarray::concatenate(Axis(1), &blocks).unwrap_or(last);
+    let all = ndarray::concatenate(Axis(1), &blocks).expect("all blocks have as many rows");
     orthonormalize(all, 2)
 }
 
-/// A basis of the columns of `a`, orthonormal to working precision after two passes, nearly so after one.
+/// Returns a basis of the columns of `a`: orthonormal to working precision after two passes, nearly orthonormal after one.
 fn orthonormalize<F: Float>(mut a: Array2<F>, passes: usize) -> Result<Array2<F>> {
     for _ in 0..passes {
         match Cholesky::new(linalg::gram(a.view()).view()).filter(well_conditioned) {
@@ -101,12 +101,12 @@ fn orthonormalize<F: Float>(mut a: Array2<F>, passes: usize) -> Result<Array2<F>
     Ok(a)
 }
 
-/// Whether the loss of orthogonality of a pass, κ² ε, leaves the next one something to work with.
+/// Whether the loss of orthogonality in a pass, κ² ε, is small enough for the next pass.
 fn well_conditioned<F: Float>(cholesky: &Cholesky<F>) -> bool {
     let diagonal = cholesky.lower().diag();
     let largest = diagonal.iter().fold(F::zero(), |max, &x| max.max(x));
     let smallest = diagonal.iter().fold(F::infinity(), |min, &x| min.min(x));
     let ratio = (smallest / largest).as_f64();
-    // The diagonal of L gives the condition within a small factor, which the 100 is for.
+    // The diagonal of L gives the condition κ up to a small factor; the 100 covers it.
     ratio * ratio > 100.0 * F::epsilon().as_f64()
 }

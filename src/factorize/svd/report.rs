@@ -1,50 +1,30 @@
-//! What a truncated SVD says of itself.
+//! The report of a truncated SVD.
 
 use super::SvdMethod;
 
-/// How a truncated SVD went.
+/// The method, the singular values and the errors of a truncated SVD. [`LowRankMatrix`](super::LowRankMatrix) has an example.
 ///
-/// Where moments of the inputs were given, all figures are of W L in place of W, L Lᵀ being the damped moments: errors are
+/// With moments of the inputs, all figures belong to W L instead of W, where L Lᵀ are the damped moments. The errors are then
 /// those of the outputs.
-///
-/// ```
-/// use taper::factorize::Rank;
-/// use taper::factorize::svd::{SingularValues, SvdMethod, TruncatedSvd};
-/// use taper::ndarray::Array2;
-/// use taper::Factorizer;
-///
-/// let weights = Array2::from_shape_fn((20, 12), |(o, i)| ((o * o * i + i) as f64).sin());
-/// let factors = TruncatedSvd::new(Rank::Fixed(3))
-///     .method(SvdMethod::Exact)
-///     .singular_values(SingularValues::Apart)
-///     .factorize(weights.view())?;
-/// assert_eq!((factors.left().dim(), factors.right().dim()), ((20, 3), (3, 12)));
-/// assert_eq!(factors.singular_values().map(|values| values.len()), Some(3));
-/// let report = factors.svd_report().expect("fresh from the fit");
-/// // Beyond the optimum by no more than what single precision rounds.
-/// assert!(report.warning.is_none() && report.excess_error().is_some_and(|excess| excess < 1e-6));
-/// # Ok::<(), taper::Error>(())
-/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct SvdReport {
-    /// How it was computed: exact or randomized.
+    /// The method that was used: exact, randomized or block Krylov.
     pub method: SvdMethod,
-    /// The singular values that were kept, the largest first, before they were rounded.
+    /// The kept singular values before rounding, the largest first.
     pub singular_values: Vec<f64>,
-    /// The distance of the artifact, as stored, from the matrix, over the norm of the matrix (Frobenius);
-    /// 0 for a matrix of zeros.
+    /// The distance of the artifact as stored from the matrix, divided by the norm of the matrix (both Frobenius); 0 for a
+    /// matrix of zeros.
     pub relative_error: f64,
-    /// The smallest such distance that any matrix of this rank has, by the theorem of Eckart and Young:
-    /// known where the whole spectrum is.
+    /// The smallest such distance of any matrix of this rank (Eckart and Young); `None` if the whole spectrum was not
+    /// computed.
     pub optimal_error: Option<f64>,
-    /// What makes the result less than it seems.
+    /// A reason why the result does not save anything.
     pub warning: Option<LowRankWarning>,
 }
 
 impl SvdReport {
-    /// By how much the error is above the optimum, as a fraction of it; none where the optimum is not known,
-    /// or zero.
+    /// Returns the fraction by which the error exceeds the optimum; `None` if the optimum is unknown or zero.
     #[must_use]
     pub fn excess_error(&self) -> Option<f64> {
         let optimum = self.optimal_error.filter(|&optimum| optimum > 0.0)?;
@@ -52,14 +32,14 @@ impl SvdReport {
     }
 }
 
-/// What makes a low-rank matrix less than it seems.
+/// A reason why a low-rank matrix does not save anything.
 ///
 /// ```
 /// use taper::factorize::{Rank, svd::{LowRankWarning, TruncatedSvd}};
 /// use taper::ndarray::Array2;
 /// use taper::Factorizer;
 ///
-/// // Rank 3 of a 4×4 matrix takes 24 values in place of 16.
+/// // Rank 3 of a 4×4 matrix takes 24 values instead of 16.
 /// let factors = TruncatedSvd::new(Rank::Fixed(3)).factorize(Array2::<f32>::eye(4).view())?;
 /// let warning = factors.svd_report().and_then(|report| report.warning);
 /// assert_eq!(warning, Some(LowRankWarning::SavesNothing { rank: 3, largest_useful: 1 }));
@@ -68,17 +48,17 @@ impl SvdReport {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LowRankWarning {
-    /// The factors hold no fewer values than the matrix: r ≥ m n / (m + n).
+    /// The factors hold as many values as the matrix, or more: r ≥ m n / (m + n).
     SavesNothing {
         /// The rank.
         rank: usize,
-        /// The largest rank that saves something; 0 where none does.
+        /// The largest rank that saves something; 0 if none does.
         largest_useful: usize,
     },
 }
 
 impl LowRankWarning {
-    /// Whether factors of `rank`, (m, r) and (r, n), hold fewer values than an (m, n) matrix.
+    /// The warning for factors (m, rank) and (rank, n) that hold no fewer values than an (m, n) matrix.
     pub(super) fn of_size(rank: usize, m: usize, n: usize) -> Option<Self> {
         let (dense, per_term) = (m as u128 * n as u128, m as u128 + n as u128);
         (rank as u128 * per_term >= dense).then(|| Self::SavesNothing {

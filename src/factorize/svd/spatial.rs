@@ -1,22 +1,22 @@
 //! A convolution as a column convolution and a row convolution.
 
-use ndarray::{Array4, ArrayView1, ArrayView4, ArrayViewMutD};
+use ndarray::{Array4, ArrayView1, ArrayView4, ArrayViewMutD, Ix4};
 
 use super::{LowRankMatrix, TruncatedSvd};
 use crate::factorize::convolution::{Geometry, conv2d};
-use crate::{Compressed, Error, Factorizer, Float, Part, Result, StorageBits, check};
+use crate::{
+    Compressed, Error, Factorizer, FitContext, Float, Part, Result, StorageBits, check, moments,
+};
 
-/// A kernel (out, in, h, w) as a convolution by (r, in, h, 1) that is followed by one by (out, r, 1, w).
+/// A kernel (out, in, h, w) as a column convolution (r, in, h, 1) followed by a row convolution (out, r, 1, w).
 ///
-/// The separable filters of Jaderberg, Vedaldi and Zisserman, "Speeding up convolutional neural networks with
-/// low rank expansions", 2014, arXiv:1405.3866 (the second of their schemes), in closed form: the truncated SVD of
-/// the kernel as a matrix with (in, h) along its rows and (out, w) along its columns. The sum of squared differences of
-/// the kernels is the smallest that this rank allows.
+/// These are the separable filters of Jaderberg, Vedaldi and Zisserman, "Speeding up convolutional neural networks with
+/// low rank expansions", 2014, arXiv:1405.3866 (their second scheme), in closed form: the truncated SVD of the kernel as a
+/// matrix with rows (in, h) and columns (out, w). No kernel of this form and rank is closer to the original.
 ///
-/// In a framework, the first convolution has the vertical stride and padding of the original and no bias,
-/// the second the horizontal ones ([`Geometry::separate`] gives both) and the original's bias; dilations go the same
-/// ways. Each output position then costs r (in · h + out · w) multiply-adds in place of out · in · h · w (at
-/// stride one). [`apply`](Self::apply) runs the two.
+/// In a framework, the first convolution has the vertical stride and padding of the original and no bias. The second has the
+/// horizontal ones and the original bias. [`Geometry::separate`] returns both; dilations split in the same way. At stride one
+/// each output position costs r (in · h + out · w) multiply-adds instead of out · in · h · w.
 ///
 /// ```
 /// use taper::factorize::Rank;
@@ -38,30 +38,11 @@ pub struct SpatialConv2d<F> {
 }
 
 impl<F: Float> SpatialConv2d<F> {
-    /// Factorizes a kernel that has been checked.
-    pub(super) fn factorize(svd: &TruncatedSvd, kernel: ArrayView4<'_, F>) -> Result<Self> {
-        let (out, inner, height, width) = kernel.dim();
-        let matrix = kernel
-            .permuted_axes([1, 2, 0, 3])
-            .as_standard_layout()
-            .into_owned()
-            .into_shape_with_order((inner * height, out * width))
-            .map_err(|_| Error::Dimensions {
-                what: "the kernel",
-                expected: "four axes",
-                shape: vec![out, inner, height, width],
-            })?;
-        Ok(Self {
-            shape: [out, inner, height, width],
-            matrix: svd.factorize(matrix.view())?,
-        })
-    }
-
-    /// A factorized kernel of `shape` (out, in, h, w) from its [`matrix`](Self::matrix).
+    /// Creates the factorized kernel of `shape` (out, in, h, w) from its [`matrix`](Self::matrix).
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`] where the matrix is not of shape (in · h, out · w).
+    /// [`Error::Malformed`] unless the matrix has shape (in · h, out · w).
     pub fn from_parts(shape: [usize; 4], matrix: LowRankMatrix<F>) -> Result<Self> {
         let [out, inner, height, width] = shape;
         let expected = [inner.checked_mul(height), out.checked_mul(width)];
@@ -81,13 +62,13 @@ impl<F: Float> SpatialConv2d<F> {
         self.matrix.rank()
     }
 
-    /// The kernel as a matrix of low rank, with (in, h) along its rows and (out, w) along its columns.
+    /// The kernel as a low-rank matrix with rows (in, h) and columns (out, w).
     #[must_use]
     pub fn matrix(&self) -> &LowRankMatrix<F> {
         &self.matrix
     }
 
-    /// The kernel of the first convolution, (r, in, h, 1); it takes the singular values that are kept apart.
+    /// The kernel of the first convolution, (r, in, h, 1), multiplied by the singular values if these are stored apart.
     #[must_use]
     pub fn vertical(&self) -> Array4<F> {
         let [_, inner, height, _] = self.shape;
@@ -108,12 +89,11 @@ impl<F: Float> SpatialConv2d<F> {
         })
     }
 
-    /// The convolution of images (batch, in, height, width), by the one kernel and then by the other; `bias`
-    /// has one value for each of the out channels.
+    /// Convolves images (batch, in, height, width) with one kernel after the other; `bias` has one value per output channel.
     ///
     /// # Errors
     ///
-    /// As [`conv2d`].
+    /// Those of [`conv2d`].
     pub fn apply(
         &self,
         x: ArrayView4<'_, F>,
@@ -126,12 +106,43 @@ impl<F: Float> SpatialConv2d<F> {
     }
 }
 
+impl<F: Float> Factorizer<F, Ix4> for TruncatedSvd {
+    type Output = SpatialConv2d<F>;
+
+    /// Factorizes a kernel of shape (out_channels, in_channels, height, width).
+    ///
+    /// # Errors
+    ///
+    /// Those for a matrix of shape (in_channels · height, out_channels · width), and
+    /// [`Error::MomentsUnused`] if the context has moments.
+    fn factorize_with(
+        &self,
+        weights: ArrayView4<'_, F>,
+        context: FitContext<'_>,
+    ) -> Result<SpatialConv2d<F>> {
+        self.validate()?;
+        let inputs = context.inputs;
+        moments::unused("the spatial SVD of a kernel", inputs)?;
+        check::finite("weights", &weights)?;
+        let (out, inner, height, width) = weights.dim();
+        let matrix = weights.permuted_axes([1, 2, 0, 3]);
+        let matrix = matrix.as_standard_layout();
+        let matrix = matrix
+            .to_shape((inner * height, out * width))
+            .expect("both shapes have as many elements");
+        Ok(SpatialConv2d {
+            shape: [out, inner, height, width],
+            matrix: self.factorize(matrix.view())?,
+        })
+    }
+}
+
 impl<F: Float> Compressed<F> for SpatialConv2d<F> {
     fn shape(&self) -> &[usize] {
         &self.shape
     }
 
-    /// Those of the [`matrix`](Self::matrix).
+    /// The parts of the [`matrix`](Self::matrix).
     fn parts(&self) -> Vec<Part<'_>> {
         self.matrix.parts()
     }

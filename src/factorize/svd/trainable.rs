@@ -1,4 +1,4 @@
-//! The gradient of two thin factors.
+//! The gradient of the factors of a low-rank matrix.
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayViewD, Axis};
 
@@ -7,8 +7,8 @@ use crate::trainable::{check_matrix, check_parameters, finite_gradient};
 use crate::{Compressed, Error, Float, Result, Trainable, linalg};
 
 impl<F: Float> Trainable<F> for LowRankMatrix<F> {
-    /// L in row-major order, the singular values where they are apart, then R. Negative singular values become zero when
-    /// they are set.
+    /// L in row-major order, the singular values if they are stored apart, then R. Setting a negative singular value sets
+    /// zero.
     fn parameters(&self) -> Array1<F> {
         let apart = self.singular_values().into_iter().flatten();
         let (left, right) = (self.left(), self.right());
@@ -26,7 +26,7 @@ impl<F: Float> Trainable<F> for LowRankMatrix<F> {
         check_parameters(m * rank + apart + rank * n, &parameters)?;
         let precision = self.precision();
         let mut values = parameters.iter().copied();
-        let mut next = || values.next().unwrap_or_default();
+        let mut next = || values.next().expect("the number of parameters was checked");
         let mut rounded = |what, shape, least: F| {
             let mut factor = Array2::from_shape_simple_fn(shape, &mut next);
             for value in &mut factor {
