@@ -93,6 +93,7 @@ mod moments;
 mod observer;
 mod packing;
 mod parallel;
+mod power;
 pub mod prune;
 pub mod quantize;
 mod seed;
