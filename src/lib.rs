@@ -140,6 +140,7 @@ mod moments;
 mod observer;
 mod packing;
 mod parallel;
+mod power;
 pub mod prelude;
 pub mod prune;
 pub mod quantize;

@@ -5,7 +5,7 @@ mod patches;
 use ndarray::{Array1, Array2, ArrayView2, ArrayView4, s};
 
 use crate::linalg::{self, Cholesky};
-use crate::{Error, Float, Result, check};
+use crate::{Error, Float, Result, check, power};
 
 pub use patches::Patches;
 
@@ -236,6 +236,20 @@ impl InputMoments {
     pub fn diagonal(&self) -> Result<Array1<f64>> {
         self.seen()?;
         Ok(&self.sum.diag() / self.count as f64)
+    }
+
+    /// M · 2⁻ᵉ and e, such that the largest mean square is in [1, 2); e is 0 where all are zero.
+    ///
+    /// # Errors
+    ///
+    /// As [`matrix`](Self::matrix).
+    pub(crate) fn normalized(&self) -> Result<(Self, i32)> {
+        let exponent = power::largest_exponent(&self.diagonal()?.view());
+        let normalized = Self {
+            count: self.count,
+            sum: power::scaled(&self.sum.view(), -exponent),
+        };
+        Ok((normalized, exponent))
     }
 
     /// M + λ m I, where m is the mean of its diagonal (1 where that is zero): positive definite for λ > 0.

@@ -7,12 +7,12 @@ use crate::kernels::Level;
 use crate::kernels::distance::{BLOCK, half_squared_norms, nearest};
 use crate::{Error, Float, Result, check, parallel};
 
-/// The index of the centroid nearest to each point, ties falling to the lowest index.
+/// The index of the nearest centroid of each point; of equally near ones the lowest index.
 ///
-/// `points` has shape (points, axes), `centroids` (clusters, axes). A point's index depends on the point and the
-/// centroids only, and is the same on every processor. Distances are compared in the number type `F`
-/// by ‖c‖²/2 − x·c, after the centroids are moved to the origin if they are far from it: of two centroids whose
-/// distances differ by less than the rounding of squares in `F`, either may be chosen.
+/// `points` has shape (points, axes), `centroids` (clusters, axes). The index of a point depends on the point and the
+/// centroids alone, and is the same on every processor. Distances are compared in the number type `F`
+/// by ‖c‖²/2 − x·c, after points and centroids are shifted if the centroids are far from the origin. If the distances of two
+/// centroids differ by less than the rounding of squares in `F`, either may be chosen.
 ///
 /// ```
 /// use ndarray::array;
@@ -40,6 +40,14 @@ pub fn assign<F: Float>(
         centroids.shape(),
     )?;
     check_clusters(centroids.nrows())?;
+    assign_finite(points, centroids)
+}
+
+/// [`assign`] for points and centroids that are finite and have the same axes.
+pub(crate) fn assign_finite<F: Float>(
+    points: ArrayView2<'_, F>,
+    centroids: ArrayView2<'_, F>,
+) -> Result<Vec<u32>> {
     let magnitude = magnitude("a squared distance of points", &points)?
         .max(magnitude("a squared distance of centroids", &centroids)?);
     let centroids: Vec<F> = centroids.iter().copied().collect();
@@ -60,7 +68,7 @@ pub(super) fn check_clusters(clusters: usize) -> Result<()> {
     Ok(())
 }
 
-/// [`assign`] without the checks; `magnitude` is the largest magnitude of points and centroids.
+/// [`assign`] without checks; `magnitude` is the largest magnitude of points and centroids.
 pub(super) fn assign_checked<F: Float>(
     points: &ArrayView2<'_, F>,
     centroids: &[F],

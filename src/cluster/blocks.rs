@@ -3,7 +3,7 @@
 use ndarray::{ArrayView2, s};
 
 use crate::kernels::distance::BLOCK;
-use crate::{Error, Float, Result, check};
+use crate::{Error, Float, Result, check, power};
 
 /// The largest magnitude of `points`; fails if squared distances between them may leave the range of `f64`.
 pub(super) fn magnitude<F: Float>(what: &'static str, points: &ArrayView2<'_, F>) -> Result<F> {
@@ -18,10 +18,10 @@ pub(super) fn magnitude<F: Float>(what: &'static str, points: &ArrayView2<'_, F>
 /// The coordinates in which the kernels compare points and centroids: (x − shift) · scale with (c − shift) · scale.
 ///
 /// The kernels find the least ‖c‖²/2 − x·c. This loses digits where the points are much farther from the origin
-/// than from each other, which the shift corrects. It leaves the range of `f32` where points are very large or small, which
-/// the scale corrects. The shift depends on the centroids only, so that the cluster of a point does not depend on the other
-/// points, and is zero unless it is needed, so that weights keep all their digits. The scale is a power of two and changes no
-/// digit.
+/// than from each other, which the shift corrects. It leaves the range of the type where points are very large or small, which
+/// the scale corrects. The shift depends on the centroids alone, so that the cluster of a point does not depend on the other
+/// points. It is zero unless it is needed, so that weights keep all their digits. The scale is a power of two: it changes no
+/// digit, and points that are scaled by a power of two have the same coordinates.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Frame<F> {
     /// One value an axis; empty if all are zero.
@@ -42,15 +42,11 @@ impl<F: Float> Frame<F> {
         }
     }
 
+    /// The power of two that brings `magnitude` into [1, 2), as far as that power is a normal number.
     fn scale(magnitude: F) -> F {
-        let safe = if F::BITS == 32 { 20.0 } else { 200.0 };
-        let exponent = magnitude.as_f64().log2();
-        if exponent.abs() <= safe || magnitude.is_zero() {
-            return F::one();
-        }
-        // Limited so that the power itself is a normal number.
-        let limit = if F::BITS == 32 { 126.0 } else { 1022.0 };
-        F::from_f64_lossy((-exponent.round()).clamp(-limit, limit).exp2())
+        let limit = if F::BITS == 32 { 126 } else { 1022 };
+        let exponent = power::exponent(magnitude.as_f64());
+        power::times(F::one(), (-exponent).clamp(-limit, limit))
     }
 
     fn shift<'a>(rows: impl ExactSizeIterator<Item = &'a [F]>, axes: usize) -> Vec<F> {
@@ -74,7 +70,14 @@ impl<F: Float> Frame<F> {
             return Vec::new();
         }
         // Rounded to a multiple of about the spread, so that it stays the same while centroids move little.
-        let step = (spread.sqrt().log2().ceil() + 1.0).exp2();
+        let spread: f64 = spread.sqrt();
+        let floor = power::exponent(spread);
+        let above = i32::from(spread > power::times(1.0, floor));
+        let step = if spread > 0.0 {
+            power::times(1.0, floor + above + 1)
+        } else {
+            0.0
+        };
         sums.iter()
             .map(|&mean| {
                 let rounded = (mean / step).round() * step;

@@ -9,7 +9,7 @@ use super::lloyd::{Fit, Limits, Problem};
 use super::seeding::{Seeding, choose};
 use super::{Clusterer, Clustering};
 use crate::observer::ObservedFit;
-use crate::{Error, FitReport, Float, Observer, ParamError, Result, Seed, Stage, check};
+use crate::{Error, FitReport, Float, Observer, ParamError, Result, Seed, Stage, check, power};
 
 /// k-means by Lloyd's algorithm (Lloyd, "Least squares quantization in PCM", 1982, doi:10.1109/TIT.1982.1056489).
 ///
@@ -241,7 +241,7 @@ impl KMeans {
     }
 }
 
-/// Weights of which the largest is near one; `None` where all are zero.
+/// Weights scaled so that the largest is in [1, 2); `None` if all are zero.
 pub(super) fn checked_weights<F: Float>(
     points: usize,
     weights: ArrayView1<'_, F>,
@@ -260,14 +260,9 @@ pub(super) fn checked_weights<F: Float>(
     if largest.is_zero() {
         return Ok(None);
     }
-    // A power of two, in two steps that are normal numbers each; only what counts for nothing is rounded.
-    let exponent = -largest.as_f64().log2().round();
-    let half = (exponent / 2.0).floor();
-    let (a, b) = (
-        F::from_f64_lossy(half.exp2()),
-        F::from_f64_lossy((exponent - half).exp2()),
-    );
-    Ok(Some(weights.iter().map(|&w| w * a * b).collect()))
+    // Only weights that are negligible beside the largest are rounded.
+    let scaled = power::scaled(&weights, -power::exponent(largest.as_f64()));
+    Ok(Some(scaled.to_vec()))
 }
 
 fn given_centroids<F: Float>(given: &Array2<f64>, clusters: usize, axes: usize) -> Result<Vec<F>> {

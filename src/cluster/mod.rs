@@ -42,6 +42,7 @@ use crate::{FitReport, Float, Observer, Result, Seed, parallel};
 #[cfg(feature = "linfa")]
 pub use self::linfa::LinfaKMeans;
 pub use assignment::assign;
+pub(crate) use assignment::assign_finite;
 pub use kmeans::KMeans;
 pub use optimal::{OptimalScalar, cluster_scalars};
 pub use seeding::Seeding;

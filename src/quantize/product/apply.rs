@@ -1,4 +1,4 @@
-//! y = x Wᵀ with a product-quantized W: by look-ups, or block after block decompressed and multiplied.
+//! y = x Wᵀ with a product-quantized W, by look-ups or by decompressing one block of W after the other.
 
 use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 
@@ -7,37 +7,33 @@ use crate::artifact::check_apply;
 use crate::kernels::Level;
 use crate::{Float, LinearOp, Result, linalg};
 
-/// Rows of x that are worked on together: what bounds the room that look-ups need besides the result.
+/// Rows of x that are computed together. It limits the memory that look-ups need besides the result.
 const ROWS: usize = 256;
-/// Weights that are decompressed together: what bounds the room that this way needs.
+/// Weights that are decompressed together. It limits the memory of this method.
 const BLOCK: usize = 1 << 20;
 
 /// How a product with a [`PqMatrix`] is computed.
 ///
 /// ```
 /// use taper::ndarray::Array2;
-/// use taper::quantize::product::{Codebook, ProductMethod, ProductQuantizer, SplitAxis};
-/// use taper::{Compressed, Quantizer};
+/// use taper::quantize::product::{ProductMethod, ProductQuantizer};
+/// use taper::Quantizer;
 ///
-/// let weights = Array2::from_shape_fn((64, 32), |(o, i)| ((o * 3 + i * 5) as f32).sin());
-/// let matrix = ProductQuantizer::with_width(4)
-///     .centroids(8)
-///     .axis(SplitAxis::In)
-///     .codebook(Codebook::Shared)
-///     .seed(7)
-///     .quantize(weights.view())?;
-/// // Each of 64 rows has 8 codes of 3 bits; the one codebook has 8 centroids of 4 values.
-/// assert_eq!(matrix.codes().dim(), (8, 64));
-/// assert_eq!(matrix.storage().bytes(), 8 * 64 * 3 / 8 + 8 * 4 * 4);
-/// let mut y = Array2::zeros((1, 64));
-/// matrix.apply_by(ProductMethod::LookUp, Array2::ones((1, 32)).view(), y.view_mut())?;
+/// let weights = Array2::from_shape_fn((64, 32), |(o, i)| ((o * 3 + i * 5) % 7) as f64);
+/// let matrix = ProductQuantizer::with_width(4).centroids(8).quantize(weights.view())?;
+/// let x = Array2::ones((2, 32));
+/// let products = [ProductMethod::LookUp, ProductMethod::Decompress].map(|method| {
+///     let mut y = Array2::zeros((2, 64));
+///     matrix.apply_by(method, x.view(), y.view_mut()).map(|()| y)
+/// });
+/// assert_eq!(products[0], products[1]); // sums of small integers are exact
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ProductMethod {
-    /// From the codes, as [the module](super) tells.
+    /// From the codes, as [the module](super) explains.
     LookUp,
-    /// Block after block of W is decompressed and multiplied.
+    /// Decompresses one block of W after the other and multiplies with it.
     Decompress,
 }
 
@@ -51,10 +47,11 @@ impl<F: Float> LinearOp<F> for PqMatrix<F> {
 impl<F: Float> PqMatrix<F> {
     /// The method that is expected to be faster for `batch` rows of x.
     ///
-    /// For a row of x, a look-up is counted as 2 multiply-adds for [`SplitAxis::In`] and as 5 for [`SplitAxis::Out`], and
-    /// products with all centroids as one a value; against one a weight, and 30 a weight for decompressing W once. The
-    /// constants are those of the times below, in microseconds for `f32`: look-ups / decompressing, and faer's product with
-    /// a dense W, on two cores of an AMD EPYC (Zen 4, AVX-512), by `cargo bench --bench product -- apply`.
+    /// Costs are estimated in multiply-adds. For each row of x, look-ups take 2 for each code with [`SplitAxis::In`] and 5
+    /// with [`SplitAxis::Out`], and one for each value of the codebooks. Decompressing takes 30 for each weight, once, and one
+    /// for each weight and row of x. The constants follow from the times below, in microseconds for `f32`: look-ups /
+    /// decompressing, and faer's product with a dense W, on two cores of an AMD EPYC (Zen 4, AVX-512), by
+    /// `cargo bench --bench product -- apply`.
     ///
     /// | W | k | d | axis | batch 1 | 4 | 16 | 64 | 256 |
     /// |---|--:|--:|---|--:|--:|--:|--:|--:|
@@ -79,7 +76,7 @@ impl<F: Float> PqMatrix<F> {
         };
         let centroids = books.split_length() as f64 * books.centroids() as f64;
         let a_row = look_up * self.codes.len() as f64 + centroids;
-        // Rows are worked on eight at a time, but for a single one.
+        // The kernels compute eight rows at a time, or a single one.
         let rows = match batch {
             1 => 4.0,
             _ => batch.next_multiple_of(8) as f64,
@@ -92,13 +89,14 @@ impl<F: Float> PqMatrix<F> {
         }
     }
 
-    /// [`apply_into`](LinearOp::apply_into) by a method of the caller's choice.
+    /// [`apply_into`](LinearOp::apply_into) by the given method.
     ///
-    /// Both give the same product, rounded in another order. Either one's result is the same for any number of threads.
+    /// Both methods compute the same product, with roundings in another order. The result of each is the same for any number
+    /// of threads.
     ///
     /// # Errors
     ///
-    /// As there.
+    /// Those of [`apply_into`](LinearOp::apply_into).
     pub fn apply_by(
         &self,
         method: ProductMethod,
@@ -124,7 +122,7 @@ impl<F: Float> PqMatrix<F> {
             .axis_chunks_iter(Axis(0), ROWS)
             .zip(y.axis_chunks_iter_mut(Axis(0), ROWS))
         {
-            // Codes of up to eight bits cannot leave a table of 256 entries.
+            // A table of 256 entries has one for each code of up to eight bits.
             if self.codes.bits() <= 8 {
                 self.look_up::<u8>(x, y, level);
             } else {
@@ -138,11 +136,11 @@ impl<F: Float> PqMatrix<F> {
         let rows = (BLOCK / inputs).max(1).next_multiple_of(self.row_step());
         let mut block = vec![F::zero(); rows.min(self.shape[0]) * inputs];
         for (i, y) in y.axis_chunks_iter_mut(Axis(1), rows).enumerate() {
-            let block = block.get_mut(..y.ncols() * inputs).unwrap_or_default();
+            let block = &mut block[..y.ncols() * inputs];
             self.decompress_rows(i * rows..i * rows + y.ncols(), block);
-            if let Ok(block) = ArrayView2::from_shape((y.ncols(), inputs), block) {
-                linalg::product_into(x, block.t(), y);
-            }
+            let block = ArrayView2::from_shape((y.ncols(), inputs), block);
+            let block = block.expect("the block has this many rows");
+            linalg::product_into(x, block.t(), y);
         }
     }
 }

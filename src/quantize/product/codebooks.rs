@@ -1,22 +1,20 @@
-//! What training results in: the centroids of each group.
+//! Codebooks: the centroids of each group.
 
-use ndarray::{Array2, Array3, ArrayView2, ArrayView3, Axis, s};
+use ndarray::{Array2, Array3, ArrayView2, ArrayView3, Axis, CowArray, Ix2, s};
 
-use super::{Codebook, PqMatrix, SplitAxis};
-use crate::cluster;
+use super::{Codebook, SplitAxis};
 use crate::packing::PackedCodes;
-use crate::{Error, Float, Precision, Result, check, parallel};
+use crate::{Error, FitReport, Float, Precision, Result, check, linalg};
 
 /// Trained codebooks: k centroids for each group of a split axis, or k that all groups share.
 ///
-/// Training, encoding and decoding are three verbs here, since codebooks outlive the weights that they were
-/// trained on: [`encode`](Self::encode) takes any weights whose split axis has the same length.
+/// [`encode`](Self::encode) takes any weights whose split axis has the length of the training weights.
 ///
 /// ```
 /// use taper::ndarray::array;
 /// use taper::quantize::product::ProductQuantizer;
 ///
-/// // Two groups of two inputs each: all four different sub-vectors become centroids.
+/// // Two groups of two inputs. There are four different sub-vectors, and each becomes a centroid.
 /// let w = array![[1.0, 2.0, 0.0, 1.0], [3.0, 4.0, 1.0, 0.0], [1.0, 2.0, 1.0, 0.0]];
 /// let codebooks = ProductQuantizer::new(2).centroids(4).train(w.view())?;
 /// let codes = codebooks.encode(w.view())?.codes();
@@ -26,7 +24,7 @@ use crate::{Error, Float, Precision, Result, check, parallel};
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProductCodebooks<F> {
-    /// (books, centroids, width) with an axis order in memory that the kernels of `axis` read.
+    /// (books, centroids, width). The order in memory is the one that the kernels of `axis` read.
     values: Array3<F>,
     groups: usize,
     axis: SplitAxis,
@@ -41,7 +39,7 @@ impl<F: Float> ProductCodebooks<F> {
     /// # Errors
     ///
     /// [`Error::NonFinite`], [`Error::EmptyAxis`], [`Error::Malformed`] where the number of books is neither one
-    /// nor that of the groups, or where sizes leave what the machine can address, [`Error::Overflow`] where
+    /// nor that of the groups, or where the sizes do not fit into the address space, [`Error::Overflow`] where
     /// a value is beyond the range of `precision`.
     pub fn from_parts(
         groups: usize,
@@ -63,18 +61,18 @@ impl<F: Float> ProductCodebooks<F> {
                 "{groups} groups of {centroids} centroids of {width} values"
             )));
         }
-        // For a split of the inputs the tables are sums over the width, one entry for each centroid: these lie side
-        // by side. For a split of the outputs whole centroids are read.
+        // With the inputs split, the kernels compute a table with one entry for each centroid, value by value of the
+        // width: equal values of all centroids are contiguous. With the outputs split, they read whole centroids.
         let rounded = |value: &F| precision.round("a codebook", *value);
         let values = match axis {
             SplitAxis::In => {
                 let view = values.permuted_axes([0, 2, 1]);
                 let order = view.iter().map(rounded).collect::<Result<Vec<F>>>()?;
-                from_order((books, width, centroids), order)?.permuted_axes([0, 2, 1])
+                from_order((books, width, centroids), order).permuted_axes([0, 2, 1])
             }
             SplitAxis::Out => {
                 let order = values.iter().map(rounded).collect::<Result<Vec<F>>>()?;
-                from_order((books, centroids, width), order)?
+                from_order((books, centroids, width), order)
             }
         };
         Ok(Self {
@@ -115,7 +113,7 @@ impl<F: Float> ProductCodebooks<F> {
         self.axis
     }
 
-    /// Whether the groups share their codebook. One group alone has its own.
+    /// Whether the groups share one codebook. For a single group it is [`Codebook::PerGroup`].
     #[must_use]
     pub fn kind(&self) -> Codebook {
         if self.values.len_of(Axis(0)) < self.groups {
@@ -131,81 +129,46 @@ impl<F: Float> ProductCodebooks<F> {
         self.precision
     }
 
-    /// All centroids, (books, k, d): a book for each group, or a single one.
+    /// All centroids, of shape (books, k, d), with one book for each group or one for all.
     #[must_use]
     pub fn values(&self) -> ArrayView3<'_, F> {
         self.values.view()
     }
 
-    /// The centroids (k, d) of the group with number `group`; of the last group for a number beyond it.
+    /// The centroids (k, d) of group `group`, or of the last group where there are fewer.
     #[must_use]
     pub fn codebook(&self, group: usize) -> ArrayView2<'_, F> {
         let book = group.min(self.values.len_of(Axis(0)) - 1);
         self.values.index_axis(Axis(0), book)
     }
 
-    /// The values of a codebook in the order in memory: (d, k) for [`SplitAxis::In`], (k, d) for the other.
+    /// The values of the codebook of `group` in memory order: (d, k) for [`SplitAxis::In`], (k, d) for [`SplitAxis::Out`].
     pub(super) fn slice(&self, group: usize) -> &[F] {
         let length = self.centroids() * self.group_width();
-        self.slice_from(group).get(..length).unwrap_or_default()
+        &self.slice_from(group)[..length]
     }
 
-    /// The values of the codebook of `group` and of all that follow, in the order in memory.
+    /// The values of the codebook of `group` and of all that follow, in memory order.
     pub(super) fn slice_from(&self, group: usize) -> &[F] {
         let length = self.centroids() * self.group_width();
         let book = group.min(self.values.len_of(Axis(0)) - 1);
-        self.values
-            .as_slice_memory_order()
-            .and_then(|values| values.get(book * length..))
-            .unwrap_or_default()
+        let values = self.values.as_slice_memory_order();
+        &values.expect("codebooks have no gaps")[book * length..]
     }
 
-    /// The bits of a code: ⌈log₂ k⌉.
+    /// The size of a code in bits, ⌈log₂ k⌉.
     #[must_use]
     pub fn code_bits(&self) -> u32 {
         PackedCodes::bits_for(self.centroids())
     }
 
-    /// Replaces each sub-vector of `weights` (out_features, in_features) by its nearest centroid.
+    /// The weights (out_features, in_features) for `codes` of shape (m, n), n being the length of the axis that is not
+    /// split.
     ///
     /// # Errors
     ///
-    /// [`Error::ShapeMismatch`] where the split axis has another length than that which was trained on,
-    /// [`Error::NonFinite`], [`Error::EmptyAxis`].
-    pub fn encode(&self, weights: ArrayView2<'_, F>) -> Result<PqMatrix<F>> {
-        check::finite("weights", &weights)?;
-        let vectors = self.axis.vectors(weights);
-        if vectors.ncols() != self.split_length() {
-            let mut expected = weights.dim();
-            match self.axis {
-                SplitAxis::In => expected.1 = self.split_length(),
-                SplitAxis::Out => expected.0 = self.split_length(),
-            }
-            check::same_shape("weights", &[expected.0, expected.1], weights.shape())?;
-        }
-        let width = self.group_width();
-        let few = self.groups.div_ceil(4 * parallel::threads());
-        let together = (GATHERED / (width * size_of::<F>())).clamp(1, few);
-        let codes = parallel::map(self.groups.div_ceil(together), |batch| {
-            let first = batch * together;
-            let last = self.groups.min(first + together);
-            let vectors = vectors.slice(s![.., first * width..last * width]);
-            let codes = (first..last)
-                .zip(parts(vectors, width))
-                .map(|(group, points)| cluster::assign(points.view(), self.codebook(group)));
-            Ok(codes.collect::<Result<Vec<_>>>()?.concat())
-        });
-        let codes = codes.into_iter().collect::<Result<Vec<_>>>()?.concat();
-        PqMatrix::from_codes(self.clone(), [weights.nrows(), weights.ncols()], &codes)
-    }
-
-    /// The weights (out_features, in_features) that `codes` of shape (m, n) stand for, n being the length of the
-    /// axis that is not split.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::ShapeMismatch`] where `codes` has not one row a group, [`Error::EmptyAxis`],
-    /// [`Error::ExceedsInput`] for a code that is no centroid.
+    /// [`Error::ShapeMismatch`] where `codes` does not have one row for each group, [`Error::EmptyAxis`],
+    /// [`Error::ExceedsInput`] for a code that is not the number of a centroid.
     pub fn decode(&self, codes: ArrayView2<'_, u32>) -> Result<Array2<F>> {
         check::not_empty("codes", codes.shape())?;
         check::same_shape("codes", &[self.groups, codes.ncols()], codes.shape())?;
@@ -233,36 +196,29 @@ impl<F: Float> ProductCodebooks<F> {
     }
 }
 
-/// Bytes of a row that are gathered together: waiting for the first line of memory then is a small part of it.
-const GATHERED: usize = 1024;
-
-/// Each `width` columns of `vectors` as an array of their own, without the gaps of rows, which lie a power of two apart where they
-/// push each other out of the cache.
-fn parts<F: Float>(vectors: ArrayView2<'_, F>, width: usize) -> Vec<Array2<F>> {
-    let count = vectors.ncols() / width;
-    let mut parts = vec![Array2::zeros((vectors.nrows(), width)); count];
-    if vectors.strides()[1] == 1 {
-        let mut slices: Vec<_> = parts.iter_mut().filter_map(Array2::as_slice_mut).collect();
-        for (i, row) in vectors.outer_iter().enumerate() {
-            let values = row.as_slice().unwrap_or_default().chunks_exact(width);
-            for (part, values) in slices.iter_mut().zip(values) {
-                part[i * width..(i + 1) * width].copy_from_slice(values);
-            }
-        }
-    } else {
-        for (part, values) in parts
-            .iter_mut()
-            .zip(vectors.axis_chunks_iter(Axis(1), width))
-        {
-            part.assign(&values);
-        }
-    }
-    parts
+fn from_order<F: Float>(shape: (usize, usize, usize), values: Vec<F>) -> Array3<F> {
+    Array3::from_shape_vec(shape, values).expect("the values are those of an array of this size")
 }
 
-fn from_order<F: Float>(shape: (usize, usize, usize), values: Vec<F>) -> Result<Array3<F>> {
-    Array3::from_shape_vec(shape, values).map_err(|error| Error::Malformed {
-        artifact: "product codebooks",
-        problem: error.to_string(),
-    })
+/// Codebooks, the codes of the weights they were trained on (group after group), and the report of the fit.
+pub(super) struct Fit<F> {
+    pub(super) codebooks: ProductCodebooks<F>,
+    pub(super) codes: Vec<u32>,
+    pub(super) report: FitReport,
+}
+
+/// The sub-vectors of all groups, those of one vector side by side: a view where the order in memory allows it.
+pub(super) fn sub_vectors<F: Float>(
+    vectors: ArrayView2<'_, F>,
+    groups: usize,
+    width: usize,
+) -> CowArray<'_, F, Ix2> {
+    let shape = (vectors.nrows() * groups, width);
+    linalg::as_matrix(vectors, shape).expect("the groups make up the vectors")
+}
+
+/// The assignments of [`sub_vectors`], group by group.
+pub(super) fn by_group(assignments: &[u32], groups: usize) -> Vec<Vec<u32>> {
+    let of_group = |g: usize| assignments.iter().skip(g).step_by(groups).copied();
+    (0..groups).map(|g| of_group(g).collect()).collect()
 }

@@ -1,4 +1,4 @@
-//! W out of its codes, piece by piece.
+//! Decompresses W, piece by piece.
 
 use std::ops::Range;
 
@@ -10,20 +10,20 @@ use crate::kernels::stream;
 use crate::kernels::turn::turn_bytes;
 use crate::{Float, parallel};
 
-/// Weights that are worth a thread's while: some ten microseconds.
+/// Weights of one task: about ten microseconds.
 const PIECE: usize = 1 << 15;
-/// Rows of the tiles that a split of the inputs is written by: enough to load a table for.
+/// Rows of a tile, with the inputs split: enough to be worth loading a table.
 const TILE_ROWS: usize = 256;
-/// Inputs of these tiles: a line of the cache to write. A tile stays in the first level.
+/// Inputs of a tile: one cache line to write. A tile stays in the first level of the cache.
 const TILE_INPUTS: usize = 16;
 
-/// Rows and inputs of the tiles that whole centroids are copied into: rows enough to load the tables for, which the second
-/// level of the cache holds, and inputs enough to write whole lines.
+/// Rows and inputs of a tile that whole centroids are copied into. The rows are enough to be worth loading the tables, which
+/// the second level of the cache holds; the inputs are enough to write whole cache lines.
 const COPIED_ROWS: usize = 512;
 const COPIED_INPUTS: usize = 512;
 
 impl<F: Float> PqMatrix<F> {
-    /// How many rows of W decompress together.
+    /// The number of rows of W that are decompressed together.
     pub(super) fn row_step(&self) -> usize {
         match self.codebooks.axis() {
             SplitAxis::In => 1,
@@ -36,7 +36,7 @@ impl<F: Float> PqMatrix<F> {
     pub(super) fn decompress_rows(&self, rows: Range<usize>, out: &mut [F]) {
         let inputs = self.shape[1];
         if self.codebooks.axis() == SplitAxis::In && self.codes.bits() <= 8 {
-            // Turning the codebooks has to be worth it.
+            // With fewer rows, transposing the codebooks takes longer than it saves.
             let worth = rows.len() >= 4 * self.codebooks.centroids();
             match self.codebooks.group_width() {
                 4 if worth => return self.copy_centroids::<4>(rows.start, out),
@@ -63,9 +63,9 @@ impl<F: Float> PqMatrix<F> {
         });
     }
 
-    /// Rows from `first` on, for a split of the inputs.
+    /// Rows from `first` on, with the inputs split.
     ///
-    /// A look-up gives one input of many rows; tiles of them are transposed into the rows.
+    /// A look-up yields one input of many rows. Tiles of such inputs are transposed into the rows.
     fn decompress_inputs<C: Unpack>(&self, first: usize, out: &mut [F]) {
         let books = &self.codebooks;
         let (k, width, points) = (books.centroids(), books.group_width(), self.points());
@@ -77,15 +77,15 @@ impl<F: Float> PqMatrix<F> {
         for (t, out) in out.chunks_mut(TILE_ROWS * inputs).enumerate() {
             let first = first + t * TILE_ROWS;
             let rows = out.len() / inputs;
-            let codes = codes.get_mut(..rows).unwrap_or_default();
+            let codes = &mut codes[..rows];
             for start in (0..books.groups()).step_by(together) {
                 let groups = start..books.groups().min(start + together);
                 let parts = tile.chunks_exact_mut(width * TILE_ROWS);
                 for (group, part) in groups.clone().zip(parts) {
                     C::unpack(&self.codes, group * points + first, codes);
                     for (j, part) in part.chunks_exact_mut(TILE_ROWS).enumerate() {
-                        // Read where it is, if what follows gives room.
-                        let here = books.slice_from(group).get(j * k..).unwrap_or_default();
+                        // Without a copy, if enough values follow in memory.
+                        let here = &books.slice_from(group)[j * k..];
                         let table = if here.len() >= C::room(1, k) {
                             here
                         } else {
@@ -99,7 +99,7 @@ impl<F: Float> PqMatrix<F> {
                             table,
                             centroids: k,
                             codes,
-                            y: part.get_mut(..rows).unwrap_or_default(),
+                            y: &mut part[..rows],
                             add: false,
                         };
                         entries.run_at(Level::current());
@@ -107,22 +107,22 @@ impl<F: Float> PqMatrix<F> {
                 }
                 let inputs_of_tile = start * width..groups.end * width;
                 for (r, row) in out.chunks_exact_mut(inputs).enumerate() {
-                    let row = row.get_mut(inputs_of_tile.clone()).unwrap_or_default();
+                    let row = &mut row[inputs_of_tile.clone()];
                     for (w, part) in row.iter_mut().zip(tile.chunks_exact(TILE_ROWS)) {
-                        *w = part.get(r).copied().unwrap_or_default();
+                        *w = part[r];
                     }
                 }
             }
         }
     }
 
-    /// Rows from `first` on, for a split of the inputs into groups of a usual width and codes of up to eight bits: centroid by
-    /// centroid, out of codebooks that were turned for that once.
+    /// Rows from `first` on, with the inputs split into groups of a usual width and codes of up to eight bits: copies whole
+    /// centroids from codebooks that were transposed once.
     fn copy_centroids<const W: usize>(&self, first: usize, out: &mut [F]) {
         let books = &self.codebooks;
         let (k, points, inputs) = (books.centroids(), self.points(), self.shape[1]);
         let level = Level::current();
-        // One book may serve all groups.
+        // All groups may share one codebook.
         let count = books.values().len() / (k * W);
         let mut turned = vec![[F::zero(); W]; count * k];
         let whole: Vec<_> = turned.chunks_mut(k).enumerate().collect();
@@ -134,9 +134,9 @@ impl<F: Float> PqMatrix<F> {
             |(), (book, turned)| {
                 let mut columns = books.slice(book).chunks_exact(k);
                 let columns: [&[F]; W] =
-                    std::array::from_fn(|_| columns.next().unwrap_or_default());
+                    std::array::from_fn(|_| columns.next().expect("a codebook has W columns"));
                 for (c, centroid) in turned.iter_mut().enumerate() {
-                    *centroid = columns.map(|column| column.get(c).copied().unwrap_or(F::zero()));
+                    *centroid = columns.map(|column| column[c]);
                 }
             },
         );
@@ -156,7 +156,7 @@ impl<F: Float> PqMatrix<F> {
                     let groups = start..books.groups().min(start + together);
                     let width = groups.len();
                     by_rows.resize(rows * width, 0);
-                    // Codes of a group are side by side; those of a row are to be.
+                    // Codes are stored group by group; this needs them row by row.
                     let whole = u8::borrow(
                         &self.codes,
                         groups.start * points + first..groups.end * points,
@@ -172,22 +172,21 @@ impl<F: Float> PqMatrix<F> {
                     }
                     let (turned, step) = match count {
                         1 => (&turned[..], 0),
-                        _ => (turned.get(start * k..groups.end * k).unwrap_or_default(), k),
+                        _ => (&turned[start * k..groups.end * k], k),
                     };
                     let inputs_of_tile = start * W..groups.end * W;
                     for (row, codes) in out
                         .chunks_exact_mut(inputs)
                         .zip(by_rows.chunks_exact(width))
                     {
-                        let row = row.get_mut(inputs_of_tile.clone()).unwrap_or_default();
+                        let row = &mut row[inputs_of_tile.clone()];
                         if past_the_caches {
                             stream::copy_entries(turned, step, codes, row);
                         } else {
                             for (g, (to, &code)) in
                                 row.as_chunks_mut::<W>().0.iter_mut().zip(codes).enumerate()
                             {
-                                let found = turned.get(g * step + usize::from(code));
-                                *to = found.copied().unwrap_or([F::zero(); W]);
+                                *to = turned[g * step + usize::from(code)];
                             }
                         }
                     }
@@ -197,7 +196,7 @@ impl<F: Float> PqMatrix<F> {
         );
     }
 
-    /// Rows from `first` on, whole groups of them, for a split of the outputs.
+    /// Rows from `first` on, whole groups, with the outputs split.
     fn decompress_outputs<C: Unpack>(&self, first: usize, out: &mut [F]) {
         let books = &self.codebooks;
         let (k, width, points) = (books.centroids(), books.group_width(), self.points());

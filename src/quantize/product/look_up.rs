@@ -1,4 +1,4 @@
-//! Products by look-ups: how the work is shared out, and which kernel does it.
+//! Products by look-ups: how the work is divided among threads, and which kernel does it.
 
 use std::ops::Range;
 
@@ -11,20 +11,21 @@ use crate::kernels::vectorize::{add, run};
 use crate::packing::PackedCodes;
 use crate::{Float, parallel};
 
-/// Rows of x side by side in a vector; half of that where there are no more, or where threads would be idle.
+/// Rows of x that one vector register holds side by side: `NARROW` for few rows, or where wide blocks would leave threads
+/// idle.
 const WIDE: usize = 16;
 const NARROW: usize = 8;
-/// Look-ups below which work is not worth sharing out: some ten microseconds.
+/// Fewer look-ups than this (about ten microseconds) run on one thread.
 const SEQUENTIAL: usize = 1 << 16;
 /// The most partial sums that the groups of a split of the inputs are divided among.
 const PARTIAL_SUMS: usize = 16;
-/// Tables that are made before they are looked up in, for several rows of x.
+/// Tables that are computed before the look-ups in them, for several rows of x.
 const TABLES: usize = 4;
 /// The widest sub-vectors whose centroids are summed one by one, for a single row of x.
 const WIDEST_SUMMED: usize = 16;
 
 impl<F: Float> PqMatrix<F> {
-    /// y = x Wᵀ by look-ups, with codes unpacked to `C`.
+    /// y = x Wᵀ by look-ups, with codes unpacked to the type `C`.
     pub(super) fn look_up<C: Unpack>(
         &self,
         x: ArrayView2<'_, F>,
@@ -73,9 +74,7 @@ impl<F: Float> PqMatrix<F> {
             let mut table = vec![F::zero(); C::room(1, k)];
             let mut scratch = Vec::new();
             for group in groups {
-                let x = x
-                    .get(group * width..(group + 1) * width)
-                    .unwrap_or_default();
+                let x = &x[group * width..(group + 1) * width];
                 let codebook = books.slice(group);
                 let table = table.as_mut_slice();
                 run(level, RowTable { codebook, x, table });
@@ -92,10 +91,10 @@ impl<F: Float> PqMatrix<F> {
         });
     }
 
-    /// Adds what `add_groups` adds for each run of groups to `y`.
+    /// Calls `add_groups` for runs of groups, and adds up the partial sums in `y`.
     ///
-    /// Threads that shared the outputs would each need all tables. They share the groups instead, as many to each of
-    /// a few partial sums, whose number depends on the `work` alone and not on the threads.
+    /// If threads divided the outputs among them, each would need all tables. They divide the groups instead, into a few
+    /// partial sums of equally many groups. Their number depends on the `work` alone, not on the number of threads.
     fn sum_of_groups<const N: usize>(
         &self,
         work: usize,
@@ -118,7 +117,7 @@ impl<F: Float> PqMatrix<F> {
         }
     }
 
-    /// Sums centroids of width `D`, to which narrower ones are padded.
+    /// Sums centroids that are padded to width `D`.
     fn sum_centroids<C: Unpack, const D: usize>(&self, x: &[F], y: &mut [F], level: Level) {
         let books = &self.codebooks;
         let (k, width, points) = (books.centroids(), books.group_width(), self.points());
@@ -129,7 +128,7 @@ impl<F: Float> PqMatrix<F> {
             for (i, y) in y.chunks_exact_mut(width).enumerate() {
                 let group = piece * groups + i;
                 let codes = C::unpack_groups(&self.codes, group..group + 1, points, &mut scratch);
-                // Read where they are, if they are as wide and what follows gives room.
+                // Without a copy, if they have this width and enough values follow in memory.
                 let here = books.slice_from(group).as_chunks::<D>().0;
                 let codebook = if width == D && here.len() >= C::room(1, k) {
                     here
@@ -165,7 +164,7 @@ impl<F: Float> PqMatrix<F> {
         level: Level,
     ) {
         let blocks: Vec<_> = y.axis_chunks_iter_mut(Axis(0), N).enumerate().collect();
-        // A block for each thread; where there are too few, threads share one's groups.
+        // One block for each thread. If there are too few blocks, threads divide the groups of a block.
         let alone = blocks.len() == 1;
         let groups = if blocks.len() < parallel::threads() {
             self.groups_a_piece(2 * self.codes.len() + self.table_products() / 4)
@@ -177,9 +176,7 @@ impl<F: Float> PqMatrix<F> {
             let rows = x.slice(s![block * N.., ..]);
             for (n, x) in rows.outer_iter().take(N).enumerate() {
                 for (entry, &value) in columns.iter_mut().zip(x) {
-                    if let Some(entry) = entry.get_mut(n) {
-                        *entry = value;
-                    }
+                    entry[n] = value;
                 }
             }
             let mut sums = vec![[F::zero(); N]; self.shape[0]];
@@ -194,15 +191,13 @@ impl<F: Float> PqMatrix<F> {
             }
             for (n, mut y) in y.outer_iter_mut().enumerate() {
                 for (y, sums) in y.iter_mut().zip(&sums) {
-                    if let Some(&value) = sums.get(n) {
-                        *y = value;
-                    }
+                    *y = sums[n];
                 }
             }
         });
     }
 
-    /// All outputs, for a split of the inputs; in partial sums where the block of rows is `alone`.
+    /// All outputs, with the inputs split; in partial sums if the block of rows is `alone`.
     fn sum_entries<C: Unpack, const N: usize>(
         &self,
         x: &[[F; N]],
@@ -219,9 +214,7 @@ impl<F: Float> PqMatrix<F> {
             for first in groups.clone().step_by(TABLES) {
                 let these = first..groups.end.min(first + TABLES);
                 for (group, table) in these.clone().zip(tables.chunks_exact_mut(k)) {
-                    let x = x
-                        .get(group * width..(group + 1) * width)
-                        .unwrap_or_default();
+                    let x = &x[group * width..(group + 1) * width];
                     let codebook = books.slice(group);
                     run(level, Table { codebook, x, table });
                 }
@@ -239,7 +232,7 @@ impl<F: Float> PqMatrix<F> {
         });
     }
 
-    /// Outputs of the groups from `first` on, for a split of the outputs.
+    /// Outputs of the groups from `first` on, with the outputs split.
     fn sum_inputs<C: Unpack, const N: usize>(
         &self,
         first: usize,
@@ -268,24 +261,24 @@ impl<F: Float> PqMatrix<F> {
         }
     }
 
-    /// Multiply-adds that all tables of one row of x take, or the sums of all codes times their centroids.
+    /// Multiply-adds for all tables of one row of x, or for the products of all sums with their centroids.
     fn table_products(&self) -> usize {
         let books = &self.codebooks;
         books.split_length().saturating_mul(books.centroids())
     }
 
-    /// How many groups one thread works on, where all of them take the time of so many look-ups.
+    /// The number of groups in one task, if all groups together take the time of `work` look-ups.
     fn groups_a_piece(&self, work: usize) -> usize {
         let groups = self.codebooks.groups();
         if work < SEQUENTIAL {
             return groups;
         }
-        // Several pieces a thread, so that none waits long for the last.
+        // Several tasks for each thread, so that no thread waits long for the last one.
         groups.div_ceil(4 * parallel::threads())
     }
 }
 
-/// Codes as the kernels read them: bytes are borrowed where they are whole, all else is unpacked.
+/// Codes as the kernels read them: codes of eight bits are borrowed, all others are unpacked.
 pub(super) trait Unpack: Code {
     /// The codes of some `groups` of `length` codes each.
     fn unpack_groups<'a>(
@@ -303,7 +296,7 @@ pub(super) trait Unpack: Code {
         scratch
     }
 
-    /// The codes of a range, where they are stored as they are read.
+    /// The codes of a range without a copy, if they are stored in this type.
     fn borrow(_codes: &PackedCodes, _range: Range<usize>) -> Option<&[Self]> {
         None
     }

@@ -1,8 +1,8 @@
-//! The artifact: codes and codebooks.
+//! The artifact of product quantization: codes and codebooks.
 
 use std::borrow::Cow;
 
-use ndarray::{Array2, ArrayView2, ArrayView3, ArrayViewMutD, Axis, Ix2};
+use ndarray::{Array2, ArrayView3, ArrayViewMutD, Axis, Ix2};
 
 use super::{ProductCodebooks, SplitAxis};
 use crate::packing::PackedCodes;
@@ -10,12 +10,12 @@ use crate::{
     Compressed, Error, FitReport, Float, Part, Precision, Result, Role, StorageBits, check,
 };
 
-/// A weight matrix (out_features, in_features) of which each sub-vector is a code into a codebook.
+/// A weight matrix (out_features, in_features) in which each sub-vector is a code into a codebook.
 ///
 /// Made by a [`ProductQuantizer`](super::ProductQuantizer) or by [`encode`](ProductCodebooks::encode).
-/// It multiplies as it is ([`LinearOp`](crate::LinearOp)): see [the module](super) for how.
+/// [`LinearOp`](crate::LinearOp) multiplies with it without decompressing it; [the module](super) explains how.
 ///
-/// In memory the codes are as small as in a file; the centroids are of type `F`, whatever their stored precision.
+/// In memory the codes are packed as in a file. The centroids are of type `F` for every stored precision.
 ///
 /// ```
 /// use taper::ndarray::Array2;
@@ -48,13 +48,13 @@ pub struct PqMatrix<F> {
 impl<F: Float> PqMatrix<F> {
     /// The matrix of `shape` that consists of these parts, as [`parts`](Compressed::parts) gives them.
     ///
-    /// `codebooks` has shape (books, k, d) with one book a group, or one for all. The number m of groups is the length
-    /// of the split axis over d. `codes` holds (m, n) codes of ⌈log₂ k⌉ bits, n being the length of the other axis.
+    /// `codebooks` has shape (books, k, d), with one book for each group or one for all. The number m of groups is the length
+    /// of the split axis divided by d. `codes` holds (m, n) codes of ⌈log₂ k⌉ bits, n being the length of the other axis.
     ///
     /// # Errors
     ///
     /// [`Error::EmptyAxis`], [`Error::Indivisible`] where d does not divide the split axis,
-    /// [`Error::Malformed`] where the bytes are too many or too few or hold a code that is no centroid, and
+    /// [`Error::Malformed`] where there are too many or too few bytes, or a code that is not the number of a centroid, and
     /// the errors of [`ProductCodebooks::from_parts`].
     pub fn from_parts(
         shape: [usize; 2],
@@ -81,7 +81,7 @@ impl<F: Float> PqMatrix<F> {
         })
     }
 
-    /// `codes` (groups, points) come from an assignment.
+    /// The matrix of `codes` (groups, points).
     pub(super) fn from_codes(
         codebooks: ProductCodebooks<F>,
         shape: [usize; 2],
@@ -104,7 +104,7 @@ impl<F: Float> PqMatrix<F> {
         }
     }
 
-    /// After the codebooks were changed: the fit was another one.
+    /// Removes the report, which no longer holds after the codebooks were changed.
     pub(super) fn drop_report(&mut self) {
         self.report = None;
     }
@@ -115,45 +115,28 @@ impl<F: Float> PqMatrix<F> {
         &self.codebooks
     }
 
-    /// The codes (m, n), unpacked: those of group g in row g, n being the length of the axis that is not split.
+    /// The unpacked codes (m, n). Row g has the codes of group g, and n is the length of the axis that is not split.
     #[must_use]
     pub fn codes(&self) -> Array2<u32> {
-        let codes = self.codes.unpack();
-        Array2::from_shape_fn(
-            (self.codebooks.groups(), self.points()),
-            |(group, point)| {
-                codes
-                    .get(group * self.points() + point)
-                    .copied()
-                    .unwrap_or(0)
-            },
-        )
+        let shape = (self.codebooks.groups(), self.points());
+        let codes = Array2::from_shape_vec(shape, self.codes.unpack());
+        codes.expect("there is one code for each group and point")
     }
 
-    /// The codes, packed: (m, n) of ⌈log₂ k⌉ bits each, filling bytes from their lowest bit on.
+    /// The packed codes: (m, n) codes of ⌈log₂ k⌉ bits each, from the lowest bit of each byte to the highest.
     #[must_use]
     pub fn packed_codes(&self) -> &[u8] {
         self.codes.bytes()
     }
 
-    /// New weights of this shape on the codebooks of this matrix.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::ShapeMismatch`], [`Error::NonFinite`].
-    pub fn encode(&self, weights: ArrayView2<'_, F>) -> Result<Self> {
-        check::same_shape("weights", &self.shape, weights.shape())?;
-        self.codebooks.encode(weights)
-    }
-
-    /// The ratio of sizes by the published formula, which counts log₂ k bits a code where a file takes
-    /// ⌈log₂ k⌉, and 32 bits a centroid's value.
+    /// The compression ratio by the published formula, which counts log₂ k bits for a code (a file takes ⌈log₂ k⌉) and 32
+    /// bits for each value of a centroid.
     ///
     /// $$\frac{32\\, C\_{in} C\_{out}}{32\\, k\\, C\_{out} + \log\_2(k)\\, C\_{in}\\, m}$$
     ///
-    /// There W is C_in × C_out with rows split along C_out; that is [`SplitAxis::Out`] with a codebook a group.
-    /// For [`SplitAxis::In`] C_in and C_out trade places, and with a shared codebook $32\\, k\\, d$ takes the place
-    /// of $32\\, k\\, C\_{out}$. [`ratio`](Compressed::ratio) counts real bytes.
+    /// In it W is C_in × C_out with rows split along C_out, which is [`SplitAxis::Out`] with a codebook for each group.
+    /// For [`SplitAxis::In`] C_in and C_out are exchanged, and with a shared codebook $32\\, k\\, d$ replaces
+    /// $32\\, k\\, C\_{out}$. [`ratio`](Compressed::ratio) counts the actual bytes.
     #[must_use]
     pub fn formula_ratio(&self) -> f64 {
         let [rows, columns] = self.shape.map(|length| length as f64);
@@ -162,7 +145,7 @@ impl<F: Float> PqMatrix<F> {
         32.0 * rows * columns / (codebooks + codes)
     }
 
-    /// The length of the axis that is not split: how many sub-vectors a group has.
+    /// The number of sub-vectors of a group: the length of the axis that is not split.
     pub(super) fn points(&self) -> usize {
         self.codebooks.axis().points_and_length(self.shape).0
     }
@@ -206,9 +189,8 @@ impl<F: Float> Compressed<F> for PqMatrix<F> {
 
     fn decompress_into(&self, out: ArrayViewMutD<'_, F>) -> Result<()> {
         check::same_shape("the output", &self.shape, out.shape())?;
-        let Ok(mut out) = out.into_dimensionality::<Ix2>() else {
-            return Ok(());
-        };
+        let out = out.into_dimensionality::<Ix2>();
+        let mut out = out.expect("the output has the two axes of the matrix");
         let all = 0..self.shape[0];
         match out.as_slice_mut() {
             Some(values) => self.decompress_rows(all, values),
@@ -235,7 +217,7 @@ fn malformed(problem: String) -> Error {
     }
 }
 
-/// Errs where a code is no centroid; nothing that reads codes has to check them again.
+/// Fails if a code is not the number of a centroid. Code that reads them does not check them again.
 fn check_codes(codes: &PackedCodes, centroids: usize) -> Result<()> {
     // All codes of that many bits are centroids.
     if centroids.is_power_of_two() {
@@ -245,7 +227,7 @@ fn check_codes(codes: &PackedCodes, centroids: usize) -> Result<()> {
     for start in (0..codes.len()).step_by(block.len()) {
         codes.unpack_into(start, &mut block);
         if let Some(code) = block.iter().find(|&&code| code as usize >= centroids) {
-            return Err(malformed(format!("code {code} of {centroids} centroids")));
+            return Err(malformed(format!("a code is {code}, but there are {centroids} centroids")));
         }
     }
     Ok(())

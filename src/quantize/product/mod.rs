@@ -55,6 +55,8 @@ mod apply;
 mod aware;
 mod codebooks;
 mod decompress;
+mod encode;
+mod fit;
 #[cfg(feature = "linfa")]
 mod linfa;
 mod look_up;
@@ -65,98 +67,16 @@ mod optimized_tests;
 mod params;
 mod residual;
 mod rotation;
+mod scaled;
+mod split;
 #[cfg(test)]
 mod tests;
 mod trainable;
-
-use ndarray::ArrayView2;
 
 pub use apply::ProductMethod;
 pub use codebooks::ProductCodebooks;
 pub use matrix::PqMatrix;
 pub use optimized::{OptimizedPqMatrix, OptimizedProductQuantizer, RotationStart};
-pub use params::{ProductQuantizer, Split};
+pub use params::ProductQuantizer;
 pub use residual::{ResidualPqMatrix, ResidualQuantizer};
-
-/// The axis of W (out_features, in_features) that is split into groups.
-///
-/// ```
-/// use taper::ndarray::Array2;
-/// use taper::quantize::product::{Codebook, ProductMethod, ProductQuantizer, SplitAxis};
-/// use taper::{Compressed, Quantizer};
-///
-/// let weights = Array2::from_shape_fn((64, 32), |(o, i)| ((o * 3 + i * 5) as f32).sin());
-/// let matrix = ProductQuantizer::with_width(4)
-///     .centroids(8)
-///     .axis(SplitAxis::In)
-///     .codebook(Codebook::Shared)
-///     .seed(7)
-///     .quantize(weights.view())?;
-/// // Each of 64 rows has 8 codes of 3 bits; the one codebook has 8 centroids of 4 values.
-/// assert_eq!(matrix.codes().dim(), (8, 64));
-/// assert_eq!(matrix.storage().bytes(), 8 * 64 * 3 / 8 + 8 * 4 * 4);
-/// let mut y = Array2::zeros((1, 64));
-/// matrix.apply_by(ProductMethod::LookUp, Array2::ones((1, 32)).view(), y.view_mut())?;
-/// # Ok::<(), taper::Error>(())
-/// ```
-#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum SplitAxis {
-    /// The inputs: each row of W is cut into m parts of in_features / m weights.
-    #[default]
-    In,
-    /// The outputs: each column of W is cut into m parts of out_features / m weights. The published scheme, which
-    /// writes W as C_in × C_out.
-    Out,
-}
-
-impl SplitAxis {
-    /// W with the split axis last.
-    fn vectors<F>(self, weights: ArrayView2<'_, F>) -> ArrayView2<'_, F> {
-        match self {
-            Self::In => weights,
-            Self::Out => weights.reversed_axes(),
-        }
-    }
-
-    /// The lengths of the axis that is not split and of that which is.
-    fn points_and_length(self, [outputs, inputs]: [usize; 2]) -> (usize, usize) {
-        match self {
-            Self::In => (outputs, inputs),
-            Self::Out => (inputs, outputs),
-        }
-    }
-}
-
-/// Whether groups share one codebook.
-///
-/// ```
-/// use taper::ndarray::Array2;
-/// use taper::quantize::product::{Codebook, ProductMethod, ProductQuantizer, SplitAxis};
-/// use taper::{Compressed, Quantizer};
-///
-/// let weights = Array2::from_shape_fn((64, 32), |(o, i)| ((o * 3 + i * 5) as f32).sin());
-/// let matrix = ProductQuantizer::with_width(4)
-///     .centroids(8)
-///     .axis(SplitAxis::In)
-///     .codebook(Codebook::Shared)
-///     .seed(7)
-///     .quantize(weights.view())?;
-/// // Each of 64 rows has 8 codes of 3 bits; the one codebook has 8 centroids of 4 values.
-/// assert_eq!(matrix.codes().dim(), (8, 64));
-/// assert_eq!(matrix.storage().bytes(), 8 * 64 * 3 / 8 + 8 * 4 * 4);
-/// let mut y = Array2::zeros((1, 64));
-/// matrix.apply_by(ProductMethod::LookUp, Array2::ones((1, 32)).view(), y.view_mut())?;
-/// # Ok::<(), taper::Error>(())
-/// ```
-#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Codebook {
-    /// Each group has its own: the published scheme. All m codebooks hold k times the split axis in values.
-    PerGroup,
-    /// All groups share one of k·d values, which leaves room for more centroids at the same size.
-    #[default]
-    Shared,
-}
+pub use split::{Codebook, Split, SplitAxis};

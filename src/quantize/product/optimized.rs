@@ -1,15 +1,19 @@
 //! Optimized product quantization: a rotation learned together with the codes.
 
-use ndarray::{Array2, ArrayView1, ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMutD, Ix2};
+use ndarray::{
+    Array, ArrayView, ArrayView1, ArrayView2, ArrayView3, ArrayViewMut2, ArrayViewMutD, Dimension,
+    Ix2,
+};
 
 use super::rotation::Rotation;
+use super::scaled::ScaledClusterer;
 use super::{PqMatrix, ProductCodebooks, ProductQuantizer, SplitAxis};
 use crate::artifact::check_apply;
 use crate::cluster::{self, Clusterer, Clustering, KMeans, Seeding};
 use crate::observer::ObservedFit;
 use crate::{
     Compressed, Error, FitContext, FitReport, Float, LinearOp, Observer, ParamError, Part,
-    Precision, Quantizer, Result, Role, Seed, Stage, StorageBits, check, moments,
+    Precision, Quantizer, Result, Role, Seed, Stage, StorageBits, check, moments, power,
 };
 
 /// Optimized product quantization with checked parameters.
@@ -177,7 +181,7 @@ struct Step<F> {
     stopped: bool,
 }
 
-impl<F: Float, C: Clusterer<F> + Clone> Quantizer<F> for OptimizedProductQuantizer<C> {
+impl<F: Float, C: Clusterer<F>> Quantizer<F> for OptimizedProductQuantizer<C> {
     type Output = OptimizedPqMatrix<F>;
 
     /// The report's losses are mean squared errors of a weight: for the rotation of the start, and for each further
@@ -198,8 +202,10 @@ impl<F: Float, C: Clusterer<F> + Clone> Quantizer<F> for OptimizedProductQuantiz
         check::finite("weights", &weights)?;
         let quantizer = &self.quantizer;
         let axis = quantizer.axis;
-        // The order in memory has a say in the rounding of a product of matrices: it is always the same here.
-        let vectors = axis.vectors(weights);
+        // Scaled by a power of two, so that the result does not depend on the scale of the weights.
+        let exponent = power::largest_exponent(&weights);
+        let vectors = power::scaled(&axis.vectors(weights), -exponent);
+        // Products of matrices round differently for another order in memory.
         let vectors = vectors.as_standard_layout();
         let vectors = vectors.view();
         let length = vectors.ncols();
@@ -209,23 +215,28 @@ impl<F: Float, C: Clusterer<F> + Clone> Quantizer<F> for OptimizedProductQuantiz
         check::divide("values of a group", size, width)?;
 
         // Centroids are rounded once, at the end.
-        let unrounded = self.quantizer.clone().precision(Precision::F64);
         let step = |rotation: Rotation<F>, before: Option<&Step<F>>| -> Result<Step<F>> {
             let rotated = rotation.rotate(vectors);
             let rotated = axis.vectors(rotated.view());
             let fit = match before {
-                None => unrounded.fit_codes(rotated, context.observer)?,
+                None => {
+                    let first = quantizer.with_clusterer(ScaledClusterer {
+                        clusterer: &quantizer.clusterer,
+                        exponent,
+                    });
+                    let first = first.precision(Precision::F64);
+                    first.fit_codes(rotated, context.observer)?
+                }
                 Some(before) => {
-                    let warm = unrounded.clone().clusterer(Warm(&before.codebooks));
-                    warm.fit_codes(rotated, None)?
+                    let warm = quantizer.with_clusterer(Warm(&before.codebooks));
+                    warm.precision(Precision::F64).fit_codes(rotated, None)?
                 }
             };
-            let loss = fit.report.loss().unwrap_or(f64::NAN);
             Ok(Step {
                 rotation,
                 codebooks: fit.codebooks,
                 codes: fit.codes,
-                loss,
+                loss: fit.report.loss().expect("a clustering has a loss"),
                 stopped: fit.report.stopped,
             })
         };
@@ -234,31 +245,28 @@ impl<F: Float, C: Clusterer<F> + Clone> Quantizer<F> for OptimizedProductQuantiz
             RotationStart::Eigenvalues => Rotation::of_eigenvalues(vectors, size, width)?,
         };
         let mut best = step(start, None)?;
+        let loss_of_weights = |loss: f64| power::times(loss, 2 * exponent);
         let mut report = FitReport {
-            losses: vec![best.loss],
+            losses: vec![loss_of_weights(best.loss)],
             stopped: best.stopped,
             ..FitReport::default()
         };
-        let codes = |codes: Vec<u32>| {
-            let shape = (length / width, vectors.nrows());
-            Array2::from_shape_vec(shape, codes).map_err(|_| Error::Overflow {
-                what: "the number of sub-vectors",
-            })
-        };
         let observed = ObservedFit::new(context.observer, Stage::Rotation, 0, self.iterations);
         while report.iterations < self.iterations && !report.stopped {
-            if observed.stops(report.iterations, best.loss) {
+            if observed.stops(report.iterations, loss_of_weights(best.loss)) {
                 report.stopped = true;
                 break;
             }
-            let targets = best.codebooks.decode(codes(best.codes.clone())?.view())?;
+            let codes = ArrayView2::from_shape((length / width, vectors.nrows()), &best.codes);
+            let codes = codes.expect("there is one code for each group and vector");
+            let targets = best.codebooks.decode(codes)?;
             let rotation = Rotation::procrustes(vectors, axis.vectors(targets.view()), size)?;
             let next = step(rotation, Some(&best))?;
-            // Only rounding can raise it: there is nothing left to gain.
+            // Only rounding can raise the loss. Then nothing is left to gain.
             let gain = best.loss - next.loss;
             if gain >= 0.0 {
                 report.iterations += 1;
-                report.losses.push(next.loss);
+                report.losses.push(loss_of_weights(next.loss));
                 let enough = gain <= self.tolerance * best.loss;
                 best = next;
                 report.converged = enough;
@@ -275,9 +283,10 @@ impl<F: Float, C: Clusterer<F> + Clone> Quantizer<F> for OptimizedProductQuantiz
             length / width,
             axis,
             quantizer.precision,
-            best.codebooks.values(),
+            in_units_of_weights(&best.codebooks.values(), exponent)?.view(),
         )?;
-        let matrix = codebooks.encode(axis.vectors(rotation.rotate(vectors).view()))?;
+        let rotated = in_units_of_weights(&rotation.rotate(vectors).view(), exponent)?;
+        let matrix = codebooks.encode_finite(axis.vectors(rotated.view()))?;
         Ok(OptimizedPqMatrix {
             matrix,
             rotation,
@@ -286,11 +295,21 @@ impl<F: Float, C: Clusterer<F> + Clone> Quantizer<F> for OptimizedProductQuantiz
     }
 }
 
-/// k-means from the codebooks that are there.
+/// `values` · 2^`exponent`.
+fn in_units_of_weights<F: Float, D: Dimension>(
+    values: &ArrayView<'_, F, D>,
+    exponent: i32,
+) -> Result<Array<F, D>> {
+    let values = power::scaled(values, exponent);
+    check::no_overflow("a rotated weight or its centroid", &values)?;
+    Ok(values)
+}
+
+/// k-means that starts from these codebooks.
 #[derive(Debug)]
 struct Warm<'a, F>(&'a ProductCodebooks<F>);
 
-/// Iterations of k-means for each rotation: the next one changes what they are good for.
+/// Iterations of k-means for each rotation. More are not worth their time, since the next rotation changes the vectors.
 const ITERATIONS: usize = 3;
 
 impl<F: Float> Warm<'_, F> {
@@ -418,13 +437,13 @@ impl<F: Float> Compressed<F> for OptimizedPqMatrix<F> {
     fn decompress_into(&self, out: ArrayViewMutD<'_, F>) -> Result<()> {
         check::same_shape("the output", self.shape(), out.shape())?;
         let dense = self.matrix.decompress_matrix()?;
-        if let Ok(out) = out.into_dimensionality::<Ix2>() {
-            match self.matrix.codebooks().axis() {
-                SplitAxis::In => self.rotation.rotate_back_into(dense.view(), out),
-                SplitAxis::Out => {
-                    let (vectors, out) = (dense.t(), out.reversed_axes());
-                    self.rotation.rotate_back_into(vectors, out);
-                }
+        let out = out.into_dimensionality::<Ix2>();
+        let out = out.expect("the output has the two axes of the matrix");
+        match self.matrix.codebooks().axis() {
+            SplitAxis::In => self.rotation.rotate_back_into(dense.view(), out),
+            SplitAxis::Out => {
+                let (vectors, out) = (dense.t(), out.reversed_axes());
+                self.rotation.rotate_back_into(vectors, out);
             }
         }
         Ok(())

@@ -1,27 +1,10 @@
-//! The quantizer and its parameters.
+//! The parameters of product quantization.
 
-use ndarray::{Array3, ArrayView2, CowArray, Ix2, s};
+use super::{Codebook, Split, SplitAxis};
+use crate::cluster::KMeans;
+use crate::{ParamError, Precision, Result, Seed, check};
 
-use super::aware;
-use super::{Codebook, PqMatrix, ProductCodebooks, SplitAxis};
-use crate::cluster::{Clusterer, Clustering, KMeans};
-use crate::{
-    Error, FitContext, FitReport, Float, Observer, ParamError, Precision, Quantizer, Result, Seed,
-    check, linalg,
-};
-
-/// How an axis is split into groups of neighbouring values.
-#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Split {
-    /// This number of groups, which must divide the axis.
-    Groups(usize),
-    /// Groups of this many values, which must divide the axis.
-    Width(usize),
-}
-
-/// Product quantization with checked parameters.
+/// Product quantization: sub-vectors of the weights become codes into codebooks.
 ///
 /// ```
 /// use taper::ndarray::Array2;
@@ -32,7 +15,7 @@ pub enum Split {
 /// let compressed = ProductQuantizer::new(16).centroids(8).seed(7).quantize(w.view())?;
 /// // 16 groups of 2 inputs: 64 · 16 codes of 3 bits, and one codebook of 8 · 2 values of 32 bits.
 /// assert_eq!(compressed.storage().bytes(), 384 + 64);
-/// // This W has seven different sub-vectors, so that eight centroids hold all of it.
+/// // This W has seven different sub-vectors, so that eight centroids represent it exactly.
 /// let x = Array2::ones((1, 32));
 /// assert_eq!(compressed.apply(x.view())?, x.dot(&w.t()));
 /// # Ok::<(), taper::Error>(())
@@ -53,16 +36,18 @@ pub struct ProductQuantizer<C = KMeans> {
     /// Whether groups share one codebook.
     #[cfg_attr(feature = "model", serde(default))]
     pub codebook: Codebook,
-    /// The precision in which centroids are stored.
+    /// The precision in which centroids are stored. Codes are chosen for the rounded centroids.
     #[cfg_attr(feature = "model", serde(default))]
     pub precision: Precision,
-    /// The seed from which k-means draws its starts.
+    /// The seed of the random starts of the clusterer.
     #[cfg_attr(feature = "model", serde(default))]
     pub seed: Seed,
-    /// How strongly moments are damped; see [`InputMoments::damped`](crate::InputMoments::damped).
+    /// The damping of the moments, at least 0; see [`InputMoments::damped`](crate::InputMoments::damped). Not used without
+    /// moments.
     #[cfg_attr(feature = "model", serde(default = "crate::defaults::damping"))]
     pub damping: f64,
-    /// The largest number of sweeps over codes and centroids when moments are given.
+    /// The largest number of sweeps over codes and centroids when moments are given. The sweeps end earlier when one gains
+    /// nothing. Not used without moments.
     #[cfg_attr(feature = "model", serde(default = "crate::defaults::sweeps"))]
     pub sweeps: usize,
     /// The algorithm that finds the centroids.
@@ -71,13 +56,13 @@ pub struct ProductQuantizer<C = KMeans> {
 }
 
 impl ProductQuantizer {
-    /// Splits into `groups` groups, a number that must divide the split axis.
+    /// Splits the axis into `groups` groups, a number that must divide its length.
     #[must_use]
     pub fn new(groups: usize) -> Self {
         Self::split(Split::Groups(groups))
     }
 
-    /// Splits into groups of `width` values each, which must divide the split axis.
+    /// Splits the axis into groups of `width` values, a number that must divide its length.
     #[must_use]
     pub fn with_width(width: usize) -> Self {
         Self::split(Split::Width(width))
@@ -97,87 +82,92 @@ impl ProductQuantizer {
         }
     }
 
-    /// The most iterations of k-means.
+    /// Sets the largest number of iterations of k-means; 25 unless set.
     #[must_use]
-    pub fn max_iterations(self, iterations: usize) -> Self {
-        self.map_clusterer(|kmeans| kmeans.max_iterations(iterations))
+    pub fn max_iterations(mut self, iterations: usize) -> Self {
+        self.clusterer.max_iterations = iterations;
+        self
     }
 
-    /// How often k-means starts anew; the best of these results is kept.
+    /// Sets the number of starts of k-means, of which the best is kept; 1 unless set.
     #[must_use]
-    pub fn restarts(self, restarts: usize) -> Self {
-        self.map_clusterer(|kmeans| kmeans.restarts(restarts))
+    pub fn restarts(mut self, restarts: usize) -> Self {
+        self.clusterer.restarts = restarts;
+        self
     }
 }
 
 impl<C> ProductQuantizer<C> {
-    /// The number k of centroids in a codebook, at least 1. Codes take ⌈log₂ k⌉ bits.
+    /// Sets the number of centroids of a codebook; 256 unless set.
     #[must_use]
     pub fn centroids(mut self, centroids: usize) -> Self {
         self.centroids = centroids;
         self
     }
 
-    /// The axis of W that is split.
+    /// Sets the axis that is split; the inputs unless set.
     #[must_use]
     pub fn axis(mut self, axis: SplitAxis) -> Self {
         self.axis = axis;
         self
     }
 
-    /// Whether each group has a codebook of its own.
+    /// Sets whether groups share one codebook; they do unless set.
     #[must_use]
     pub fn codebook(mut self, codebook: Codebook) -> Self {
         self.codebook = codebook;
         self
     }
 
-    /// The precision in which centroids are stored. They are rounded after training, and the codes are those
-    /// of the nearest rounded centroids.
+    /// Sets the precision of the stored centroids; [`Precision::F32`] unless set.
     #[must_use]
     pub fn precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
         self
     }
 
-    /// The seed from which k-means draws its starts.
+    /// Sets the seed of the random starts; 0 unless set.
     #[must_use]
     pub fn seed(mut self, seed: impl Into<Seed>) -> Self {
         self.seed = seed.into();
         self
     }
 
-    /// How much the moments of inputs are damped, as [`InputMoments::damped`] says. Without moments it has no effect.
+    /// Sets the damping of the moments; 0.01 unless set.
     #[must_use]
     pub fn damping(mut self, damping: f64) -> Self {
         self.damping = damping;
         self
     }
 
-    /// How often, with moments of inputs, codes and centroids are chosen anew after the first choice; fewer where a sweep
-    /// gains nothing. Without moments it has no effect.
+    /// Sets the largest number of sweeps when moments are given; 8 unless set.
     #[must_use]
     pub fn sweeps(mut self, sweeps: usize) -> Self {
         self.sweeps = sweeps;
         self
     }
 
-    /// The engine that finds the centroids.
+    /// Sets the algorithm that finds the centroids; [`KMeans::new`] unless set.
     ///
     /// ```
-    /// use taper::cluster::KMeans;
+    /// use taper::cluster::{KMeans, Seeding};
+    /// use taper::ndarray::Array2;
     /// use taper::quantize::product::ProductQuantizer;
+    /// use taper::{Compressed, Quantizer};
     ///
-    /// let kmeans = KMeans::new().max_iterations(50).restarts(3);
-    /// let quantizer = ProductQuantizer::new(64).clusterer(kmeans);
-    /// # let _ = quantizer;
+    /// let weights = Array2::from_shape_fn((64, 32), |(o, i)| ((o * 3 + i * 5) as f32).sin());
+    /// let careful = KMeans::new().seeding(Seeding::Greedy).restarts(3);
+    /// let matrix = ProductQuantizer::new(8).centroids(16).clusterer(careful).quantize(weights.view())?;
+    /// assert!(matrix.report().is_some_and(|report| report.loss() < Some(0.1)));
+    /// # Ok::<(), taper::Error>(())
     /// ```
     #[must_use]
     pub fn clusterer<D>(self, clusterer: D) -> ProductQuantizer<D> {
-        self.map_clusterer(|_| clusterer)
+        self.with_clusterer(clusterer)
     }
 
-    fn map_clusterer<D>(self, f: impl FnOnce(C) -> D) -> ProductQuantizer<D> {
+    /// These parameters with another clusterer.
+    pub(super) fn with_clusterer<D>(&self, clusterer: D) -> ProductQuantizer<D> {
         ProductQuantizer {
             split: self.split,
             centroids: self.centroids,
@@ -187,7 +177,7 @@ impl<C> ProductQuantizer<C> {
             seed: self.seed,
             damping: self.damping,
             sweeps: self.sweeps,
-            clusterer: f(self.clusterer),
+            clusterer,
         }
     }
 
@@ -195,7 +185,7 @@ impl<C> ProductQuantizer<C> {
     ///
     /// # Errors
     ///
-    /// The first parameter that no input could make right.
+    /// The first parameter that is out of its range for every input.
     pub fn validate(&self) -> Result<(), ParamError> {
         let (name, parts) = match self.split {
             Split::Groups(groups) => ("groups", groups),
@@ -206,30 +196,6 @@ impl<C> ProductQuantizer<C> {
         check::damping(self.damping)?;
         Ok(())
     }
-}
-
-/// Codebooks, the codes of what they were trained on (group after group), and how the training went.
-pub(super) struct Fit<F> {
-    pub(super) codebooks: ProductCodebooks<F>,
-    pub(super) codes: Vec<u32>,
-    pub(super) report: FitReport,
-}
-
-impl<C> ProductQuantizer<C> {
-    /// Trains codebooks on `weights` (out_features, in_features).
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NonFinite`], [`Error::EmptyAxis`], [`Error::Indivisible`] where the groups do not divide the
-    /// axis, [`Error::Overflow`] where a centroid leaves the range of the stored precision, and the errors of the
-    /// clusterer.
-    pub fn train<F: Float>(&self, weights: ArrayView2<'_, F>) -> Result<ProductCodebooks<F>>
-    where
-        C: Clusterer<F>,
-    {
-        self.validate()?;
-        Ok(self.fit_codes(weights, None)?.codebooks)
-    }
 
     /// The width of the groups that an axis of this length is split into.
     pub(super) fn width(&self, length: usize) -> Result<usize> {
@@ -239,160 +205,13 @@ impl<C> ProductQuantizer<C> {
         }
     }
 
-    /// Errs where the codebooks would have no address.
-    pub(super) fn check_size<F: Float>(&self, groups: usize, width: usize) -> Result<()> {
+    /// Fails if the codebooks do not fit into the address space.
+    pub(super) fn check_size<F>(&self, groups: usize, width: usize) -> Result<()> {
         let books = match self.codebook {
             Codebook::PerGroup => groups,
             Codebook::Shared => 1,
         };
         let shape = [books, self.centroids, width];
         check::has_address("the size of the codebooks", &shape, size_of::<F>())
-    }
-
-    pub(super) fn fit_codes<F: Float>(
-        &self,
-        weights: ArrayView2<'_, F>,
-        observer: Option<&dyn Observer>,
-    ) -> Result<Fit<F>>
-    where
-        C: Clusterer<F>,
-    {
-        check::finite("weights", &weights)?;
-        let vectors = self.axis.vectors(weights);
-        let (points, length) = vectors.dim();
-        let width = self.width(length)?;
-        let groups = length / width;
-        self.check_size::<F>(groups, width)?;
-        let (clusterings, codes) = match self.codebook {
-            Codebook::PerGroup => {
-                let parts: Vec<_> = (0..groups)
-                    .map(|g| vectors.slice_move(s![.., g * width..(g + 1) * width]))
-                    .collect();
-                let clusterings = self.clusterer.cluster_groups(
-                    &parts,
-                    None,
-                    self.centroids,
-                    self.seed,
-                    observer,
-                )?;
-                let codes = clusterings
-                    .iter()
-                    .flat_map(|c| c.assignments.iter().copied());
-                let codes = codes.collect();
-                (clusterings, codes)
-            }
-            Codebook::Shared => {
-                let points_of_all = sub_vectors(vectors, groups, width)?;
-                let clustering = self.clusterer.cluster(
-                    points_of_all.view(),
-                    None,
-                    self.centroids,
-                    self.seed.derive(0),
-                    observer,
-                )?;
-                let codes = by_group(&clustering.assignments, groups).concat();
-                (vec![clustering], codes)
-            }
-        };
-        let books = clusterings.len();
-        let mut values = Array3::zeros((books, self.centroids, width));
-        for (clustering, mut book) in clusterings.iter().zip(values.outer_iter_mut()) {
-            check::same_shape("centroids", book.shape(), clustering.centroids.shape())?;
-            book.assign(&clustering.centroids);
-        }
-        let codebooks =
-            ProductCodebooks::from_parts(groups, self.axis, self.precision, values.view())?;
-        Ok(Fit {
-            codebooks,
-            codes,
-            report: sum_of_reports(&clusterings, points * length),
-        })
-    }
-}
-
-impl<F: Float, C: Clusterer<F>> Quantizer<F> for ProductQuantizer<C> {
-    type Output = PqMatrix<F>;
-
-    /// The report's losses are mean squared errors of a weight, before centroids are rounded to their stored
-    /// precision.
-    ///
-    /// With moments of the inputs they are mean squared errors of an output, under the damped moments. k-means is
-    /// weighted by the inputs then (P. Stock et al., "And the Bit Goes Down: Revisiting the Quantization of Neural
-    /// Networks", 2019, arXiv:1907.05686), what one sub-vector loses is made good by those that follow (M. van Baalen et al.,
-    /// "GPTVQ", 2024, arXiv:2402.15319), and then codes and centroids are chosen anew in turn, each given all
-    /// others, so that no sweep raises the error. One codebook that all groups of *inputs* share is not
-    /// moved by the sweeps, only the codes are.
-    fn quantize_with(
-        &self,
-        weights: ArrayView2<'_, F>,
-        context: FitContext<'_>,
-    ) -> Result<PqMatrix<F>> {
-        self.validate()?;
-        let inputs = context.inputs;
-        let fit = match inputs {
-            None => self.fit_codes(weights, context.observer)?,
-            Some(inputs) => {
-                check::finite("weights", &weights)?;
-                aware::fit(self, weights, inputs, context.observer)?
-            }
-        };
-        let rounded = inputs.is_none() && u64::from(F::BITS) > self.precision.bits();
-        let matrix = if rounded {
-            fit.codebooks.encode(weights)?
-        } else {
-            let shape = [weights.nrows(), weights.ncols()];
-            PqMatrix::from_codes(fit.codebooks, shape, &fit.codes)?
-        };
-        Ok(matrix.with_report(fit.report))
-    }
-}
-
-/// The sub-vectors of all groups, those of a vector side by side.
-///
-/// A view where the order in memory allows it.
-pub(super) fn sub_vectors<F: Float>(
-    vectors: ArrayView2<'_, F>,
-    groups: usize,
-    width: usize,
-) -> Result<CowArray<'_, F, Ix2>> {
-    let shape = (vectors.nrows() * groups, width);
-    linalg::as_matrix(vectors, shape).ok_or(Error::Overflow {
-        what: "the number of sub-vectors",
-    })
-}
-
-/// The assignments of [`sub_vectors`], group by group.
-pub(super) fn by_group(assignments: &[u32], groups: usize) -> Vec<Vec<u32>> {
-    let of_group = |g: usize| {
-        assignments
-            .iter()
-            .skip(g)
-            .step_by(groups)
-            .copied()
-            .collect()
-    };
-    (0..groups).map(of_group).collect()
-}
-
-/// The report of a fit of which each clustering is a part, its losses told as the mean squared error of a weight.
-///
-/// A clustering that ended early keeps its last loss.
-fn sum_of_reports<F>(clusterings: &[Clustering<F>], weights: usize) -> FitReport {
-    let reports = || clusterings.iter().map(|clustering| &clustering.report);
-    let length = reports()
-        .map(|report| report.losses.len())
-        .max()
-        .unwrap_or(0);
-    let points = clusterings.first().map_or(0, |c| c.assignments.len());
-    let scale = points as f64 / weights as f64;
-    let loss_at = |i: usize| {
-        let losses = reports().filter_map(|r| r.losses.get(i).or(r.losses.last()));
-        losses.sum::<f64>() * scale
-    };
-    FitReport {
-        iterations: reports().map(|report| report.iterations).max().unwrap_or(0),
-        converged: reports().all(|report| report.converged),
-        stopped: reports().any(|report| report.stopped),
-        losses: (0..length).map(loss_at).collect(),
     }
 }

@@ -1,4 +1,4 @@
-//! Orthogonal matrices that are learned with the codes: all of one, or one a block of the diagonal.
+//! Orthogonal matrices that are learned with the codes, of one block or of several along the diagonal.
 
 use std::borrow::Cow;
 
@@ -40,19 +40,21 @@ impl<F: Float> Rotation<F> {
         Ok(rotation)
     }
 
-    /// That which changes nothing.
+    /// The rotation that changes nothing.
     pub(super) fn identity(length: usize, size: usize) -> Self {
-        Self::from_blocks(length, size, |_| Ok(Array2::eye(size))).unwrap_or_else(|_| Self {
-            blocks: Array3::zeros((0, size, size)),
+        let identity = Array2::eye(size);
+        let blocks = identity.broadcast((length / size, size, size));
+        Self {
+            blocks: blocks.expect("a matrix repeats along a new axis").to_owned(),
             precision: Precision::F64,
-        })
+        }
     }
 
-    /// Principal directions, dealt out to the groups of `width` values so that each gets the same share: the
-    /// parametric solution, optimal for normally distributed vectors.
+    /// Principal directions, assigned to the groups of `width` values so that the product of variances is about the same in
+    /// each: the parametric solution, optimal for normally distributed vectors.
     ///
-    /// The direction of the largest variance that is left goes to the group whose variances so far have the least
-    /// product, among those that are not full.
+    /// In the order of falling variance, each direction goes to the group with the smallest product of variances so far,
+    /// among the groups that are not full.
     pub(super) fn of_eigenvalues(
         vectors: ArrayView2<'_, F>,
         size: usize,
@@ -60,29 +62,28 @@ impl<F: Float> Rotation<F> {
     ) -> Result<Self> {
         Self::from_blocks(vectors.ncols(), size, |start| {
             let part = vectors.slice(s![.., start..start + size]);
-            let means = part.mean_axis(Axis(0)).unwrap_or_default();
+            let means = part.mean_axis(Axis(0)).expect("there are vectors");
             let (variances, directions) =
                 linalg::symmetric_eigen(linalg::gram((&part - &means).view()).view())?;
             let groups = size / width;
-            let mut members = vec![Vec::with_capacity(width); groups];
+            let mut members: Vec<Vec<usize>> = vec![Vec::with_capacity(width); groups];
             let mut products = vec![0.0; groups];
-            // Variances that are zero up to rounding would make products that say nothing.
+            // Below the floor, a variance is rounding error.
             let largest = variances.iter().fold(0.0, |a: f64, v| a.max(v.as_f64()));
             let floor = (largest * F::epsilon().as_f64() * size as f64).max(f64::MIN_POSITIVE);
             for i in (0..size).rev() {
-                let open = (0..groups)
-                    .filter(|&g| members.get(g).is_some_and(|m: &Vec<usize>| m.len() < width));
+                let open = (0..groups).filter(|&g| members[g].len() < width);
                 let least = open.min_by(|&a, &b| f64::total_cmp(&products[a], &products[b]));
-                let Some(group) = least else { break };
+                let group = least.expect("the groups have room for all directions");
                 members[group].push(i);
-                // Of variances below one a product would fall with each: only their ratio to the least counts.
+                // Relative to the floor, so that a product grows with every direction.
                 products[group] += (variances[i].as_f64().max(floor) / floor).ln();
             }
             Ok(directions.select(Axis(1), &members.concat()))
         })
     }
 
-    /// The rotation of the least ‖V R − Q‖: of each block of Vᵀ Q = U S Wᵀ it is U Wᵀ (Schönemann, "A generalized
+    /// The rotation with the least ‖V R − Q‖. For each block it is U Wᵀ, where Vᵀ Q = U S Wᵀ (Schönemann, "A generalized
     /// solution of the orthogonal Procrustes problem", 1966, doi:10.1007/BF02289451).
     pub(super) fn procrustes(
         vectors: ArrayView2<'_, F>,
@@ -114,7 +115,7 @@ impl<F: Float> Rotation<F> {
         })
     }
 
-    /// With values as they will be after they were stored and read again.
+    /// The blocks as they will be after they were stored and read again.
     pub(super) fn rounded(precision: Precision, mut blocks: Array3<F>) -> Result<Self> {
         for value in &mut blocks {
             *value = precision.round("the rotation", *value)?;
@@ -179,8 +180,8 @@ impl<F: Float> Rotation<F> {
         }
     }
 
-    /// How far the product of two columns may be from zero or one: twice the rounding of their values (relative, and
-    /// absolute below the normal numbers of half precision), and that of the decomposition they came from.
+    /// How far the product of two columns may be from zero or one. It allows for the rounding of both columns (relative, and
+    /// absolute below the normal numbers of half precision) and of the decomposition that computed them.
     fn tolerance(&self) -> f64 {
         let size = self.blocks.len_of(Axis(1)) as f64;
         let (relative, absolute) = match self.precision {
@@ -198,6 +199,6 @@ fn worst_product<F: Float>(block: ArrayView2<'_, F>) -> f64 {
     let gram = linalg::gram(block);
     gram.indexed_iter()
         .map(|((i, j), value)| (value.as_f64() - f64::from(u8::from(i == j))).abs())
-        // A NaN is worse than any number.
+        // A NaN counts as larger than any number.
         .fold(0.0, |a: f64, b| if b <= a { a } else { b })
 }

@@ -1,17 +1,18 @@
-//! Groups of inputs: one group after the other, each in its own metric.
+//! Groups of inputs, fitted one after the other, each in its own metric.
 
-use ndarray::{Array1, Array2, Array3, ArrayView2, Axis, s};
+use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 
-use super::{Descent, relative, rounded};
+use super::descent::Descent;
+use super::units::{Units, relative};
 use crate::cluster::{self, Clusterer};
 use crate::feedback::{GroupFeedback, inverse_upper};
 use crate::linalg::{self, Cholesky};
 use crate::observer::ObservedFit;
-use crate::quantize::product::params::{Fit, ProductQuantizer, sub_vectors};
-use crate::quantize::product::{Codebook, ProductCodebooks};
-use crate::{Error, Float, InputMoments, Observer, Result, Stage, parallel};
+use crate::quantize::product::codebooks::{Fit, sub_vectors};
+use crate::quantize::product::{Codebook, ProductQuantizer};
+use crate::{Error, Float, InputMoments, Observer, Result, Stage, check, parallel};
 
-/// Columns whose couplings with all others are computed by one matrix product.
+/// Columns for which one matrix product computes the couplings with all others.
 const BLOCK: usize = 128;
 
 /// The state of the descent.
@@ -33,6 +34,7 @@ pub(super) fn fit<F: Float, C: Clusterer<F>>(
     quantizer: &ProductQuantizer<C>,
     weights: ArrayView2<'_, F>,
     moments: &InputMoments,
+    units: Units,
     observer: Option<&dyn Observer>,
 ) -> Result<Fit<F>> {
     let (points, length) = weights.dim();
@@ -62,7 +64,7 @@ pub(super) fn fit<F: Float, C: Clusterer<F>>(
         error += state.quantize_group(quantizer, &feedback, g, observer)?;
     }
     let observed = ObservedFit::new(observer, Stage::OutputError, 0, quantizer.sweeps);
-    let mut descent = Descent::new(points, error, observed);
+    let mut descent = Descent::new(points, error, units, observed);
     for _ in 0..quantizer.sweeps {
         if descent.stops() {
             break;
@@ -74,21 +76,14 @@ pub(super) fn fit<F: Float, C: Clusterer<F>>(
     }
     if u64::from(F::BITS) > quantizer.precision.bits() {
         for book in &mut state.books {
-            *book = rounded(quantizer.precision, book)?;
+            *book = units.rounded(quantizer.precision, book)?;
         }
         (0..groups).for_each(|g| state.replace(g));
         // Codes once more, for the centroids as they are stored.
         state.sweep(false)?;
     }
-    let (books, centroids) = (state.books.len(), quantizer.centroids);
-    let mut values = Array3::zeros((books, centroids, width));
-    for (mut to, book) in values.outer_iter_mut().zip(&state.books) {
-        to.assign(book);
-    }
-    let codebooks =
-        ProductCodebooks::from_parts(groups, quantizer.axis, quantizer.precision, values.view())?;
     Ok(Fit {
-        codebooks,
+        codebooks: units.codebooks(quantizer, groups, &state.books)?,
         codes: state.codes.concat(),
         report: descent.report,
     })
@@ -101,7 +96,7 @@ fn shared_book<F: Float, C: Clusterer<F>>(
     groups: usize,
     observer: Option<&dyn Observer>,
 ) -> Result<Array2<F>> {
-    let vectors = sub_vectors(state.weights, groups, state.width)?;
+    let vectors = sub_vectors(state.weights, groups, state.width);
     let diagonal = state.moments.diag();
     let importance = |i: usize| {
         let first = (i % groups) * state.width;
@@ -131,19 +126,23 @@ fn metric<F: Float>(
     })?;
     let lower = cholesky.lower().mapv(F::from_f64_lossy);
     let inverse = cholesky.inverse().mapv(F::from_f64_lossy);
+    check::no_overflow(
+        "the inverse of the damped moments of a group (a larger damping makes it smaller)",
+        &inverse,
+    )?;
     Ok((lower.as_standard_layout().into_owned(), inverse))
 }
 
 impl<F: Float> State<'_, F> {
-    fn book(&self, group: usize) -> Option<&Array2<F>> {
-        self.books.get(group).or(self.books.first())
+    fn book(&self, group: usize) -> &Array2<F> {
+        &self.books[group.min(self.books.len() - 1)]
     }
 
     fn columns(&self, group: usize) -> std::ops::Range<usize> {
         group * self.width..(group + 1) * self.width
     }
 
-    /// Codes (and a codebook) for a group, given those of the groups before it; the output error that this adds.
+    /// Chooses codes (and a codebook) for a group, given those of the groups before it. Returns the output error that it adds.
     fn quantize_group<C: Clusterer<F>>(
         &mut self,
         quantizer: &ProductQuantizer<C>,
@@ -155,17 +154,15 @@ impl<F: Float> State<'_, F> {
         let before = self.errors.slice(s![..columns.start, ..]);
         let mut targets = linalg::product(feedback.before[group].view(), before).reversed_axes();
         targets += &self.weights.slice(s![.., columns]);
-        // Scaled so that the metric of uncorrelated inputs is no metric at all.
+        // Scaled so that the metric of uncorrelated inputs is the identity.
         let exact = &feedback.metrics[group];
         let unit = exact[[0, 0]];
         let metric = exact.mapv(|x| F::from_f64_lossy(x / unit));
         let whitened = linalg::product(targets.view(), metric.view());
-        let codes = match (quantizer.codebook, self.books.first()) {
-            (Codebook::Shared, Some(book)) => {
-                let book = linalg::product(book.view(), metric.view());
-                cluster::assign(whitened.view(), book.view())?
-            }
-            _ => {
+        let codes = match quantizer.codebook {
+            Codebook::Shared => nearest(&whitened, self.book(group), &metric)?,
+            Codebook::PerGroup => {
+                check::no_overflow(TARGET, &whitened)?;
                 let seed = quantizer.seed.derive(group as u64);
                 let clusterer = &quantizer.clusterer;
                 let clustering = clusterer.cluster(
@@ -184,7 +181,7 @@ impl<F: Float> State<'_, F> {
         };
         self.codes.push(codes);
         self.replace(group);
-        // The targets' own errors.
+        // The errors of the targets.
         let columns = self.columns(group);
         let mut own = targets;
         own -= &self.weights.slice(s![.., columns.clone()]);
@@ -202,20 +199,18 @@ impl<F: Float> State<'_, F> {
     }
 
     /// (W − Ŵ)ᵀ of a group, (width, points).
-    fn errors_of(&self, group: usize, book: Option<&Array2<F>>, codes: &[u32]) -> Array2<F> {
+    fn errors_of(&self, group: usize, book: &Array2<F>, codes: &[u32]) -> Array2<F> {
         let columns = self.columns(group);
         let mut errors = self.weights.slice(s![.., columns]).t().to_owned();
-        if let Some(book) = book {
-            for (i, mut errors) in errors.rows_mut().into_iter().enumerate() {
-                for (error, &code) in errors.iter_mut().zip(codes) {
-                    *error -= book[[code as usize, i]];
-                }
+        for (i, mut errors) in errors.rows_mut().into_iter().enumerate() {
+            for (error, &code) in errors.iter_mut().zip(codes) {
+                *error -= book[[code as usize, i]];
             }
         }
         errors
     }
 
-    /// Chooses the codes of each group anew, given all others, and its centroids where `centroids` says so; the
+    /// Chooses the codes of each group again, given all others, and its centroids too if `centroids` is set. Returns the
     /// change of the output error, which is not positive.
     fn sweep(&mut self, centroids: bool) -> Result<f64> {
         let groups = self.codes.len();
@@ -240,7 +235,7 @@ impl<F: Float> State<'_, F> {
         Ok(change)
     }
 
-    /// Improves one group, where it can be: by how much the output error changes, and the errors.
+    /// Improves one group. Returns the change of the output error and of the group's errors; none if nothing improves.
     fn improve(
         &mut self,
         group: usize,
@@ -253,25 +248,19 @@ impl<F: Float> State<'_, F> {
             .slice(s![columns.clone(), columns.clone()])
             .to_owned();
         let before = self.errors.slice(s![columns.clone(), ..]).to_owned();
-        // What the other groups' errors do to these inputs.
+        // The effect of the errors of the other groups on these inputs.
         let mut coupling = images.to_owned();
         linalg::product_add(-F::one(), own.view(), before.view(), coupling.view_mut());
         let (metric, inverse) = &self.metrics[group];
         let mut targets = linalg::product(inverse.view(), coupling.view()).reversed_axes();
         targets += &self.weights.slice(s![.., columns.clone()]);
-        let Some(book) = self.book(group) else {
-            return Ok(None);
-        };
         let whitened = linalg::product(targets.view(), metric.view());
-        let codes = cluster::assign(
-            whitened.view(),
-            linalg::product(book.view(), metric.view()).view(),
-        )?;
-        let mut book = book.clone();
+        let mut book = self.book(group).clone();
+        let codes = nearest(&whitened, &book, metric)?;
         if centroids {
             means(targets.view(), &codes, &mut book);
         }
-        let after = self.errors_of(group, Some(&book), &codes);
+        let after = self.errors_of(group, &book, &codes);
         let quadratic = |errors: &Array2<F>| {
             let products = linalg::product(own.view(), errors.view());
             let rows = parallel::map(errors.nrows(), |i| {
@@ -296,7 +285,21 @@ impl<F: Float> State<'_, F> {
     }
 }
 
-/// Moves each centroid to the mean of its targets; one without any stays.
+/// What error feedback adds to weights, under the metric of their inputs.
+const TARGET: &str = "the target of a sub-vector (a larger damping makes it smaller)";
+
+/// The codes of the nearest centroids of `book` for `whitened` targets, under the `metric` that these include already.
+fn nearest<F: Float>(
+    whitened: &Array2<F>,
+    book: &Array2<F>,
+    metric: &Array2<F>,
+) -> Result<Vec<u32>> {
+    let book = linalg::product(book.view(), metric.view());
+    check::no_overflow(TARGET, whitened.iter().chain(&book))?;
+    cluster::assign_finite(whitened.view(), book.view())
+}
+
+/// Moves each centroid to the mean of its targets. A centroid without targets stays.
 fn means<F: Float>(targets: ArrayView2<'_, F>, codes: &[u32], book: &mut Array2<F>) {
     let mut sums = Array2::<f64>::zeros(book.dim());
     let mut counts = vec![0_usize; book.nrows()];

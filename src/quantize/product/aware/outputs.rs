@@ -1,21 +1,21 @@
-//! Groups of outputs: independent of each other, their points coupled by the moments.
+//! Groups of outputs. They are independent of each other; the moments couple the points of a group.
 
-use ndarray::{Array1, Array2, Array3, ArrayView1, ArrayView2, s};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, s};
 
-use super::{Descent, relative, rounded};
+use super::descent::Descent;
+use super::units::{Units, relative};
 use crate::cluster::Clusterer;
 use crate::feedback::Feedback;
 use crate::linalg::{self, Cholesky};
 use crate::observer::ObservedFit;
-use crate::quantize::product::params::{Fit, ProductQuantizer, by_group, sub_vectors};
-use crate::quantize::product::{Codebook, ProductCodebooks};
+use crate::quantize::product::codebooks::{Fit, by_group, sub_vectors};
+use crate::quantize::product::{Codebook, ProductQuantizer};
 use crate::{Float, InputMoments, Observer, Result, Stage, parallel};
 
-/// What the old centroids weigh against the normal equations of the new ones: it keeps those in place
-/// that no point has.
+/// The weight of the old centroids in the normal equations of the new ones. It keeps centroids without points in place.
 const RIDGE: f64 = 1e-6;
 
-/// What all groups share.
+/// The data that all groups share.
 struct Problem<'a, F> {
     /// (out_features, in_features): a point of a group is a column of its rows.
     weights: ArrayView2<'a, F>,
@@ -25,7 +25,7 @@ struct Problem<'a, F> {
     feedback: Feedback<F>,
 }
 
-/// The codes of one group, and what follows from them.
+/// The codes of one group, and the errors that follow from them.
 #[derive(Debug, Clone)]
 struct Group<F> {
     codes: Vec<u32>,
@@ -41,6 +41,7 @@ pub(super) fn fit<F: Float, C: Clusterer<F>>(
     quantizer: &ProductQuantizer<C>,
     weights: ArrayView2<'_, F>,
     moments: &InputMoments,
+    units: Units,
     observer: Option<&dyn Observer>,
 ) -> Result<Fit<F>> {
     let width = quantizer.width(weights.nrows())?;
@@ -54,12 +55,11 @@ pub(super) fn fit<F: Float, C: Clusterer<F>>(
     };
     let shared = quantizer.codebook == Codebook::Shared;
     let (mut books, codes) = start(quantizer, &problem, groups, observer)?;
-    let book = |books: &[Array2<F>], g: usize| books.get(g).or(books.first()).cloned();
     let mut state = parallel::map(groups, |g| {
-        let book = book(&books, g).unwrap_or_default();
-        let nearest = problem.group(g, &book, codes[g].clone());
-        let fed_back = problem.group(g, &book, problem.feed_back(g, &book));
-        // Centroids far apart leave more than the columns that follow can make good.
+        let book = of_group(&books, g);
+        let nearest = problem.group(g, book, codes[g].clone());
+        let fed_back = problem.group(g, book, problem.feed_back(g, book));
+        // With centroids far apart, the errors are larger than the columns that follow can compensate for.
         if fed_back.error < nearest.error {
             fed_back
         } else {
@@ -68,7 +68,7 @@ pub(super) fn fit<F: Float, C: Clusterer<F>>(
     });
     let total = |state: &[Group<F>]| state.iter().map(|group| group.error).sum::<f64>();
     let observed = ObservedFit::new(observer, Stage::OutputError, 0, quantizer.sweeps);
-    let mut descent = Descent::new(weights.nrows(), total(&state), observed);
+    let mut descent = Descent::new(weights.nrows(), total(&state), units, observed);
     for _ in 0..quantizer.sweeps {
         if descent.stops() {
             break;
@@ -77,23 +77,19 @@ pub(super) fn fit<F: Float, C: Clusterer<F>>(
             problem.equations(g, &state[g], quantizer.centroids)
         });
         let next = if shared {
-            let mut all = equations.into_iter();
-            let first = all.next();
-            let sum = all.fold(first, |sum, next| {
-                sum.map(|(a, b)| (a + next.0, b + next.1))
-            });
-            sum.into_iter()
-                .map(|sum| solve(sum, &books[0]))
-                .collect::<Vec<_>>()
+            let sum = equations
+                .into_iter()
+                .reduce(|sum, next| (sum.0 + next.0, sum.1 + next.1));
+            let sum = sum.expect("there is at least one group");
+            vec![solve(sum, &books[0])]
         } else {
             let equations: Vec<_> = equations.into_iter().zip(&books).collect();
             parallel::map(groups, |g| solve(equations[g].0.clone(), equations[g].1))
         };
         let moved = parallel::map(groups, |g| {
-            let book = book(&next, g).unwrap_or_default();
-            problem.group(g, &book, state[g].codes.clone())
+            problem.group(g, of_group(&next, g), state[g].codes.clone())
         });
-        // Rounding alone can make least squares worse than what was there.
+        // Rounding alone can make the least-squares solution worse than the centroids before.
         if shared {
             if total(&moved) < total(&state) {
                 (books, state) = (next, moved);
@@ -112,27 +108,26 @@ pub(super) fn fit<F: Float, C: Clusterer<F>>(
     }
     if u64::from(F::BITS) > quantizer.precision.bits() {
         for book in &mut books {
-            *book = rounded(quantizer.precision, book)?;
+            *book = units.rounded(quantizer.precision, book)?;
         }
         state = parallel::map(groups, |g| {
-            let book = book(&books, g).unwrap_or_default();
-            problem.group(g, &book, state[g].codes.clone())
+            problem.group(g, of_group(&books, g), state[g].codes.clone())
         });
         // Codes once more, for the centroids as they are stored.
         problem.descend(&mut state, &books);
     }
-    let mut values = Array3::zeros((books.len(), quantizer.centroids, width));
-    for (mut to, book) in values.outer_iter_mut().zip(&books) {
-        to.assign(book);
-    }
-    let codebooks =
-        ProductCodebooks::from_parts(groups, quantizer.axis, quantizer.precision, values.view())?;
+    let codebooks = units.codebooks(quantizer, groups, &books)?;
     let codes = state.into_iter().flat_map(|group| group.codes).collect();
     Ok(Fit {
         codebooks,
         codes,
         report: descent.report,
     })
+}
+
+/// The codebook of group `group`: its own, or the one that all share.
+fn of_group<F>(books: &[Array2<F>], group: usize) -> &Array2<F> {
+    &books[group.min(books.len() - 1)]
 }
 
 /// Codebooks, and the codes of each group.
@@ -161,7 +156,7 @@ fn start<F: Float, C: Clusterer<F>>(
             .map(|c| (c.centroids, c.assignments));
         return Ok(pairs.unzip());
     }
-    let all = sub_vectors(problem.weights.reversed_axes(), groups, problem.width)?;
+    let all = sub_vectors(problem.weights.reversed_axes(), groups, problem.width);
     let importance = Array1::from_shape_fn(all.nrows(), |i| importance[i / groups]);
     let clustering = quantizer.clusterer.cluster(
         all.view(),
@@ -174,7 +169,7 @@ fn start<F: Float, C: Clusterer<F>>(
     Ok((vec![clustering.centroids], codes))
 }
 
-/// The centroids that solve the normal equations, close to those before where these leave them free.
+/// The centroids that solve the normal equations. Where these leave them free, they stay close to `before`.
 fn solve<F: Float>(
     (mut matrix, mut right): (Array2<f64>, Array2<f64>),
     before: &Array2<F>,
@@ -221,7 +216,7 @@ impl<F: Float> Problem<'_, F> {
         }
     }
 
-    /// Codes of a group chosen input by input, each with the target that makes good what the ones before lost.
+    /// Codes of a group, chosen input by input. The target of each compensates for the errors of the inputs before.
     fn feed_back(&self, group: usize, book: &Array2<F>) -> Vec<u32> {
         let mut codes = vec![0; self.weights.ncols()];
         self.feedback
@@ -237,7 +232,7 @@ impl<F: Float> Problem<'_, F> {
         codes
     }
 
-    /// Zᵀ M Z and Zᵀ M Wᵀ of a group, where Z says which point has which of the `k` centroids.
+    /// Zᵀ M Z and Zᵀ M Wᵀ of a group, where Z (points, k) is one where a point has a centroid, and zero elsewhere.
     fn equations(&self, group: usize, state: &Group<F>, k: usize) -> (Array2<f64>, Array2<f64>) {
         let points = self.weights.ncols();
         let mut sums = Array2::<f64>::zeros((k, points));
@@ -255,13 +250,11 @@ impl<F: Float> Problem<'_, F> {
         (matrix, linalg::product(sums.view(), weights.view()))
     }
 
-    /// Chooses the code of each point anew, given all others of its group.
+    /// Chooses the code of each point again, given all others of its group.
     fn descend(&self, state: &mut [Group<F>], books: &[Array2<F>]) {
         let groups: Vec<_> = state.iter_mut().enumerate().collect();
         parallel::for_each(groups, |(g, state)| {
-            if let Some(book) = books.get(g).or(books.first()) {
-                self.descend_group(g, state, book);
-            }
+            self.descend_group(g, state, of_group(books, g));
         });
     }
 

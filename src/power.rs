@@ -1,0 +1,73 @@
+//! Powers of two. Multiplying by one changes no digit of a number, as long as the result is in the type's range.
+
+use ndarray::{Array, ArrayView, Dimension};
+
+use crate::{Float, check};
+
+/// ⌊log₂ |value|⌋, exactly; 0 for zero. `value` is finite.
+pub(crate) fn exponent(value: f64) -> i32 {
+    const BIAS: i32 = 1023;
+    let field = |value: f64| (value.abs().to_bits() >> 52) as i32;
+    match field(value) {
+        _ if value == 0.0 => 0,
+        // A subnormal number.
+        0 => field(value * 2.0_f64.powi(54)) - 54 - BIAS,
+        field => field - BIAS,
+    }
+}
+
+/// ⌊log₂⌋ of the largest magnitude in `array`, whose values are finite; 0 for zeros.
+pub(crate) fn largest_exponent<F: Float, D: Dimension>(array: &ArrayView<'_, F, D>) -> i32 {
+    exponent(check::largest(array).as_f64())
+}
+
+/// `value` · 2^`exponent`.
+pub(crate) fn times<F: Float>(value: F, exponent: i32) -> F {
+    let (first, second) = factors(exponent);
+    F::from_f64_lossy(value.as_f64() * first * second)
+}
+
+/// `array` · 2^`exponent`.
+pub(crate) fn scaled<F: Float, D: Dimension>(
+    array: &ArrayView<'_, F, D>,
+    exponent: i32,
+) -> Array<F, D> {
+    let (first, second) = factors(exponent);
+    array.mapv(|x| F::from_f64_lossy(x.as_f64() * first * second))
+}
+
+/// Two factors with the product 2^`exponent`, which are in the range of `f64` even if the product is not.
+fn factors(exponent: i32) -> (f64, f64) {
+    let half = exponent / 2;
+    (2.0_f64.powi(half), 2.0_f64.powi(exponent - half))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exponents_are_exact_for_every_power_of_two_and_its_neighbours() {
+        assert_eq!(exponent(0.0), 0);
+        for e in -1074..=1023 {
+            let power = times(1.0_f64, e);
+            assert_eq!(exponent(power), e);
+            assert_eq!(exponent(-power), e);
+            if e > -1022 {
+                assert_eq!(exponent(power.next_down()), e - 1);
+                assert_eq!(exponent(power.next_up()), e);
+            }
+        }
+    }
+
+    #[test]
+    fn multiplying_by_a_power_and_its_inverse_changes_nothing() {
+        for e in -149..=127 {
+            let power = times(1.0_f32, e);
+            assert_eq!(times(power, -e), 1.0, "{e}");
+        }
+        for e in -1074..=1023 {
+            assert_eq!(times(times(1.0_f64, e), -e), 1.0, "{e}");
+        }
+    }
+}
