@@ -107,6 +107,17 @@ pub enum Error {
         what: &'static str,
     },
 
+    /// A value so small that the precision it is to be stored in cannot hold it to its relative rounding error.
+    #[error("precision {precision} cannot store {what} of {value:e}: {}", wider(*precision))]
+    Underflow {
+        /// What was to be stored.
+        what: &'static str,
+        /// Its value; of several values, the largest magnitude.
+        value: f64,
+        /// The precision.
+        precision: crate::Precision,
+    },
+
     /// A compression ratio that not even the smallest rank reaches.
     #[error("a compression ratio of {ratio} is out of reach: rank 1 gives {limit}")]
     RatioOutOfReach {
@@ -252,6 +263,14 @@ pub enum Error {
         /// What is wrong with its parts.
         problem: String,
     },
+}
+
+/// What to do about a value that is too small for a precision.
+fn wider(precision: crate::Precision) -> &'static str {
+    match precision {
+        crate::Precision::F16 => "use f32",
+        _ => "multiply the weights by a power of two first",
+    }
 }
 
 impl Error {
