@@ -336,18 +336,47 @@ impl Precision {
     ///
     /// # Errors
     ///
-    /// As [`round_factor`](Self::round_factor), for the largest magnitude.
+    /// [`Error::Overflow`] where a finite value becomes infinite, [`Error::Underflow`] where a value is rounded and the largest
+    /// magnitude is below the normal numbers.
     pub(crate) fn round_tensor<'a, F: Float>(
         self,
         what: &'static str,
         values: impl IntoIterator<Item = &'a mut F>,
     ) -> Result<()> {
-        let mut largest = F::zero();
+        let (mut largest, mut exact) = (F::zero(), true);
         for value in values {
+            let rounded = self.round(what, *value)?;
+            exact &= rounded == *value;
             largest = largest.max(value.abs());
-            *value = self.round(what, *value)?;
+            *value = rounded;
         }
-        self.round_factor::<F>(what, largest.as_f64()).map(drop)
+        if exact {
+            return Ok(());
+        }
+        self.fits_tensor(what, largest)
+    }
+
+    /// Checks that values of a tensor with this largest magnitude keep the accuracy that [`round_tensor`](Self::round_tensor)
+    /// states.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Underflow`] where the largest magnitude is below the normal numbers.
+    pub(crate) fn fits_tensor<F: Float>(self, what: &'static str, largest: F) -> Result<()> {
+        let value = largest.as_f64();
+        let smallest = match self {
+            Self::F16 => 2_f64.powi(-14),
+            Self::F32 => f64::from(f32::MIN_POSITIVE),
+            Self::F64 => F::min_positive_value().as_f64(),
+        };
+        if value == 0.0 || value >= smallest {
+            return Ok(());
+        }
+        Err(Error::Underflow {
+            what,
+            value,
+            precision: self,
+        })
     }
 
     /// The nearest value of this precision and of `F`, which may be infinite.

@@ -228,7 +228,15 @@ impl<C> ProductQuantizer<C> {
         C: Clusterer<F>,
     {
         self.validate()?;
-        Ok(self.fit_codes(weights, None)?.codebooks)
+        let codebooks = self.fit_codes(weights, None)?.codebooks;
+        self.check_precision(weights)?;
+        Ok(codebooks)
+    }
+
+    /// Errs where the precision of the codebooks is too coarse for weights this small.
+    pub(super) fn check_precision<F: Float>(&self, weights: ArrayView2<'_, F>) -> Result<()> {
+        let largest = check::largest(&weights);
+        self.precision.fits_tensor("a codebook value", largest)
     }
 
     /// The width of the groups that an axis of this length is split into.
@@ -327,6 +335,23 @@ impl<F: Float, C: Clusterer<F>> Quantizer<F> for ProductQuantizer<C> {
         weights: ArrayView2<'_, F>,
         context: FitContext<'_>,
     ) -> Result<PqMatrix<F>> {
+        let matrix = self.quantize_stage(weights, context)?;
+        self.check_precision(weights)?;
+        Ok(matrix)
+    }
+}
+
+impl<C> ProductQuantizer<C> {
+    /// [`quantize_with`](Quantizer::quantize_with) for what earlier stages leave: it may be too small for the precision, since
+    /// the sum of the stages is then accurate without it.
+    pub(super) fn quantize_stage<F: Float>(
+        &self,
+        weights: ArrayView2<'_, F>,
+        context: FitContext<'_>,
+    ) -> Result<PqMatrix<F>>
+    where
+        C: Clusterer<F>,
+    {
         self.validate()?;
         let inputs = context.inputs;
         let fit = match inputs {
