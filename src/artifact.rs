@@ -239,7 +239,11 @@ pub enum Role {
     SideInformation,
 }
 
-/// The precision in which an artifact keeps its real numbers: codebooks, scales, factors.
+/// The precision in which an artifact stores its real numbers: codebooks, scales, factors.
+///
+/// A number that multiplies others (a scale, a step) is stored with the relative rounding error u of the precision: 2⁻¹¹, 2⁻²⁴
+/// or 2⁻⁵³. The values of a tensor (weights, factors, logits) are stored with an absolute error of at most u times the
+/// largest magnitude. Numbers too small for this are [`Error::Underflow`], and numbers too large [`Error::Overflow`].
 ///
 /// ```
 /// use taper::ndarray::Array2;
@@ -284,22 +288,121 @@ impl Precision {
         }
     }
 
-    /// `value` as it will be after it was stored and read again.
+    /// The nearest value of this precision: one value among others, whose rounding error is small beside the largest of them.
+    ///
+    /// Below the normal numbers, the relative error of the result is not bounded. Use [`round_factor`](Self::round_factor) for
+    /// a value that multiplies others, and [`round_tensor`](Self::round_tensor) for all values of a tensor.
     ///
     /// # Errors
     ///
     /// [`Error::Overflow`] where a finite value becomes infinite.
     pub(crate) fn round<F: Float>(self, what: &'static str, value: F) -> Result<F> {
-        let rounded = match self {
-            Self::F16 => F::from_f64_lossy(half::f16::from_f64(value.as_f64()).to_f64()),
-            Self::F32 => F::from_f64_lossy(f64::from(value.as_f64() as f32)),
-            Self::F64 => value,
-        };
+        let rounded: F = self.nearest(value.as_f64());
         if rounded.is_finite() || !value.is_finite() {
             Ok(rounded)
         } else {
             Err(Error::Overflow { what })
         }
+    }
+
+    /// The nearest value of this precision, for a factor of other values such as a scale: held to the relative rounding error.
+    ///
+    /// A value whose binary digits would be cut off at the lower end of the range is an error.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Overflow`] where a finite value becomes infinite, [`Error::Underflow`] for a value below the normal numbers that
+    /// this precision, or `F`, holds less accurately than a normal one.
+    pub(crate) fn round_factor<F: Float>(self, what: &'static str, value: f64) -> Result<F> {
+        let rounded: F = self.nearest(value);
+        if value.is_finite() && !rounded.is_finite() {
+            return Err(Error::Overflow { what });
+        }
+        if self.holds(value, rounded) {
+            Ok(rounded)
+        } else {
+            Err(Error::Underflow {
+                what,
+                value,
+                precision: self,
+            })
+        }
+    }
+
+    /// Rounds the values of a tensor to the nearest of this precision.
+    ///
+    /// The largest magnitude is held to the relative rounding error u of the precision (2⁻¹¹ for half precision). The absolute
+    /// error of every other value is then at most u times the largest magnitude. Small values may become zero.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Overflow`] where a finite value becomes infinite, [`Error::Underflow`] where a value is rounded and the largest
+    /// magnitude is below the normal numbers.
+    pub(crate) fn round_tensor<'a, F: Float>(
+        self,
+        what: &'static str,
+        values: impl IntoIterator<Item = &'a mut F>,
+    ) -> Result<()> {
+        let (mut largest, mut exact) = (F::zero(), true);
+        for value in values {
+            let rounded = self.round(what, *value)?;
+            exact &= rounded == *value;
+            largest = largest.max(value.abs());
+            *value = rounded;
+        }
+        if exact {
+            return Ok(());
+        }
+        self.fits_tensor(what, largest)
+    }
+
+    /// Checks that values of a tensor with this largest magnitude keep the accuracy that [`round_tensor`](Self::round_tensor)
+    /// states.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Underflow`] where the largest magnitude is below the normal numbers.
+    pub(crate) fn fits_tensor<F: Float>(self, what: &'static str, largest: F) -> Result<()> {
+        let value = largest.as_f64();
+        let smallest = match self {
+            Self::F16 => 2_f64.powi(-14),
+            Self::F32 => f64::from(f32::MIN_POSITIVE),
+            Self::F64 => F::min_positive_value().as_f64(),
+        };
+        if value == 0.0 || value >= smallest {
+            return Ok(());
+        }
+        Err(Error::Underflow {
+            what,
+            value,
+            precision: self,
+        })
+    }
+
+    /// The nearest value of this precision and of `F`, which may be infinite.
+    fn nearest<F: Float>(self, value: f64) -> F {
+        match self {
+            Self::F16 => F::from_f64_lossy(half::f16::from_f64(F::from_f64_lossy(value).as_f64()).to_f64()),
+            Self::F32 => F::from_f64_lossy(f64::from(value as f32)),
+            Self::F64 => F::from_f64_lossy(value),
+        }
+    }
+
+    /// Whether `rounded` is as near to `value` as if the range of exponents had no lower end.
+    fn holds<F: Float>(self, value: f64, rounded: F) -> bool {
+        const FRACTION: u32 = 52;
+        const ONE: u64 = 1023 << FRACTION;
+        if value == 0.0 || !value.is_finite() {
+            return true;
+        }
+        if value.is_subnormal() {
+            // What was computed in double precision has lost digits already.
+            return false;
+        }
+        let exponent = value.to_bits() >> FRACTION << FRACTION & !(1 << 63);
+        let significand = f64::from_bits(value.to_bits() - exponent + ONE);
+        let exact = self.nearest::<F>(significand).as_f64() * f64::from_bits(exponent);
+        rounded.as_f64() == exact
     }
 
     /// The bytes of `values` in this precision, which they have been [rounded](Self::round) to before.
@@ -336,6 +439,16 @@ impl Precision {
     /// The precision that keeps every value of `F` as it is.
     pub(crate) fn exact<F: Float>() -> Self {
         if F::BITS == 32 { Self::F32 } else { Self::F64 }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F16 => "f16",
+            Self::F32 => "f32",
+            Self::F64 => "f64",
+        })
     }
 }
 

@@ -109,6 +109,17 @@ pub enum Error {
         what: &'static str,
     },
 
+    /// A value so small that the precision it is to be stored in cannot hold it to its relative rounding error.
+    #[error("precision {precision} cannot store {what} of {value:e}: {}", wider(*precision))]
+    Underflow {
+        /// What was to be stored.
+        what: &'static str,
+        /// Its value; of several values, the largest magnitude.
+        value: f64,
+        /// The precision.
+        precision: crate::Precision,
+    },
+
     /// Not even rank 1 reaches the compression ratio.
     #[error("the compression ratio must be at most {limit}, which rank 1 gives, but is {ratio}")]
     RatioOutOfReach {
@@ -260,6 +271,14 @@ fn at_line(line: &usize) -> String {
     match *line {
         0 => String::new(),
         line => format!("line {line}: "),
+    }
+}
+
+/// What to do about a value that is too small for a precision.
+fn wider(precision: crate::Precision) -> &'static str {
+    match precision {
+        crate::Precision::F16 => "use f32",
+        _ => "multiply the weights by a power of two first",
     }
 }
 

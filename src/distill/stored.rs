@@ -52,18 +52,17 @@ struct Largest {
 }
 
 impl TeacherLogits {
-    /// Stores all logits, of shape (samples, classes), rounded to `precision`.
+    /// Stores all logits, of shape (samples, classes), rounded to `precision`: each with an absolute error of at most the
+    /// relative rounding error of the precision times the largest magnitude.
     ///
     /// # Errors
     ///
     /// [`Error::EmptyAxis`], [`Error::NonFinite`], [`Error::Overflow`] for logits beyond the range of
-    /// `precision`.
+    /// `precision`, and [`Error::Underflow`] where the largest magnitude is too small for it.
     pub fn dense<F: Float>(logits: ArrayView2<'_, F>, precision: Precision) -> Result<Self> {
         check::finite("logits", &logits)?;
-        let values = logits
-            .iter()
-            .map(|&x| precision.round("a teacher's logit", x))
-            .collect::<Result<Vec<_>>>()?;
+        let mut values: Vec<F> = logits.iter().copied().collect();
+        precision.round_tensor("a teacher's logit", &mut values)?;
         Ok(Self {
             shape: logits.dim().into(),
             precision,
@@ -109,7 +108,7 @@ impl TeacherLogits {
             let (largest, rest) = order.split_at_mut(k);
             largest.sort_by_key(|&(class, _)| class);
             for &mut (class, x) in largest {
-                kept.push(precision.round("a teacher's logit", x)?);
+                kept.push(x);
                 codes.push(class as u32);
             }
             if let Some(&(_, top)) = rest.first() {
@@ -119,9 +118,10 @@ impl TeacherLogits {
                     .map(|(_, x)| ((x / 2.0 - top / 2.0) / temperature * 2.0).exp())
                     .sum();
                 let mean = top + temperature * (sum / rest.len() as f64).ln();
-                remainder.push(precision.round("the remainder of a teacher's logits", mean)?);
+                remainder.push(mean);
             }
         }
+        precision.round_tensor("a teacher's logit", kept.iter_mut().chain(&mut remainder))?;
         Ok(Self {
             shape: [samples, classes],
             precision,

@@ -144,9 +144,7 @@ impl<F: Float> CpConv2d<F> {
         geometry.check()?;
         check_bias(bias.as_ref(), expand.nrows())?;
         let round = |mut link: Array2<F>| -> Result<Array2<F>> {
-            for value in &mut link {
-                *value = precision.round("a link of a CP convolution", *value)?;
-            }
+            precision.round_tensor("a link of a CP convolution", &mut link)?;
             Ok(link)
         };
         let depthwise = match depthwise {

@@ -48,13 +48,10 @@ impl<F: Float> TuckerConv2d<F> {
         precision: Precision,
         report: FitReport,
     ) -> Result<Self> {
-        for value in reduce
-            .iter_mut()
-            .chain(core.iter_mut())
-            .chain(expand.iter_mut())
-        {
-            *value = precision.round("a link of a Tucker convolution", *value)?;
-        }
+        let what = "a link of a Tucker convolution";
+        precision.round_tensor(what, &mut reduce)?;
+        precision.round_tensor(what, &mut core)?;
+        precision.round_tensor(what, &mut expand)?;
         let [p, q] = [core.shape()[0], core.shape()[1]];
         let links = [
             check::largest(&reduce),

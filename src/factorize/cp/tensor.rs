@@ -122,14 +122,10 @@ impl<F: Float> CpTensor<F> {
         precision: Precision,
         report: CpReport,
     ) -> Result<Self> {
-        for value in &mut weights {
-            *value = precision.round("a weight of a CP tensor", *value)?;
-        }
+        precision.round_tensor("a weight of a CP tensor", &mut weights)?;
         for factor in &mut factors {
             *factor = factor.as_standard_layout().into_owned();
-            for value in factor.iter_mut() {
-                *value = precision.round("a factor of a CP tensor", *value)?;
-            }
+            precision.round_tensor("a factor of a CP tensor", factor)?;
         }
         let largest = factors.iter().map(|factor| check::largest(factor));
         let largest = largest.chain([check::largest(&weights)]);

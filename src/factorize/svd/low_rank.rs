@@ -66,25 +66,28 @@ impl<F: Float> LowRankMatrix<F> {
             SingularValues::Right => (one, None, s),
             SingularValues::Apart => (one.clone(), Some(s), one),
         };
-        let round = |what, value: f64| {
+        let product = |what, value: f64| {
             let value = F::from_f64_lossy(value);
             check::no_overflow(what, [&value])?;
-            precision.round(what, value)
+            Ok::<F, Error>(value)
         };
         let fold = |what, mut factor: Array2<F>, axis, scales: Array1<f64>| {
             for (mut lane, &scale) in factor.axis_iter_mut(axis).zip(&scales) {
                 for x in &mut lane {
-                    *x = round(what, x.as_f64() * scale)?;
+                    *x = product(what, x.as_f64() * scale)?;
                 }
             }
+            precision.round_tensor(what, &mut factor)?;
             Ok::<_, Error>(factor.as_standard_layout().into_owned())
         };
         let left = fold("the left factor", u, Axis(1), left)?;
         let right = fold("the right factor", vt, Axis(0), right)?;
         let singular_values = apart
             .map(|s| {
-                let rounded = s.iter().map(|&s| round("a singular value", s));
-                rounded.collect::<Result<Array1<F>>>()
+                let values = s.iter().map(|&s| product("a singular value", s));
+                let mut values = values.collect::<Result<Array1<F>>>()?;
+                precision.round_tensor("a singular value", &mut values)?;
+                Ok::<_, Error>(values)
             })
             .transpose()?;
         check_product(&left, singular_values.as_ref(), &right)?;

@@ -1,4 +1,4 @@
-//! A tensor that is only rounded.
+//! A dense tensor in a chosen precision.
 
 use ndarray::{ArrayD, ArrayView2, ArrayViewD, ArrayViewMut2, ArrayViewMutD, Ix2};
 
@@ -27,17 +27,17 @@ pub struct Dense {
 }
 
 impl Dense {
-    /// The values, rounded to `precision`.
+    /// Rounds the values to `precision`: each with an absolute error of at most u times the largest magnitude, where u is the
+    /// relative rounding error of the precision.
     ///
     /// # Errors
     ///
-    /// [`Error::EmptyAxis`], [`Error::NonFinite`], and [`Error::Overflow`] for values beyond the range of `precision`.
+    /// [`Error::EmptyAxis`], [`Error::NonFinite`], [`Error::Overflow`] for values beyond the range of `precision`, and
+    /// [`Error::Underflow`] where the largest magnitude is too small for it.
     pub fn new(values: ArrayViewD<'_, f32>, precision: Precision) -> Result<Self> {
         check::finite("the tensor", &values)?;
         let mut values = values.as_standard_layout().into_owned();
-        for value in &mut values {
-            *value = precision.round("a weight", *value)?;
-        }
+        precision.round_tensor("a weight", &mut values)?;
         Ok(Self { values, precision })
     }
 
@@ -76,7 +76,7 @@ impl Compressed<f32> for Dense {
 }
 
 impl LinearOp<f32> for Dense {
-    /// [`Error::Dimensions`] where the tensor has not two axes.
+    /// Multiplies by a tensor of two axes; any other is [`Error::Dimensions`].
     fn apply_into(&self, x: ArrayView2<'_, f32>, mut y: ArrayViewMut2<'_, f32>) -> Result<()> {
         let weights = self.values.view().into_dimensionality::<Ix2>();
         let weights = weights.map_err(|_| Error::Dimensions {

@@ -121,17 +121,9 @@ impl Artifact for FixedPointMatrix<f32> {
         let granularity = stored.attributes.choice("scaling", &GRANULARITIES)?;
         let codes = stored.bytes("codes")?;
         let (scales, precision) = stored.vector("scales")?;
-        let offsets = match symmetry {
+        let zero_points = match symmetry {
             Symmetry::Symmetric => Vec::new(),
-            Symmetry::Affine => {
-                let (offsets, other) = stored.vector("offsets")?;
-                if other != precision {
-                    return Err(malformed(format!(
-                        "scales in {precision:?} and offsets in {other:?}"
-                    )));
-                }
-                offsets.to_vec()
-            }
+            Symmetry::Affine => stored.bytes("zero_points")?.to_vec(),
         };
         stored.finish()?;
         let scales = scales.to_vec();
@@ -143,7 +135,7 @@ impl Artifact for FixedPointMatrix<f32> {
             precision,
             &codes,
             &scales,
-            &offsets,
+            &zero_points,
         )
     }
 }

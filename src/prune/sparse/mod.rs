@@ -62,12 +62,15 @@ fn malformed(problem: String) -> Error {
 const GAP_BITS: &str = "gap_bits";
 
 impl<F: Float> SparseMatrix<F> {
-    /// Creates a matrix of the weights that are not zero, rounded to the given precision.
+    /// Creates a matrix of the weights that are not zero after they are rounded to the given precision.
+    ///
+    /// The absolute error of a weight is at most the relative rounding error of the precision times the largest magnitude.
     ///
     /// # Errors
     ///
-    /// [`Error::EmptyAxis`], [`Error::NonFinite`], [`Error::ExceedsInput`] for more than 2³² − 1 columns, and
-    /// [`Error::Overflow`] for a weight beyond the range of the precision.
+    /// [`Error::EmptyAxis`], [`Error::NonFinite`], [`Error::ExceedsInput`] for more than 2³² − 1 columns,
+    /// [`Error::Overflow`] for a weight beyond the range of the precision, and [`Error::Underflow`] where the largest
+    /// magnitude is too small for it.
     pub fn from_dense(weights: ArrayView2<'_, F>, precision: Precision) -> Result<Self> {
         check::finite("weights", &weights)?;
         Self::from_finite(weights, precision)
@@ -78,10 +81,12 @@ impl<F: Float> SparseMatrix<F> {
         let shape = [weights.nrows(), weights.ncols()];
         let mut positions = Vec::new();
         let mut values = Vec::new();
-        for (position, &weight) in weights.iter().enumerate() {
+        let mut rounded = weights.to_owned();
+        precision.round_tensor("a weight", &mut rounded)?;
+        for (position, &weight) in rounded.iter().enumerate() {
             if weight != F::zero() {
                 positions.push(position);
-                values.push(precision.round("a weight", weight)?);
+                values.push(weight);
             }
         }
         let packed = Positions::pack(&positions, weights.len());

@@ -5,7 +5,7 @@ use ndarray::{Array2, ArrayView2};
 use super::straight_through::sign;
 use super::{Binarizer, Scaling};
 use crate::feedback::Feedback;
-use crate::{Float, InputMoments, Result, linalg};
+use crate::{Error, Float, InputMoments, Result, linalg};
 
 /// Rounds of signs and scales, each fitted to the other.
 const ROUNDS: usize = 4;
@@ -60,10 +60,13 @@ pub(super) fn fit<F: Float>(
             scales: scales.clone(),
         };
         let fitted = rows.errors(&next).1;
-        next.scales = fitted
-            .into_iter()
-            .map(|scale| binarizer.rounded(scale.max(0.0)))
-            .collect::<Result<_>>()?;
+        let fitted = fitted.into_iter().zip(&scales);
+        let fitted = fitted.map(|(scale, &before)| match binarizer.rounded(scale.max(0.0)) {
+            // Too small for the precision: the row goes on with the scale before.
+            Err(Error::Underflow { .. }) => Ok(before),
+            rounded => rounded,
+        });
+        next.scales = fitted.collect::<Result<_>>()?;
         let errors = rows.errors(&next).0;
         rows.keep_better(&mut best, &mut least, &next, &errors);
         if next.scales == scales {

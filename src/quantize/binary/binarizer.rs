@@ -209,9 +209,7 @@ impl<F: Float> Quantizer<F> for Binarizer {
 impl Binarizer {
     /// A scale as it will be stored.
     pub(super) fn rounded<F: Float>(&self, scale: f64) -> Result<F> {
-        let scale = F::from_f64_lossy(scale);
-        check::no_overflow("a scale", [&scale])?;
-        self.precision.round("a scale", scale)
+        self.precision.round_factor("a scale", scale)
     }
 }
 

@@ -16,7 +16,7 @@ impl<F: Float> Trainable<F> for BinaryMatrix<F> {
         check_parameters(self.scales.len(), &parameters)?;
         let scales = parameters
             .iter()
-            .map(|scale| self.precision.round("a scale", scale.max(F::zero())));
+            .map(|scale| self.precision.round_factor("a scale", scale.as_f64().max(0.0)));
         self.scales = scales.collect::<Result<_>>()?;
         Ok(())
     }

@@ -4,83 +4,85 @@ use crate::kernels::Level;
 use crate::kernels::evenly::{self, Spacing};
 use crate::{Float, parallel};
 
-/// Values of which a thread takes the sums at a time.
+/// Values whose sums a thread takes at a time.
 const CHUNK: usize = 1 << 13;
 
-/// Where the grid of values lies.
+/// Where the values of a grid lie. Zero is always one of them (but for one symmetric bit), so that weights that are zero,
+/// such as pruned ones, stay zero.
 ///
 /// ```
-/// use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range, Symmetry};
-/// use taper::{LinearOp, Quantizer, ndarray::array};
+/// use taper::ndarray::array;
+/// use taper::quantize::fixed_point::{FixedPointQuantizer, Symmetry};
+/// use taper::{LinearOp, Quantizer};
 ///
-/// let w = array![[0.0, 1.0, 3.0], [10.0, 20.0, 40.0]];
-/// let error = |quantizer: taper::quantize::fixed_point::FixedPointQuantizer| -> taper::Result<f64> {
-///     let rebuilt = quantizer.quantize(w.view())?.decompress_matrix()?;
-///     Ok((&w - &rebuilt).iter().map(|x| x * x).sum())
-/// };
-/// let plain = FixedPointQuantizer::new(3);
-/// assert!(error(plain.clone().granularity(Granularity::PerRow))? < error(plain.clone())?);
-/// assert!(error(plain.clone().symmetry(Symmetry::Affine))? < error(plain.clone())?);
-/// assert!(error(plain.clone().range(Range::SquaredError))? <= error(plain)?);
+/// let w = array![[-1.0, 0.0, 0.0, 2.5]];
+/// let affine = FixedPointQuantizer::new(2).symmetry(Symmetry::Affine).quantize(w.view())?;
+/// // −1, 0, 1 and 2 times the scale.
+/// assert_eq!(affine.decompress_matrix()?, array![[-1.25, 0.0, 0.0, 2.5]]);
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Symmetry {
-    /// Around zero, which is one of the values: −(2^(b−1) − 1), …, 2^(b−1) − 1 times the scale.
+    /// Around zero: −(2^(b−1) − 1), …, 2^(b−1) − 1 times the scale.
     ///
-    /// At one bit, where nothing but zero would be left, the values are −1 and +1 times the scale: the
-    /// binary weights of [`Binarizer`](crate::quantize::binary::Binarizer).
+    /// At one bit, the values are −1 and +1 times the scale, the binary weights of
+    /// [`Binarizer`](crate::quantize::binary::Binarizer): without zero, since zero alone would be left.
     #[default]
     Symmetric,
-    /// Anywhere: an offset plus 0, …, 2^b − 1 times the scale.
+    /// As many values on each side of zero as the range needs: q − z times the scale, for q = 0, …, 2^b − 1 and one integer
+    /// z of the same range for each grid, the zero point.
+    ///
+    /// A range that does not include zero is extended to it. At one bit, the values are zero and the scale, or zero and minus
+    /// the scale.
     Affine,
 }
 
 /// Which weights share a grid.
 ///
 /// ```
-/// use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range, Symmetry};
-/// use taper::{LinearOp, Quantizer, ndarray::array};
+/// use taper::ndarray::array;
+/// use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity};
+/// use taper::{LinearOp, Quantizer};
 ///
-/// let w = array![[0.0, 1.0, 3.0], [10.0, 20.0, 40.0]];
-/// let error = |quantizer: taper::quantize::fixed_point::FixedPointQuantizer| -> taper::Result<f64> {
-///     let rebuilt = quantizer.quantize(w.view())?.decompress_matrix()?;
-///     Ok((&w - &rebuilt).iter().map(|x| x * x).sum())
+/// let w = array![[0.25, -0.5], [8.0, 24.0]];
+/// let rounded = |granularity| {
+///     let quantizer = FixedPointQuantizer::new(3).granularity(granularity);
+///     quantizer.quantize(w.view())?.decompress_matrix()
 /// };
-/// let plain = FixedPointQuantizer::new(3);
-/// assert!(error(plain.clone().granularity(Granularity::PerRow))? < error(plain.clone())?);
-/// assert!(error(plain.clone().symmetry(Symmetry::Affine))? < error(plain.clone())?);
-/// assert!(error(plain.clone().range(Range::SquaredError))? <= error(plain)?);
+/// // The small row is below half a step of the large one.
+/// assert_eq!(rounded(Granularity::PerTensor)?, array![[0.0, 0.0], [8.0, 24.0]]);
+/// assert!((&rounded(Granularity::PerRow)? - &w).iter().all(|x| x.abs() <= 0.5 / 6.0 + 1e-6));
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Granularity {
-    /// All of them.
+    /// All weights.
     #[default]
     PerTensor,
-    /// Those of one output, that is, of one row.
+    /// The weights of one output, that is, of one row.
     PerRow,
 }
 
-/// Which range the grid covers; values beyond it become its ends.
+/// Which range the grid covers. Values beyond the range become its ends.
+///
+/// An affine grid covers the range extended to zero. Since its zero point is an integer, its step is up to (2^b − 1) / (2^b − 2)
+/// times the range over 2^b − 1, and an end that is nearer to zero than half a step is rounded to zero.
 ///
 /// ```
-/// use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range, Symmetry};
-/// use taper::{LinearOp, Quantizer, ndarray::array};
+/// use taper::ndarray::array;
+/// use taper::quantize::fixed_point::{FixedPointQuantizer, Range};
+/// use taper::{LinearOp, Quantizer};
 ///
 /// let w = array![[0.0, 1.0, 3.0], [10.0, 20.0, 40.0]];
-/// let error = |quantizer: taper::quantize::fixed_point::FixedPointQuantizer| -> taper::Result<f64> {
-///     let rebuilt = quantizer.quantize(w.view())?.decompress_matrix()?;
-///     Ok((&w - &rebuilt).iter().map(|x| x * x).sum())
+/// let error = |range| -> taper::Result<f64> {
+///     let rounded = FixedPointQuantizer::new(3).range(range).quantize(w.view())?;
+///     Ok((&w - &rounded.decompress_matrix()?).iter().map(|x| x * x).sum())
 /// };
-/// let plain = FixedPointQuantizer::new(3);
-/// assert!(error(plain.clone().granularity(Granularity::PerRow))? < error(plain.clone())?);
-/// assert!(error(plain.clone().symmetry(Symmetry::Affine))? < error(plain.clone())?);
-/// assert!(error(plain.clone().range(Range::SquaredError))? <= error(plain)?);
+/// assert!(error(Range::SquaredError)? <= error(Range::MinMax)?);
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
@@ -90,23 +92,22 @@ pub enum Range {
     /// From the least to the largest value (symmetric: up to the largest magnitude).
     #[default]
     MinMax,
-    /// So that this percentage of the values lies inside, in (0, 100]; an affine grid leaves out as many
+    /// The range inside which this percentage of the values lies, in (0, 100]; an affine grid leaves out as many
     /// values below as above.
     Percentile(f64),
-    /// The range of least squared error: the best of 64 shrunken ranges, then scale and offset fitted to the
-    /// codes and codes to them in turn until nothing changes. Never worse than [`MinMax`](Self::MinMax).
+    /// The range of least squared error: the best of 64 shrunken ranges, then the scale fitted to the
+    /// codes and the codes to it in turn until nothing changes. Never worse than [`MinMax`](Self::MinMax).
     SquaredError,
     /// −limit to limit, whatever the values: for training with weights clipped to it.
     Fixed(f64),
 }
 
-/// Codes q in `low..=high` that stand for offset + scale·q.
-///
-/// At one symmetric bit the codes are −1 and +1; there is none between.
+/// Codes q that stand for scale·(q − zero).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Grid {
     pub(super) scale: f64,
-    pub(super) offset: f64,
+    /// The code of the value zero: 0 on a symmetric grid.
+    pub(super) zero: i32,
 }
 
 /// The codes of a width and a symmetry.
@@ -155,15 +156,15 @@ impl Codes {
     pub(super) fn spacing<F: Float>(self, grid: Grid) -> Spacing {
         Spacing {
             scale: grid.scale,
-            offset: grid.offset,
-            low: f64::from(self.low()),
-            high: f64::from(self.high()),
+            offset: 0.0,
+            low: f64::from(self.low() - grid.zero),
+            high: f64::from(self.high() - grid.zero),
             step: self.step() as f64,
             largest: F::max_value().as_f64(),
         }
     }
 
-    /// The code that was stored; `None` where no code is stored so.
+    /// The code that is stored as this number; `None` for a number that stands for no code.
     pub(super) fn code(self, stored: u32) -> Option<i32> {
         if self.signs() {
             return Some(if stored == 1 { 1 } else { -1 });
@@ -174,41 +175,54 @@ impl Codes {
 
     /// The grid for `values`, which are finite.
     pub(super) fn fit<F: Float>(self, range: Range, values: &[F]) -> Grid {
-        let (low, high) = match range {
-            Range::MinMax | Range::SquaredError => extremes(values),
-            Range::Percentile(percentage) => self.percentile(values, percentage),
-            Range::Fixed(limit) => (-limit, limit),
-        };
-        let grid = self.over(low, high);
-        if range == Range::SquaredError {
-            self.minimize(values, low, high)
-        } else {
-            grid
+        let (low, high) = extremes(values);
+        let exponent = exponent(low.abs().max(high.abs()));
+        if range == Range::SquaredError && exponent.abs() > FAR {
+            // The squares of such values leave the range of a double.
+            let power = 2_f64.powi(-exponent.clamp(-1000, 1000));
+            let near: Vec<f64> = values.iter().map(|w| w.as_f64() * power).collect();
+            let grid = self.minimize(&near, low * power, high * power);
+            return Grid {
+                scale: grid.scale / power,
+                ..grid
+            };
+        }
+        match range {
+            Range::MinMax => self.over(low, high),
+            Range::SquaredError => self.minimize(values, low, high),
+            Range::Percentile(percentage) => {
+                let (low, high) = self.percentile(values, percentage);
+                self.over(low, high)
+            }
+            Range::Fixed(limit) => self.over(-limit, limit),
         }
     }
 
-    /// The grid whose ends are the ends of a range.
+    /// The grid that covers a range with the smallest step.
     fn over(self, low: f64, high: f64) -> Grid {
         match self.symmetry {
             Symmetry::Symmetric => Grid {
                 scale: low.abs().max(high.abs()) / f64::from(self.high()),
-                offset: 0.0,
+                zero: 0,
             },
-            // Halves first: the difference of two finite numbers may be infinite.
-            Symmetry::Affine => Grid {
-                scale: (high / f64::from(self.high())) - (low / f64::from(self.high())),
-                offset: low,
-            },
+            Symmetry::Affine => {
+                let (below, above) = ((-low).max(0.0), high.max(0.0));
+                let last = f64::from(self.high());
+                let zero = zero_point(below, above, last);
+                // A side that has no code is rounded to zero.
+                let side = |length: f64, codes: f64| if codes > 0.0 { length / codes } else { 0.0 };
+                Grid {
+                    scale: side(below, zero).max(side(above, last - zero)),
+                    zero: zero as i32,
+                }
+            }
         }
     }
 
     fn percentile<F: Float>(self, values: &[F], percentage: f64) -> (f64, f64) {
         let quantile = |mut values: Vec<f64>, fraction: f64| {
-            let last = values.len().saturating_sub(1);
+            let last = values.len() - 1;
             let place = ((fraction * last as f64).ceil() as usize).min(last);
-            if values.is_empty() {
-                return 0.0;
-            }
             *values.select_nth_unstable_by(place, f64::total_cmp).1
         };
         match self.symmetry {
@@ -229,28 +243,19 @@ impl Codes {
     fn minimize<F: Float>(self, values: &[F], low: f64, high: f64) -> Grid {
         const RANGES: u32 = 64;
         let level = Level::current();
-        let (center, half) = match self.symmetry {
-            Symmetry::Symmetric => (0.0, low.abs().max(high.abs())),
-            Symmetry::Affine => (low / 2.0 + high / 2.0, high / 2.0 - low / 2.0),
-        };
         // The whole range first: of equal errors the first one counts.
         let mut candidates = vec![self.over(low, high)];
         candidates.extend((1..RANGES).map(|part| {
-            let half = half * f64::from(part) / f64::from(RANGES);
-            self.over(center - half, center + half)
+            let shrunken = |end: f64| end * f64::from(part) / f64::from(RANGES);
+            self.over(shrunken(low), shrunken(high))
         }));
-        // All ranges on one run of values after the other, which stays in the first-level cache meanwhile.
+        // All ranges on one run of values, which stays in the first-level cache, then on the next run.
         let errors = in_chunks(values, |values| {
             let error = |&grid| evenly::squared_error(level, self.spacing::<F>(grid), values);
             candidates.iter().map(error).collect::<Vec<f64>>()
         });
-        let total = |i: usize| {
-            errors
-                .iter()
-                .filter_map(|errors| errors.get(i))
-                .sum::<f64>()
-        };
-        let mut best = candidates.first().copied().unwrap_or(self.over(low, high));
+        let total = |i: usize| errors.iter().map(|errors| errors[i]).sum::<f64>();
+        let mut best = candidates[0];
         let mut least = total(0);
         for (i, &grid) in candidates.iter().enumerate().skip(1) {
             let error = total(i);
@@ -258,7 +263,7 @@ impl Codes {
                 (best, least) = (grid, error);
             }
         }
-        // Either step lowers the error or leaves it; it ends where neither lowers it.
+        // Neither step raises the error; the loop ends when it stays the same.
         let sums = |grid| {
             let spacing = self.spacing::<F>(grid);
             let sums = in_chunks(values, |values| evenly::sums(level, spacing, values));
@@ -277,31 +282,63 @@ impl Codes {
         best
     }
 
-    /// The scale and offset of least squared error for the codes that `grid` gives, from the sums over them.
+    /// The scale of least squared error for the codes that `grid` gives, Σ w q / Σ q², from the sums over them.
     fn regression(self, grid: Grid, sums: &evenly::Sums, count: usize) -> Grid {
         let n = count as f64;
-        let (middle_w, middle_q) = self.spacing::<f64>(grid).middle();
-        let (covariance, variance) = match self.symmetry {
-            Symmetry::Symmetric => (sums.wq, sums.qq),
-            Symmetry::Affine => (sums.wq - sums.w * sums.q / n, sums.qq - sums.q * sums.q / n),
-        };
-        if !(variance > 0.0 && covariance.is_finite()) {
+        let (w, q) = self.spacing::<f64>(grid).middle();
+        // The sums are relative to the middle.
+        let products = sums.wq + w * sums.q + q * sums.w + n * w * q;
+        let squares = sums.qq + 2.0 * q * sums.q + n * q * q;
+        if !(squares > 0.0 && products.is_finite()) {
             return grid;
         }
-        let scale = (covariance / variance).max(0.0);
-        let offset = match self.symmetry {
-            Symmetry::Symmetric => 0.0,
-            Symmetry::Affine => (middle_w + sums.w / n) - scale * (middle_q + sums.q / n),
-        };
-        Grid { scale, offset }
+        Grid {
+            scale: (products / squares).max(0.0),
+            ..grid
+        }
     }
 }
 
-/// What `f` makes of runs of the values, in their order.
+/// Values whose binary exponent is beyond this are scaled before their errors are squared and summed.
+const FAR: i32 = 400;
+
+/// The binary exponent of a finite number; that of the smallest normal number for smaller ones.
+fn exponent(x: f64) -> i32 {
+    ((x.to_bits() >> 52) & 0x7ff) as i32 - 1023
+}
+
+/// The zero point for values from `-below` to `above` on codes from 0 to `last`: the one with the smallest step.
+///
+/// An end that would be less than half a step from zero gets no code. The same end would be rounded to zero otherwise, so that a
+/// second fit to the rounded values would find another grid.
+fn zero_point(below: f64, above: f64, last: f64) -> f64 {
+    if last < 2.0 {
+        return if below > above { last } else { 0.0 };
+    }
+    let negligible = |end: f64, other: f64| end <= other / (2.0 * (last - 1.0));
+    if negligible(below, above) {
+        return 0.0;
+    }
+    if negligible(above, below) {
+        return last;
+    }
+    // Halves first: the sum of two finite numbers may be infinite.
+    let exact = last * (below / 2.0 / (below / 2.0 + above / 2.0));
+    let lower = exact.floor().clamp(1.0, last - 1.0);
+    let upper = (lower + 1.0).min(last - 1.0);
+    let step = |zero: f64| (below / zero).max(above / (last - zero));
+    if step(lower) < step(upper) {
+        lower
+    } else {
+        upper
+    }
+}
+
+/// The results of `f` for runs of the values, in their order.
 fn in_chunks<F: Float, R: Send>(values: &[F], f: impl Fn(&[F]) -> R + Sync + Send) -> Vec<R> {
     parallel::map(values.len().div_ceil(CHUNK), |i| {
         let end = values.len().min((i + 1) * CHUNK);
-        f(values.get(i * CHUNK..end).unwrap_or_default())
+        f(&values[i * CHUNK..end])
     })
 }
 

@@ -10,14 +10,15 @@ use crate::{
 };
 
 const NAME: &str = "FixedPointMatrix";
-/// Rows whose codes are worked on at once.
+/// Rows whose codes are unpacked at once.
 pub(super) const ROWS: usize = 32;
 
-/// A weight matrix of shape (out_features, in_features) whose values are offset + scale·q, q an integer of
-/// 1 to 16 bits.
+/// A weight matrix of shape (out_features, in_features) whose values are scale·(q − z), q an integer of
+/// 1 to 16 bits and z the zero point.
 ///
-/// Codes are packed without gaps: the part `codes` is exactly ⌈out·in·bits / 8⌉ bytes. One
-/// `scale` and, on an affine grid, one `offset` go with them, or one for each row.
+/// Codes are packed without gaps: the part `codes` is exactly ⌈out·in·bits / 8⌉ bytes. The part `scales` holds one scale, or one
+/// for each row. On an affine grid, the part `zero_points` holds as many zero points, packed like codes; on a symmetric grid z
+/// is 0. The value of q = z is exactly zero, in every precision.
 ///
 /// [`apply`](crate::LinearOp::apply) decompresses blocks of rows and multiplies them, so that the result is the product with
 /// the decompressed matrix, up to the rounding of sums. With codes of up to 8 bits,
@@ -69,14 +70,14 @@ impl<F: Float> FixedPointMatrix<F> {
         }
     }
 
-    /// The matrix of shape (out_features, in_features) with codes of `bits` bits from its parts `codes`,
-    /// `scales` and, on an affine grid, `offsets`.
+    /// Creates a matrix of shape (out_features, in_features) with codes of `bits` bits from its parts `codes`,
+    /// `scales` and, on an affine grid, `zero_points` (empty on a symmetric one).
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`] for a width that is not in 1..=16, where the lengths do not fit the shape, for a
-    /// code that stands for nothing (symmetric grids leave the lowest out), for bits beyond the last code, and
-    /// for scales that are negative, and scales or offsets that are not finite or not of that precision.
+    /// [`Error::Malformed`] for a width that is not in 1..=16, for lengths that do not fit the shape, for the
+    /// code that symmetric grids do not use, for bits beyond the last code or zero point, and
+    /// for scales that are negative, not finite or not of that precision.
     #[allow(clippy::too_many_arguments)]
     pub fn from_parts(
         shape: [usize; 2],
@@ -86,7 +87,7 @@ impl<F: Float> FixedPointMatrix<F> {
         precision: Precision,
         codes: &[u8],
         scales: &[F],
-        offsets: &[F],
+        zero_points: &[u8],
     ) -> Result<Self> {
         let malformed = |problem| Error::Malformed {
             artifact: NAME,
@@ -115,29 +116,32 @@ impl<F: Float> FixedPointMatrix<F> {
             Granularity::PerTensor => 1,
             Granularity::PerRow => rows,
         };
-        let needed = if symmetry == Symmetry::Affine {
-            grids
-        } else {
-            0
-        };
-        if scales.len() != grids || offsets.len() != needed {
+        if scales.len() != grids {
             return Err(malformed(format!(
-                "{grids} scales and {needed} offsets are needed, found {} and {}",
-                scales.len(),
-                offsets.len()
+                "{grids} scales are needed, found {}",
+                scales.len()
             )));
         }
-        for &x in scales.iter().chain(offsets) {
-            if !x.is_finite() || precision.round("a scale", x) != Ok(x) {
-                return Err(malformed(format!("{x} is no value of {precision:?}")));
+        for &scale in scales {
+            if !(scale.is_finite() && scale >= F::zero()) {
+                return Err(malformed(format!("a scale of {scale}")));
+            }
+            if precision.round("a scale", scale) != Ok(scale) {
+                return Err(malformed(format!("{scale} is no value of {precision}")));
             }
         }
-        if let Some(scale) = scales.iter().find(|&&scale| scale < F::zero()) {
-            return Err(malformed(format!("{scale} is no scale")));
-        }
-        let grids = scales.iter().enumerate().map(|(i, scale)| Grid {
+        let zeros = match symmetry {
+            Symmetry::Symmetric if zero_points.is_empty() => vec![0; grids],
+            Symmetry::Symmetric => {
+                return Err(malformed("zero points of a symmetric grid".to_owned()));
+            }
+            Symmetry::Affine => {
+                PackedCodes::from_bytes(NAME, zero_points.to_vec(), grids, bits)?.unpack()
+            }
+        };
+        let grids = scales.iter().zip(zeros).map(|(scale, zero)| Grid {
             scale: scale.as_f64(),
-            offset: offsets.get(i).map_or(0.0, |offset| offset.as_f64()),
+            zero: zero as i32,
         });
         Ok(Self {
             shape,
@@ -150,13 +154,13 @@ impl<F: Float> FixedPointMatrix<F> {
         })
     }
 
-    /// Bits a code.
+    /// The bits of a code.
     #[must_use]
     pub fn bits(&self) -> u32 {
         self.codes.bits
     }
 
-    /// Whether the grid has an offset.
+    /// Whether the grid has a zero point.
     #[must_use]
     pub fn symmetry(&self) -> Symmetry {
         self.codes.symmetry
@@ -171,12 +175,16 @@ impl<F: Float> FixedPointMatrix<F> {
     /// The integers q, of shape (out_features, in_features).
     #[must_use]
     pub fn integers(&self) -> Array2<i32> {
-        let mut codes = self
-            .packed
-            .unpack()
-            .into_iter()
-            .map(|q| self.codes.code(q).unwrap_or(0));
-        Array2::from_shape_simple_fn((self.shape[0], self.shape[1]), || codes.next().unwrap_or(0))
+        let codes = self.packed.unpack().into_iter();
+        let codes = codes.map(|q| self.code(q)).collect();
+        Array2::from_shape_vec(self.shape, codes).expect("the matrix has one code for each weight")
+    }
+
+    /// The integer q that is stored as this number.
+    pub(super) fn code(&self, stored: u32) -> i32 {
+        self.codes
+            .code(stored)
+            .expect("stored codes have been checked")
     }
 
     /// The scales: one, or one for each output.
@@ -188,28 +196,28 @@ impl<F: Float> FixedPointMatrix<F> {
             .collect()
     }
 
-    /// The offsets: none on a symmetric grid, else one, or one for each output.
+    /// The zero points z: none on a symmetric grid, else one, or one for each output.
     #[must_use]
-    pub fn offsets(&self) -> Vec<F> {
+    pub fn zero_points(&self) -> Vec<u16> {
         match self.codes.symmetry {
             Symmetry::Symmetric => Vec::new(),
-            Symmetry::Affine => self
-                .grids
-                .iter()
-                .map(|grid| F::from_f64_lossy(grid.offset))
-                .collect(),
+            Symmetry::Affine => {
+                let zeros = self.grids.iter().map(|grid| u16::try_from(grid.zero));
+                zeros
+                    .map(|zero| zero.expect("a zero point is a code of at most 16 bits"))
+                    .collect()
+            }
         }
     }
 
+    /// The zero points as they are stored.
+    fn packed_zero_points(&self) -> Option<PackedCodes> {
+        let zeros: Vec<u32> = self.zero_points().into_iter().map(u32::from).collect();
+        (!zeros.is_empty()).then(|| PackedCodes::pack(&zeros, self.codes.bits))
+    }
+
     pub(super) fn grid(&self, row: usize) -> Grid {
-        let grid = match self.granularity {
-            Granularity::PerTensor => self.grids.first(),
-            Granularity::PerRow => self.grids.get(row),
-        };
-        grid.copied().unwrap_or(Grid {
-            scale: 0.0,
-            offset: 0.0,
-        })
+        grid_of(&self.grids, row)
     }
 
     /// Writes the weights of rows from `first` on into `out`, row by row.
@@ -244,28 +252,41 @@ impl<F: Float> Compressed<F> for FixedPointMatrix<F> {
             role: Role::Payload,
             bytes: self.packed.bytes().into(),
         }];
-        for (name, values) in [("scales", self.scales()), ("offsets", self.offsets())] {
-            if !values.is_empty() {
-                parts.push(Part {
-                    name,
-                    dtype: self.precision.dtype(),
-                    shape: vec![values.len()],
-                    role: Role::SideInformation,
-                    bytes: self.precision.encode(values).into(),
-                });
-            }
+        parts.push(Part {
+            name: "scales",
+            dtype: self.precision.dtype(),
+            shape: vec![self.grids.len()],
+            role: Role::SideInformation,
+            bytes: self.precision.encode(self.scales()).into(),
+        });
+        if let Some(zeros) = self.packed_zero_points() {
+            parts.push(Part {
+                name: "zero_points",
+                dtype: DType::U8,
+                shape: vec![zeros.bytes().len()],
+                role: Role::SideInformation,
+                bytes: zeros.bytes().to_vec().into(),
+            });
         }
         parts
     }
 
     fn storage(&self) -> StorageBits {
-        let numbers = self.grids.len() as u64 * self.precision.bits();
+        let grids = self.grids.len() as u64;
         let size = StorageBits::new()
             .with("codes", Role::Payload, self.packed.total_bits())
-            .with("scales", Role::SideInformation, numbers);
+            .with(
+                "scales",
+                Role::SideInformation,
+                grids * self.precision.bits(),
+            );
         match self.codes.symmetry {
             Symmetry::Symmetric => size,
-            Symmetry::Affine => size.with("offsets", Role::SideInformation, numbers),
+            Symmetry::Affine => size.with(
+                "zero_points",
+                Role::SideInformation,
+                grids * u64::from(self.codes.bits),
+            ),
         }
     }
 
@@ -286,6 +307,14 @@ impl<F: Float> Compressed<F> for FixedPointMatrix<F> {
             }
         }
         Ok(())
+    }
+}
+
+/// The grid of a row: its own, or the one of all rows.
+pub(super) fn grid_of(grids: &[Grid], row: usize) -> Grid {
+    match grids {
+        &[grid] => grid,
+        grids => grids[row],
     }
 }
 

@@ -137,7 +137,7 @@ impl<F: Float> FixedPointMatrix<F> {
         scratch.offsets.clear();
         for grid in rows.map(|row| self.grid(row)) {
             scratch.scales.push(grid.scale);
-            scratch.offsets.push(grid.offset);
+            scratch.offsets.push(-grid.scale * f64::from(grid.zero));
         }
         let mut products = Vec::new();
         for (i, mut y) in y.rows_mut().into_iter().enumerate() {

@@ -3,23 +3,27 @@
 use ndarray::{Array2, ArrayView2};
 
 use super::grid::{Codes, Granularity, Grid, Range, Symmetry};
-use super::matrix::FixedPointMatrix;
+use super::matrix::{FixedPointMatrix, grid_of};
 use crate::feedback::Feedback;
 use crate::kernels::Level;
 use crate::kernels::evenly;
-use crate::{Error, FitContext, Float, ParamError, Precision, Quantizer, Result, check, parallel};
+use crate::{FitContext, Float, ParamError, Precision, Quantizer, Result, check, parallel};
 
-/// Replaces weights by integers of 1 to 16 bits with a scale: w ≈ offset + scale·q.
+/// Replaces weights by integers of 1 to 16 bits with a scale: w ≈ scale·(q − z).
 ///
-/// Evenly spaced values, as Jacob et al. ("Quantization and Training of Neural Networks for Efficient
-/// Integer-Arithmetic-Only Inference", 2018, arXiv:1712.05877) use them; an affine grid here begins exactly at
-/// its lower end, so that both ends of the range are values.
+/// The values are evenly spaced, and zero is one of them: on a symmetric grid z = 0, on an affine grid z is an integer, as in
+/// B. Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", 2018,
+/// [arXiv:1712.05877](https://arxiv.org/abs/1712.05877). A weight of zero therefore stays zero. One symmetric bit is the
+/// exception: −scale and scale.
 ///
 /// With the moments of a layer's inputs ([`quantize_with`](Quantizer::quantize_with)) the grids are the same, but columns
-/// are rounded one after the other, those of the largest inputs first, and what one loses is made good by
-/// those that follow: the method of E. Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative
-/// Pre-trained Transformers", 2022, [arXiv:2210.17323](https://arxiv.org/abs/2210.17323). The columns' own rounding
-/// errors are then all that is left of the output error; no term couples them.
+/// are rounded one after the other, those of the largest inputs first, and later columns compensate for the rounding error of
+/// earlier ones: the method of E. Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative
+/// Pre-trained Transformers", 2022, [arXiv:2210.17323](https://arxiv.org/abs/2210.17323). The output error is then the sum of
+/// the rounding errors of single columns, without terms between columns.
+///
+/// Scales are kept to the relative rounding error of their precision. A row whose scale is too small for it, such as weights below
+/// 1e-3 with 8 bits in half precision, is [`Error::Underflow`](crate::Error::Underflow).
 ///
 /// ```
 /// use ndarray::array;
@@ -42,7 +46,7 @@ use crate::{Error, FitContext, Float, ParamError, Precision, Quantizer, Result, 
 pub struct FixedPointQuantizer {
     /// Bits of a code, 1 to 16.
     pub bits: u32,
-    /// Whether the grid is centred at zero or has an offset.
+    /// Whether the grid is symmetric around zero or has a zero point.
     #[cfg_attr(feature = "model", serde(default))]
     pub symmetry: Symmetry,
     /// Which weights share a scale.
@@ -51,7 +55,7 @@ pub struct FixedPointQuantizer {
     /// The range of weights that the grid covers.
     #[cfg_attr(feature = "model", serde(default))]
     pub range: Range,
-    /// The precision in which scales and offsets are stored.
+    /// The precision in which scales are stored.
     #[cfg_attr(feature = "model", serde(default))]
     pub precision: Precision,
     /// How strongly moments are damped; see [`InputMoments::damped`](crate::InputMoments::damped).
@@ -60,7 +64,7 @@ pub struct FixedPointQuantizer {
 }
 
 impl FixedPointQuantizer {
-    /// Parameters for codes of `bits` bits; by default symmetric, one grid for all, over the whole range.
+    /// Creates a quantizer with codes of `bits` bits; by default symmetric, with one grid for all weights, over the whole range.
     #[must_use]
     pub fn new(bits: u32) -> Self {
         Self {
@@ -80,21 +84,14 @@ impl FixedPointQuantizer {
         }
     }
 
-    /// The grid of all rows, or of each row, its numbers rounded as they will be stored.
+    /// The grid of all rows, or of each row, with the scale as it will be stored.
     fn grids<F: Float>(&self, weights: ArrayView2<'_, F>) -> Result<Vec<Grid>> {
         let fit = |values: &[F]| -> Result<Grid> {
             let grid = self.codes().fit(self.range, values);
-            let round = |what, x| {
-                let rounded = self.precision.round(what, F::from_f64_lossy(x))?;
-                if rounded.is_finite() {
-                    Ok(rounded.as_f64())
-                } else {
-                    Err(Error::Overflow { what })
-                }
-            };
+            let scale: F = self.precision.round_factor("a scale", grid.scale)?;
             Ok(Grid {
-                scale: round("a scale", grid.scale)?,
-                offset: round("an offset", grid.offset)?,
+                scale: scale.as_f64(),
+                ..grid
             })
         };
         match self.granularity {
@@ -122,23 +119,22 @@ impl FixedPointQuantizer {
         check::finite("weights", &weights)?;
         let grids = self.grids(weights)?;
         let codes = self.codes();
-        let mut values = weights.as_standard_layout().into_owned();
-        let columns = values.ncols();
+        let mut rounded = weights.as_standard_layout().into_owned();
+        let columns = rounded.ncols();
         let together = rows_together(columns);
-        if let Some(values) = values.as_slice_mut() {
-            parallel::for_each_chunk_mut(values, together * columns, |chunk, rows| {
-                for (i, row) in rows.chunks_mut(columns).enumerate() {
-                    let grid = grid_of(&grids, chunk * together + i);
-                    evenly::snap(Level::current(), codes.spacing::<F>(grid), row);
-                }
-            });
-        }
-        Ok(values)
+        let values = rounded.as_slice_mut().expect("the layout is standard");
+        parallel::for_each_chunk_mut(values, together * columns, |chunk, rows| {
+            for (i, row) in rows.chunks_mut(columns).enumerate() {
+                let grid = grid_of(&grids, chunk * together + i);
+                evenly::snap(Level::current(), codes.spacing::<F>(grid), row);
+            }
+        });
+        Ok(rounded)
     }
 
-    /// The gradient with respect to the weights, given that with respect to the quantized ones: it passes
-    /// straight through where a weight is inside the range of its grid, and is zero where it was clipped
-    /// (Bengio et al., 2013, arXiv:1308.3432).
+    /// The gradient with respect to the weights, given that with respect to the quantized ones: the same
+    /// where a weight is inside the range of its grid, and zero where it was clipped (the straight-through estimator of
+    /// Y. Bengio et al., 2013, arXiv:1308.3432).
     ///
     /// # Errors
     ///
@@ -180,36 +176,36 @@ impl FixedPointQuantizer {
         Ok(passed)
     }
 
-    /// Where the values lie; around zero by default.
+    /// Sets where the values lie; symmetric around zero by default.
     #[must_use]
     pub fn symmetry(mut self, symmetry: Symmetry) -> Self {
         self.symmetry = symmetry;
         self
     }
 
-    /// Which weights share a scale; all by default.
+    /// Sets which weights share a grid; all by default.
     #[must_use]
     pub fn granularity(mut self, granularity: Granularity) -> Self {
         self.granularity = granularity;
         self
     }
 
-    /// Which range is covered; the whole one by default.
+    /// Sets the range that the grid covers; the whole one by default.
     #[must_use]
     pub fn range(mut self, range: Range) -> Self {
         self.range = range;
         self
     }
 
-    /// The precision of scales and offsets.
+    /// Sets the precision of scales; single by default.
     #[must_use]
     pub fn precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
         self
     }
 
-    /// How much the moments of inputs are damped, as [`InputMoments::damped`] says; 0.01 by default. Without moments
-    /// it has no effect.
+    /// Sets how strongly the moments of inputs are damped (see [`InputMoments::damped`](crate::InputMoments::damped)); 0.01 by
+    /// default. Without moments it has no effect.
     #[must_use]
     pub fn damping(mut self, damping: f64) -> Self {
         self.damping = damping;
@@ -271,12 +267,13 @@ impl<F: Float> Quantizer<F> for FixedPointQuantizer {
             }
         };
         let (rows, columns) = targets.dim();
-        let values = targets.as_slice().unwrap_or_default();
+        let targets = targets.as_standard_layout();
+        let values = targets.as_slice().expect("the layout is standard");
         let mut stored = vec![0; values.len()];
         let together = rows_together(columns);
         parallel::for_each_chunk_mut(&mut stored, together * columns, |chunk, stored| {
             let from = chunk * together;
-            let values = values.get(from * columns..).unwrap_or_default();
+            let values = &values[from * columns..];
             let pairs = values.chunks(columns).zip(stored.chunks_mut(columns));
             for (i, (values, stored)) in pairs.enumerate() {
                 let spacing = codes.spacing::<F>(grid_of(&grids, from + i));
@@ -294,15 +291,7 @@ impl<F: Float> Quantizer<F> for FixedPointQuantizer {
     }
 }
 
-/// The grid of a row: its own, or that of all.
-fn grid_of(grids: &[Grid], row: usize) -> Grid {
-    grids.get(row).or(grids.first()).copied().unwrap_or(Grid {
-        scale: 0.0,
-        offset: 0.0,
-    })
-}
-
-/// Rows that a thread takes at a time: less than some thousand values are not worth a start.
+/// Rows that a thread takes at a time: some thousand values, since a smaller task takes less time than its start.
 fn rows_together(columns: usize) -> usize {
     (1_usize << 14).div_ceil(columns.max(1))
 }

@@ -1,67 +1,50 @@
-//! The gradient of scales and offsets.
+//! The gradient of scales.
 
 use ndarray::{Array1, ArrayView1, ArrayViewD};
 
-use super::grid::{Granularity, Grid, Symmetry};
+use super::grid::{Granularity, Grid};
 use super::matrix::FixedPointMatrix;
 use crate::trainable::{check_dense, check_parameters, gradient_of};
 use crate::{Compressed, Float, Result, Trainable};
 
 impl<F: Float> Trainable<F> for FixedPointMatrix<F> {
-    /// The scales, one or one a row, then on an affine grid as many offsets. Negative scales become zero when they are set.
+    /// The scales, one or one for each row. Negative scales become zero when they are set. Zero points stay.
     ///
     /// This is the learned step size of a finished model (S. Esser et al., "Learned step size quantization", 2019,
-    /// arXiv:1902.08153, with codes that stay).
+    /// arXiv:1902.08153) with fixed codes.
     fn parameters(&self) -> Array1<F> {
-        self.scales().into_iter().chain(self.offsets()).collect()
+        self.scales().into()
     }
 
     fn set_parameters(&mut self, parameters: ArrayView1<'_, F>) -> Result<()> {
-        let grids = self.grids.len();
-        let count = match self.codes.symmetry {
-            Symmetry::Symmetric => grids,
-            Symmetry::Affine => 2 * grids,
-        };
-        check_parameters(count, &parameters)?;
-        let rounded = |i: usize| match parameters.get(i) {
-            Some(&x) => {
-                let x = if i < grids { x.max(F::zero()) } else { x };
-                self.precision.round("a scale", x).map(Float::as_f64)
-            }
-            None => Ok(0.0),
-        };
-        let new = (0..grids).map(|i| {
+        check_parameters(self.grids.len(), &parameters)?;
+        let grids = self.grids.iter().zip(parameters).map(|(grid, scale)| {
+            let scale = scale.as_f64().max(0.0);
+            let scale: F = self.precision.round_factor("a scale", scale)?;
             Ok(Grid {
-                scale: rounded(i)?,
-                offset: rounded(grids + i)?,
+                scale: scale.as_f64(),
+                ..*grid
             })
         });
-        self.grids = new.collect::<Result<_>>()?;
+        self.grids = grids.collect::<Result<_>>()?;
         Ok(())
     }
 
-    /// ∂Ŵ/∂scale is the code, ∂Ŵ/∂offset is one.
+    /// ∂Ŵ/∂scale is q − z.
     fn gradient(&self, dense: ArrayViewD<'_, F>) -> Result<Array1<F>> {
         check_dense(self.shape(), &dense)?;
         let mut stored = vec![0; self.shape[1]];
-        let (mut scales, mut offsets) = (Vec::new(), Vec::new());
+        let mut scales = Vec::new();
         for (i, row) in dense.rows().into_iter().enumerate() {
             self.packed.unpack_into(i * self.shape[1], &mut stored);
-            let (mut scale, mut offset) = (0.0, 0.0);
-            for (x, &stored) in row.iter().zip(&stored) {
-                scale += x.as_f64() * f64::from(self.codes.code(stored).unwrap_or(0));
-                offset += x.as_f64();
-            }
-            scales.push(scale);
-            offsets.push(offset);
+            let zero = self.grid(i).zero;
+            let terms = row.iter().zip(&stored);
+            let terms = terms.map(|(x, &q)| x.as_f64() * f64::from(self.code(q) - zero));
+            scales.push(terms.sum::<f64>());
         }
-        if self.granularity == Granularity::PerTensor {
-            scales = vec![scales.iter().sum()];
-            offsets = vec![offsets.iter().sum()];
-        }
-        if self.codes.symmetry == Symmetry::Affine {
-            scales.extend(offsets);
-        }
-        gradient_of(scales)
+        gradient_of(match self.granularity {
+            Granularity::PerTensor => vec![scales.iter().sum()],
+            Granularity::PerRow => scales,
+        })
     }
 }

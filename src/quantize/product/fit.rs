@@ -22,7 +22,14 @@ impl<C> ProductQuantizer<C> {
     {
         self.validate()?;
         check::finite("weights", &weights)?;
+        self.check_precision(weights)?;
         Ok(self.fit_codes(weights, None)?.codebooks)
+    }
+
+    /// Errs where the precision of the codebooks is too coarse for weights this small.
+    pub(super) fn check_precision<F: Float>(&self, weights: ArrayView2<'_, F>) -> Result<()> {
+        let largest = check::largest(&weights);
+        self.precision.fits_tensor("a codebook value", largest)
     }
 
     /// Clusters the sub-vectors of `weights`, which are finite.
@@ -107,6 +114,7 @@ impl<F: Float, C: Clusterer<F>> Quantizer<F> for ProductQuantizer<C> {
     ) -> Result<PqMatrix<F>> {
         self.validate()?;
         check::finite("weights", &weights)?;
+        self.check_precision(weights)?;
         let inputs = context.inputs;
         let fit = match inputs {
             None => self.fit_codes(weights, context.observer)?,

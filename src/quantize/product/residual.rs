@@ -99,7 +99,7 @@ impl<F: Float, C: Clusterer<F>> Quantizer<F> for ResidualQuantizer<C> {
         };
         let mut stages: Vec<PqMatrix<F>> = Vec::new();
         for _ in 0..self.stages {
-            let stage = quantizer.quantize_with(rest.view(), context)?;
+            let stage = quantizer.quantize_stage(rest.view(), context)?;
             rest = &rest - &stage.decompress_matrix()?;
             check::finite("what a stage leaves", &rest.view())?;
             report.iterations += 1;
@@ -111,6 +111,7 @@ impl<F: Float, C: Clusterer<F>> Quantizer<F> for ResidualQuantizer<C> {
                 break;
             }
         }
+        quantizer.check_precision(weights)?;
         let mut matrix = ResidualPqMatrix::from_parts(stages)?;
         matrix.report = Some(report);
         Ok(matrix)

@@ -139,9 +139,7 @@ impl<F: Float> Quantizer<F> for TrellisQuantizer {
         let inputs = context.inputs;
         check::finite("weights", &weights)?;
         moments::unused(NAME, inputs)?;
-        let step = self
-            .precision
-            .round("a step", F::from_f64_lossy(self.step))?;
+        let step: F = self.precision.round_factor("a step", self.step)?;
         let scale = step.as_f64();
         let largest = check::largest(&weights).as_f64();
         // The largest number may be one beyond the nearest, whose value is twice as many steps.
