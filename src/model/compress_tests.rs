@@ -33,7 +33,7 @@ fn network() -> NamedTensors {
         ("scale", numbers(&[], 5)),
     ];
     let views = tensors.iter().map(|(name, tensor)| (*name, tensor.view()));
-    NamedTensors::new(Source::from(NamedTensors::to_bytes(views).unwrap())).unwrap()
+    NamedTensors::from_bytes(NamedTensors::to_bytes(views).unwrap()).unwrap()
 }
 
 fn product(width: usize, centroids: usize) -> ProductQuantizer {
@@ -220,7 +220,7 @@ fn calibration_is_used_and_reported() {
         }
     }
     let bytes = NamedTensors::to_bytes([("fc1.weight", inputs.view())]).unwrap();
-    let calibration = NamedTensors::new(Source::from(bytes)).unwrap();
+    let calibration = NamedTensors::from_bytes(bytes).unwrap();
     let recipe = recipe(vec![svd(6).precision(Precision::F32).into()]);
     let plain = recipe
         .compress(&network, &CompressOptions::default())

@@ -6,13 +6,14 @@ use std::path::Path;
 
 use ndarray::{Array2, ArrayD, ArrayView2};
 
+use super::TensorData;
 use super::container::{Assembler, Container, ContainerWriter};
 use super::entry::{CompressedTensor, Entry};
 use super::header::Planned;
 use super::index::in_file;
 use super::save::save_tensors;
+use super::source::Source;
 use super::tensors::within;
-use super::{PlainTensor, Registry, Source};
 use crate::{Error, Result};
 
 /// A model whose tensors are compressed, in memory.
@@ -65,7 +66,7 @@ impl CompressedModel {
     /// # Errors
     ///
     /// [`Error::DuplicateName`], and [`Error::Malformed`] where its bytes are not those of its shape.
-    pub fn insert_plain(&mut self, name: &str, tensor: PlainTensor) -> Result<()> {
+    pub fn insert_plain(&mut self, name: &str, tensor: TensorData<'static>) -> Result<()> {
         tensor.check(name)?;
         self.insert_entry(name, Entry::Plain(tensor))
     }
@@ -221,10 +222,9 @@ impl CompressedModel {
     ///
     /// # Errors
     ///
-    /// Those of [`Container::new`] and [`Container::get`].
+    /// Those of [`Container::from_bytes`] and [`Container::get`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let source = Source::from(bytes.to_vec());
-        Self::from_container(&Container::new(source, Registry::default())?)
+        Self::from_container(&Container::from_bytes(bytes.to_vec())?)
     }
 
     /// The model in the container at `path`.
@@ -234,7 +234,7 @@ impl CompressedModel {
     /// As [`from_bytes`](Self::from_bytes), and [`Error::File`].
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let container = Container::new(Source::read(path)?, Registry::default());
+        let container = Container::new(Source::read(path)?);
         container
             .and_then(|container| Self::from_container(&container))
             .map_err(|error| in_file(path, error))

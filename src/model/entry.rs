@@ -5,8 +5,9 @@ use std::sync::{Arc, OnceLock};
 
 use ndarray::{Array, Array2, ArrayD, ArrayView2, Dimension, IntoDimension, IxDyn};
 
+use super::extend::Artifact;
 use super::tensors::reshaped;
-use super::{Artifact, Dtype, PlainTensor, TensorData};
+use super::{Dtype, TensorData};
 use crate::{Error, Result};
 
 /// A compressed tensor of a model: an artifact, and the shape and element type of the tensor from which it was made.
@@ -41,7 +42,7 @@ pub struct CompressedTensor {
 #[derive(Debug)]
 pub(super) struct CodedTensor {
     /// Each under its path below the tensor.
-    pub(super) arrays: Vec<(String, PlainTensor)>,
+    pub(super) arrays: Vec<(String, TensorData<'static>)>,
     /// The descriptions of the artifacts, under their paths below the tensor.
     pub(super) descriptions: Vec<(String, String)>,
 }
@@ -184,7 +185,7 @@ pub enum Entry {
     /// Compressed, to an artifact.
     Compressed(CompressedTensor),
     /// Kept, with elements of any type.
-    Plain(PlainTensor),
+    Plain(TensorData<'static>),
 }
 
 impl Entry {
@@ -201,7 +202,7 @@ impl Entry {
     ///
     /// # Errors
     ///
-    /// Those of [`CompressedTensor::decompress`] and [`PlainTensor::to_f32`].
+    /// Those of [`CompressedTensor::decompress`] and [`TensorData::to_f32`].
     pub fn decompress(&self) -> Result<ArrayD<f32>> {
         match self {
             Self::Compressed(tensor) => tensor.decompress(),

@@ -26,8 +26,8 @@ pub(super) fn low_rank() -> CompressedTensor {
     )
 }
 
-pub(super) fn plain(values: &[f32]) -> PlainTensor {
-    PlainTensor::from(arr1(values).view().into_dyn())
+pub(super) fn plain(values: &[f32]) -> TensorData<'static> {
+    TensorData::from(arr1(values).view().into_dyn())
 }
 
 fn dense(values: &[f32]) -> CompressedTensor {
@@ -169,7 +169,7 @@ proptest! {
     ) {
         let model = fill(&tensors, &metadata);
         let bytes = model.to_bytes().unwrap();
-        let container = Container::new(Source::from(bytes.clone()), Registry::default()).unwrap();
+        let container = Container::from_bytes(bytes.clone()).unwrap();
         prop_assert_eq!(container.metadata(), &metadata);
         let again = CompressedModel::from_container(&container).unwrap();
         same(&model, &again);
@@ -224,7 +224,7 @@ proptest! {
         let bytes = NamedTensors::to_bytes(data()).unwrap();
         let theirs = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         prop_assert_eq!(theirs.len(), tensors.len());
-        let ours = NamedTensors::new(Source::from(bytes.clone())).unwrap();
+        let ours = NamedTensors::from_bytes(bytes.clone()).unwrap();
         for (name, tensor) in data() {
             prop_assert_eq!(&ours.data(name).unwrap(), &tensor);
             let theirs = theirs.tensor(name).unwrap();
@@ -304,7 +304,7 @@ fn duplicate_keys_are_malformed() {
         ),
     ];
     for bytes in twice {
-        let error = NamedTensors::new(Source::from(bytes)).unwrap_err();
+        let error = NamedTensors::from_bytes(bytes).unwrap_err();
         assert!(matches!(error, Error::Malformed { .. }), "{error}");
         assert!(
             error.to_string().contains("twice") || error.to_string().contains("duplicate"),
@@ -406,8 +406,7 @@ fn a_dense_file_that_cannot_be_written_changes_nothing() {
     let save = |name: &str, tensor: CompressedTensor| {
         let mut model = CompressedModel::new();
         model.insert(name, tensor).unwrap();
-        let container =
-            Container::new(Source::from(model.to_bytes().unwrap()), Registry::default());
+        let container = Container::from_bytes(model.to_bytes().unwrap());
         let streamed = container.unwrap().save_dense(&path).unwrap_err();
         let error = model.save_dense(&path).unwrap_err();
         assert_eq!(error, streamed);
@@ -430,7 +429,7 @@ fn a_dense_file_that_cannot_be_written_changes_nothing() {
     );
 
     let bytes = NamedTensors::to_bytes([("a", plain(&[1.0]))]).unwrap();
-    let model = NamedTensors::new(Source::from(bytes)).unwrap();
+    let model = NamedTensors::from_bytes(bytes).unwrap();
     let value = arr1(&[1.0_f32]).into_dyn();
     assert!(matches!(
         model.save_with(&path, [("b", value.view())]),
@@ -633,7 +632,7 @@ fn a_tensor_larger_than_any_memory_is_an_error() {
     let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
     bytes.extend(json.bytes());
     bytes.resize(bytes.len() + end, 0);
-    let container = Container::new(Source::from(bytes), Registry::default()).unwrap();
+    let container = Container::from_bytes(bytes).unwrap();
     let error = container.get("w").unwrap().decompress().unwrap_err();
     assert!(matches!(error, Error::Unsupported { .. }), "{error}");
     let folder = folder();

@@ -15,16 +15,16 @@ use crate::{Error, Result};
 
 /// The tensors of a model in the safetensors format, read one at a time.
 ///
-/// Only headers are read at first; a tensor is decoded when it is asked for. With [`open`](Self::open) or a
-/// [mapped](Source::map) source a model may be larger than memory.
+/// Only headers are read at first; a tensor is decoded when it is asked for. A model that is [opened](Self::open) may be larger
+/// than memory.
 ///
 /// ```
-/// use taper::model::{NamedTensors, Source};
+/// use taper::model::NamedTensors;
 /// use taper::ndarray::{ArrayD, IxDyn};
 ///
 /// let weight = ArrayD::from_elem(IxDyn(&[2, 3]), 0.5);
 /// let bytes = NamedTensors::to_bytes([("fc.weight", weight.view())])?;
-/// let tensors = NamedTensors::new(Source::from(bytes))?;
+/// let tensors = NamedTensors::from_bytes(bytes)?;
 /// assert_eq!(tensors.names().collect::<Vec<_>>(), ["fc.weight"]);
 /// assert_eq!(tensors.get("fc.weight")?, weight);
 /// # Ok::<(), taper::Error>(())
@@ -65,9 +65,6 @@ pub struct TensorData<'a> {
     pub bytes: Cow<'a, [u8]>,
 }
 
-/// A [`TensorData`] that owns its bytes.
-pub type PlainTensor = TensorData<'static>;
-
 impl TensorData<'_> {
     /// The values as `f32`, which represents those of half precision (IEEE 754 and bfloat16) exactly.
     ///
@@ -92,7 +89,7 @@ impl TensorData<'_> {
 
     /// The same tensor, with a copy of the bytes where they are borrowed.
     #[must_use]
-    pub fn into_owned(self) -> PlainTensor {
+    pub fn into_owned(self) -> TensorData<'static> {
         TensorData {
             dtype: self.dtype,
             shape: self.shape,
@@ -114,7 +111,7 @@ impl TensorData<'_> {
     }
 
     /// `array` with elements of `dtype`, rounded to the nearest.
-    pub(super) fn of(array: ArrayViewD<'_, f32>, dtype: Dtype) -> Result<PlainTensor> {
+    pub(super) fn of(array: ArrayViewD<'_, f32>, dtype: Dtype) -> Result<TensorData<'static>> {
         Ok(TensorData {
             dtype,
             shape: array.shape().to_vec(),
@@ -138,17 +135,12 @@ impl NamedTensors {
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`] for a header that is wrong or a file that was cut.
+    /// [`Error::Malformed`] for a header that is wrong, or a file that was cut or is of another format.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self> {
         Self::new(Source::from(bytes))
     }
 
-    /// The tensors of `source`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Malformed`] for a header that is wrong, or a file that was cut or is of another format.
-    pub fn new(source: Source) -> Result<Self> {
+    pub(super) fn new(source: Source) -> Result<Self> {
         let Header { tensors, metadata } = Header::read(&source)?;
         let place = |(name, info)| (name, Place { source: 0, info });
         Ok(Self {
@@ -265,11 +257,11 @@ impl NamedTensors {
     /// time. The path may be the one from which this model was opened; shards become one file.
     ///
     /// ```
-    /// use taper::model::{Dtype, NamedTensors, Source, TensorData};
+    /// use taper::model::{Dtype, NamedTensors, TensorData};
     /// use taper::ndarray::arr1;
     ///
     /// let half = TensorData { dtype: Dtype::F16, shape: vec![1], bytes: vec![0, 0x3c].into() };
-    /// let model = NamedTensors::new(Source::from(NamedTensors::to_bytes([("scale", half)])?))?;
+    /// let model = NamedTensors::from_bytes(NamedTensors::to_bytes([("scale", half)])?)?;
     /// let path = std::env::temp_dir().join(format!("taper-save-with-{}", std::process::id()));
     /// let doubled = model.get("scale")? * 2.0;
     /// model.save_with(&path, [("scale", doubled.view())])?;

@@ -150,7 +150,7 @@ fn model(tensors: &[(usize, [usize; 2], u64)]) -> CompressedModel {
             .insert(&format!("layer {i}/π.weight"), tensor)
             .unwrap();
         let bias = Array1::from_elem(i, 0.5).into_dyn();
-        let bias = PlainTensor::from(bias.view());
+        let bias = TensorData::from(bias.view());
         model
             .insert_plain(&format!("layer {i}.bias"), bias)
             .unwrap();
@@ -447,7 +447,7 @@ fn a_name_that_is_given_twice_is_an_error() {
     let model_tensor =
         || CompressedTensor::new(Dense::new(numbers(&[4], 1).view(), Precision::F32).unwrap());
     model.insert("w", model_tensor()).unwrap();
-    let plain = PlainTensor::from(numbers(&[2], 1).view());
+    let plain = TensorData::from(numbers(&[2], 1).view());
     assert_eq!(
         model.insert_plain("w", plain.clone()),
         Err(Error::DuplicateName {
@@ -488,7 +488,7 @@ fn half_precision_is_read_exactly() {
     model
         .insert_plain("bf16", tensor(Dtype::BF16, brains))
         .unwrap();
-    let tensors = NamedTensors::new(Source::from(model.to_bytes().unwrap())).unwrap();
+    let tensors = NamedTensors::from_bytes(model.to_bytes().unwrap()).unwrap();
     let expected: BTreeMap<&str, ArrayD<f32>> = ["bf16", "f16"]
         .into_iter()
         .map(|name| {

@@ -1,7 +1,8 @@
 //! The laws that every artifact keeps, whatever made it.
 
 use proptest::prelude::*;
-use taper::model::{Artifact, CompressedModel, CompressedTensor, Registry};
+use taper::model::extend::{Artifact, Registry};
+use taper::model::{CompressedModel, CompressedTensor};
 use taper::ndarray::{Array2, ArrayD, ArrayViewD, Axis, Ix2, Slice};
 use taper::{Compressed, Float};
 

@@ -6,7 +6,8 @@ use super::description::{CodedPart, Description, PartLine, tensor_dtype};
 use super::names::join;
 use crate::model::entropy::{self, Coding, Laws, Order};
 use crate::model::entry::{CodedTensor, CompressedTensor};
-use crate::model::{Artifact, Dtype, TensorData};
+use crate::model::extend::Artifact;
+use crate::model::{Dtype, TensorData};
 use crate::{DType, Error, Result};
 
 /// The bytes that the description of a coding takes: a part is coded only if that saves more.

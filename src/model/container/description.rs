@@ -7,8 +7,8 @@ use serde::Deserialize;
 use serde::de::IntoDeserializer;
 use serde::de::value::Error as ValueError;
 
-use crate::model::artifact::{Artifact, Attributes, malformed};
 use crate::model::entropy::{Coding, Laws, Numbers, Order, middle};
+use crate::model::extend::{Artifact, Attributes, malformed};
 use crate::model::header;
 use crate::{DType, Result};
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use taper::model::{CompressedModel, CompressedTensor, Dense, Dtype, PlainTensor};
+use taper::model::{CompressedModel, CompressedTensor, Dense, Dtype, TensorData};
 use taper::ndarray::{ArrayD, array};
 use taper::quantize::trellis::TrellisQuantizer;
 use taper::{Compressed, Precision, Quantizer};
@@ -55,7 +55,7 @@ impl Work for Code {
                     .into_iter()
                     .next()
                     .context("the tensor has no values")?;
-                let plain = PlainTensor {
+                let plain = TensorData {
                     dtype: Dtype::F16,
                     shape: shape.to_vec(),
                     bytes: values.bytes.into_owned().into(),
