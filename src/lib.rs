@@ -74,6 +74,7 @@ pub mod cluster;
 mod context;
 mod defaults;
 pub mod distill;
+mod dtype;
 mod error;
 pub mod factorize;
 mod feedback;
@@ -100,8 +101,9 @@ mod seed;
 mod trainable;
 mod traits;
 
-pub use artifact::{Compressed, DType, FitReport, LinearOp, Part, Precision, Role, StorageBits};
+pub use artifact::{Compressed, FitReport, LinearOp, Part, Precision, Role, StorageBits};
 pub use context::FitContext;
+pub use dtype::DType;
 pub use error::{Error, ParamError, Result};
 pub use float::Float;
 pub use moments::{InputMoments, Patches};

@@ -186,19 +186,20 @@ impl CompressedModel {
     /// model's metadata: other programs read it as they read the original. One tensor is decompressed at a time.
     ///
     /// ```
-    /// use taper::model::{CompressedModel, CompressedTensor, Dense, Dtype, NamedTensors};
+    /// use taper::DType;
+    /// use taper::model::{CompressedModel, CompressedTensor, Dense, NamedTensors};
     /// use taper::Precision;
     /// use taper::ndarray::arr1;
     ///
     /// let weights = arr1(&[0.5, -1.5]).into_dyn();
     /// let mut model = CompressedModel::new();
     /// let tensor = CompressedTensor::new(Dense::new(weights.view(), Precision::F16)?);
-    /// model.insert("scale", tensor.with_dtype(Dtype::BF16))?;
+    /// model.insert("scale", tensor.with_dtype(DType::BF16))?;
     /// model.set_metadata("format", "pt");
     /// let path = std::env::temp_dir().join(format!("taper-save-dense-{}", std::process::id()));
     /// model.save_dense(&path)?;
     /// let dense = NamedTensors::open(&path)?;
-    /// assert_eq!(dense.data("scale")?.dtype, Dtype::BF16);
+    /// assert_eq!(dense.data("scale")?.dtype, DType::BF16);
     /// assert_eq!(dense.get("scale")?, weights);
     /// assert_eq!(dense.metadata()["format"], "pt");
     /// # std::fs::remove_file(&path).unwrap();

@@ -67,7 +67,6 @@ pub use entry::{CompressedTensor, Entry};
 pub use kinds::{Dense, FactoredMatrix, FactoredTensor, SparseQuantized};
 pub use recipe::{Recipe, Rule};
 pub use report::{Report, ReportRow};
-pub use safetensors::Dtype;
 pub use shard::{Shard, merge};
 pub use step::Step;
 pub use tensors::{NamedTensors, TensorData};

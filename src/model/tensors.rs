@@ -5,13 +5,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use ndarray::{ArrayD, ArrayViewD, IxDyn};
-use safetensors::Dtype;
 
 use super::elements;
 use super::header::{self, Header, Info, Planned};
 use super::save::{NewFile, save_tensors};
 use super::source::Source;
-use crate::{Error, Result};
+use crate::{DType, Error, Result};
 
 /// The tensors of a model in the safetensors format, read one at a time.
 ///
@@ -48,17 +47,18 @@ pub(super) struct Place {
 /// One tensor as a file stores it: elements of any type, bit for bit.
 ///
 /// ```
-/// use taper::model::{Dtype, TensorData};
+/// use taper::DType;
+/// use taper::model::TensorData;
 /// use taper::ndarray::arr1;
 ///
-/// let tensor = TensorData { dtype: Dtype::BF16, shape: vec![2], bytes: vec![0, 0x3f, 0x80, 0xbf].into() };
+/// let tensor = TensorData { dtype: DType::BF16, shape: vec![2], bytes: vec![0, 0x3f, 0x80, 0xbf].into() };
 /// assert_eq!(tensor.to_f32()?, arr1(&[0.5, -1.0]).into_dyn());
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct TensorData<'a> {
     /// The type of its elements.
-    pub dtype: Dtype,
+    pub dtype: DType,
     /// Its shape.
     pub shape: Vec<usize>,
     /// Its elements in row-major order, little-endian.
@@ -84,7 +84,7 @@ impl TensorData<'_> {
     /// Whether [`to_f32`](Self::to_f32) reads elements of this type.
     #[must_use]
     pub fn is_float(&self) -> bool {
-        matches!(self.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16)
+        matches!(self.dtype, DType::F32 | DType::F16 | DType::BF16)
     }
 
     /// The same tensor, with a copy of the bytes where they are borrowed.
@@ -111,7 +111,7 @@ impl TensorData<'_> {
     }
 
     /// `array` with elements of `dtype`, rounded to the nearest.
-    pub(super) fn of(array: ArrayViewD<'_, f32>, dtype: Dtype) -> Result<TensorData<'static>> {
+    pub(super) fn of(array: ArrayViewD<'_, f32>, dtype: DType) -> Result<TensorData<'static>> {
         Ok(TensorData {
             dtype,
             shape: array.shape().to_vec(),
@@ -123,7 +123,7 @@ impl TensorData<'_> {
 impl From<ArrayViewD<'_, f32>> for TensorData<'_> {
     fn from(array: ArrayViewD<'_, f32>) -> Self {
         Self {
-            dtype: Dtype::F32,
+            dtype: DType::F32,
             shape: array.shape().to_vec(),
             bytes: array.iter().flat_map(|x| x.to_le_bytes()).collect(),
         }
@@ -257,17 +257,18 @@ impl NamedTensors {
     /// time. The path may be the one from which this model was opened; shards become one file.
     ///
     /// ```
-    /// use taper::model::{Dtype, NamedTensors, TensorData};
+    /// use taper::DType;
+    /// use taper::model::{NamedTensors, TensorData};
     /// use taper::ndarray::arr1;
     ///
-    /// let half = TensorData { dtype: Dtype::F16, shape: vec![1], bytes: vec![0, 0x3c].into() };
+    /// let half = TensorData { dtype: DType::F16, shape: vec![1], bytes: vec![0, 0x3c].into() };
     /// let model = NamedTensors::from_bytes(NamedTensors::to_bytes([("scale", half)])?)?;
     /// let path = std::env::temp_dir().join(format!("taper-save-with-{}", std::process::id()));
     /// let doubled = model.get("scale")? * 2.0;
     /// model.save_with(&path, [("scale", doubled.view())])?;
     /// let again = NamedTensors::open(&path)?;
     /// assert_eq!(again.get("scale")?, arr1(&[2.0]).into_dyn());
-    /// assert_eq!(again.data("scale")?.dtype, Dtype::F16);
+    /// assert_eq!(again.data("scale")?.dtype, DType::F16);
     /// # std::fs::remove_file(&path).unwrap();
     /// # Ok::<(), taper::Error>(())
     /// ```

@@ -17,7 +17,7 @@ use crate::quantize::fixed_point::{FixedPointQuantizer, Granularity, Symmetry};
 use crate::quantize::product::{
     Codebook, OptimizedProductQuantizer, ProductQuantizer, ResidualQuantizer, SplitAxis,
 };
-use crate::{Error, Factorizer, Precision, Quantizer, Result, Seed};
+use crate::{DType, Error, Factorizer, Precision, Quantizer, Result, Seed};
 
 fn numbers(shape: &[usize], seed: u64) -> ArrayD<f32> {
     let mut stream = 0;
@@ -137,7 +137,7 @@ fn tensor(kind: usize, [rows, columns]: [usize; 2], seed: u64) -> Result<Compres
         15 => CompressedTensor::new(OptimizedProductQuantizer::new(pq).quantize(view)?),
         _ => CompressedTensor::new(Dense::new(weights.into_dyn().view(), precision)?)
             .with_shape(&[1, rows, columns])?
-            .with_dtype(Dtype::BF16),
+            .with_dtype(DType::BF16),
     })
 }
 
@@ -156,7 +156,7 @@ fn model(tensors: &[(usize, [usize; 2], u64)]) -> CompressedModel {
             .unwrap();
     }
     let indices = TensorData {
-        dtype: Dtype::I64,
+        dtype: DType::I64,
         shape: vec![2],
         bytes: vec![1; 16].into(),
     };
@@ -483,10 +483,10 @@ fn half_precision_is_read_exactly() {
     };
     let mut model = CompressedModel::new();
     model
-        .insert_plain("f16", tensor(Dtype::F16, halves))
+        .insert_plain("f16", tensor(DType::F16, halves))
         .unwrap();
     model
-        .insert_plain("bf16", tensor(Dtype::BF16, brains))
+        .insert_plain("bf16", tensor(DType::BF16, brains))
         .unwrap();
     let tensors = NamedTensors::from_bytes(model.to_bytes().unwrap()).unwrap();
     let expected: BTreeMap<&str, ArrayD<f32>> = ["bf16", "f16"]

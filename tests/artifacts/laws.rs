@@ -81,7 +81,7 @@ pub fn sizes_are_bytes<F: Float>(artifact: &(impl Compressed<F> + ?Sized)) {
         assert_eq!((part.name, part.role), (name, role));
         assert_eq!(part.bytes.len() as u64, bits.div_ceil(8), "{name}");
         let elements: usize = part.shape.iter().product();
-        assert_eq!(part.bytes.len(), elements * part.dtype.bytes(), "{name}");
+        assert_eq!(8 * part.bytes.len(), elements * part.dtype.bits(), "{name}");
     }
 }
 

@@ -22,7 +22,7 @@ use crate::{
 /// CP decomposition by alternating least squares, of tensors of any order from two on.
 ///
 /// Each sweep solves for one factor after the other, $A^{(n)} = M^{(n)} (G^{(n)})^{-1}$, where M is the
-/// [MTTKRP](super::mttkrp()) and $G^{(n)}$ the element-wise product of the other factors' Gram matrices
+/// MTTKRP and $G^{(n)}$ the element-wise product of the other factors' Gram matrices
 /// (Cholesky in double precision). A ridge in the size of rounding pulls towards the last iterate rather than
 /// to zero, so that it moves no fixed point; it grows where the matrix is singular. The loss follows from
 /// these products without rebuilding the tensor, until it is so small that rounding would hide it; from there

@@ -4,10 +4,9 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::description::{Description, part_dtype};
+use super::description::{Description, whole_bytes};
 use super::names::{described, join, model_key, name_of, path_of};
 use super::{KEY, SHARD_KEY, VERSION};
-use crate::model::Dtype;
 use crate::model::entry::{CompressedTensor, Entry};
 use crate::model::extend::{Artifact, Attributes, Registry, Stored, StoredPart, malformed};
 use crate::model::header::Planned;
@@ -15,7 +14,7 @@ use crate::model::index::in_file;
 use crate::model::save::save_tensors;
 use crate::model::source::Source;
 use crate::model::tensors::{NamedTensors, within};
-use crate::{Error, Result};
+use crate::{DType, Error, Result};
 
 /// How many times artifacts may be nested.
 const MAX_DEPTH: usize = 8;
@@ -159,7 +158,7 @@ impl Container {
                     Some(shape) => tensor.with_shape(shape)?,
                     None => tensor,
                 };
-                let dtype = description.dtype.unwrap_or(Dtype::F32);
+                let dtype = description.dtype.unwrap_or(DType::F32);
                 Ok(Entry::Compressed(tensor.with_dtype(dtype)))
             }
             None => Err(Error::UnknownTensor {
@@ -174,7 +173,7 @@ impl Container {
         match self.descriptions.get(&*path) {
             Some(description) => {
                 let shape = description.view.as_ref().unwrap_or(&description.shape);
-                Planned::new(name, description.dtype.unwrap_or(Dtype::F32), shape)
+                Planned::new(name, description.dtype.unwrap_or(DType::F32), shape)
             }
             None => {
                 let data = self.tensors.data(&path)?;
@@ -266,7 +265,7 @@ impl Container {
             let data = self.tensors.data(&join(path, &part.name))?;
             let part_read = match &part.coding {
                 None => StoredPart {
-                    dtype: part_dtype(data.dtype)?,
+                    dtype: whole_bytes(data.dtype)?,
                     shape: data.shape,
                     bytes: data.bytes.into_owned(),
                 },

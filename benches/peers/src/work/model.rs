@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use anyhow::Context;
-use taper::model::{CompressedModel, CompressedTensor, Dense, Dtype, TensorData};
+use taper::DType;
+use taper::model::{CompressedModel, CompressedTensor, Dense, TensorData};
 use taper::ndarray::{ArrayD, array};
 use taper::quantize::trellis::TrellisQuantizer;
 use taper::{Compressed, Precision, Quantizer};
@@ -56,7 +57,7 @@ impl Work for Code {
                     .next()
                     .context("the tensor has no values")?;
                 let plain = TensorData {
-                    dtype: Dtype::F16,
+                    dtype: DType::F16,
                     shape: shape.to_vec(),
                     bytes: values.bytes.into_owned().into(),
                 };
