@@ -9,7 +9,7 @@
 
 use taper::factorize::Rank;
 use taper::factorize::svd::{SvdMethod, TruncatedSvd};
-use taper::model::{CompressOptions, NamedTensors, Recipe, Source};
+use taper::model::{CompressOptions, NamedTensors, Recipe};
 use taper::ndarray::Array2;
 use taper::quantize::binary::Binarizer;
 use taper::quantize::fixed_point::FixedPointQuantizer;
@@ -60,7 +60,7 @@ fn file(rows: usize, columns: usize) -> Result<()> {
     let recipe = Recipe::from_toml(
         "[[rule]]\ntensors = \"*\"\nchain = [{ fixed_point = { bits = 4, granularity = \"per_row\" } }]",
     )?;
-    let model = NamedTensors::new(Source::map(&from)?)?;
+    let model = NamedTensors::open(&from)?;
     let report = recipe.compress_file(&model, &to, &CompressOptions::default())?;
     println!(
         "{} bytes became {}",

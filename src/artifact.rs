@@ -5,7 +5,7 @@ use std::fmt::{self, Debug};
 
 use ndarray::{Array2, ArrayD, ArrayView2, ArrayViewMut2, ArrayViewMutD, IxDyn};
 
-use crate::{Error, Float, Result};
+use crate::{DType, Error, Float, Result};
 
 /// A compressed tensor: what it costs, what it rebuilds, and how the fit went.
 ///
@@ -182,45 +182,6 @@ pub struct Part<'a> {
     pub role: Role,
     /// Its elements in row-major order, little-endian.
     pub bytes: Cow<'a, [u8]>,
-}
-
-/// The element types of stored [parts](Part).
-///
-/// ```
-/// use taper::DType;
-///
-/// assert_eq!([DType::U8, DType::F16, DType::F64].map(DType::bytes), [1, 2, 8]);
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum DType {
-    /// Bytes, packed codes among them.
-    U8,
-    /// 16-bit unsigned integers.
-    U16,
-    /// 32-bit unsigned integers.
-    U32,
-    /// 32-bit signed integers.
-    I32,
-    /// Half precision (IEEE 754 binary16).
-    F16,
-    /// Single precision.
-    F32,
-    /// Double precision.
-    F64,
-}
-
-impl DType {
-    /// The size of one element in bytes.
-    #[must_use]
-    pub fn bytes(self) -> usize {
-        match self {
-            Self::U8 => 1,
-            Self::U16 | Self::F16 => 2,
-            Self::U32 | Self::I32 | Self::F32 => 4,
-            Self::F64 => 8,
-        }
-    }
 }
 
 /// What a stored part is there for.

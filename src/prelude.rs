@@ -12,8 +12,6 @@
 //! # Ok::<(), taper::Error>(())
 //! ```
 
-#[cfg(feature = "model")]
-pub use crate::model::Artifact;
 pub use crate::{
     Compressed, Distiller, Factorizer, LinearOp, Observer, Pruner, Quantizer, Trainable,
 };

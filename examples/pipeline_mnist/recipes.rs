@@ -10,8 +10,9 @@ use support::random;
 use taper::factorize::Rank;
 use taper::factorize::svd::TruncatedSvd;
 use taper::limit::EmpiricalSource;
+use taper::model::extend::Artifact;
 use taper::model::{
-    Artifact, CompressedModel, CompressedTensor, Dense, FactoredMatrix, NamedTensors,
+    CompressedModel, CompressedTensor, Dense, FactoredMatrix, NamedTensors,
     SparseQuantized,
 };
 use taper::prune::SparseMatrix;

@@ -1,6 +1,7 @@
 //! One function per target. A target must not panic, and every artifact that it accepts must be sound.
 
-use taper::model::{Artifact, CompressedModel, Recipe, Registry, Stored};
+use taper::model::extend::{Artifact, Registry, Stored};
+use taper::model::{CompressedModel, Recipe};
 use taper::ndarray::{Array2, ArrayD, ArrayViewD, Axis, Slice};
 use taper::{Compressed, Error, Float};
 

@@ -14,7 +14,7 @@ use memmap2::Mmap;
 /// that it reads from one as untrusted input.
 pub(crate) fn map(file: &File) -> io::Result<Mmap> {
     // SAFETY: a map is read-only and lives as long as the returned value. The compiler cannot know that no one else
-    // changes or cuts the file while it is mapped: the documentation of `Source::map` asks this of its caller, and
-    // offers `Source::read` to callers that cannot ensure it.
+    // changes or cuts the file while it is mapped: the documentation of `NamedTensors::open` asks this of its caller, and
+    // names `from_bytes` for callers that cannot ensure it.
     unsafe { Mmap::map(file) }
 }

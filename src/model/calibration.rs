@@ -8,8 +8,8 @@ use std::sync::Arc;
 use ndarray::{Array2, ArrayView, ArrayViewD, Axis, Dimension};
 
 use super::tensors::within;
-use super::{Dtype, NamedTensors, TensorData};
-use crate::{Error, Float, InputMoments, Result, check};
+use super::{NamedTensors, TensorData};
+use crate::{DType, Error, Float, InputMoments, Result, check};
 
 /// Begins the metadata keys of a file of moments; the rest of a key is the name of a weight, the value `COUNT TENSOR`.
 const KEY: &str = "taper.moments/";
@@ -247,7 +247,7 @@ impl Entry {
             Self::Stored(file, tensor, _) => {
                 let data = file.data(tensor)?;
                 let values = match (data.dtype, data.shape.as_slice()) {
-                    (Dtype::F64, &[values]) => values,
+                    (DType::F64, &[values]) => values,
                     (dtype, shape) => {
                         return Err(malformed(format!("moments are {dtype:?} of {shape:?}")));
                     }
@@ -267,7 +267,7 @@ impl Entry {
             Self::Inputs(file) => {
                 let data = file.data(name)?;
                 let mut moments = InputMoments::new(features_of(&data.shape)?)?;
-                if data.dtype == Dtype::F64 {
+                if data.dtype == DType::F64 {
                     let values: Vec<f64> = doubles(&data.bytes).collect();
                     let inputs = ArrayViewD::from_shape(data.shape.as_slice(), &values);
                     add_all(
@@ -314,7 +314,7 @@ fn triangle(moments: &InputMoments) -> TensorData<'static> {
     let n = sum.nrows();
     let values = (0..n).flat_map(|i| (0..=i).map(move |j| sum[[i, j]]));
     TensorData {
-        dtype: Dtype::F64,
+        dtype: DType::F64,
         shape: vec![n * (n + 1) / 2],
         bytes: values
             .flat_map(f64::to_le_bytes)
@@ -396,7 +396,7 @@ mod tests {
             .flat_map(|x| x.to_le_bytes())
             .collect::<Vec<u8>>();
         let doubles = TensorData {
-            dtype: Dtype::F64,
+            dtype: DType::F64,
             shape: vec![4, 5, 3],
             bytes: bytes.into(),
         };

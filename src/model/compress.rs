@@ -14,9 +14,11 @@ use super::report::{Report, ReportRow};
 use super::shard::{SHARD_KEY, Shard};
 use super::step::{self, ChainResult, Step, chain_text};
 use super::tensors::within;
-use super::{Calibration, Dtype, NamedTensors, TensorData};
+use super::{Calibration, NamedTensors, TensorData};
 use crate::limit::{EmpiricalSource, RateDistortionGap};
-use crate::{Error, FitContext, InputMoments, Observer, Progress, Result, Seed, Stage, check};
+use crate::{
+    DType, Error, FitContext, InputMoments, Observer, Progress, Result, Seed, Stage, check,
+};
 
 /// Options of one compression of a model, besides the recipe.
 ///
@@ -190,7 +192,7 @@ pub(super) struct Made {
 pub(super) struct Task<'a> {
     pub(super) name: &'a str,
     pub(super) weights: ArrayD<f32>,
-    pub(super) dtype: Dtype,
+    pub(super) dtype: DType,
     pub(super) moments: Option<Cow<'a, InputMoments>>,
     pub(super) seed: Seed,
     pub(super) observer: Option<&'a dyn Observer>,

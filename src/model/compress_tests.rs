@@ -33,7 +33,7 @@ fn network() -> NamedTensors {
         ("scale", numbers(&[], 5)),
     ];
     let views = tensors.iter().map(|(name, tensor)| (*name, tensor.view()));
-    NamedTensors::new(Source::from(NamedTensors::to_bytes(views).unwrap())).unwrap()
+    NamedTensors::from_bytes(NamedTensors::to_bytes(views).unwrap()).unwrap()
 }
 
 fn product(width: usize, centroids: usize) -> ProductQuantizer {

@@ -6,13 +6,14 @@ use std::path::Path;
 
 use ndarray::{Array2, ArrayD, ArrayView2};
 
+use super::TensorData;
 use super::container::{Assembler, Container, ContainerWriter};
 use super::entry::{CompressedTensor, Entry};
 use super::header::Planned;
 use super::index::in_file;
 use super::save::save_tensors;
+use super::source::Source;
 use super::tensors::within;
-use super::{PlainTensor, Registry, Source};
 use crate::{Error, Result};
 
 /// A model whose tensors are compressed, in memory.
@@ -65,7 +66,7 @@ impl CompressedModel {
     /// # Errors
     ///
     /// [`Error::DuplicateName`], and [`Error::Malformed`] where its bytes are not those of its shape.
-    pub fn insert_plain(&mut self, name: &str, tensor: PlainTensor) -> Result<()> {
+    pub fn insert_plain(&mut self, name: &str, tensor: TensorData<'static>) -> Result<()> {
         tensor.check(name)?;
         self.insert_entry(name, Entry::Plain(tensor))
     }
@@ -185,19 +186,20 @@ impl CompressedModel {
     /// model's metadata: other programs read it as they read the original. One tensor is decompressed at a time.
     ///
     /// ```
-    /// use taper::model::{CompressedModel, CompressedTensor, Dense, Dtype, NamedTensors};
+    /// use taper::DType;
+    /// use taper::model::{CompressedModel, CompressedTensor, Dense, NamedTensors};
     /// use taper::Precision;
     /// use taper::ndarray::arr1;
     ///
     /// let weights = arr1(&[0.5, -1.5]).into_dyn();
     /// let mut model = CompressedModel::new();
     /// let tensor = CompressedTensor::new(Dense::new(weights.view(), Precision::F16)?);
-    /// model.insert("scale", tensor.with_dtype(Dtype::BF16))?;
+    /// model.insert("scale", tensor.with_dtype(DType::BF16))?;
     /// model.set_metadata("format", "pt");
     /// let path = std::env::temp_dir().join(format!("taper-save-dense-{}", std::process::id()));
     /// model.save_dense(&path)?;
     /// let dense = NamedTensors::open(&path)?;
-    /// assert_eq!(dense.data("scale")?.dtype, Dtype::BF16);
+    /// assert_eq!(dense.data("scale")?.dtype, DType::BF16);
     /// assert_eq!(dense.get("scale")?, weights);
     /// assert_eq!(dense.metadata()["format"], "pt");
     /// # std::fs::remove_file(&path).unwrap();
@@ -221,10 +223,9 @@ impl CompressedModel {
     ///
     /// # Errors
     ///
-    /// Those of [`Container::new`] and [`Container::get`].
+    /// Those of [`Container::from_bytes`] and [`Container::get`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let source = Source::from(bytes.to_vec());
-        Self::from_container(&Container::new(source, Registry::default())?)
+        Self::from_container(&Container::from_bytes(bytes.to_vec())?)
     }
 
     /// The model in the container at `path`.
@@ -234,7 +235,7 @@ impl CompressedModel {
     /// As [`from_bytes`](Self::from_bytes), and [`Error::File`].
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let container = Container::new(Source::read(path)?, Registry::default());
+        let container = Container::new(Source::read(path)?);
         container
             .and_then(|container| Self::from_container(&container))
             .map_err(|error| in_file(path, error))

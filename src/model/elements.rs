@@ -1,9 +1,8 @@
 //! Real numbers as elements of the types that safetensors has.
 
-use super::Dtype;
-use crate::{Error, Result};
+use crate::{DType, Error, Result};
 
-fn unsupported(dtype: Dtype, reason: &str) -> Error {
+fn unsupported(dtype: DType, reason: &str) -> Error {
     Error::Unsupported {
         what: format!("a tensor of {dtype:?}"),
         reason: reason.to_owned(),
@@ -11,14 +10,14 @@ fn unsupported(dtype: Dtype, reason: &str) -> Error {
 }
 
 /// The values of F32, F16 and BF16 elements, all of which `f32` holds exactly.
-pub(super) fn decode(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>> {
+pub(super) fn decode(dtype: DType, bytes: &[u8]) -> Result<Vec<f32>> {
     fn values<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f32> {
         bytes.as_chunks().0.iter().map(|&x| value(x)).collect()
     }
     Ok(match dtype {
-        Dtype::F32 => values(bytes, f32::from_le_bytes),
-        Dtype::F16 => values(bytes, |x| half::f16::from_le_bytes(x).to_f32()),
-        Dtype::BF16 => values(bytes, |x| half::bf16::from_le_bytes(x).to_f32()),
+        DType::F32 => values(bytes, f32::from_le_bytes),
+        DType::F16 => values(bytes, |x| half::f16::from_le_bytes(x).to_f32()),
+        DType::BF16 => values(bytes, |x| half::bf16::from_le_bytes(x).to_f32()),
         other => {
             return Err(unsupported(
                 other,
@@ -34,7 +33,7 @@ pub(super) fn decode(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>> {
 ///
 /// [`Error::Overflow`] for a value beyond the range of `dtype`, [`Error::Unsupported`] for a `dtype` that does not hold
 /// single real numbers.
-pub(super) fn encode(values: impl ExactSizeIterator<Item = f32>, dtype: Dtype) -> Result<Vec<u8>> {
+pub(super) fn encode(values: impl ExactSizeIterator<Item = f32>, dtype: DType) -> Result<Vec<u8>> {
     fn floats<const N: usize>(
         values: impl Iterator<Item = f32>,
         what: &'static str,
@@ -71,42 +70,42 @@ pub(super) fn encode(values: impl ExactSizeIterator<Item = f32>, dtype: Dtype) -
     let signed = |bits: i32| [-(2_f32.powi(bits - 1)), 2_f32.powi(bits - 1)];
     let unsigned = |bits: i32| [0.0, 2_f32.powi(bits)];
     match dtype {
-        Dtype::F64 => floats(values, "a weight as F64", |x| {
+        DType::F64 => floats(values, "a weight as F64", |x| {
             (x, f64::from(x).to_le_bytes())
         }),
-        Dtype::F32 => floats(values, "a weight as F32", |x| (x, x.to_le_bytes())),
-        Dtype::F16 => floats(values, "a weight as F16", |x| {
+        DType::F32 => floats(values, "a weight as F32", |x| (x, x.to_le_bytes())),
+        DType::F16 => floats(values, "a weight as F16", |x| {
             let rounded = half::f16::from_f32(x);
             (rounded.to_f32(), rounded.to_le_bytes())
         }),
-        Dtype::BF16 => floats(values, "a weight as BF16", |x| {
+        DType::BF16 => floats(values, "a weight as BF16", |x| {
             let rounded = half::bf16::from_f32(x);
             (rounded.to_f32(), rounded.to_le_bytes())
         }),
-        Dtype::F8_E4M3 => eight_bits(values, "a weight as F8_E4M3", Eight::E4M3),
-        Dtype::F8_E5M2 => eight_bits(values, "a weight as F8_E5M2", Eight::E5M2),
-        Dtype::I8 => integers(values, "a weight as I8", signed(8), |x| {
+        DType::F8_E4M3 => eight_bits(values, "a weight as F8_E4M3", Eight::E4M3),
+        DType::F8_E5M2 => eight_bits(values, "a weight as F8_E5M2", Eight::E5M2),
+        DType::I8 => integers(values, "a weight as I8", signed(8), |x| {
             (x as i8).to_le_bytes()
         }),
-        Dtype::I16 => integers(values, "a weight as I16", signed(16), |x| {
+        DType::I16 => integers(values, "a weight as I16", signed(16), |x| {
             (x as i16).to_le_bytes()
         }),
-        Dtype::I32 => integers(values, "a weight as I32", signed(32), |x| {
+        DType::I32 => integers(values, "a weight as I32", signed(32), |x| {
             (x as i32).to_le_bytes()
         }),
-        Dtype::I64 => integers(values, "a weight as I64", signed(64), |x| {
+        DType::I64 => integers(values, "a weight as I64", signed(64), |x| {
             (x as i64).to_le_bytes()
         }),
-        Dtype::U8 => integers(values, "a weight as U8", unsigned(8), |x| {
+        DType::U8 => integers(values, "a weight as U8", unsigned(8), |x| {
             (x as u8).to_le_bytes()
         }),
-        Dtype::U16 => integers(values, "a weight as U16", unsigned(16), |x| {
+        DType::U16 => integers(values, "a weight as U16", unsigned(16), |x| {
             (x as u16).to_le_bytes()
         }),
-        Dtype::U32 => integers(values, "a weight as U32", unsigned(32), |x| {
+        DType::U32 => integers(values, "a weight as U32", unsigned(32), |x| {
             (x as u32).to_le_bytes()
         }),
-        Dtype::U64 => integers(values, "a weight as U64", unsigned(64), |x| {
+        DType::U64 => integers(values, "a weight as U64", unsigned(64), |x| {
             (x as u64).to_le_bytes()
         }),
         other => Err(unsupported(
@@ -192,7 +191,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn one(value: f32, dtype: Dtype) -> Result<Vec<u8>> {
+    fn one(value: f32, dtype: DType) -> Result<Vec<u8>> {
         encode([value].into_iter(), dtype)
     }
 
@@ -207,22 +206,22 @@ mod tests {
             assert_eq!(format.magnitude(1 << format.fraction), normal);
             assert_eq!(format.magnitude(1), subnormal);
         }
-        assert_eq!(one(448.0, Dtype::F8_E4M3).unwrap(), [0x7e]);
-        assert_eq!(one(-448.0, Dtype::F8_E4M3).unwrap(), [0xfe]);
+        assert_eq!(one(448.0, DType::F8_E4M3).unwrap(), [0x7e]);
+        assert_eq!(one(-448.0, DType::F8_E4M3).unwrap(), [0xfe]);
         // Half a step above the largest number rounds to the even code beyond it or, at E4M3, back.
-        assert_eq!(one(463.9, Dtype::F8_E4M3).unwrap(), [0x7e]);
-        assert_eq!(one(464.0, Dtype::F8_E4M3).unwrap(), [0x7e]);
+        assert_eq!(one(463.9, DType::F8_E4M3).unwrap(), [0x7e]);
+        assert_eq!(one(464.0, DType::F8_E4M3).unwrap(), [0x7e]);
         assert!(matches!(
-            one(464.1, Dtype::F8_E4M3),
+            one(464.1, DType::F8_E4M3),
             Err(Error::Overflow { .. })
         ));
         assert!(matches!(
-            one(61440.0, Dtype::F8_E5M2),
+            one(61440.0, DType::F8_E5M2),
             Err(Error::Overflow { .. })
         ));
-        assert_eq!(one(f32::INFINITY, Dtype::F8_E5M2).unwrap(), [0x7c]);
-        assert!(one(f32::INFINITY, Dtype::F8_E4M3).is_err());
-        assert_eq!(one(f32::NAN, Dtype::F8_E4M3).unwrap()[0] & 0x7f, 0x7f);
+        assert_eq!(one(f32::INFINITY, DType::F8_E5M2).unwrap(), [0x7c]);
+        assert!(one(f32::INFINITY, DType::F8_E4M3).is_err());
+        assert_eq!(one(f32::NAN, DType::F8_E4M3).unwrap()[0] & 0x7f, 0x7f);
     }
 
     #[test]
@@ -257,28 +256,28 @@ mod tests {
             let half = half::f16::from_bits(bits);
             let brain = half::bf16::from_bits(bits);
             if half.is_finite() {
-                prop_assert_eq!(one(half.to_f32(), Dtype::F16).unwrap(), half.to_le_bytes());
-                prop_assert_eq!(one(half.to_f32(), Dtype::F64).unwrap(), half.to_f64().to_le_bytes());
+                prop_assert_eq!(one(half.to_f32(), DType::F16).unwrap(), half.to_le_bytes());
+                prop_assert_eq!(one(half.to_f32(), DType::F64).unwrap(), half.to_f64().to_le_bytes());
             }
             if brain.is_finite() {
-                prop_assert_eq!(one(brain.to_f32(), Dtype::BF16).unwrap(), brain.to_le_bytes());
+                prop_assert_eq!(one(brain.to_f32(), DType::BF16).unwrap(), brain.to_le_bytes());
             }
-            prop_assert_eq!(one(integer.into(), Dtype::I8).unwrap(), integer.to_le_bytes());
-            prop_assert_eq!(one(integer.into(), Dtype::I64).unwrap(), i64::from(integer).to_le_bytes());
+            prop_assert_eq!(one(integer.into(), DType::I8).unwrap(), integer.to_le_bytes());
+            prop_assert_eq!(one(integer.into(), DType::I64).unwrap(), i64::from(integer).to_le_bytes());
         }
     }
 
     #[test]
     fn values_beyond_a_type_are_errors() {
         for (value, dtype) in [
-            (65520.0, Dtype::F16),
-            (f32::MAX, Dtype::BF16),
-            (127.6, Dtype::I8),
-            (-129.0, Dtype::I8),
-            (-1.0, Dtype::U8),
-            (2_f32.powi(31), Dtype::I32),
-            (2_f32.powi(64), Dtype::U64),
-            (f32::NAN, Dtype::I16),
+            (65520.0, DType::F16),
+            (f32::MAX, DType::BF16),
+            (127.6, DType::I8),
+            (-129.0, DType::I8),
+            (-1.0, DType::U8),
+            (2_f32.powi(31), DType::I32),
+            (2_f32.powi(64), DType::U64),
+            (f32::NAN, DType::I16),
         ] {
             let error = one(value, dtype).unwrap_err();
             assert!(
@@ -286,7 +285,7 @@ mod tests {
                 "{value} as {dtype:?}: {error}"
             );
         }
-        for dtype in [Dtype::BOOL, Dtype::F4, Dtype::C64, Dtype::F8_E8M0] {
+        for dtype in [DType::BOOL, DType::F4, DType::C64, DType::F8_E8M0] {
             assert!(matches!(one(0.0, dtype), Err(Error::Unsupported { .. })));
         }
     }

@@ -5,9 +5,10 @@ use std::sync::{Arc, OnceLock};
 
 use ndarray::{Array, Array2, ArrayD, ArrayView2, Dimension, IntoDimension, IxDyn};
 
+use super::TensorData;
+use super::extend::Artifact;
 use super::tensors::reshaped;
-use super::{Artifact, Dtype, PlainTensor, TensorData};
-use crate::{Error, Result};
+use crate::{DType, Error, Result};
 
 /// A compressed tensor of a model: an artifact, and the shape and element type of the tensor from which it was made.
 ///
@@ -32,7 +33,7 @@ use crate::{Error, Result};
 pub struct CompressedTensor {
     artifact: Arc<dyn Artifact>,
     shape: Vec<usize>,
-    dtype: Dtype,
+    dtype: DType,
     /// Made once, when the tensor is first measured or written; clones share it.
     coded: Arc<OnceLock<CodedTensor>>,
 }
@@ -41,7 +42,7 @@ pub struct CompressedTensor {
 #[derive(Debug)]
 pub(super) struct CodedTensor {
     /// Each under its path below the tensor.
-    pub(super) arrays: Vec<(String, PlainTensor)>,
+    pub(super) arrays: Vec<(String, TensorData<'static>)>,
     /// The descriptions of the artifacts, under their paths below the tensor.
     pub(super) descriptions: Vec<(String, String)>,
 }
@@ -57,7 +58,7 @@ impl CompressedTensor {
         Self {
             shape: artifact.shape().to_vec(),
             artifact,
-            dtype: Dtype::F32,
+            dtype: DType::F32,
             coded: Arc::default(),
         }
     }
@@ -85,7 +86,7 @@ impl CompressedTensor {
     ///
     /// [`CompressedModel::save_dense`]: super::CompressedModel::save_dense
     #[must_use]
-    pub fn with_dtype(self, dtype: Dtype) -> Self {
+    pub fn with_dtype(self, dtype: DType) -> Self {
         Self {
             dtype,
             coded: Arc::default(),
@@ -119,7 +120,7 @@ impl CompressedTensor {
 
     /// The type that its elements had.
     #[must_use]
-    pub fn dtype(&self) -> Dtype {
+    pub fn dtype(&self) -> DType {
         self.dtype
     }
 
@@ -184,7 +185,7 @@ pub enum Entry {
     /// Compressed, to an artifact.
     Compressed(CompressedTensor),
     /// Kept, with elements of any type.
-    Plain(PlainTensor),
+    Plain(TensorData<'static>),
 }
 
 impl Entry {
@@ -201,7 +202,7 @@ impl Entry {
     ///
     /// # Errors
     ///
-    /// Those of [`CompressedTensor::decompress`] and [`PlainTensor::to_f32`].
+    /// Those of [`CompressedTensor::decompress`] and [`TensorData::to_f32`].
     pub fn decompress(&self) -> Result<ArrayD<f32>> {
         match self {
             Self::Compressed(tensor) => tensor.decompress(),
@@ -210,7 +211,7 @@ impl Entry {
     }
 
     /// The type of the tensor's elements before compression.
-    pub(super) fn dtype(&self) -> Dtype {
+    pub(super) fn dtype(&self) -> DType {
         match self {
             Self::Compressed(tensor) => tensor.dtype(),
             Self::Plain(tensor) => tensor.dtype,

@@ -9,12 +9,11 @@ use std::io::Write;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use safetensors::Dtype;
-use safetensors::tensor::TensorInfo;
-use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use serde::Deserialize;
+use serde::de::{self, Deserializer, MapAccess, Visitor};
 
 use super::foreign;
-use crate::{Error, Result};
+use crate::{DType, Error, Result};
 
 /// The largest header that is read or written, the limit of the format's own library.
 pub(super) const MAX_HEADER: usize = 100_000_000;
@@ -25,7 +24,7 @@ pub(super) const METADATA: &str = "__metadata__";
 /// One tensor as a header lists it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Info {
-    pub(super) dtype: Dtype,
+    pub(super) dtype: DType,
     pub(super) shape: Vec<usize>,
     /// Where its bytes are, from the start of the file.
     pub(super) bytes: Range<usize>,
@@ -46,11 +45,11 @@ pub(super) fn malformed(problem: impl Into<String>) -> Error {
 }
 
 /// The bytes that a tensor takes, where that is a whole number that the machine can count.
-pub(super) fn bytes_of(dtype: Dtype, shape: &[usize]) -> Option<usize> {
+pub(super) fn bytes_of(dtype: DType, shape: &[usize]) -> Option<usize> {
     let elements = shape
         .iter()
         .try_fold(1_usize, |size, &n| size.checked_mul(n))?;
-    let bits = elements.checked_mul(dtype.bitsize())?;
+    let bits = elements.checked_mul(dtype.bits())?;
     bits.is_multiple_of(8).then_some(bits / 8)
 }
 
@@ -88,11 +87,19 @@ impl<'de, V: Deserialize<'de>> Deserialize<'de> for Unique<V> {
     }
 }
 
+/// One tensor in the JSON of a header.
+#[derive(Debug, Deserialize)]
+struct ListedTensor {
+    dtype: DType,
+    shape: Vec<usize>,
+    data_offsets: (usize, usize),
+}
+
 /// What the JSON of a header says.
 #[derive(Debug)]
 struct Listed {
     metadata: BTreeMap<String, String>,
-    tensors: BTreeMap<String, TensorInfo>,
+    tensors: BTreeMap<String, ListedTensor>,
 }
 
 impl<'de> Deserialize<'de> for Listed {
@@ -161,15 +168,12 @@ impl Header {
                     info.dtype, info.shape
                 )));
             }
-            let (dtype, shape) = (info.dtype, info.shape);
-            tensors.push((
-                name,
-                Info {
-                    dtype,
-                    shape,
-                    bytes,
-                },
-            ));
+            let info = Info {
+                dtype: info.dtype,
+                shape: info.shape,
+                bytes,
+            };
+            tensors.push((name, info));
         }
         tensors.sort_by_key(|(_, info)| (info.bytes.start, info.bytes.end));
         let mut end = start;
@@ -223,7 +227,7 @@ fn listed(file: &[u8]) -> Result<(usize, Listed), String> {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Planned {
     pub(super) name: String,
-    pub(super) dtype: Dtype,
+    pub(super) dtype: DType,
     pub(super) shape: Vec<usize>,
     pub(super) length: usize,
 }
@@ -234,7 +238,7 @@ impl Planned {
     /// # Errors
     ///
     /// [`Error::Malformed`] for a shape whose bytes are not a whole number that the machine can count.
-    pub(super) fn new(name: &str, dtype: Dtype, shape: &[usize]) -> Result<Self> {
+    pub(super) fn new(name: &str, dtype: DType, shape: &[usize]) -> Result<Self> {
         let length = bytes_of(dtype, shape).ok_or_else(|| {
             malformed(format!(
                 "{name:?} of {dtype:?} and shape {shape:?} does not take a whole number of bytes that can be counted"
@@ -250,7 +254,7 @@ impl Planned {
 
     /// The order of tensors in a file: widest elements first, so that all are aligned, then by name.
     pub(super) fn order(&self) -> impl Ord + use<> {
-        (std::cmp::Reverse(self.dtype.bitsize()), self.name.clone())
+        (std::cmp::Reverse(self.dtype.bits()), self.name.clone())
     }
 }
 

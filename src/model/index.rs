@@ -6,9 +6,10 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::foreign;
 use super::header::{Header, MAX_HEADER, Unique};
+use super::source::Source;
 use super::tensors::{NamedTensors, Place};
-use super::{Source, foreign};
 use crate::{Error, Result};
 
 /// The names of a model's files in a folder, as transformers and diffusers give them.
@@ -41,11 +42,15 @@ pub(super) fn in_file(path: &Path, error: Error) -> Error {
 }
 
 impl NamedTensors {
-    /// The model at `path`, mapped into memory; see [`Source::map`] for what that asks of the files.
+    /// Opens the model at `path`, mapped into memory.
     ///
     /// The path is that of a safetensors file, of an index of shards (`model.safetensors.index.json`), or of a folder
     /// that holds one index or else one model. Shards open as one model; of their metadata it has what all of
     /// them agree on.
+    ///
+    /// While the files are mapped, no process may shorten them or write to them: reading beyond the new end stops the program
+    /// (`SIGBUS` on Unix). Replacing the file is safe, and every function of this crate that saves replaces. Where others
+    /// may write to the file in place, read it first: `from_bytes(std::fs::read(path)?)`.
     ///
     /// ```
     /// use taper::model::NamedTensors;

@@ -1,8 +1,8 @@
 //! Whole models: safetensors in, a compressed container out.
 //!
-//! Everything here works on [artifacts](Artifact), whatever made them: a [`CompressedModel`] holds them by name, the
+//! Everything here works on [artifacts](extend::Artifact), whatever made them: a [`CompressedModel`] holds them by name, the
 //! container writes their parts as the tensors of a safetensors file, entropy-coded where that is smaller, and
-//! reads them back through a [`Registry`] of kinds. A [`Recipe`] says which tensor is compressed how, or
+//! reads them back through a [`Registry`](extend::Registry) of kinds. A [`Recipe`] says which tensor is compressed how, or
 //! [`Recipe::for_budget`] finds one; a model larger than memory goes from file to file tensor by tensor
 //! ([`Recipe::compress_file`]), in several processes if need be ([`Shard`], [`merge`]).
 //!
@@ -27,7 +27,6 @@
 //! ```
 
 mod allocate;
-mod artifact;
 mod budget;
 mod calibration;
 mod compress;
@@ -38,6 +37,7 @@ mod container;
 mod elements;
 mod entropy;
 mod entry;
+pub mod extend;
 #[cfg(test)]
 mod file_tests;
 mod foreign;
@@ -58,7 +58,6 @@ mod tensors;
 mod tests;
 
 pub use allocate::{Limit, RatePoint, allocate};
-pub use artifact::{Artifact, Attributes, CodeLayout, CodeMeaning, Registry, Stored, StoredPart};
 pub use budget::{Budget, default_candidates};
 pub use calibration::Calibration;
 pub use compress::CompressOptions;
@@ -68,8 +67,6 @@ pub use entry::{CompressedTensor, Entry};
 pub use kinds::{Dense, FactoredMatrix, FactoredTensor, SparseQuantized};
 pub use recipe::{Recipe, Rule};
 pub use report::{Report, ReportRow};
-pub use safetensors::Dtype;
 pub use shard::{Shard, merge};
-pub use source::Source;
 pub use step::Step;
-pub use tensors::{NamedTensors, PlainTensor, TensorData};
+pub use tensors::{NamedTensors, TensorData};

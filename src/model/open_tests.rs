@@ -215,7 +215,7 @@ fn a_model_that_begins_like_another_format_is_read() {
         let mut bytes = (length as u64).to_le_bytes().to_vec();
         bytes.extend(format!("{header:<length$}").bytes());
         bytes.push(5);
-        let model = NamedTensors::new(Source::from(bytes)).unwrap();
+        let model = NamedTensors::from_bytes(bytes).unwrap();
         assert_eq!(&*model.data("a").unwrap().bytes, [5]);
     }
 }

@@ -4,9 +4,9 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
+use super::NamedTensors;
 pub(super) use super::container::SHARD_KEY;
 use super::container::{Container, ContainerWriter};
-use super::{NamedTensors, Registry, Source};
 use crate::{Error, ParamError, Result};
 
 /// One of n parts of a model, which several processes compress at the same time.
@@ -124,12 +124,12 @@ impl fmt::Display for Shard {
 /// Joins all parts of a model into the container `output`; returns its length in bytes.
 ///
 /// ```
-/// use taper::model::{CompressOptions, NamedTensors, Recipe, Shard, Source, merge};
+/// use taper::model::{CompressOptions, NamedTensors, Recipe, Shard, merge};
 /// use taper::ndarray::ArrayD;
 ///
 /// let weight = ArrayD::<f32>::zeros(vec![4, 4]);
 /// let bytes = NamedTensors::to_bytes([("a", weight.view()), ("b", weight.view())])?;
-/// let model = NamedTensors::new(Source::from(bytes))?;
+/// let model = NamedTensors::from_bytes(bytes)?;
 /// let folder = std::env::temp_dir().join(format!("taper-merge-{}", std::process::id()));
 /// std::fs::create_dir_all(&folder).unwrap();
 /// let parts = [1, 2].map(|i| folder.join(format!("part-{i}")));
@@ -153,7 +153,7 @@ pub fn merge(parts: &[impl AsRef<Path>], output: impl AsRef<Path>) -> Result<u64
     let mut metadata = None;
     for path in parts {
         let path = path.as_ref();
-        let container = Container::new(Source::map(path)?, Registry::default())?;
+        let container = Container::open(path)?;
         let tensors = container.raw();
         let shard: Shard = match tensors.metadata().get(SHARD_KEY) {
             Some(shard) => shard.parse()?,

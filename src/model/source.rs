@@ -8,16 +8,8 @@ use crate::kernels::mapped_file::map;
 use crate::{Error, Result};
 
 /// The bytes of a file: mapped into memory, or read.
-///
-/// ```
-/// use taper::model::Source;
-///
-/// let source = Source::from(vec![1, 2, 3]);
-/// assert_eq!(&source[..], [1, 2, 3]);
-/// assert!(Source::read("no/such/file").is_err());
-/// ```
 #[derive(Debug)]
-pub struct Source(Bytes);
+pub(super) struct Source(Bytes);
 
 #[derive(Debug)]
 enum Bytes {
@@ -28,14 +20,12 @@ enum Bytes {
 impl Source {
     /// Maps a file into memory: the system reads the parts that are used, so that the file may be larger than memory.
     ///
-    /// While it is mapped, no process may shorten the file or write to it: reading beyond the new end
-    /// stops the program (`SIGBUS` on Unix). Replacing the file is safe, and all functions of this crate that save do so. Use
-    /// [`read`](Self::read) where others may write to the file in place.
+    /// While it is mapped, no process may shorten the file or write to it, which the public callers document.
     ///
     /// # Errors
     ///
     /// [`Error::File`].
-    pub fn map(path: impl AsRef<Path>) -> Result<Self> {
+    pub(super) fn map(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let file = File::open(path).map_err(|error| Error::file(path, error))?;
         let length = file.metadata().map_err(|error| Error::file(path, error))?;
@@ -51,7 +41,7 @@ impl Source {
     /// # Errors
     ///
     /// [`Error::File`].
-    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+    pub(super) fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let bytes = std::fs::read(path).map_err(|error| Error::file(path, error))?;
         Ok(Self(Bytes::Owned(bytes)))

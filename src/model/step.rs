@@ -7,7 +7,7 @@ use ndarray::{ArrayView2, ArrayView4, ArrayViewD, CowArray, Ix2, Ix4};
 use serde::{Deserialize, Serialize};
 
 use super::CompressedTensor;
-use super::artifact::Artifact;
+use super::extend::Artifact;
 use super::kinds::{Dense, FactoredMatrix, FactoredTensor, SparseQuantized};
 use crate::factorize::Rank;
 use crate::factorize::convolution::{Tucker2, TuckerSize};

@@ -5,26 +5,25 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use ndarray::{ArrayD, ArrayViewD, IxDyn};
-use safetensors::Dtype;
 
 use super::elements;
 use super::header::{self, Header, Info, Planned};
 use super::save::{NewFile, save_tensors};
 use super::source::Source;
-use crate::{Error, Result};
+use crate::{DType, Error, Result};
 
 /// The tensors of a model in the safetensors format, read one at a time.
 ///
-/// Only headers are read at first; a tensor is decoded when it is asked for. With [`open`](Self::open) or a
-/// [mapped](Source::map) source a model may be larger than memory.
+/// Only headers are read at first; a tensor is decoded when it is asked for. A model that is [opened](Self::open) may be larger
+/// than memory.
 ///
 /// ```
-/// use taper::model::{NamedTensors, Source};
+/// use taper::model::NamedTensors;
 /// use taper::ndarray::{ArrayD, IxDyn};
 ///
 /// let weight = ArrayD::from_elem(IxDyn(&[2, 3]), 0.5);
 /// let bytes = NamedTensors::to_bytes([("fc.weight", weight.view())])?;
-/// let tensors = NamedTensors::new(Source::from(bytes))?;
+/// let tensors = NamedTensors::from_bytes(bytes)?;
 /// assert_eq!(tensors.names().collect::<Vec<_>>(), ["fc.weight"]);
 /// assert_eq!(tensors.get("fc.weight")?, weight);
 /// # Ok::<(), taper::Error>(())
@@ -48,25 +47,23 @@ pub(super) struct Place {
 /// One tensor as a file stores it: elements of any type, bit for bit.
 ///
 /// ```
-/// use taper::model::{Dtype, TensorData};
+/// use taper::DType;
+/// use taper::model::TensorData;
 /// use taper::ndarray::arr1;
 ///
-/// let tensor = TensorData { dtype: Dtype::BF16, shape: vec![2], bytes: vec![0, 0x3f, 0x80, 0xbf].into() };
+/// let tensor = TensorData { dtype: DType::BF16, shape: vec![2], bytes: vec![0, 0x3f, 0x80, 0xbf].into() };
 /// assert_eq!(tensor.to_f32()?, arr1(&[0.5, -1.0]).into_dyn());
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct TensorData<'a> {
     /// The type of its elements.
-    pub dtype: Dtype,
+    pub dtype: DType,
     /// Its shape.
     pub shape: Vec<usize>,
     /// Its elements in row-major order, little-endian.
     pub bytes: Cow<'a, [u8]>,
 }
-
-/// A [`TensorData`] that owns its bytes.
-pub type PlainTensor = TensorData<'static>;
 
 impl TensorData<'_> {
     /// The values as `f32`, which represents those of half precision (IEEE 754 and bfloat16) exactly.
@@ -87,12 +84,12 @@ impl TensorData<'_> {
     /// Whether [`to_f32`](Self::to_f32) reads elements of this type.
     #[must_use]
     pub fn is_float(&self) -> bool {
-        matches!(self.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16)
+        matches!(self.dtype, DType::F32 | DType::F16 | DType::BF16)
     }
 
     /// The same tensor, with a copy of the bytes where they are borrowed.
     #[must_use]
-    pub fn into_owned(self) -> PlainTensor {
+    pub fn into_owned(self) -> TensorData<'static> {
         TensorData {
             dtype: self.dtype,
             shape: self.shape,
@@ -114,7 +111,7 @@ impl TensorData<'_> {
     }
 
     /// `array` with elements of `dtype`, rounded to the nearest.
-    pub(super) fn of(array: ArrayViewD<'_, f32>, dtype: Dtype) -> Result<PlainTensor> {
+    pub(super) fn of(array: ArrayViewD<'_, f32>, dtype: DType) -> Result<TensorData<'static>> {
         Ok(TensorData {
             dtype,
             shape: array.shape().to_vec(),
@@ -126,7 +123,7 @@ impl TensorData<'_> {
 impl From<ArrayViewD<'_, f32>> for TensorData<'_> {
     fn from(array: ArrayViewD<'_, f32>) -> Self {
         Self {
-            dtype: Dtype::F32,
+            dtype: DType::F32,
             shape: array.shape().to_vec(),
             bytes: array.iter().flat_map(|x| x.to_le_bytes()).collect(),
         }
@@ -138,17 +135,12 @@ impl NamedTensors {
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`] for a header that is wrong or a file that was cut.
+    /// [`Error::Malformed`] for a header that is wrong, or a file that was cut or is of another format.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self> {
         Self::new(Source::from(bytes))
     }
 
-    /// The tensors of `source`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Malformed`] for a header that is wrong, or a file that was cut or is of another format.
-    pub fn new(source: Source) -> Result<Self> {
+    pub(super) fn new(source: Source) -> Result<Self> {
         let Header { tensors, metadata } = Header::read(&source)?;
         let place = |(name, info)| (name, Place { source: 0, info });
         Ok(Self {
@@ -265,17 +257,18 @@ impl NamedTensors {
     /// time. The path may be the one from which this model was opened; shards become one file.
     ///
     /// ```
-    /// use taper::model::{Dtype, NamedTensors, Source, TensorData};
+    /// use taper::DType;
+    /// use taper::model::{NamedTensors, TensorData};
     /// use taper::ndarray::arr1;
     ///
-    /// let half = TensorData { dtype: Dtype::F16, shape: vec![1], bytes: vec![0, 0x3c].into() };
-    /// let model = NamedTensors::new(Source::from(NamedTensors::to_bytes([("scale", half)])?))?;
+    /// let half = TensorData { dtype: DType::F16, shape: vec![1], bytes: vec![0, 0x3c].into() };
+    /// let model = NamedTensors::from_bytes(NamedTensors::to_bytes([("scale", half)])?)?;
     /// let path = std::env::temp_dir().join(format!("taper-save-with-{}", std::process::id()));
     /// let doubled = model.get("scale")? * 2.0;
     /// model.save_with(&path, [("scale", doubled.view())])?;
     /// let again = NamedTensors::open(&path)?;
     /// assert_eq!(again.get("scale")?, arr1(&[2.0]).into_dyn());
-    /// assert_eq!(again.data("scale")?.dtype, Dtype::F16);
+    /// assert_eq!(again.data("scale")?.dtype, DType::F16);
     /// # std::fs::remove_file(&path).unwrap();
     /// # Ok::<(), taper::Error>(())
     /// ```

@@ -17,7 +17,7 @@ use crate::quantize::fixed_point::{FixedPointQuantizer, Granularity, Symmetry};
 use crate::quantize::product::{
     Codebook, OptimizedProductQuantizer, ProductQuantizer, ResidualQuantizer, SplitAxis,
 };
-use crate::{Error, Factorizer, Precision, Quantizer, Result, Seed};
+use crate::{DType, Error, Factorizer, Precision, Quantizer, Result, Seed};
 
 fn numbers(shape: &[usize], seed: u64) -> ArrayD<f32> {
     let mut stream = 0;
@@ -137,7 +137,7 @@ fn tensor(kind: usize, [rows, columns]: [usize; 2], seed: u64) -> Result<Compres
         15 => CompressedTensor::new(OptimizedProductQuantizer::new(pq).quantize(view)?),
         _ => CompressedTensor::new(Dense::new(weights.into_dyn().view(), precision)?)
             .with_shape(&[1, rows, columns])?
-            .with_dtype(Dtype::BF16),
+            .with_dtype(DType::BF16),
     })
 }
 
@@ -150,13 +150,13 @@ fn model(tensors: &[(usize, [usize; 2], u64)]) -> CompressedModel {
             .insert(&format!("layer {i}/π.weight"), tensor)
             .unwrap();
         let bias = Array1::from_elem(i, 0.5).into_dyn();
-        let bias = PlainTensor::from(bias.view());
+        let bias = TensorData::from(bias.view());
         model
             .insert_plain(&format!("layer {i}.bias"), bias)
             .unwrap();
     }
     let indices = TensorData {
-        dtype: Dtype::I64,
+        dtype: DType::I64,
         shape: vec![2],
         bytes: vec![1; 16].into(),
     };
@@ -447,7 +447,7 @@ fn a_name_that_is_given_twice_is_an_error() {
     let model_tensor =
         || CompressedTensor::new(Dense::new(numbers(&[4], 1).view(), Precision::F32).unwrap());
     model.insert("w", model_tensor()).unwrap();
-    let plain = PlainTensor::from(numbers(&[2], 1).view());
+    let plain = TensorData::from(numbers(&[2], 1).view());
     assert_eq!(
         model.insert_plain("w", plain.clone()),
         Err(Error::DuplicateName {
@@ -483,12 +483,12 @@ fn half_precision_is_read_exactly() {
     };
     let mut model = CompressedModel::new();
     model
-        .insert_plain("f16", tensor(Dtype::F16, halves))
+        .insert_plain("f16", tensor(DType::F16, halves))
         .unwrap();
     model
-        .insert_plain("bf16", tensor(Dtype::BF16, brains))
+        .insert_plain("bf16", tensor(DType::BF16, brains))
         .unwrap();
-    let tensors = NamedTensors::new(Source::from(model.to_bytes().unwrap())).unwrap();
+    let tensors = NamedTensors::from_bytes(model.to_bytes().unwrap()).unwrap();
     let expected: BTreeMap<&str, ArrayD<f32>> = ["bf16", "f16"]
         .into_iter()
         .map(|name| {

@@ -1,7 +1,8 @@
 //! The laws that every artifact keeps, whatever made it.
 
 use proptest::prelude::*;
-use taper::model::{Artifact, CompressedModel, CompressedTensor, Registry};
+use taper::model::extend::{Artifact, Registry};
+use taper::model::{CompressedModel, CompressedTensor};
 use taper::ndarray::{Array2, ArrayD, ArrayViewD, Axis, Ix2, Slice};
 use taper::{Compressed, Float};
 
@@ -80,7 +81,7 @@ pub fn sizes_are_bytes<F: Float>(artifact: &(impl Compressed<F> + ?Sized)) {
         assert_eq!((part.name, part.role), (name, role));
         assert_eq!(part.bytes.len() as u64, bits.div_ceil(8), "{name}");
         let elements: usize = part.shape.iter().product();
-        assert_eq!(part.bytes.len(), elements * part.dtype.bytes(), "{name}");
+        assert_eq!(8 * part.bytes.len(), elements * part.dtype.bits(), "{name}");
     }
 }
 

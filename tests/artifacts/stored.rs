@@ -1,6 +1,6 @@
 //! An artifact as what is stored of it.
 
-use taper::model::{Artifact, Registry, Stored, StoredPart};
+use taper::model::extend::{Artifact, Registry, Stored, StoredPart};
 
 /// What a container would hold of `artifact`.
 pub fn stored(artifact: &dyn Artifact, registry: &Registry) -> Stored {

@@ -89,7 +89,7 @@ pub fn from_bytes(bytes: &[u8]) -> anyhow::Result<BinaryMlp<f32>> {
             let count = entry
                 .shape
                 .iter()
-                .try_fold(dtype.bytes(), |count, &axis| count.checked_mul(axis));
+                .try_fold(dtype.bits() / 8, |count, &axis| count.checked_mul(axis));
             let (now, after) = count
                 .and_then(|count| rest.split_at_checked(count))
                 .context(short)?;

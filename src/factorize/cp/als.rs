@@ -22,7 +22,7 @@ use crate::{
 /// CP decomposition by alternating least squares, for tensors of two or more axes.
 ///
 /// Each sweep solves for one factor after the other, $A^{(n)} = M^{(n)} (G^{(n)})^{-1}$, where $M^{(n)}$ is the
-/// [MTTKRP](super::mttkrp()) and $G^{(n)}$ the element-wise product of the other factors' Gram matrices (Cholesky in double
+/// MTTKRP and $G^{(n)}$ the element-wise product of the other factors' Gram matrices (Cholesky in double
 /// precision). A ridge of the size of the rounding errors pulls towards the last iterate, so that fixed points do not move. It
 /// grows if the matrix is singular. The loss follows from these products without rebuilding the tensor. A loss near the rounding
 /// errors is computed from the residual instead.

@@ -40,7 +40,7 @@ pub use correction::NormBound;
 pub(in crate::factorize) use end::End;
 #[cfg(test)]
 pub(in crate::factorize) use model::random_factors;
-pub use mttkrp::mttkrp;
+use mttkrp::mttkrp;
 pub(in crate::factorize) use problem::standard;
 pub use start::Start;
 pub(in crate::factorize) use start::{leading_vectors, multiply_mode, unfolding_spectrum};

@@ -25,23 +25,11 @@ const SHARED: usize = 1 << 16;
 /// `factors` holds one matrix per axis of `tensor`, of shape (length of the axis, terms). The one of `mode` only has to
 /// have the right shape. The result has shape (length of `mode`, terms).
 ///
-/// ```
-/// use ndarray::{array, Array3};
-/// use taper::factorize::cp::mttkrp;
-///
-/// let tensor = Array3::from_shape_fn((2, 3, 2), |(i, j, k)| (i + 2 * j + k) as f64).into_dyn();
-/// let (a, b, c) = (array![[0.0], [0.0]], array![[1.0], [1.0], [1.0]], array![[1.0], [-1.0]]);
-/// let product = mttkrp(tensor.view(), &[a.view(), b.view(), c.view()], 0)?;
-/// // Along the last axis the two values of a pair differ by one, and there are three pairs.
-/// assert_eq!(product, array![[-3.0], [-3.0]]);
-/// # Ok::<(), taper::Error>(())
-/// ```
-///
 /// # Errors
 ///
 /// [`Error::Dimensions`] for fewer than two axes, [`Error::ExceedsInput`] for a mode above the last axis,
 /// [`Error::ShapeMismatch`] for factors of other shapes, [`Error::EmptyAxis`], [`Error::NonFinite`].
-pub fn mttkrp<F: Float>(
+pub(super) fn mttkrp<F: Float>(
     tensor: ArrayViewD<'_, F>,
     factors: &[ArrayView2<'_, F>],
     mode: usize,

@@ -28,7 +28,7 @@ impl<F: Float> Trainable<F> for CpTensor<F> {
         Ok(())
     }
 
-    /// The gradient of a factor is the matricized gradient times the Khatri–Rao product of the others ([`mttkrp`]), times the
+    /// The gradient of a factor is the matricized gradient times the Khatri–Rao product of the others (MTTKRP), times the
     /// weights.
     fn gradient(&self, dense: ArrayViewD<'_, F>) -> Result<Array1<F>> {
         check_dense(self.shape(), &dense)?;

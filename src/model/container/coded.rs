@@ -2,11 +2,12 @@
 
 use std::borrow::Cow;
 
-use super::description::{CodedPart, Description, PartLine, tensor_dtype};
+use super::description::{CodedPart, Description, PartLine, whole_bytes};
 use super::names::join;
+use crate::model::TensorData;
 use crate::model::entropy::{self, Coding, Laws, Order};
 use crate::model::entry::{CodedTensor, CompressedTensor};
-use crate::model::{Artifact, Dtype, TensorData};
+use crate::model::extend::Artifact;
 use crate::{DType, Error, Result};
 
 /// The bytes that the description of a coding takes: a part is coded only if that saves more.
@@ -19,7 +20,7 @@ pub(super) fn code(tensor: &CompressedTensor) -> Result<CodedTensor> {
     if tensor.shape() != artifact.shape() {
         description.view = Some(tensor.shape().to_vec());
     }
-    if tensor.dtype() != Dtype::F32 {
+    if tensor.dtype() != DType::F32 {
         description.dtype = Some(tensor.dtype());
     }
     let mut coded = CodedTensor {
@@ -62,7 +63,7 @@ impl CodedTensor {
                         _ => (DType::U8, vec![part.bytes.len()]),
                     };
                     let array = TensorData {
-                        dtype: Dtype::U8,
+                        dtype: DType::U8,
                         shape: vec![bytes.len()],
                         bytes: Cow::Owned(bytes),
                     };
@@ -75,7 +76,7 @@ impl CodedTensor {
                 }
                 None => {
                     let array = TensorData {
-                        dtype: tensor_dtype(part.dtype),
+                        dtype: whole_bytes(part.dtype)?,
                         shape: part.shape,
                         bytes: Cow::Owned(part.bytes.into_owned()),
                     };

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use safetensors::Dtype;
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
 use serde::de::value::Error as ValueError;
 
-use crate::model::artifact::{Artifact, Attributes, malformed};
 use crate::model::entropy::{Coding, Laws, Numbers, Order, middle};
+use crate::model::extend::{Artifact, Attributes, malformed};
 use crate::model::header;
 use crate::{DType, Result};
 
@@ -38,41 +37,21 @@ pub(super) struct Description {
     /// The shape of the tensor, where that of the artifact differs.
     pub(super) view: Option<Vec<usize>>,
     /// The element type of the tensor, unless it was F32.
-    pub(super) dtype: Option<Dtype>,
+    pub(super) dtype: Option<DType>,
 }
 
 /// Words that attributes cannot have as their names.
 const WORDS: [&str; 3] = ["shape", "view", "dtype"];
 
-const DTYPES: [(&str, DType); 7] = [
-    ("U8", DType::U8),
-    ("U16", DType::U16),
-    ("U32", DType::U32),
-    ("I32", DType::I32),
-    ("F16", DType::F16),
-    ("F32", DType::F32),
-    ("F64", DType::F64),
-];
-
-/// The type of a stored tensor that holds a part of this type.
-pub(super) fn tensor_dtype(dtype: DType) -> Dtype {
-    match dtype {
-        DType::U8 => Dtype::U8,
-        DType::U16 => Dtype::U16,
-        DType::U32 => Dtype::U32,
-        DType::I32 => Dtype::I32,
-        DType::F16 => Dtype::F16,
-        DType::F32 => Dtype::F32,
-        DType::F64 => Dtype::F64,
+/// The type of a part, the elements of which take whole bytes.
+pub(super) fn whole_bytes(dtype: DType) -> Result<DType> {
+    if dtype.bits().is_multiple_of(8) {
+        return Ok(dtype);
     }
-}
-
-/// The type of a part that a stored tensor holds.
-pub(super) fn part_dtype(dtype: Dtype) -> Result<DType> {
-    let found = DTYPES.iter().find(|(_, part)| tensor_dtype(*part) == dtype);
-    found
-        .map(|&(_, part)| part)
-        .ok_or_else(|| malformed(format!("a part of type {dtype:?}")))
+    Err(malformed(format!(
+        "a part of type {dtype:?}, whose elements take {} bits and not whole bytes",
+        dtype.bits()
+    )))
 }
 
 fn shape_text(shape: &[usize]) -> String {
@@ -85,8 +64,8 @@ fn parse_number<T: std::str::FromStr>(text: &str) -> Result<T> {
         .map_err(|_| malformed(format!("{text:?} is not a number in its range")))
 }
 
-fn parse_dtype(text: &str) -> Result<Dtype> {
-    Dtype::deserialize(text.into_deserializer())
+fn parse_dtype(text: &str) -> Result<DType> {
+    DType::deserialize(text.into_deserializer())
         .map_err(|_: ValueError| malformed(format!("{text:?} is not a type of elements")))
 }
 
@@ -128,9 +107,11 @@ impl CodedPart {
                 order: Order::Cyclic,
                 ..
             }) => {
-                let dtype = DTYPES.iter().find(|dtype| dtype.1 == self.dtype);
-                let dtype = dtype.expect("the list has all types of parts").0;
-                format!("bytes:{dtype}:{}:{alphabet}", shape_text(&self.shape))
+                format!(
+                    "bytes:{:?}:{}:{alphabet}",
+                    self.dtype,
+                    shape_text(&self.shape)
+                )
             }
             Coding::Numbers(Numbers {
                 bits,
@@ -196,12 +177,9 @@ impl CodedPart {
                 Self::packed(Coding::Numbers(numbers), text)
             }
             ["bytes", dtype, shape, alphabet] => {
-                let found = DTYPES.iter().find(|found| found.0 == *dtype);
-                let dtype = found
-                    .ok_or_else(|| malformed(format!("{dtype:?} is not a type of parts")))?
-                    .1;
+                let dtype = whole_bytes(parse_dtype(dtype)?)?;
                 let shape = parse_shape(shape)?;
-                let count = header::bytes_of(tensor_dtype(dtype), &shape)
+                let count = header::bytes_of(dtype, &shape)
                     .ok_or_else(|| malformed(format!("{text} is too large")))?;
                 let laws = Laws {
                     bits: 8,
@@ -365,7 +343,7 @@ mod tests {
                 ],
                 children: vec!["left".to_owned()],
                 view: half.then_some(shape),
-                dtype: half.then_some(Dtype::BF16),
+                dtype: half.then_some(DType::BF16),
             };
             let text = description.to_text().unwrap();
             prop_assert_eq!(Description::parse(&text).unwrap(), description);

@@ -4,17 +4,17 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::description::{Description, part_dtype};
+use super::description::{Description, whole_bytes};
 use super::names::{described, join, model_key, name_of, path_of};
 use super::{KEY, SHARD_KEY, VERSION};
-use crate::model::artifact::{Attributes, Stored, StoredPart, malformed};
 use crate::model::entry::{CompressedTensor, Entry};
+use crate::model::extend::{Artifact, Attributes, Registry, Stored, StoredPart, malformed};
 use crate::model::header::Planned;
 use crate::model::index::in_file;
 use crate::model::save::save_tensors;
+use crate::model::source::Source;
 use crate::model::tensors::{NamedTensors, within};
-use crate::model::{Artifact, Dtype, Registry, Source};
-use crate::{Error, Result};
+use crate::{DType, Error, Result};
 
 /// How many times artifacts may be nested.
 const MAX_DEPTH: usize = 8;
@@ -26,7 +26,7 @@ const MAX_DEPTH: usize = 8;
 ///
 /// ```
 /// use taper::Quantizer;
-/// use taper::model::{CompressedModel, CompressedTensor, Container, Registry, Source};
+/// use taper::model::{CompressedModel, CompressedTensor, Container};
 /// use taper::ndarray::Array2;
 /// use taper::quantize::fixed_point::FixedPointQuantizer;
 ///
@@ -34,7 +34,7 @@ const MAX_DEPTH: usize = 8;
 /// let matrix = FixedPointQuantizer::new(4).quantize(weights.view())?;
 /// let mut model = CompressedModel::new();
 /// model.insert("fc.weight", CompressedTensor::new(matrix))?;
-/// let container = Container::new(Source::from(model.to_bytes()?), Registry::default())?;
+/// let container = Container::from_bytes(model.to_bytes()?)?;
 /// for name in container.names() {
 ///     let dense = container.get(name)?.decompress()?; // one tensor at a time
 ///     assert_eq!(dense.shape(), [8, 6]);
@@ -52,14 +52,18 @@ pub struct Container {
 }
 
 impl Container {
-    /// The container at `path`, mapped into memory; see [`Source::map`] for what that asks of the file.
+    /// Opens the container at `path`, mapped into memory.
+    ///
+    /// While the file is mapped, no process may shorten it or write to it: reading beyond the new end stops the program
+    /// (`SIGBUS` on Unix). Replacing the file is safe, and every function of this crate that saves replaces. Where others
+    /// may write to the file in place, read it first: `from_bytes(std::fs::read(path)?)`.
     ///
     /// # Errors
     ///
     /// [`Error::File`], [`Error::Malformed`], and [`Error::Unsupported`] for a file of another version.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        Self::new(Source::map(path)?, Registry::default()).map_err(|error| in_file(path, error))
+        Self::new(Source::map(path)?).map_err(|error| in_file(path, error))
     }
 
     /// The container in the bytes of a file.
@@ -68,15 +72,16 @@ impl Container {
     ///
     /// [`Error::Malformed`], and [`Error::Unsupported`] for a file of another version.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self> {
-        Self::new(Source::from(bytes), Registry::default())
+        Self::new(Source::from(bytes))
     }
 
-    /// The container in `source`, read with the kinds of `registry`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Malformed`], and [`Error::Unsupported`] for a file of another version.
-    pub fn new(source: Source, registry: Registry) -> Result<Self> {
+    /// Reads artifacts with the kinds of `registry` from now on: those of this crate and [your own](crate::model::extend).
+    #[must_use]
+    pub fn with_registry(self, registry: Registry) -> Self {
+        Self { registry, ..self }
+    }
+
+    pub(in crate::model) fn new(source: Source) -> Result<Self> {
         let tensors = NamedTensors::new(source)?;
         match tensors.metadata().get(KEY).map(String::as_str) {
             Some(VERSION) => {}
@@ -110,7 +115,7 @@ impl Container {
             descriptions,
             names,
             metadata,
-            registry,
+            registry: Registry::default(),
         })
     }
 
@@ -153,7 +158,7 @@ impl Container {
                     Some(shape) => tensor.with_shape(shape)?,
                     None => tensor,
                 };
-                let dtype = description.dtype.unwrap_or(Dtype::F32);
+                let dtype = description.dtype.unwrap_or(DType::F32);
                 Ok(Entry::Compressed(tensor.with_dtype(dtype)))
             }
             None => Err(Error::UnknownTensor {
@@ -168,7 +173,7 @@ impl Container {
         match self.descriptions.get(&*path) {
             Some(description) => {
                 let shape = description.view.as_ref().unwrap_or(&description.shape);
-                Planned::new(name, description.dtype.unwrap_or(Dtype::F32), shape)
+                Planned::new(name, description.dtype.unwrap_or(DType::F32), shape)
             }
             None => {
                 let data = self.tensors.data(&path)?;
@@ -260,7 +265,7 @@ impl Container {
             let data = self.tensors.data(&join(path, &part.name))?;
             let part_read = match &part.coding {
                 None => StoredPart {
-                    dtype: part_dtype(data.dtype)?,
+                    dtype: whole_bytes(data.dtype)?,
                     shape: data.shape,
                     bytes: data.bytes.into_owned(),
                 },

@@ -202,13 +202,13 @@ impl<S: Write + Read + Seek> Assembler<S> {
 /// The target may be a file that is mapped: its contents stay as they are for those who have opened it.
 ///
 /// ```
-/// use taper::model::{Container, ContainerWriter, Entry, PlainTensor};
+/// use taper::model::{Container, ContainerWriter, Entry};
 /// use taper::ndarray::{ArrayD, IxDyn};
 ///
 /// let path = std::env::temp_dir().join(format!("taper-doc-{}.safetensors", std::process::id()));
 /// let bias = ArrayD::from_elem(IxDyn(&[3]), 0.5);
 /// let mut writer = ContainerWriter::create(&path)?;
-/// writer.add("fc.bias", &Entry::Plain(PlainTensor::from(bias.view())))?;
+/// writer.add("fc.bias", &Entry::Plain(bias.view().into()))?;
 /// let length = writer.finish()?;
 /// assert_eq!(length, std::fs::metadata(&path).unwrap().len());
 /// assert_eq!(Container::open(&path)?.get("fc.bias")?.decompress()?, bias);
@@ -276,7 +276,7 @@ impl ContainerWriter {
     /// # Errors
     ///
     /// [`Error::DuplicateName`] for a name that another tensor has, [`Error::File`], and the errors of the
-    /// artifact's [`attributes`](crate::model::Artifact::attributes).
+    /// artifact's [`attributes`](crate::model::extend::Artifact::attributes).
     pub fn add(&mut self, name: &str, entry: &Entry) -> Result<u64> {
         self.assembler.entry(name, entry)
     }

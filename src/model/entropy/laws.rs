@@ -11,7 +11,7 @@ use constriction::stream::{Decode, Encode};
 
 use super::malformed;
 use crate::Result;
-use crate::model::artifact::CodeLayout;
+use crate::model::extend::CodeLayout;
 use crate::packing::PackedCodes;
 
 const PRECISION: usize = 24;
@@ -287,7 +287,7 @@ pub(super) fn plan(raw: &[u8], layout: Option<CodeLayout>, width: usize) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::artifact::CodeMeaning;
+    use crate::model::extend::CodeMeaning;
     use proptest::prelude::*;
 
     fn entropy_bytes(symbols: &[u32]) -> f64 {

@@ -15,7 +15,7 @@ mod predictor;
 pub(super) use laws::{Laws, Order};
 pub(super) use numbers::{Numbers, middle};
 
-use super::artifact::{CodeLayout, CodeMeaning};
+use super::extend::{CodeLayout, CodeMeaning};
 use crate::packing::PackedCodes;
 use crate::{Error, Result};
 

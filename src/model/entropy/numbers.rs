@@ -12,7 +12,7 @@ use super::law::{Bits, ESCAPE, Law, PRECISION, REACH};
 use super::malformed;
 use super::predictor::{FRACTION, ORDER, Predictor};
 use crate::Result;
-use crate::model::artifact::CodeMeaning;
+use crate::model::extend::CodeMeaning;
 use crate::packing::PackedCodes;
 use crate::quantize::trellis::State;
 

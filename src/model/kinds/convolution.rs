@@ -3,8 +3,7 @@
 use ndarray::{Array4, Ix4};
 
 use crate::factorize::convolution::{CpConv2d, Geometry, TuckerConv2d};
-use crate::model::Artifact;
-use crate::model::artifact::{Attributes, Stored, malformed};
+use crate::model::extend::{Artifact, Attributes, Stored, malformed};
 use crate::{Error, Precision, Result};
 
 pub(super) const CP: &str = "cp_convolution";

@@ -3,7 +3,7 @@
 use ndarray::{ArrayD, ArrayView2, ArrayViewD, ArrayViewMut2, ArrayViewMutD, Ix2};
 
 use crate::artifact::check_apply;
-use crate::model::{Artifact, Stored};
+use crate::model::extend::{Artifact, Stored};
 use crate::{Compressed, Error, LinearOp, Part, Precision, Result, Role, StorageBits, check};
 
 pub(super) const KIND: &str = "dense";

@@ -6,8 +6,7 @@ use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut2, ArrayViewMutD, Ix2};
 
 use crate::artifact::check_apply;
 use crate::factorize::cp::CpTensor;
-use crate::model::Artifact;
-use crate::model::artifact::{Stored, malformed};
+use crate::model::extend::{Artifact, Stored, malformed};
 use crate::{Compressed, Error, LinearOp, Part, Precision, Result, StorageBits, check, linalg};
 
 pub(super) const MATRIX: &str = "factored_matrix";

@@ -2,8 +2,7 @@
 
 use crate::factorize::cp::CpTensor;
 use crate::factorize::svd::{LowRankMatrix, SpatialConv2d};
-use crate::model::Artifact;
-use crate::model::artifact::{Stored, downcast, malformed};
+use crate::model::extend::{Artifact, Stored, downcast, malformed};
 use crate::{LinearOp, Result};
 
 pub(super) const CP: &str = "cp";

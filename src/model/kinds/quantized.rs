@@ -2,8 +2,9 @@
 
 use ndarray::Ix3;
 
-use crate::model::Artifact;
-use crate::model::artifact::{Attributes, CodeLayout, CodeMeaning, Stored, downcast, malformed};
+use crate::model::extend::{
+    Artifact, Attributes, CodeLayout, CodeMeaning, Stored, downcast, malformed,
+};
 use crate::quantize::binary::{BinaryMatrix, Scaling};
 use crate::quantize::fixed_point::{FixedPointMatrix, Granularity, Symmetry};
 use crate::quantize::product::{OptimizedPqMatrix, PqMatrix, ResidualPqMatrix, SplitAxis};

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use ndarray::{ArrayView2, ArrayViewMut2, ArrayViewMutD};
 
-use crate::model::Artifact;
-use crate::model::artifact::{Attributes, CodeLayout, CodeMeaning, Stored, malformed};
+use crate::model::extend::{Artifact, Attributes, CodeLayout, CodeMeaning, Stored, malformed};
 use crate::prune::{SparseMatrix, SparsePositions};
 use crate::{Compressed, LinearOp, Part, Precision, Result, Role, StorageBits, check};
 

@@ -92,6 +92,34 @@ impl<C> ProductQuantizer<C> {
     }
 }
 
+impl<C> ProductQuantizer<C> {
+    /// Quantizes weights that may be smaller than the precision holds: the rest that one stage of several is given.
+    pub(super) fn quantize_stage<F: Float>(
+        &self,
+        weights: ArrayView2<'_, F>,
+        context: FitContext<'_>,
+    ) -> Result<PqMatrix<F>>
+    where
+        C: Clusterer<F>,
+    {
+        self.validate()?;
+        check::finite("weights", &weights)?;
+        let inputs = context.inputs;
+        let fit = match inputs {
+            None => self.fit_codes(weights, context.observer)?,
+            Some(inputs) => aware::fit(self, weights, inputs, context.observer)?,
+        };
+        let rounded = inputs.is_none() && u64::from(F::BITS) > self.precision.bits();
+        let matrix = if rounded {
+            fit.codebooks.encode_finite(weights)?
+        } else {
+            let shape = [weights.nrows(), weights.ncols()];
+            PqMatrix::from_codes(fit.codebooks, shape, &fit.codes)?
+        };
+        Ok(matrix.with_report(fit.report))
+    }
+}
+
 impl<F: Float, C: Clusterer<F>> Quantizer<F> for ProductQuantizer<C> {
     type Output = PqMatrix<F>;
 
@@ -112,22 +140,9 @@ impl<F: Float, C: Clusterer<F>> Quantizer<F> for ProductQuantizer<C> {
         weights: ArrayView2<'_, F>,
         context: FitContext<'_>,
     ) -> Result<PqMatrix<F>> {
-        self.validate()?;
-        check::finite("weights", &weights)?;
+        let matrix = self.quantize_stage(weights, context)?;
         self.check_precision(weights)?;
-        let inputs = context.inputs;
-        let fit = match inputs {
-            None => self.fit_codes(weights, context.observer)?,
-            Some(inputs) => aware::fit(self, weights, inputs, context.observer)?,
-        };
-        let rounded = inputs.is_none() && u64::from(F::BITS) > self.precision.bits();
-        let matrix = if rounded {
-            fit.codebooks.encode_finite(weights)?
-        } else {
-            let shape = [weights.nrows(), weights.ncols()];
-            PqMatrix::from_codes(fit.codebooks, shape, &fit.codes)?
-        };
-        Ok(matrix.with_report(fit.report))
+        Ok(matrix)
     }
 }
 

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use anyhow::Context;
-use taper::model::{CompressedModel, CompressedTensor, Dense, Dtype, PlainTensor};
+use taper::DType;
+use taper::model::{CompressedModel, CompressedTensor, Dense, TensorData};
 use taper::ndarray::{ArrayD, array};
 use taper::quantize::trellis::TrellisQuantizer;
 use taper::{Compressed, Precision, Quantizer};
@@ -55,8 +56,8 @@ impl Work for Code {
                     .into_iter()
                     .next()
                     .context("the tensor has no values")?;
-                let plain = PlainTensor {
-                    dtype: Dtype::F16,
+                let plain = TensorData {
+                    dtype: DType::F16,
                     shape: shape.to_vec(),
                     bytes: values.bytes.into_owned().into(),
                 };

@@ -1,4 +1,57 @@
-//! What an artifact adds to [`Compressed`] so that it can be written down and read again.
+//! For artifacts of your own: what a container needs in order to store one and read it again.
+//!
+//! Implement [`Compressed`] and [`Artifact`], and give the reader a [`Registry`] with the new kind:
+//!
+//! ```
+//! use taper::model::extend::{Artifact, Attributes, Registry, Stored};
+//! use taper::model::{CompressedModel, CompressedTensor, Container};
+//! use taper::ndarray::ArrayViewMutD;
+//! use taper::{Compressed, Part, StorageBits};
+//!
+//! /// A tensor whose elements all have one value.
+//! #[derive(Debug)]
+//! struct Constant {
+//!     shape: Vec<usize>,
+//!     value: f32,
+//! }
+//!
+//! impl Compressed<f32> for Constant {
+//!     fn shape(&self) -> &[usize] {
+//!         &self.shape
+//!     }
+//!     fn parts(&self) -> Vec<Part<'_>> {
+//!         Vec::new()
+//!     }
+//!     fn storage(&self) -> StorageBits {
+//!         StorageBits::new()
+//!     }
+//!     fn decompress_into(&self, mut out: ArrayViewMutD<'_, f32>) -> taper::Result<()> {
+//!         out.fill(self.value);
+//!         Ok(())
+//!     }
+//! }
+//!
+//! impl Artifact for Constant {
+//!     fn kind(&self) -> &'static str {
+//!         "constant"
+//!     }
+//!     fn attributes(&self) -> taper::Result<Attributes> {
+//!         Ok(Attributes::default().with("value", self.value))
+//!     }
+//!     fn restore(stored: Stored) -> taper::Result<Self> {
+//!         Ok(Self { value: stored.attributes.get("value")?, shape: stored.shape })
+//!     }
+//! }
+//!
+//! let mut model = CompressedModel::new();
+//! let ones = Constant { shape: vec![64, 32], value: 1.0 };
+//! model.insert("norm.weight", CompressedTensor::new(ones))?;
+//!
+//! let kinds = Registry::default().with::<Constant>("constant");
+//! let container = Container::from_bytes(model.to_bytes()?)?.with_registry(kinds);
+//! assert_eq!(container.get("norm.weight")?.decompress()?.sum(), 64.0 * 32.0);
+//! # Ok::<(), taper::Error>(())
+//! ```
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -9,114 +62,89 @@ use ndarray::{Array, Array1, Array2, ArrayD, Dimension, IxDyn};
 
 use crate::{Compressed, DType, Error, LinearOp, Precision, Result};
 
-/// An artifact that a container can hold.
+/// An artifact that a container can store.
 ///
-/// A container writes the [kind](Self::kind), the [attributes](Self::attributes) and the
-/// [`parts`](Compressed::parts), and [`restore`](Self::restore) makes an equal artifact of them. All kinds of this crate implement
-/// it; those of others join by [`Registry::with`].
+/// A container writes the [kind](Self::kind), the [attributes](Self::attributes) and the [`parts`](Compressed::parts);
+/// [`restore`](Self::restore) makes an equal artifact of them. Every artifact of this crate implements the trait;
+/// [`Registry::with`] adds others. The [module](self) has an example.
 ///
-/// What an implementation promises: the parts are those of its own, followed by those of its
-/// [children](Self::children) in their order; `restore` checks everything, and allocates no more than a
-/// fixed multiple of what it was given.
-///
-/// ```
-/// use taper::Quantizer;
-/// use taper::model::Artifact;
-/// use taper::ndarray::Array2;
-/// use taper::quantize::fixed_point::FixedPointQuantizer;
-///
-/// let matrix = FixedPointQuantizer::new(4).quantize(Array2::<f32>::eye(4).view())?;
-/// let artifact: &dyn Artifact = &matrix;
-/// assert_eq!(artifact.kind(), "fixed_point");
-/// assert_eq!(artifact.attributes()?.get::<u32>("bits")?, 4);
-/// assert!(artifact.as_linear().is_some() && artifact.children().is_empty());
-/// # Ok::<(), taper::Error>(())
-/// ```
+/// An implementation guarantees two things. Its parts are its own, followed by those of its [children](Self::children) in
+/// their order. `restore` checks everything that it is given, and allocates no more than a fixed multiple of it.
 pub trait Artifact: Compressed<f32> + Any {
     /// The name under which [`restore`](Self::restore) is registered: lower-case letters, digits and `_`.
     fn kind(&self) -> &'static str;
 
-    /// What `restore` needs beside shape and parts.
+    /// What `restore` needs besides shape and parts.
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] for what a container cannot hold.
+    /// [`Error::Unsupported`] for an artifact that a container cannot store.
     fn attributes(&self) -> Result<Attributes> {
         Ok(Attributes::default())
     }
 
-    /// The artifacts that this one consists of, with a name for each.
+    /// The artifacts of which this one consists, with a name for each.
     fn children(&self) -> Vec<(String, &dyn Artifact)> {
         Vec::new()
     }
 
-    /// How a part that is made of packed codes is laid out, which lets them be entropy-coded.
+    /// The layout of `part` where it consists of packed codes, which may then be entropy-coded; `None` for any other part.
     fn code_layout(&self, part: &str) -> Option<CodeLayout> {
         let _ = part;
         None
     }
 
-    /// The artifact as an operator, where it is a matrix that multiplies as it is.
+    /// The artifact as a linear operator, where it is a matrix that multiplies without being decompressed.
     fn as_linear(&self) -> Option<&dyn LinearOp<f32>> {
         None
     }
 
-    /// The artifact that was written.
+    /// Rebuilds the artifact that was written.
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`] and the errors of the artifact's own `from_parts` for anything but what it wrote.
+    /// [`Error::Malformed`] and the errors of the artifact's own `from_parts`, for anything that this kind does not write.
     fn restore(stored: Stored) -> Result<Self>
     where
         Self: Sized;
 }
 
-/// Codes of equal width, packed without gaps from the lowest bit of the first byte on.
+/// The layout of a part that consists of packed codes: codes of equal width without gaps, from the lowest bit of the first
+/// byte on.
 ///
 /// ```
 /// use taper::Quantizer;
-/// use taper::model::Artifact;
+/// use taper::model::extend::{Artifact, CodeMeaning};
 /// use taper::ndarray::Array2;
 /// use taper::quantize::fixed_point::FixedPointQuantizer;
 ///
 /// let matrix = FixedPointQuantizer::new(4).quantize(Array2::<f32>::eye(4).view())?;
 /// let layout = matrix.code_layout("codes").expect("codes may be entropy-coded");
 /// assert_eq!((layout.bits, layout.count), (4, 16));
+/// assert_eq!(layout.meaning, CodeMeaning::Numbers { columns: 4 });
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CodeLayout {
-    /// The width of a code.
+    /// Bits per code.
     pub bits: u32,
-    /// How many codes there are.
+    /// The number of codes.
     pub count: usize,
-    /// How many runs of equal length the codes consist of whose laws may differ (the groups of product
-    /// quantization, say); 1 where all are alike.
+    /// The number of runs of equal length whose codes may have different frequencies, such as the groups of product
+    /// quantization; 1 where all codes have the same.
     pub runs: usize,
     /// What the codes stand for.
     pub meaning: CodeMeaning,
 }
 
-/// What packed codes stand for, as far as it helps to code them.
-///
-/// ```
-/// use taper::Quantizer;
-/// use taper::model::{Artifact, CodeMeaning};
-/// use taper::ndarray::Array2;
-/// use taper::quantize::fixed_point::FixedPointQuantizer;
-///
-/// let matrix = FixedPointQuantizer::new(4).quantize(Array2::<f32>::eye(4).view())?;
-/// let layout = matrix.code_layout("codes").expect("codes may be entropy-coded");
-/// assert_eq!(layout.meaning, CodeMeaning::Numbers { columns: 4 });
-/// # Ok::<(), taper::Error>(())
-/// ```
+/// What packed codes stand for, which decides how they are entropy-coded. [`CodeLayout`] has an example.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CodeMeaning {
-    /// Names of things that have no order: centroids, say.
+    /// Names of things that have no order, such as centroids.
     Labels,
-    /// Numbers: of two codes the larger one stands for the larger value. What neighbours in a row or a column are
-    /// tells something of a number.
+    /// Numbers: the larger of two codes stands for the larger value. A coder may predict a number from its neighbours in the
+    /// row and the column.
     Numbers {
         /// The length of a row.
         columns: usize,
@@ -128,10 +156,10 @@ pub enum CodeMeaning {
     },
 }
 
-/// Named values in text: what an artifact is, beside its shape and its arrays.
+/// Named values in text: what describes an artifact besides its shape and its parts.
 ///
 /// ```
-/// use taper::model::Attributes;
+/// use taper::model::extend::Attributes;
 ///
 /// let attributes = Attributes::default().with("bits", 4);
 /// assert_eq!(attributes.get::<u32>("bits")?, 4);
@@ -142,24 +170,24 @@ pub enum CodeMeaning {
 pub struct Attributes(pub(super) BTreeMap<String, String>);
 
 impl Attributes {
-    /// The same with one more value.
+    /// Adds a value.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Display) -> Self {
         self.0.insert(name.to_owned(), value.to_string());
         self
     }
 
-    /// The value of this name, if any, as text.
+    /// The text of the value `name`, if there is one.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 
-    /// A value that must be there.
+    /// The required value `name`.
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`] where there is none, or one that does not parse.
+    /// [`Error::Malformed`] where there is none, or it does not parse.
     pub fn get<T: FromStr>(&self, name: &str) -> Result<T> {
         let text = self
             .text(name)
@@ -168,7 +196,7 @@ impl Attributes {
             .map_err(|_| malformed(format!("{text} is no {name}")))
     }
 
-    /// A value out of a list of named ones.
+    /// The required value `name`, which is one of a list.
     ///
     /// # Errors
     ///
@@ -191,23 +219,6 @@ pub(super) fn malformed(problem: String) -> Error {
 }
 
 /// One array of a [`Stored`] artifact.
-///
-/// ```
-/// use std::collections::BTreeMap;
-/// use taper::model::{Attributes, Registry, Stored, StoredPart};
-/// use taper::{Compressed, DType};
-///
-/// let scale = StoredPart { dtype: DType::F32, shape: vec![1], bytes: 0.5_f32.to_le_bytes().to_vec() };
-/// let stored = Stored {
-///     shape: vec![1, 1],
-///     attributes: Attributes::default(),
-///     parts: BTreeMap::from([("values".to_owned(), StoredPart { shape: vec![1, 1], ..scale })]),
-///     children: Vec::new(),
-/// };
-/// let artifact = Registry::default().restore("dense", stored)?;
-/// assert_eq!(artifact.decompress()?.iter().copied().collect::<Vec<f32>>(), [0.5]);
-/// # Ok::<(), taper::Error>(())
-/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredPart {
     /// The type of its elements.
@@ -218,27 +229,26 @@ pub struct StoredPart {
     pub bytes: Vec<u8>,
 }
 
-/// What was written of an artifact, to be checked and made one again.
+/// What a file holds of an artifact: the input of [`Artifact::restore`], which has to check it.
 ///
 /// ```
 /// use std::collections::BTreeMap;
-/// use taper::model::{Attributes, Registry, Stored, StoredPart};
+/// use taper::model::extend::{Registry, Stored, StoredPart};
 /// use taper::{Compressed, DType};
 ///
-/// let scale = StoredPart { dtype: DType::F32, shape: vec![1], bytes: 0.5_f32.to_le_bytes().to_vec() };
+/// let values = StoredPart { dtype: DType::F32, shape: vec![1, 1], bytes: 0.5_f32.to_le_bytes().to_vec() };
 /// let stored = Stored {
 ///     shape: vec![1, 1],
-///     attributes: Attributes::default(),
-///     parts: BTreeMap::from([("values".to_owned(), StoredPart { shape: vec![1, 1], ..scale })]),
-///     children: Vec::new(),
+///     parts: BTreeMap::from([("values".to_owned(), values)]),
+///     ..Stored::default()
 /// };
 /// let artifact = Registry::default().restore("dense", stored)?;
-/// assert_eq!(artifact.decompress()?.iter().copied().collect::<Vec<f32>>(), [0.5]);
+/// assert_eq!(artifact.decompress()?[[0, 0]], 0.5);
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[derive(Debug, Default)]
 pub struct Stored {
-    /// The shape of the dense tensor that it claims to stand for.
+    /// The shape of the dense tensor.
     pub shape: Vec<usize>,
     /// Its attributes.
     pub attributes: Attributes,
@@ -249,11 +259,11 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// The shape of something with `N` axes.
+    /// The shape, which has to have `N` axes.
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`] for another number of axes, or more values than the machine can count.
+    /// [`Error::Malformed`] for another number of axes, or for more values than a `usize` counts.
     pub fn axes<const N: usize>(&self) -> Result<[usize; N]> {
         let count = self
             .shape
@@ -265,22 +275,22 @@ impl Stored {
         }
     }
 
-    /// Takes a part out.
+    /// Removes the part `name` and returns it.
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`] where there is none of this name.
+    /// [`Error::Malformed`] where there is none.
     pub fn part(&mut self, name: &str) -> Result<StoredPart> {
         self.parts
             .remove(name)
             .ok_or_else(|| malformed(format!("the part {name} is missing")))
     }
 
-    /// Takes a part of bytes out.
+    /// Removes the part `name`, which consists of bytes.
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`] where there is none of this name, or it holds something else.
+    /// [`Error::Malformed`] where there is no such part, or it has another type.
     pub fn bytes(&mut self, name: &str) -> Result<Vec<u8>> {
         let part = self.part(name)?;
         if part.dtype != DType::U8 {
@@ -289,12 +299,11 @@ impl Stored {
         Ok(part.bytes)
     }
 
-    /// Takes a part of real numbers out, and the precision it is stored in.
+    /// Removes the part `name`, which consists of real numbers, and returns them with the precision in which they are stored.
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`] where there is none of this name, it holds something else, or its bytes are not those of
-    /// its shape.
+    /// [`Error::Malformed`] where there is no such part, it has another type, or its bytes do not fit its shape.
     pub fn array(&mut self, name: &str) -> Result<(ArrayD<f32>, Precision)> {
         let part = self.part(name)?;
         fn read<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f32> {
@@ -326,7 +335,7 @@ impl Stored {
         Ok((array, precision))
     }
 
-    /// Takes a vector of real numbers out.
+    /// Removes the part `name`, a vector of real numbers.
     ///
     /// # Errors
     ///
@@ -335,7 +344,7 @@ impl Stored {
         self.with_axes(name)
     }
 
-    /// Takes a matrix of real numbers out.
+    /// Removes the part `name`, a matrix of real numbers.
     ///
     /// # Errors
     ///
@@ -344,7 +353,7 @@ impl Stored {
         self.with_axes(name)
     }
 
-    /// Takes an array of real numbers out that has the axes of `D`.
+    /// Removes the part `name`, real numbers with the axes of `D`.
     ///
     /// # Errors
     ///
@@ -357,18 +366,18 @@ impl Stored {
         Ok((array, precision))
     }
 
-    /// Takes a child out.
+    /// Removes the child `name` and returns it.
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`] where there is none of this name.
+    /// [`Error::Malformed`] where there is none.
     pub fn child(&mut self, name: &str) -> Result<Box<dyn Artifact>> {
         let position = self.children.iter().position(|child| child.0 == name);
         let position = position.ok_or_else(|| malformed(format!("the part {name} is missing")))?;
         Ok(self.children.remove(position).1)
     }
 
-    /// Errs where something is left that `restore` did not ask for.
+    /// Returns an error where a part or child is left that `restore` did not read.
     pub(super) fn finish(self) -> Result<()> {
         let left = self.parts.into_keys();
         match left
@@ -381,7 +390,7 @@ impl Stored {
     }
 }
 
-/// A child as the type it must have.
+/// The child as the type that it has to have.
 pub(super) fn downcast<A: Artifact>(child: Box<dyn Artifact>) -> Result<A> {
     let kind = child.kind();
     let any: Box<dyn Any> = child;
@@ -393,10 +402,13 @@ pub(super) fn downcast<A: Artifact>(child: Box<dyn Artifact>) -> Result<A> {
 
 type Restore = fn(Stored) -> Result<Box<dyn Artifact>>;
 
-/// The kinds of artifacts that a container is read with.
+/// The kinds of artifacts that a container can be read with.
+///
+/// [`Registry::default`] has all kinds of this crate. [`Container::with_registry`](super::Container::with_registry) sets the
+/// registry of a reader.
 ///
 /// ```
-/// use taper::model::Registry;
+/// use taper::model::extend::Registry;
 ///
 /// let kinds = Registry::default();
 /// assert!(kinds.kinds().any(|kind| kind == "pq"));
@@ -410,21 +422,14 @@ impl Debug for Registry {
     }
 }
 
-impl Default for Registry {
-    /// All kinds of this crate.
-    fn default() -> Self {
-        super::kinds::registry()
-    }
-}
-
 impl Registry {
-    /// No kinds.
+    /// Creates a registry without kinds.
     #[must_use]
     pub fn empty() -> Self {
         Self(BTreeMap::new())
     }
 
-    /// The same with one more kind, or another reader of one.
+    /// Adds a kind, or replaces the type that reads it.
     #[must_use]
     pub fn with<A: Artifact>(mut self, kind: &'static str) -> Self {
         self.0
@@ -437,11 +442,11 @@ impl Registry {
         self.0.keys().copied()
     }
 
-    /// The artifact of a kind.
+    /// Restores an artifact of this kind.
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] for a kind that is not registered, and what its `restore` says.
+    /// [`Error::Unsupported`] for a kind that is not registered, and the errors of its `restore`.
     pub fn restore(&self, kind: &str, stored: Stored) -> Result<Box<dyn Artifact>> {
         let restore = self.0.get(kind).ok_or_else(|| Error::Unsupported {
             what: format!("an artifact of kind {kind}"),
