@@ -343,7 +343,9 @@ impl Precision {
     /// The nearest value of this precision and of `F`, which may be infinite.
     fn nearest<F: Float>(self, value: f64) -> F {
         match self {
-            Self::F16 => F::from_f64_lossy(half::f16::from_f64(F::from_f64_lossy(value).as_f64()).to_f64()),
+            Self::F16 => {
+                F::from_f64_lossy(half::f16::from_f64(F::from_f64_lossy(value).as_f64()).to_f64())
+            }
             Self::F32 => F::from_f64_lossy(f64::from(value as f32)),
             Self::F64 => F::from_f64_lossy(value),
         }

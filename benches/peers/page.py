@@ -1,4 +1,4 @@
-"""Writes docs/benchmarks.md and its picture from the results that are kept; no figure comes from anywhere else."""
+"""Writes docs/benchmarks.md and its plot. All figures come from the stored results."""
 
 import json
 
@@ -11,29 +11,29 @@ PICTURE = ROOT / "docs" / "benchmarks.svg"
 
 HEAD = """# Benchmarks
 
-taper beside what one would use in its place. Written by the harness itself:
+taper compared with what one would use in its place. The harness wrote this page:
 
     benches/peers/run
 
-It makes a virtual environment with the peers ({versions}), writes the inputs once, and runs
-both sides in turn, in processes of their own with the same number of threads: {pairs} pairs where that takes no longer than some
-seconds, fewer where it does. Measured on {cores} cores of an {processor} with {vectors}, {system}, Rust {rust}, while no other work ran.
-What a processor with AVX-512 did is in [benchmarks-avx512.md](benchmarks-avx512.md).
+It creates a virtual environment with the peers ({versions}), writes the inputs once, and runs the two
+sides alternately, each in its own process with the same number of threads: {pairs} pairs if they take at most a few seconds, otherwise
+fewer. Measured on {cores} cores of an {processor} with {vectors}, {system}, Rust {rust}, with no other work running.
+[benchmarks-avx512.md](benchmarks-avx512.md) has the results on a processor with AVX-512.
 
-- **faster**: the peer's time over taper's, the median over the pairs, and the least and the largest of them.
-- **target**: the least that it should be, where one was set; *missed* where the median is below it, or where taper's error is more
-  than 0.5 % above the peer's and more than rounding.
-- **errors**: of both results, by the same function, against the exact result.
-- **limit**: the share of taper's time that the machine needs at its best for what cannot be left out: single-precision multiply-adds at
-  the peak rate, or bytes at the rate at which a working set of that size is read again and again (from a cache where it fits into
-  one), whichever takes longer. Both rates are measured in the same run. {rates}
+- **faster**: the peer's time divided by taper's: the median over the pairs, with the smallest and the largest in parentheses.
+- **target**: the ratio to reach, where one was set. *missed*: the median is below it, or taper's error is more than 0.5 % above the
+  peer's and more than rounding, or taper's file is not the smaller one.
+- **errors**: taper's and the peer's, computed by the same function against the exact result.
+- **limit**: the time that the machine needs at best, as a share of taper's time. It counts only the necessary single-precision
+  multiply-adds at the peak rate, or the necessary bytes at the rate of reading a working set of that size repeatedly (from a cache
+  where it fits into one), whichever takes longer. Both rates are measured in the same run. {rates}
 
 {summary}
 """
 
 
 def rounded(value, digits=3):
-    """A number of so many significant digits, without an exponent where it is of common size."""
+    """A number with this many significant digits; without an exponent between 1 and a million."""
     if value == 0 or np.isnan(value):
         return "0" if value == 0 else "none"
     text = f"{value:.{digits}g}"
@@ -51,7 +51,7 @@ def ratio_of(result):
 
 
 def missed(result):
-    # Where the peer gave no numbers, no error is above its own.
+    # If the peer's error is not a number, taper's is not compared with it.
     equal = result["equal"] or np.isnan(result["errors"][1])
     return result["target"] is not None and not (ratio_of(result) >= result["target"] and equal)
 
@@ -97,11 +97,11 @@ def section(row, results):
 def summary(kept):
     every = [result for _, results in kept for result in results if result["target"] is not None]
     met = [result for result in every if not missed(result)]
-    return f"Of {len(every)} comparisons that have a target, {len(met)} meet it."
+    return f"{len(met)} of {len(every)} comparisons with a target meet it."
 
 
 def rates(kept):
-    """The peak rates: the median of what was measured beside the works."""
+    """The peak rates: medians of those measured together with the tasks."""
     lines = []
     for threads in (1, 2):
         measured = [result["rates"] for _, results in kept for result in results if result["threads"] == threads]
@@ -124,7 +124,7 @@ def draw(kept):
     import matplotlib
 
     matplotlib.use("svg")
-    # The same picture from the same results, with text as text.
+    # Equal results give an equal file, with text stored as text.
     matplotlib.rcParams.update({"svg.hashsalt": "taper", "svg.fonttype": "none", "font.size": 9})
     import matplotlib.pyplot as plt
 
@@ -181,7 +181,7 @@ def write(rows):
             machine = content["machine"]
             kept.append((row, content["results"]))
     if machine is None:
-        return f"nothing was measured yet: there are no results in {RESULTS.relative_to(ROOT)}"
+        return f"no measurements yet: there are no results in {RESULTS.relative_to(ROOT)}"
     shown = {name: number for name, number in machine["versions"].items() if name != "matplotlib"}
     head = HEAD.format(
         versions=", ".join(f"{name} {number}" for name, number in shown.items()),
@@ -197,7 +197,7 @@ def write(rows):
         lines += [
             "## Growth",
             "",
-            "Time over size for the first case and the first peer of each table, on one thread (dashed) and on two.",
+            "Time over size for the first case and the first peer of each table, on one thread (dashed lines) and on two (solid lines).",
             "",
             f"![time over size]({PICTURE.name})",
             "",

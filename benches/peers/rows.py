@@ -145,17 +145,18 @@ def pq_train():
     return Row(
         "pq_train",
         "Product quantization: training",
-        "Codebooks and codes, 25 iterations of k-means over vectors of 8 values, faiss with all points, no early stop, and"
-        " the faster of its two ways of computing distances. Random points are the first centroids (linfa: k-means++, which it"
-        " cannot do without), the same ones on both sides where there is one codebook. taper stops where no assignment"
-        " changes any more, of which the result is the same.",
+        "Codebooks and codes by 25 iterations of k-means over vectors of 8 values. faiss uses all points, does not"
+        " stop early, and computes distances by the faster of its two methods. The first centroids are random points"
+        " (for linfa: k-means++, which it needs); with a single codebook they are the same points on both sides."
+        " taper stops when no assignment changes any more; the result is the same.",
         "mean squared error",
         cases,
         "columns of a matrix with 4096 rows",
-        "Where all centroids move in every iteration, as in the one codebook over two million vectors, every distance has to be computed: three"
-        " instructions for the least one go with eight multiply-adds, and the sums of the points with both. Groups of few points come"
-        " to rest, and what did not move is not looked at again; there the share of the limit, which counts all distances, may be more than"
-        " 100 %. faiss shares each search out over the threads, of which few points leave it little.",
+        "Where all centroids move in every iteration, as with one codebook for two million vectors, every distance"
+        " must be computed. Each takes eight multiply-adds and three further instructions to find the smallest, and"
+        " the points must be summed by cluster. Groups of few points converge early, and taper skips distances to"
+        " centroids that did not move. The limit counts all distances, so its share can be more than 100 % there."
+        " faiss divides each search among the threads, which gains little when a group has few points.",
     )
 
 
@@ -195,12 +196,14 @@ def pq_code():
     return Row(
         "pq_code",
         "Product quantization: encode and decode",
-        "Codes of a matrix on given codebooks, and the matrix that codes stand for. faiss by the faster of its two kernels.",
+        "Encoding finds the codes of a matrix for given codebooks; decoding computes the matrix from the codes."
+        " faiss uses the faster of its two kernels.",
         "mean squared error",
         [case for case in cases if case.size or not case.plot_only],
-        bound="Decoding is bound by memory: nearly all of its bytes are written, on both sides into an array that is there already."
-        " taper brings the codes, which lie group by group, into the order of rows in blocks of 512 rows by 512 inputs, whose codebooks"
-        " stay in the second level of the cache, and writes past the caches; faiss has the codes of a row side by side.",
+        bound="Decoding is limited by memory: nearly all of its bytes are written, on both sides into an existing array."
+        " taper stores codes group by group. It reorders them by rows in blocks of 512 rows by 512 inputs, whose"
+        " codebooks fit into the second-level cache, and writes the result past the caches. faiss stores the codes of"
+        " a row side by side.",
     )
 
 
@@ -264,8 +267,8 @@ def pq_apply():
         lambda n, batch: n * n / 8 + n * 256 * 4 + 4 * batch * 2 * n,
         lambda peer, batch: {1: 3, 64: 1}[batch] if "numpy" in peer else None,
         "Product quantization: y = x Wᵀ from the codes",
-        "W of groups of 8 inputs with 256 centroids each, against the product with the dense W. The limit counts the bytes of"
-        " codes, codebooks, x and y, and the multiply-adds of x with all centroids.",
+        "W has groups of 8 inputs with 256 centroids each; the peer multiplies by the dense W. The limit counts the"
+        " bytes of codes, codebooks, x and y, and the multiply-adds of x with all centroids.",
         lambda n, batch: float(batch * n * 256),
     )
 
@@ -282,9 +285,9 @@ def binary():
         lambda n, batch: (n * n + batch * n) / 8 + 4 * batch * n,
         lambda peer, batch: 20 if batch == 1 else 10,
         "Binary: sign(x) sign(W)ᵀ, both packed",
-        "One bit a sign, XNOR and population count, against single-precision products of the same signs; all are exact."
-        " larq-compute-engine is not measured: its wheel cannot be imported without TensorFlow, and makes its operators out of"
-        " Keras models alone.",
+        "One bit per sign, multiplied by XNOR and population count, compared with single-precision products of the"
+        " same signs. All results are exact. larq-compute-engine is not measured: its wheel cannot be imported"
+        " without TensorFlow, and it creates its operators only from Keras models.",
         rounding=1e-12,
     )
     for case in row.cases:
@@ -312,15 +315,16 @@ def fixed_point():
         lambda n, batch: n * n + 4 * batch * 2 * n,
         lambda peer, batch: None if "f32" in peer else 1,
         "8-bit weights: y = x Wᵀ, real x and y",
-        "8-bit weights with a scale for each output, on both sides; the inputs are rounded to 8 bits while they are multiplied."
-        " torch: dynamic quantized linear by each of its engines.",
+        "Both sides use 8-bit weights with one scale per output and round the inputs to 8 bits during the product"
+        " (taper: apply_rounded). torch: the dynamically quantized linear layer, with each of its engines.",
         rounding=0.0,
-        bound="All of them multiply bytes by the processor's instruction for that (VNNI), where it has one. Else taper multiplies numbers of"
-        " 16 bits, which is exact; fbgemm, of 8 bits in half of the instructions, for which it gives up a bit of x. torch rounds the"
-        " whole batch by one scale, of which its error is nearly twice that of taper, which has a scale for each row of x."
-        " fbgemm packs the weights beforehand in the order in which they are read; taper multiplies the codes as they lie in a file, and"
-        " brings some rows of them at a time into such an order where the batch is worth it: there the multiplications bound it, at"
-        " batch 1 the reading of the weights.",
+        bound="Where the processor has an instruction that multiplies bytes (VNNI), all of them use it. Otherwise taper"
+        " multiplies 16-bit numbers, which is exact; fbgemm multiplies 8-bit numbers in half as many instructions, at"
+        " the cost of one bit of x. torch rounds the whole batch with one scale, and taper each row of x with its"
+        " own, so torch's error is nearly twice taper's. fbgemm packs the weights in advance in the order in which it"
+        " reads them. taper multiplies the codes in the order of the file, and reorders a few rows at a time where"
+        " the batch is large enough to pay for it. There the multiplications take most of the time; at batch 1 it is"
+        " reading the weights.",
     )
 
 
@@ -387,8 +391,8 @@ def layers():
     return Row(
         "layers",
         "Layers of low rank and CP layers: forward",
-        "At the ranks that the examples show, against the dense layer of the same weights. Batch after batch into the same array for"
-        " matrices; convolutions give a fresh array on both sides.",
+        "The ranks are those of the examples; the peer is the dense layer with the same weights. Products with"
+        " matrices write each batch into the same array; convolutions return a new array on both sides.",
         "relative error",
         cases,
         "side of the images (64 channels)",
@@ -452,11 +456,17 @@ def svd():
     return Row(
         "svd",
         "Singular value decompositions",
-        "Of normal random numbers, the hardest spectrum for random projections. Randomized: two power iterations and ten more columns"
-        " than the rank, on all sides. taper's time has in it the distance from the matrix, which is in its report.",
+        "The matrices hold normal random numbers, whose spectrum is the hardest for random projections. Randomized:"
+        " all sides use two power iterations and ten columns more than the rank. taper's time includes the distance"
+        " from the matrix, which its report contains.",
         "relative error",
         cases,
-        bound="numpy computes in double precision, scipy in single, like taper. taper's exact decomposition runs on one thread, for the shapes of faer's blocks depend on the number of threads, and results here do not. A random projection is nothing but products with the matrix, six of them on each side: no peer can be twice as slow as another where its products run at more than half of the peak rate. The rest, which takes taper nearly half of its time where the matrix is small, is to orthonormalize, to draw the projection, and the small decomposition.",
+        bound="numpy computes in double precision; scipy and taper in single. taper's exact decomposition runs on one"
+        " thread, because faer's block shapes depend on the number of threads and taper's results must not. A"
+        " randomized decomposition consists mostly of products with the matrix, six on each side. Nothing can be"
+        " twice as fast as a peer whose products already run at more than half of the peak rate. The rest is"
+        " orthonormalizing, drawing the projection, and the small decomposition; for a small matrix it takes nearly"
+        " half of taper's time.",
     )
 
 
@@ -525,17 +535,19 @@ def cp():
     return Row(
         "cp",
         "CP: sweeps of ALS and of ADMM without negative entries",
-        "Random terms with noise of a third of their norm, from the same random start. taper's ALS extrapolates, which costs"
-        " nothing and lowers the error; with ten inner iterations at most for ADMM on both sides. The share of the limit counts"
-        " one multiply-add a value, term and factor; taper shares partial products between factors and needs fewer.",
+        "Each tensor is a sum of random terms with noise of a third of their norm. Both sides begin at the same"
+        " random start. taper's ALS extrapolates, which costs nothing and lowers the error. ADMM makes at most ten"
+        " inner iterations on both sides. The limit counts one multiply-add per value, term and factor; taper shares"
+        " partial products between factors and needs fewer.",
         "relative error",
         cases,
         "n of a kernel n × n × 3 × 3, rank n / 4",
-        "The larger the tensor, the more of a peer's time is that of BLAS's products, which run near the peak rate. No factor of twenty lies"
-        " between the two there: what taper can still gain is its own distance from the limit. In 100 × 100 × 100, twenty sweeps take two products of 20 million"
-        " multiply-adds each even where all that can be is shared: at the peak rate of two threads that alone is longer than a twentieth"
-        " of TensorLy's time. Its products of one narrow matrix, 20 columns wide, reach about a fifth of that rate. An error of *none*: the peer's result"
-        " was not finite.",
+        "The larger the tensor, the more of a peer's time is spent in BLAS products, which run near the peak rate. A"
+        " factor of twenty is not possible there: taper can only gain its own distance from the limit. For 100 × 100"
+        " × 100, each of the twenty sweeps takes two products of 20 million multiply-adds even where everything"
+        " possible is shared. At the peak rate of two threads these alone take longer than a twentieth of TensorLy's"
+        " time. TensorLy's products with a narrow matrix, 20 columns wide, reach about a fifth of that rate. An error"
+        " of *none* means that the peer's result was not finite.",
     )
 
 
@@ -576,9 +588,9 @@ def distill():
     return Row(
         "distill",
         "Distillation: loss and gradient",
-        "Kullback–Leibler divergence at temperature 4 with cross entropy, and the gradient by the student's logits (torch: kl_div,"
-        " cross_entropy, backward). The limit counts reading both logits and writing the gradient; three exponentials a logit cost"
-        " more than that.",
+        "Kullback–Leibler divergence at temperature 4 plus cross entropy, and the gradient with respect to the"
+        " student's logits (torch: kl_div, cross_entropy, backward). The limit counts reading the logits of both"
+        " networks and writing the gradient; three exponentials per logit cost more than that.",
         "relative error of the gradient",
         cases,
         "rows of 1000 logits",
@@ -674,13 +686,14 @@ def model():
     return Row(
         "model",
         "Whole models: weights to the bytes of a file",
-        "A trained network at the same squared error of its weights: both round weights by a trellis of two grids, with one step for all"
-        " matrices and kernels, and store vectors almost exactly (taper in half precision). taper codes integers by their distance from a linear"
-        " prediction, at the scale of their row and column; nncodec (MPEG's Neural Network Coding, ISO/IEC 15938-17) bit by bit, by contexts.",
+        "Both sides compress a trained network to the same squared error of its weights. Both round weights by a"
+        " trellis of two grids, with one step for all matrices and kernels, and store vectors almost exactly (taper"
+        " in half precision). taper codes the distance of each integer from a linear prediction, at the scale of its"
+        " row and column. nncodec (MPEG's Neural Network Coding, ISO/IEC 15938-17) codes bit by bit, with contexts.",
         "sum of squared errors",
         cases,
-        bound="On one thread most of taper's time is that of the adaptive laws, which learn from one number before the next one is coded; the"
-        " trellis takes rows on all threads.",
+        bound="On one thread most of taper's time is spent in adaptive entropy coding, which must learn from each number"
+        " before it codes the next. The trellis processes rows on all threads.",
     )
 
 

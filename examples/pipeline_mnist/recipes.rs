@@ -12,8 +12,7 @@ use taper::factorize::svd::TruncatedSvd;
 use taper::limit::EmpiricalSource;
 use taper::model::extend::Artifact;
 use taper::model::{
-    CompressedModel, CompressedTensor, Dense, FactoredMatrix, NamedTensors,
-    SparseQuantized,
+    CompressedModel, CompressedTensor, Dense, FactoredMatrix, NamedTensors, SparseQuantized,
 };
 use taper::prune::SparseMatrix;
 use taper::quantize::binary::{Binarizer, Scaling};
