@@ -12,7 +12,7 @@ use crate::artifact::check_apply;
 use crate::cluster::{self, Clusterer, Clustering, KMeans, Seeding};
 use crate::observer::ObservedFit;
 use crate::{
-    Compressed, Error, FitContext, FitReport, Float, LinearOp, Observer, ParamError, Part,
+    Compressed, FitContext, FitReport, Float, LinearOp, Observer, ParamError, Part,
     Precision, Quantizer, Result, Role, Seed, Stage, StorageBits, check, moments, power,
 };
 

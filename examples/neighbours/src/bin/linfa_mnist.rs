@@ -8,6 +8,7 @@ use clap::Parser;
 use linfa::DatasetBase;
 use linfa::traits::{Fit, Predict, Transformer};
 use ndarray::{Array1, Array2, ArrayView2, Axis, s};
+use ndarray_016::{Array2 as LinfaArray2, ArrayView2 as LinfaArrayView2};
 use rayon::prelude::*;
 use serde::Serialize;
 use taper::quantize::product::{Codebook, ProductCodebooks, ProductQuantizer};
@@ -68,19 +69,19 @@ fn main() -> anyhow::Result<()> {
     let accuracy = nearest(train.images.view(), &train.labels, &test);
     let mut rows = Vec::new();
     for groups in GROUPS {
-        let dataset = DatasetBase::from(train.images.view());
+        let dataset = DatasetBase::from(for_linfa(&train.images));
         let quantizer = ProductQuantizer::new(groups)
             .codebook(Codebook::PerGroup)
             .seed(common.seed("codes"));
         let codebooks: ProductCodebooks<f32> = quantizer.fit(&dataset)?;
-        let codes: Array2<usize> = codebooks.predict(&train.images);
+        let codes: LinfaArray2<usize> = codebooks.predict(&for_linfa(&train.images));
         anyhow::ensure!(codes.dim() == (train.len(), groups), "one code per group");
-        let seen = codebooks.transform(&train.images)?;
-        let unseen = codebooks.transform(&test.images)?;
+        let seen = codebooks.transform(&for_linfa(&train.images))?;
+        let unseen = codebooks.transform(&for_linfa(&test.images))?;
         rows.push(Row {
             groups,
-            error: squares(&(&test.images - &unseen)) / squares(&test.images),
-            accuracy: nearest(seen.view(), &train.labels, &test),
+            error: squares(&(&test.images - &from_linfa(&unseen))) / squares(&test.images),
+            accuracy: nearest(from_linfa(&seen), &train.labels, &test),
         });
     }
     let mut table = Table::new(
@@ -122,6 +123,18 @@ fn main() -> anyhow::Result<()> {
         json::write(path, &figures)?;
     }
     Ok(())
+}
+
+/// Images as an array of ndarray 0.16, which linfa 0.8 uses, without a copy.
+fn for_linfa(images: &Array2<f32>) -> LinfaArrayView2<'_, f32> {
+    let values = images.as_slice().expect("images are stored row by row");
+    LinfaArrayView2::from_shape(images.dim(), values).expect("one value for each element")
+}
+
+/// The reverse.
+fn from_linfa(images: &LinfaArray2<f32>) -> ArrayView2<'_, f32> {
+    let values = images.as_slice().expect("images are stored row by row");
+    ArrayView2::from_shape(images.dim(), values).expect("one value for each element")
 }
 
 fn squares(values: &Array2<f32>) -> f64 {
