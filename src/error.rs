@@ -102,7 +102,7 @@ pub enum Error {
 
     /// A result is too large for its number type, or for the address space.
     #[error(
-        "{what}: the result is too large for its type; scale the input down or use a wider type"
+        "{what} is too large for its number type or for memory: use smaller values, a wider type or smaller shapes"
     )]
     Overflow {
         /// What was computed.
@@ -132,7 +132,7 @@ pub enum Error {
     },
 
     /// A decomposition of the linear algebra back end failed.
-    #[error("{what} did not converge")]
+    #[error("{what} did not converge; with moments of the inputs, more damping can help")]
     NoConvergence {
         /// The decomposition.
         what: &'static str,
