@@ -10,9 +10,11 @@ from pathlib import Path
 
 # From the ground up. Rooms of one row do not import from each other.
 ORDER = [
+    ["dtype"],
     ["error"],
     ["float"],
     ["check", "defaults", "parallel", "seed"],
+    ["power"],
     ["artifact", "observer"],
     ["linfa_arrays", "trainable"],
     ["kernels"],
@@ -27,8 +29,8 @@ ORDER = [
     ["bin", "guide", "prelude"],
 ]
 
-# The trait `Float` is sealed by what the kernels and the linear algebra implement for its two types.
-UPWARDS = {("float", "kernels"), ("float", "linalg")}
+# The trait `Float` has supertraits that the kernels and the linear algebra implement for its two types, and an error names a precision.
+UPWARDS = {("float", "kernels"), ("float", "linalg"), ("error", "artifact")}
 
 # Circles that stand for now, as the folder and the files of each.
 CIRCLES = [

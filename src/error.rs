@@ -102,7 +102,7 @@ pub enum Error {
 
     /// A result is too large for its number type, or for the address space.
     #[error(
-        "{what}: the result is too large for its type; scale the input down or use a wider type"
+        "{what} is too large for its number type or for memory: use smaller values, a wider type or smaller shapes"
     )]
     Overflow {
         /// What was computed.
@@ -143,7 +143,7 @@ pub enum Error {
     },
 
     /// A decomposition of the linear algebra back end failed.
-    #[error("{what} did not converge")]
+    #[error("{what} did not converge; with moments of the inputs, more damping can help")]
     NoConvergence {
         /// The decomposition.
         what: &'static str,
@@ -181,12 +181,12 @@ pub enum Error {
     },
 
     /// Another crate failed.
-    #[error("{engine}: {message}")]
+    #[error("{engine}: {source}")]
     Foreign {
         /// The crate.
         engine: &'static str,
-        /// Its error message.
-        message: String,
+        /// Its error.
+        source: Shared<dyn std::error::Error + Send + Sync>,
     },
 
     /// A file could not be read or written.
@@ -195,7 +195,7 @@ pub enum Error {
         /// The path of the file.
         path: String,
         /// The error of the operating system.
-        source: IoError,
+        source: Shared<std::io::Error>,
     },
 
     /// A valid input that taper does not support.
@@ -297,44 +297,59 @@ impl Error {
     pub fn file(path: impl AsRef<std::path::Path>, source: std::io::Error) -> Self {
         Self::File {
             path: path.as_ref().display().to_string(),
-            source: IoError(std::sync::Arc::new(source)),
+            source: Shared(std::sync::Arc::new(source)),
+        }
+    }
+
+    /// Creates the error of another crate.
+    #[cfg(feature = "linfa")]
+    pub(crate) fn foreign(
+        engine: &'static str,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        Self::Foreign {
+            engine,
+            source: Shared(std::sync::Arc::new(source)),
         }
     }
 }
 
-/// A [`std::io::Error`] that can be cloned, and compared by its kind and its text.
+/// The error of another crate, which can be cloned, and compared by its text.
 ///
-/// It dereferences to the `std::io::Error`, which is the source of [`Error::File`].
-#[derive(Debug, Clone)]
-pub struct IoError(std::sync::Arc<std::io::Error>);
+/// It dereferences to that error, which is the source of [`Error::File`] and [`Error::Foreign`].
+#[derive(Debug)]
+pub struct Shared<E: ?Sized>(std::sync::Arc<E>);
 
-impl std::ops::Deref for IoError {
-    type Target = std::io::Error;
+impl<E: ?Sized> Clone for Shared<E> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
 
-    fn deref(&self) -> &std::io::Error {
+impl<E: ?Sized> std::ops::Deref for Shared<E> {
+    type Target = E;
+
+    fn deref(&self) -> &E {
         &self.0
     }
 }
 
-impl std::fmt::Display for IoError {
+impl<E: std::fmt::Display + ?Sized> std::fmt::Display for Shared<E> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(f)
     }
 }
 
-impl PartialEq for IoError {
+impl<E: std::fmt::Display + ?Sized> PartialEq for Shared<E> {
     fn eq(&self, other: &Self) -> bool {
-        self.kind() == other.kind() && self.to_string() == other.to_string()
+        self.to_string() == other.to_string()
     }
 }
 
 #[cfg(feature = "linfa")]
 impl From<linfa::Error> for Error {
     fn from(error: linfa::Error) -> Self {
-        Self::Foreign {
-            engine: "linfa",
-            message: error.to_string(),
-        }
+        Self::foreign("linfa", error)
     }
 }
 

@@ -2,16 +2,15 @@
 
 use std::ops::ControlFlow;
 
-/// Watches a fit, and may stop it.
+/// Receives the progress of a fit or of a whole model, and may stop it.
 ///
-/// A fit calls [`observe`](Self::observe) before each iteration. [`ControlFlow::Break`] ends the fit there: it returns the
-/// best result so far, which is that of a limit of so many iterations, and its [`FitReport`](crate::FitReport) says that
-/// it was [stopped](crate::FitReport::stopped). What is observed has no influence otherwise: a fit that is never stopped
-/// gives the same bits with an observer as without.
+/// A fit calls [`observe`](Self::observe) before each iteration. [`ControlFlow::Break`] ends it with the best result so far, the
+/// same as with this limit of iterations, and its [`FitReport`](crate::FitReport) says that it was
+/// [stopped](crate::FitReport::stopped). Otherwise an observer does not change a single bit of the result.
 ///
-/// Fits that go on at the same time (the groups of product quantization) call one observer from several threads, in an
-/// order that nothing can be concluded from, and each is stopped by the answer that it gets itself. An observer
-/// that wants all to end goes on saying so. It is called from rayon's threads and should not block.
+/// Parallel fits (the groups of product quantization) call the observer from several threads, in any order. Each answer stops
+/// only the fit that asked, so an observer that stops all of them keeps returning `Break`. It runs on the threads of the fit and
+/// should not block.
 ///
 /// Closures are observers:
 ///
@@ -23,7 +22,7 @@ use std::ops::ControlFlow;
 /// use taper::{Compressed, FitContext, Progress, Quantizer};
 ///
 /// let weights = Array2::from_shape_fn((64, 300), |(i, j)| ((i * 37 + j * 11) as f32).sin());
-/// // A button or a signal handler would set it.
+/// // A signal handler or a button of a user interface sets this flag.
 /// let cancelled = AtomicBool::new(false);
 /// let observer = |progress: &Progress| {
 ///     if progress.iteration == 3 {
@@ -40,7 +39,7 @@ use std::ops::ControlFlow;
 /// # Ok::<(), taper::Error>(())
 /// ```
 pub trait Observer: Send + Sync {
-    /// Takes note of how far a fit is; [`ControlFlow::Break`] ends it.
+    /// Receives the state of a fit before an iteration; [`ControlFlow::Break`] ends the fit.
     fn observe(&self, progress: &Progress<'_>) -> ControlFlow<()>;
 }
 
@@ -54,37 +53,37 @@ impl<T: Fn(&Progress<'_>) -> ControlFlow<()> + Send + Sync> Observer for T {
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Progress<'a> {
-    /// The tensor of the model that is compressed; `None` for a fit of a single array.
+    /// The tensor of a model that is being compressed; `None` for a fit of a single array.
     pub tensor: Option<&'a str>,
-    /// What is iterated.
+    /// The kind of iteration.
     pub stage: Stage,
-    /// Which of the fits that make up the whole: the group of a matrix, or the start of several.
+    /// The number of this fit among the parts of the whole: a group of a matrix, or one of several starts.
     pub part: usize,
-    /// Iterations made; zero before the first.
+    /// The number of finished iterations.
     pub iteration: usize,
-    /// The limit of iterations.
+    /// The largest number of iterations.
     pub max_iterations: usize,
-    /// The loss of the best result so far, as the fit's [`FitReport`](crate::FitReport) has it.
+    /// The loss of the best result so far, as in the [`FitReport`](crate::FitReport).
     pub loss: f64,
 }
 
-/// What the iterations of a [`Progress`] are.
+/// The kind of iterations of a [`Progress`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Stage {
-    /// Iterations of k-means; the part is the group.
+    /// Iterations of k-means. The part is the group.
     KMeans,
-    /// Sweeps over codes and centroids for the inputs that a layer sees.
+    /// Sweeps over codes and centroids that lower the error of the outputs.
     OutputError,
-    /// Rotations before product quantization.
+    /// Updates of the rotation before product quantization.
     Rotation,
-    /// Sweeps of alternating least squares on a compressed tensor, in search of a good start; the part is the start.
+    /// Sweeps of alternating least squares on a compressed tensor, which compare starts. The part is the start.
     CpStart,
     /// Sweeps of alternating least squares.
     CpAls,
     /// Sweeps of alternating optimization under constraints.
     CpAdmm,
-    /// Rounds over the two sides of a kernel, in its Tucker decomposition.
+    /// Rounds over the two sides of a kernel in a Tucker decomposition.
     Tucker,
     /// The tensors of a model. An iteration is one tensor; the loss is not used.
     Model,

@@ -4,7 +4,7 @@ use ndarray::{Array1, ArrayView1, ArrayView2, ArrayViewD};
 
 use crate::{Compressed, Float, Result, check};
 
-/// An artifact whose real numbers can be trained while its codes and positions stay.
+/// An artifact whose real numbers can be trained. Its codes and positions do not change.
 ///
 /// A framework computes the gradient with respect to the *dense* weight as usual. The artifact turns it into the gradient of its
 /// stored numbers: codebooks, factors, scales, kept weights. With $\hat W(\theta)$ the decompressed weight,
@@ -115,7 +115,7 @@ pub(crate) fn gradient_of<F: Float>(sums: Vec<f64>) -> Result<Array1<F>> {
     finite_gradient(sums.into_iter().map(F::from_f64_lossy).collect())
 }
 
-/// Errs where a value of `gradient` is not finite.
+/// Fails if a value of `gradient` is not finite.
 pub(crate) fn finite_gradient<F: Float>(gradient: Array1<F>) -> Result<Array1<F>> {
     check::no_overflow("the gradient", &gradient)?;
     Ok(gradient)

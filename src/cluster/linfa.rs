@@ -140,17 +140,13 @@ impl<F: Float + linfa::Float> Clusterer<F> for LinfaKMeans {
         let view = points.view();
         let records = to_linfa(&view);
         let dataset = DatasetBase::from(records.view());
-        let foreign = |message: String| Error::Foreign {
-            engine: "linfa-clustering",
-            message,
-        };
         let model = Engine::params_with_rng(clusters, seed.rng())
             .max_n_iterations(self.max_iterations as u64)
             .n_runs(self.restarts)
             .tolerance(F::from_f64_lossy(self.tolerance))
             .init_method(KMeansInit::KMeansPlusPlus)
             .fit(&dataset)
-            .map_err(|error| foreign(error.to_string()))?;
+            .map_err(|error| Error::foreign("linfa-clustering", error))?;
         let centroids = from_linfa(model.centroids()).into_owned();
         check::finite("the centroids of linfa-clustering", &centroids.view())?;
         let rows: Vec<F> = centroids.iter().copied().collect();

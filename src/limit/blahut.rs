@@ -20,37 +20,37 @@
 use super::Bounds;
 use super::histogram::{Bin, Binned};
 
-/// Grid points in √D, the width of the kernel: fine enough for sums of Gaussians to equal their integrals.
+/// Grid points per √D, the width of the kernel. At this number sums of Gaussians equal their integrals.
 const FINENESS: f64 = 3.0;
-/// How much finer the grid is on which the largest c(y) is searched for in the end.
+/// The factor by which the grid is finer on which the largest c(y) is searched at the end.
 const REFINEMENT: usize = 24;
 /// exp(−40) is below the rounding of sums of order one.
 const REACH: f64 = 40.0;
-/// Entries of the kernel: 32 MB, and a second or two.
+/// The largest number of entries of the kernel: 32 MB, and a second or two.
 const ENTRIES: f64 = 4e6;
-/// Nats by which the bounds of one slope may differ.
+/// The iteration ends when the bounds of one slope differ by less, in nats.
 const TOLERANCE: f64 = 2e-4;
-/// Steps of three evaluations.
+/// The largest number of steps, each with three evaluations.
 const ITERATIONS: usize = 60;
-/// Rounds of the iteration; points join the grid between them.
+/// Rounds of the iteration. Points are added to the grid between them.
 const ROUNDS: usize = 3;
-/// The mass of all points that join together.
+/// The total mass of the points that are added together.
 const JOINING: f64 = 5e-3;
-/// The most slopes that are tried for one result.
+/// The largest number of slopes tried for one result.
 const SLOPES: usize = 10;
-/// How near to the distortion that was asked for a slope has to come, in its logarithm.
+/// The largest difference between the logarithms of a slope's distortion and the requested one.
 const NEAR: f64 = 2e-3;
 
-/// A source, of which bounds of R(D) are to be found.
+/// A source whose R(D) is bounded.
 #[derive(Debug)]
 pub(super) struct Problem {
     histogram: Binned,
     variance: f64,
-    /// The least distortion that the histogram resolves.
+    /// The smallest distortion that the histogram resolves.
     finest: f64,
 }
 
-/// The search for the slope that belongs to a distortion; steeper slopes belong to smaller distortions.
+/// The search for the slope of a distortion. Steeper slopes belong to smaller distortions.
 #[derive(Debug)]
 struct Search {
     slope: f64,
@@ -94,7 +94,7 @@ struct Proof {
 }
 
 impl Problem {
-    /// None where the bins are too wide for `distortion`, or the kernel too large.
+    /// `None` if the bins are too wide for `distortion`, or the kernel too large.
     pub(super) fn new(histogram: Binned, variance: f64, distortion: f64) -> Option<Self> {
         let root = distortion.sqrt();
         let (low, high) = (
@@ -234,7 +234,7 @@ impl Problem {
         let mut largest = f64::INFINITY;
         for round in 0..ROUNDS {
             state.evaluate(bins, &kernel);
-            // A single step may widen the gap between the bounds: the best state is kept.
+            // A single step may widen the gap between the bounds, so keep the best state.
             let mut best = (state.gap(), state.distribution.clone());
             for _ in 0..ITERATIONS {
                 if best.0 <= TOLERANCE {
@@ -248,7 +248,7 @@ impl Problem {
             }
             state.distribution = best.1;
             state.evaluate(bins, &kernel);
-            // The largest c(y), between the points too. It can be exceeded only next to points that are nearly the largest.
+            // The largest c(y), also between the points. It can be larger only next to points close to the maximum.
             let near = state.largest.ln() - slope * spacing * spacing / 4.0;
             let c = |k: usize| Row::of(bins, low + fine * k as f64, slope).dot(&state.ratios);
             let mut peaks = Vec::new();
@@ -272,7 +272,7 @@ impl Problem {
             if round + 1 == ROUNDS || gap <= 3.0 * TOLERANCE || peaks.is_empty() {
                 break;
             }
-            // Atoms of the best distribution lie where c is largest: these points join the grid.
+            // Atoms of the best distribution lie at the maxima of c: add these points to the grid.
             state.join(peaks.iter().map(|(c, _)| c - 1.0));
             let points = peaks.iter().map(|&(_, k)| low + fine * k as f64);
             kernel.extend(points.map(|y| Row::of(bins, y, slope)));

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | [`EmpiricalSource::rate`], [`distortion`](EmpiricalSource::distortion) | bits a weight at a mean squared error, and the error at a number of bits | weights drawn independently from their own histogram, which the decoder knows at no cost |
 //! | [`EmpiricalSource::shannon_rate`] | a simpler lower bound on the same | as above, and the weights have a density, whose entropy is estimated |
-//! | [`gaussian_rate`] | nothing: a reference | R(D) of Gaussian weights, the *largest* of any distribution of that variance |
+//! | [`gaussian_rate`] | a reference, not a bound: R(D) of Gaussian weights | Gaussian weights, which need *more* bits than any other distribution of this variance |
 //! | [`WaterFilling`] | bits a weight at a mean squared output error of a linear layer | independent Gaussian weights, a known second moment of the inputs |
 //! | [`levels_error`], [`EmpiricalSource::levels_error`] | the error of any k values shared by all weights | none: these weights |
 //! | [`sign_error`] | the error of any α·(±1) | none: these weights |

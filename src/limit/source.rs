@@ -56,7 +56,7 @@ impl EmpiricalSource {
     ///
     /// # Errors
     ///
-    /// [`Error::EmptyAxis`], [`Error::NonFinite`], and [`Error::Overflow`] where the variance leaves the range of `f64`.
+    /// [`Error::EmptyAxis`], [`Error::NonFinite`], and [`Error::Overflow`] for a variance out of the range of `f64`.
     pub fn of<F: Float, D: Dimension>(weights: ArrayView<'_, F, D>) -> Result<Self> {
         check::finite("weights", &weights)?;
         let copy: Vec<F>;

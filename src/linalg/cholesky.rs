@@ -12,31 +12,30 @@ pub(crate) struct Cholesky<F> {
 }
 
 impl<F: Float> Cholesky<F> {
-    /// Factors `a`, of which the lower triangle is read; none where it is not positive definite to working
-    /// precision.
+    /// Factors `a`; `None` if it is not positive definite to working precision. Only the lower triangle is read.
     pub(crate) fn new(a: ArrayView2<'_, F>) -> Option<Self> {
         debug_assert!(a.is_square());
         F::Backend::cholesky(a).map(|lower| Self { lower })
     }
 
-    /// L, zero above the diagonal.
+    /// L, with zeros above the diagonal.
     pub(crate) fn lower(&self) -> &Array2<F> {
         &self.lower
     }
 
-    /// `x ← A⁻¹ x`: one right-hand side a column.
+    /// `x ← A⁻¹ x`: one right-hand side per column.
     pub(crate) fn solve(&self, mut x: ArrayViewMut2<'_, F>) {
         debug_assert_eq!(x.nrows(), self.lower.nrows());
         F::Backend::solve_lower(self.lower.view(), false, x.view_mut());
         F::Backend::solve_lower(self.lower.view(), true, x);
     }
 
-    /// `x ← x A⁻¹`: one right-hand side a row.
+    /// `x ← x A⁻¹`: one right-hand side per row.
     pub(crate) fn solve_rows(&self, x: ArrayViewMut2<'_, F>) {
         self.solve(x.reversed_axes());
     }
 
-    /// `x ← x L⁻ᵀ`, which makes the columns of x orthonormal where A = xᵀ x.
+    /// `x ← x L⁻ᵀ`, which makes the columns of x orthonormal if A = xᵀ x.
     pub(crate) fn whiten_rows(&self, x: ArrayViewMut2<'_, F>) {
         debug_assert_eq!(x.ncols(), self.lower.nrows());
         F::Backend::solve_lower(self.lower.view(), false, x.reversed_axes());

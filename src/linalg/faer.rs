@@ -25,8 +25,8 @@ pub struct Faer;
 
 /// Products of fewer multiply-adds (some ten microseconds) run on one thread.
 const SEQUENTIAL: usize = 1 << 20;
-/// The length of the blocks that a product is cut into. Long enough that packing the other operand anew for
-/// each block costs little, short enough that many threads have work.
+/// The length of the blocks of a product: long enough that packing the other operand again for each block costs little, short
+/// enough that many threads have work.
 const BLOCK: usize = 128;
 
 impl<F: Float + RealField> Backend<F> for Faer {
@@ -207,7 +207,7 @@ fn eigen<F: Float + RealField>(
     }
 }
 
-/// The product, cut along the longer axis of the result into blocks that do not depend on the threads.
+/// The product, computed in blocks along the longer axis of the result. The blocks do not depend on the threads.
 fn blocked_product<F: Float + RealField>(
     alpha: F,
     a: MatRef<'_, F>,
@@ -217,7 +217,7 @@ fn blocked_product<F: Float + RealField>(
 ) {
     let (m, n, k) = (out.nrows(), out.ncols(), a.ncols());
     if n > m {
-        // Cut along rows always: (a b)ᵀ = bᵀ aᵀ.
+        // Always split rows: (a b)ᵀ = bᵀ aᵀ.
         let (a, b, out) = (b.transpose(), a.transpose(), out.transpose_mut());
         return blocked_product_of_rows(alpha, a, b, accumulate, out, n * m * k);
     }
@@ -232,7 +232,7 @@ fn blocked_product_of_rows<F: Float + RealField>(
     out: MatMut<'_, F>,
     work: usize,
 ) {
-    // At least four blocks, of whole registers, so that a result with few rows is shared out too.
+    // At least four blocks of whole registers, so that several threads also work on a result with few rows.
     let block = BLOCK.min(out.nrows().div_ceil(4).next_multiple_of(32));
     if work <= SEQUENTIAL || out.nrows() <= block {
         matmul(out, accumulate, a, b, alpha, Par::Seq);
@@ -288,7 +288,7 @@ fn borrow<'a, F: Float>(a: &'a CowArray<'_, F, Ix2>) -> MatRef<'a, F> {
     MatRef::from_column_major_slice(columns, m, n)
 }
 
-/// Calls `f` with the view that faer works on, by way of a copy where `a` has gaps.
+/// Calls `f` with the view that faer works on. If `a` has gaps, `f` works on a copy that is then written back.
 fn with_mut<F: Float, T>(a: &mut ArrayViewMut2<'_, F>, f: impl FnOnce(MatMut<'_, F>) -> T) -> T {
     let (m, n) = a.dim();
     if let Some(values) = a.as_slice_mut() {

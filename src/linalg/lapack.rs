@@ -1,7 +1,7 @@
 //! Linear algebra by LAPACK and BLAS, through `ndarray-linalg`.
 //!
-//! A feature of the crate selects the LAPACK that is linked. It has threads of its own: a parallel OpenBLAS may round
-//! differently with another number of threads.
+//! A feature of the crate selects the LAPACK library. The library has its own threads: a parallel OpenBLAS may round differently
+//! with another number of threads.
 
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut2};
@@ -9,7 +9,7 @@ use ndarray_linalg::{
     Cholesky as _, Diag, EigValsh as _, Eigh as _, JobSvd, Lapack as LapackScalar, QRInto as _,
     SVDDCInto as _, SolveTriangularInplace as _, UPLO,
 };
-// Without this import the linker would leave the library out.
+// The linker includes the library only because of this import.
 #[cfg(any(feature = "openblas-system", feature = "openblas-static"))]
 use openblas_src as _;
 
@@ -33,7 +33,7 @@ impl<F: Float + LapackScalar<Real = F>> Backend<F> for Lapack {
             <F as num_traits::One>::one(),
         );
         if !add {
-            // Set rather than scaled by zero, which would keep a NaN.
+            // Scaling by zero would keep a NaN, so fill.
             out.fill(zero);
         }
         general_mat_mul(alpha, &a, &b, one, &mut out);
@@ -96,9 +96,9 @@ impl<F: Float + LapackScalar<Real = F>> Backend<F> for Lapack {
     }
 }
 
-/// A copy without gaps, which LAPACK may work in.
+/// A copy without gaps, which LAPACK overwrites.
 ///
-/// Filled one by one: other copies keep the stride of an axis of length one, which `ndarray-linalg` reads.
+/// It is filled value by value: other copies keep the stride of an axis of length one, which `ndarray-linalg` reads.
 fn row_major<F: Float>(a: ArrayView2<'_, F>) -> Array2<F> {
     let mut copy = Array2::zeros(a.raw_dim());
     copy.assign(&a);

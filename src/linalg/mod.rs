@@ -1,8 +1,8 @@
 //! Linear algebra: all products and factorizations of dense matrices.
 //!
 //! [`Backend`] lists the operations. `faer` implements them in Rust and is always compiled;
-//! `lapack` calls the LAPACK library that a feature selects when the crate is compiled. The functions below
-//! take views of any strides. Callers make sure that shapes fit, which is checked in debug builds only.
+//! `lapack` calls the LAPACK library that a feature of the crate selects. The functions below take views of any strides.
+//! Callers make sure that shapes fit; only debug builds check them.
 //! With faer, results are the same for any number of threads.
 
 mod cholesky;
@@ -18,8 +18,8 @@ use crate::{Float, Result};
 
 pub(crate) use cholesky::Cholesky;
 
-/// `array` as a matrix of `shape`, in row-major order; copied only if its order in memory differs. None if it has another
-/// number of values.
+/// `array` as a matrix of `shape`, in row-major order; copied only if its order in memory differs. `None` for another number
+/// of values.
 pub(crate) fn as_matrix<F: Clone, D: Dimension>(
     array: ArrayView<'_, F, D>,
     shape: (usize, usize),
@@ -38,7 +38,7 @@ pub(crate) type Active = faer::Faer;
 #[cfg(feature = "_lapack")]
 pub(crate) type Active = lapack::Lapack;
 
-/// The number types that the back ends are written for; [`Float`] asks for it.
+/// The number types of the back ends; a supertrait of [`Float`].
 ///
 /// Public in name only: the module is private.
 pub trait LinalgFloat: Sized {
@@ -59,7 +59,7 @@ impl LinalgFloat for f64 {
 pub struct ThinSvd<F> {
     /// (m, min(m, n)), with orthonormal columns.
     pub u: Array2<F>,
-    /// The singular values, not negative, falling.
+    /// The singular values, at least 0, in falling order.
     pub s: Array1<F>,
     /// (min(m, n), n), with orthonormal rows.
     pub vt: Array2<F>,
@@ -69,7 +69,7 @@ pub struct ThinSvd<F> {
 ///
 /// Public in name only: the module is private.
 pub trait Backend<F> {
-    /// `out ← alpha a b`, or `out ← out + alpha a b` where `add` is set; the shapes fit.
+    /// `out ← alpha a b`, or `out ← out + alpha a b` if `add` is set. The shapes fit.
     fn product(
         alpha: F,
         a: ArrayView2<'_, F>,
@@ -89,36 +89,32 @@ pub trait Backend<F> {
     ///
     /// # Errors
     ///
-    /// [`Error::NoConvergence`](crate::Error::NoConvergence), where the back end names a failure of its own.
+    /// [`Error::NoConvergence`](crate::Error::NoConvergence), if the back end reports a failure.
     fn thin_qr(a: ArrayView2<'_, F>) -> Result<(Array2<F>, Array2<F>)>;
 
-    /// The eigenvalues of a symmetric matrix (of which the lower triangle is read), rising, and the
-    /// eigenvectors as columns.
+    /// The eigenvalues of a symmetric matrix in rising order, and the eigenvectors as columns. Only the lower triangle is read.
     ///
     /// # Errors
     ///
     /// [`Error::NoConvergence`](crate::Error::NoConvergence).
     fn symmetric_eigen(a: ArrayView2<'_, F>) -> Result<(Array1<F>, Array2<F>)>;
 
-    /// The eigenvalues alone, rising.
+    /// The eigenvalues alone, in rising order.
     ///
     /// # Errors
     ///
     /// [`Error::NoConvergence`](crate::Error::NoConvergence).
     fn symmetric_eigenvalues(a: ArrayView2<'_, F>) -> Result<Array1<F>>;
 
-    /// The lower triangular L with L Lᵀ = `a` (of which the lower triangle is read), zero above the diagonal,
-    /// or none where `a` is not positive definite to working precision.
+    /// The lower triangular L with L Lᵀ = `a`, with zeros above the diagonal; `None` if `a` is not positive definite to working
+    /// precision. Only the lower triangle of `a` is read.
     fn cholesky(a: ArrayView2<'_, F>) -> Option<Array2<F>>;
 
-    /// `x ← L⁻¹ x`, or `x ← L⁻ᵀ x` where `transposed` is set; L is lower triangular without zeros on
-    /// its diagonal.
+    /// `x ← L⁻¹ x`, or `x ← L⁻ᵀ x` if `transposed` is set. L is lower triangular without zeros on its diagonal.
     fn solve_lower(lower: ArrayView2<'_, F>, transposed: bool, x: ArrayViewMut2<'_, F>);
 }
 
-/// The product a b; transposes are views.
-///
-/// y = x Wᵀ is `product(x, w.t())`.
+/// The product a b. For y = x Wᵀ call `product(x, w.t())`: a transpose is a view.
 pub(crate) fn product<F: Float>(a: ArrayView2<'_, F>, b: ArrayView2<'_, F>) -> Array2<F> {
     let mut out = Array2::zeros((a.nrows(), b.ncols()));
     product_into(a, b, out.view_mut());
@@ -187,7 +183,7 @@ pub(crate) fn thin_qr<F: Float>(a: ArrayView2<'_, F>) -> Result<(Array2<F>, Arra
     F::Backend::thin_qr(a)
 }
 
-/// Eigenvalues, rising, and eigenvectors (as columns) of a symmetric matrix.
+/// The eigenvalues of a symmetric matrix in rising order, and its eigenvectors as columns.
 ///
 /// # Errors
 ///
@@ -197,7 +193,7 @@ pub(crate) fn symmetric_eigen<F: Float>(a: ArrayView2<'_, F>) -> Result<(Array1<
     F::Backend::symmetric_eigen(a)
 }
 
-/// Eigenvalues, rising, of a symmetric matrix.
+/// The eigenvalues of a symmetric matrix in rising order.
 ///
 /// # Errors
 ///

@@ -43,7 +43,7 @@ fn check_chain(chain: &CpConv2d<f64>, kernel: &Array4<f64>, x: &Array4<f64>) {
 }
 
 #[test]
-fn chains_are_the_convolution_with_the_rebuilt_kernel() {
+fn chains_equal_the_convolution_with_the_decompressed_kernel() {
     for kernel in [[3, 3], [5, 2], [1, 4], [1, 1]] {
         let x = random([2, 3, 8, 9], 1);
         let weights = random([6, 3, kernel[0], kernel[1]], 2);
@@ -111,7 +111,7 @@ fn the_links_are_convolutions() {
 }
 
 #[test]
-fn what_does_not_fit_is_an_error() {
+fn wrong_shapes_are_errors() {
     let fit = CpAls::new(Rank::Fixed(2))
         .factorize(random([4, 3, 9, 1], 2).slice(s![.., .., .., 0]))
         .unwrap();

@@ -184,7 +184,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn convolution_is_its_definition() {
+    fn conv2d_equals_the_definition() {
         for (stride, padding) in [
             ([1, 1], [0, 0]),
             ([1, 1], [1, 2]),
@@ -221,7 +221,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_an_error() {
+    fn wrong_shapes_are_errors() {
         let (x, kernel) = (random([1, 2, 3, 3], 1), random([2, 3, 1, 1], 2));
         assert!(conv2d(x.view(), kernel.view(), None, Geometry::default()).is_err());
         let kernel = random([2, 2, 1, 1], 2);

@@ -16,7 +16,7 @@ fn error(kernel: &Array4<f64>, chain: &TuckerConv2d<f64>) -> f64 {
 }
 
 #[test]
-fn the_loss_is_the_error_and_never_rises() {
+fn the_loss_is_the_squared_error_and_never_rises() {
     let kernel = random([8, 6, 3, 3], 1);
     let params = Tucker2::ranks(4, 3).precision(Precision::F64);
     let chain = params.factorize(kernel.view()).unwrap();
@@ -33,7 +33,7 @@ fn the_loss_is_the_error_and_never_rises() {
 }
 
 #[test]
-fn chains_are_the_convolution_with_the_rebuilt_kernel() {
+fn chains_equal_the_convolution_with_the_decompressed_kernel() {
     let kernel = random([5, 4, 3, 2], 1);
     let x = random([2, 4, 7, 6], 2);
     let params = Tucker2::ranks(3, 2).precision(Precision::F64);
@@ -88,7 +88,7 @@ fn ranks_follow_from_an_energy_or_a_ratio() {
 }
 
 #[test]
-fn what_cannot_be_is_an_error() {
+fn wrong_inputs_and_parameters_are_errors() {
     let mut kernel = random([4, 3, 1, 1], 1);
     assert!(Tucker2::ranks(0, 1).validate().is_err());
     assert!(Tucker2::energy(0.0).validate().is_err());

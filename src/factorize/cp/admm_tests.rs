@@ -18,7 +18,7 @@ fn all_constraints() -> Vec<Constraint> {
 }
 
 #[test]
-fn unconstrained_it_agrees_with_als() {
+fn without_constraints_the_fit_agrees_with_als() {
     let tensor = low_rank::<f64>(&[9, 8, 7], 3, 0.2, 1);
     let rank = Rank::Fixed(3);
     let als = CpAls::new(rank)
@@ -33,7 +33,7 @@ fn unconstrained_it_agrees_with_als() {
         als.factorize(tensor.view()).unwrap(),
         admm.factorize(tensor.view()).unwrap(),
     );
-    // Both end where a sweep gains less than 1e-12 of the squared error.
+    // Both end when a sweep gains less than 1e-12 of the squared error.
     let (a, b) = (
         relative_error(&tensor, &als),
         relative_error(&tensor, &admm),
@@ -130,7 +130,7 @@ fn a_tensor_of_known_nonnegative_rank_is_recovered() {
         .precision(Precision::F64)
         .factorize(tensor.view())
         .unwrap();
-    // The loss falls linearly; it ends where a sweep gains 1e-10 of it.
+    // The loss falls linearly. The fit ends when a sweep gains less than 1e-10 of it.
     assert!(
         relative_error(&tensor, &fit) < 1e-3,
         "{}",
@@ -140,10 +140,10 @@ fn a_tensor_of_known_nonnegative_rank_is_recovered() {
 }
 
 #[test]
-fn smoothness_smooths() {
+fn the_smoothness_penalty_lowers_the_roughness() {
     let tensor = low_rank::<f64>(&[20, 8, 7], 2, 0.5, 1);
     let roughness = |weight| {
-        // Without a penalty on the others, the scale would move to them.
+        // The ridge on the other factors keeps the scale from moving to them.
         let admm = CpAdmm::new(Rank::Fixed(2))
             .all(Constraint::Ridge(1.0))
             .mode(0, Constraint::Smooth(weight));
@@ -189,7 +189,7 @@ fn each_mode_has_its_own_constraint() {
 }
 
 #[test]
-fn zero_is_rebuilt_exactly() {
+fn zeros_are_rebuilt_exactly() {
     for constraint in all_constraints() {
         let admm = CpAdmm::new(Rank::Fixed(2)).all(constraint);
         let fit = admm

@@ -50,7 +50,7 @@ pub(in super::super) fn never_rise(fit: &FitReport) {
 }
 
 #[test]
-fn known_rank_is_recovered_to_rounding() {
+fn a_tensor_of_known_rank_is_recovered_to_rounding() {
     for (shape, rank) in [
         (vec![8, 7], 3),
         (vec![10, 9, 8], 4),
@@ -61,7 +61,7 @@ fn known_rank_is_recovered_to_rounding() {
             .tolerance(1e-9)
             .max_sweeps(1000)
             .precision(Precision::F64);
-        // A backward stable fit errs by the rounding of a sum over all entries, times a modest condition.
+        // The error of a backward stable fit: the rounding of a sum over all entries, times a modest condition.
         let size: usize = shape.iter().product();
         let bound = 64.0 * (size as f64).sqrt();
         let double = low_rank::<f64>(&shape, rank, 0.0, 5);
@@ -139,12 +139,12 @@ fn a_rank_above_that_of_the_tensor_is_exact() {
         .precision(Precision::F64)
         .factorize(tensor.view())
         .unwrap();
-    // The fit ends where a sweep gains less than its tolerance, 1e-6 of the squared error.
+    // The fit ends when a sweep gains less than the tolerance, 1e-6 of the squared error.
     assert!(relative_error(&tensor, &fit) < 1e-6);
 }
 
 #[test]
-fn order_two_is_the_truncated_svd() {
+fn a_fit_of_a_matrix_is_the_truncated_svd() {
     let matrix = low_rank::<f64>(&[9, 7], 7, 0.2, 2);
     let dense = matrix
         .clone()
@@ -164,7 +164,7 @@ fn order_two_is_the_truncated_svd() {
 }
 
 #[test]
-fn zero_is_rebuilt_exactly() {
+fn zeros_are_rebuilt_exactly() {
     let fit = CpAls::new(Rank::Fixed(3))
         .factorize(ArrayD::<f32>::zeros(vec![4, 3, 3]).view())
         .unwrap();
@@ -173,7 +173,7 @@ fn zero_is_rebuilt_exactly() {
 }
 
 #[test]
-fn what_cannot_be_fitted_is_an_error() {
+fn wrong_inputs_and_parameters_are_errors() {
     let mut tensor = low_rank::<f32>(&[4, 3, 3], 2, 0.0, 1);
     assert_eq!(
         CpAls::new(Rank::Fixed(0))
@@ -224,7 +224,7 @@ fn strides_and_scale_do_not_matter() {
     spread.slice_mut(s![..;-1, ..;2, ..]).assign(&tensor.t());
     let view = spread.slice(s![..;-1, ..;2, ..]);
     assert_eq!(als.factorize(view.t()).unwrap(), fit);
-    // A power of two changes the weights and nothing else, even where squares leave the range of f64.
+    // A power of two changes only the weights, even if squares are out of the range of f64.
     let tiny = als
         .factorize(tensor.mapv(|x| x * 2.0_f64.powi(-700)).view())
         .unwrap();
@@ -238,7 +238,7 @@ fn strides_and_scale_do_not_matter() {
 #[cfg(feature = "rayon")]
 #[test]
 fn the_number_of_threads_does_not_matter() {
-    // Large enough that products and contractions are shared out.
+    // Large enough for several threads in products and contractions.
     let tensor = low_rank::<f32>(&[80, 70, 60], 24, 0.3, 4);
     let als = CpAls::new(Rank::Fixed(24)).max_sweeps(4).starts(2, 3);
     let run = |threads| {
@@ -318,7 +318,7 @@ fn terms_that_cancel_are_corrected_without_a_larger_error() {
     never_rise(&report.fit);
     let free = free.cp_report();
     assert!(report.term_norm_ratio < free.term_norm_ratio);
-    // With room for the error, the norm comes down to the bound: √2 times that of Σ ‖term‖² for two equal terms.
+    // With slack for the error, the norm falls to the bound: √2 times that of Σ ‖term‖² for two equal terms.
     let bound = NormBound {
         slack: 1.0,
         ..bound

@@ -242,7 +242,7 @@ impl<F: Float> LowRankMatrix<F> {
     }
 }
 
-/// Fails if a sum of products of the factors may leave the range of the type.
+/// Fails if a sum of products of the factors may be out of the range of the type.
 fn check_product<F: Float>(
     left: &Array2<F>,
     singular_values: Option<&Array1<F>>,

@@ -48,7 +48,7 @@ fn randomized(rank: usize) -> TruncatedSvd {
     exact(rank).method(SvdMethod::Randomized)
 }
 
-/// Rounding in a decomposition of an (m, n) matrix moves singular values by this, relative to the norm.
+/// The change of singular values by rounding in a decomposition of an (m, n) matrix, relative to the norm.
 fn rounding<F: Float>(m: usize, n: usize) -> f64 {
     F::epsilon().as_f64() * (m + n) as f64
 }
@@ -71,7 +71,7 @@ fn error_is_the_discarded_energy<F: Float>() {
         assert!((report.optimal_error.unwrap() - optimum).abs() <= tolerance);
         let measured = distance(weights.view(), &matrix) / norm(weights.view());
         assert!((report.relative_error - measured).abs() <= tolerance);
-        // More terms never make it worse; all of them make it exact.
+        // More terms do not raise the error; all of them make it zero.
         assert!(report.relative_error <= last + tolerance);
         last = report.relative_error;
     }
@@ -119,8 +119,8 @@ fn a_matrix_of_known_rank_is_recovered() {
 }
 
 #[test]
-fn the_randomized_error_is_near_the_optimum_and_falls_with_power_iterations() {
-    // The spectrum of a random matrix falls slowly, which is the hard case.
+fn power_iterations_bring_the_randomized_error_close_to_the_optimum() {
+    // The spectrum of a random matrix falls slowly: the hard case.
     let weights = random::<f32>(400, 300, 3);
     let excess = |method, iterations| {
         let params = randomized(20).method(method).power_iterations(iterations);
@@ -153,7 +153,7 @@ fn the_randomized_error_is_near_the_optimum_and_falls_with_power_iterations() {
 }
 
 #[test]
-fn automatic_chooses_by_shape_and_rank() {
+fn the_automatic_method_depends_on_shape_and_rank() {
     let method = |m, n, rank| {
         let weights = random::<f32>(m, n, 4);
         let matrix = TruncatedSvd::new(rank).factorize(weights.view()).unwrap();
@@ -166,7 +166,7 @@ fn automatic_chooses_by_shape_and_rank() {
 }
 
 #[test]
-fn factors_are_orthonormal_and_their_signs_fixed() {
+fn factors_are_orthonormal_and_signs_are_unique() {
     let weights = random::<f64>(130, 110, 5);
     for params in [exact(7), randomized(7)] {
         let matrix = params
@@ -186,7 +186,7 @@ fn factors_are_orthonormal_and_their_signs_fixed() {
                 .fold(0.0_f64, |l, &x| if x.abs() > l.abs() { x } else { l });
             assert!(largest > 0.0);
         }
-        // W = −(−W): the other sign of everything gives the other sign of the right factor alone.
+        // −W changes the sign of the right factor only.
         let negative = params
             .singular_values(SingularValues::Apart)
             .factorize((-&weights).view())
@@ -198,7 +198,7 @@ fn factors_are_orthonormal_and_their_signs_fixed() {
 }
 
 #[test]
-fn singular_values_go_where_they_are_asked_to() {
+fn every_place_of_the_singular_values_gives_the_same_product() {
     let weights = with_spectrum::<f64>(20, 16, &[4.0, 1.0, 0.25], 6);
     let lengths = |a: ArrayView2<'_, f64>| -> Vec<f64> {
         a.columns().into_iter().map(|c| c.dot(&c).sqrt()).collect()
@@ -224,7 +224,7 @@ fn singular_values_go_where_they_are_asked_to() {
             folding == SingularValues::Apart
         );
         assert!(distance(weights.view(), &matrix) < 1e-13);
-        // The product without rebuilding is the product with what is rebuilt.
+        // `apply` is the product with the decompressed matrix.
         let x = random::<f64>(5, 16, 7);
         let dense: Array2<f64> = matrix.decompress().unwrap().into_dimensionality().unwrap();
         let difference = matrix.apply(x.view()).unwrap() - x.dot(&dense.t());
@@ -233,7 +233,7 @@ fn singular_values_go_where_they_are_asked_to() {
 }
 
 #[test]
-fn sizes_are_those_of_the_factors_which_rebuild_the_matrix() {
+fn parts_have_the_size_of_the_factors_and_restore_the_matrix() {
     let weights = random::<f32>(30, 20, 8);
     for precision in [Precision::F16, Precision::F32, Precision::F64] {
         for folding in [SingularValues::Split, SingularValues::Apart] {
@@ -260,7 +260,7 @@ fn sizes_are_those_of_the_factors_which_rebuild_the_matrix() {
             assert_eq!(again.svd_report(), None);
         }
     }
-    // Half precision costs what its rounding costs, and the report knows.
+    // The report includes the rounding to half precision.
     let half = exact(20)
         .precision(Precision::F16)
         .factorize(weights.view())
@@ -270,7 +270,7 @@ fn sizes_are_those_of_the_factors_which_rebuild_the_matrix() {
 }
 
 #[test]
-fn forged_parts_are_refused() {
+fn forged_parts_are_errors() {
     let (left, right) = (Array2::<f32>::ones((3, 2)), Array2::<f32>::ones((2, 4)));
     let from = |left: &Array2<f32>, s: Option<Array1<f32>>, right: &Array2<f32>, precision| {
         LowRankMatrix::from_parts(left.clone(), s, right.clone(), precision)
@@ -308,7 +308,7 @@ fn forged_parts_are_refused() {
 }
 
 #[test]
-fn what_cannot_be_is_an_error() {
+fn wrong_inputs_and_parameters_are_errors() {
     let weights = random::<f32>(6, 4, 9);
     assert!(exact(0).factorize(weights.view()).is_err());
     let above = exact(5).factorize(weights.view()).unwrap_err();
@@ -361,14 +361,14 @@ fn zeros_are_rebuilt_exactly() {
 }
 
 #[test]
-fn magnitudes_far_from_one_are_no_harder() {
+fn scaling_by_a_power_of_two_scales_the_result() {
     let weights = random::<f32>(120, 110, 10);
     for params in [exact(9), randomized(9)] {
         let error = |scale: f32| {
             let matrix = params.factorize((&weights * scale).view()).unwrap();
             matrix.svd_report().unwrap().relative_error
         };
-        // Powers of two, so that nothing else differs.
+        // A power of two changes no digit.
         for exponent in [-100, -60, 60, 120] {
             let difference = error(2.0_f32.powi(exponent)) - error(1.0);
             assert!(
@@ -448,7 +448,7 @@ fn convolve(x: &ndarray::Array3<f64>, kernel: &Array4<f64>) -> ndarray::Array3<f
 }
 
 #[test]
-fn a_separable_convolution_is_the_convolution_with_what_it_rebuilds() {
+fn a_separable_convolution_equals_the_convolution_with_the_decompressed_kernel() {
     let mut rng = Seed::from(14).rng();
     let kernel = Array4::from_shape_fn((6, 5, 3, 2), |_| rng.gen_range(-1.0..1.0));
     let x = ndarray::Array3::from_shape_fn((5, 7, 8), |_| rng.gen_range(-1.0..1.0));
