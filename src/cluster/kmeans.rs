@@ -1,4 +1,4 @@
-//! The parameters of k-means, and what is done around its iterations.
+//! k-means: its parameters, its checks and its restarts.
 
 use ndarray::{Array2, ArrayView1, ArrayView2};
 
@@ -13,10 +13,10 @@ use crate::{Error, FitReport, Float, Observer, ParamError, Result, Seed, Stage, 
 
 /// k-means by Lloyd's algorithm (Lloyd, "Least squares quantization in PCM", 1982, doi:10.1109/TIT.1982.1056489).
 ///
-/// Empty clusters are moved to the points that are farthest from their centroids, so that no cluster is left
-/// empty where there are as many distinct points. The iterations end when no assignment changes, when the
-/// loss falls by less than the tolerance, or at their limit; of several restarts the one of the least loss is
-/// kept. [`assign`](super::assign) of the points to the centroids gives the assignments again.
+/// Empty clusters move to the points that are farthest from their centroids, so that no cluster stays empty if there are enough
+/// distinct points. The iterations end when no assignment changes, when the loss falls by less than the tolerance, or at their
+/// limit. Of several starts, the result with the least loss is kept. [`assign`](super::assign) with the points and the centroids
+/// gives the same assignments.
 ///
 /// The sums are kept in `f64`. For `f32` points in p dimensions an assignment costs about p + 3 operations
 /// of a vector register for each 16 (AVX-512) or 8 (AVX2) points and centroid.
@@ -40,9 +40,11 @@ use crate::{Error, FitReport, Float, Observer, ParamError, Result, Seed, Stage, 
 pub struct KMeans {
     /// The largest number of iterations, at least 1.
     pub max_iterations: usize,
-    /// The iterations end when one lowers the loss by no more than this fraction of it, in [0, 1). At 0 they end when no assignment changes.
+    /// The iterations end when one lowers the loss by no more than this fraction of it, in [0, 1). At 0 they end when no
+    /// assignment changes.
     pub tolerance: f64,
-    /// The number of starts, at least 1. The first of the least loss is kept.
+    /// The number of starts, at least 1. The result with the least loss is kept, of equal ones the first. With
+    /// [given](Seeding::Given) centroids there is only one start.
     pub restarts: usize,
     /// How the first centroids are chosen.
     pub seeding: Seeding,
@@ -66,32 +68,28 @@ impl KMeans {
         }
     }
 
-    /// The most iterations made, at least one.
+    /// Sets the largest number of iterations; 25 unless set.
     #[must_use]
     pub fn max_iterations(mut self, max_iterations: usize) -> Self {
         self.max_iterations = max_iterations;
         self
     }
 
-    /// Ends the iterations when one lowers the loss by no more than this fraction of it, in [0, 1).
-    ///
-    /// At zero, the default, they end when no assignment changes, which is exact.
+    /// Sets the gain of an iteration, as a fraction of the loss, at which the iterations end; 0 unless set.
     #[must_use]
     pub fn tolerance(mut self, tolerance: f64) -> Self {
         self.tolerance = tolerance;
         self
     }
 
-    /// How the first centroids are chosen.
+    /// Sets how the first centroids are chosen; [`Seeding::PlusPlus`] unless set.
     #[must_use]
     pub fn seeding(mut self, seeding: Seeding) -> Self {
         self.seeding = seeding;
         self
     }
 
-    /// How many starts are made, at least one; the first of the least loss is kept.
-    ///
-    /// From [given](Seeding::Given) centroids, all would be the same and one is made.
+    /// Sets the number of starts; 1 unless set.
     #[must_use]
     pub fn restarts(mut self, restarts: usize) -> Self {
         self.restarts = restarts;
@@ -102,7 +100,7 @@ impl KMeans {
     ///
     /// # Errors
     ///
-    /// The first parameter that no input could make right.
+    /// The first parameter that is out of its range for every input.
     pub fn validate(&self) -> Result<(), ParamError> {
         check::at_least_one("max_iterations", self.max_iterations)?;
         check::at_least_one("restarts", self.restarts)?;
@@ -112,7 +110,9 @@ impl KMeans {
 }
 
 impl<F: Float> Clusterer<F> for KMeans {
-    /// As the trait says; moreover [`Error::ShapeMismatch`], [`Error::NonFinite`] and [`Error::Overflow`] for
+    /// # Errors
+    ///
+    /// Those of the trait; [`Error::ShapeMismatch`], [`Error::NonFinite`] and [`Error::Overflow`] for
     /// [given](Seeding::Given) centroids that do not fit.
     fn cluster(
         &self,
@@ -152,8 +152,8 @@ impl KMeans {
         seed: Seed,
         observer: Option<&dyn Observer>,
     ) -> Result<Clustering<F>> {
-        // Columns of a wide matrix lie a power of two apart, where they push each other out of the cache: a copy
-        // without gaps pays for itself many times over.
+        // Rows of a wide matrix often lie a power of two apart, where they evict each other from the cache. A copy without
+        // gaps saves much more time than it takes.
         check::not_empty("points", points.shape())?;
         let points = points.as_standard_layout();
         let points = points.view();
@@ -224,17 +224,10 @@ impl KMeans {
                 break;
             }
         }
-        let fit = best.ok_or(ParamError::Zero { name: "restarts" })?;
-        let shape = (clusters, points.ncols());
-        let found = vec![fit.centroids.len()];
-        let centroids =
-            Array2::from_shape_vec(shape, fit.centroids).map_err(|_| Error::ShapeMismatch {
-                what: "centroids",
-                expected: vec![shape.0, shape.1],
-                found,
-            })?;
+        let fit = best.expect("there is at least one start");
+        let centroids = Array2::from_shape_vec((clusters, points.ncols()), fit.centroids);
         Ok(Clustering {
-            centroids,
+            centroids: centroids.expect("each cluster has one centroid"),
             assignments: fit.assignments,
             report: fit.report,
         })

@@ -1,12 +1,8 @@
-//! k-means, the engine of the codebooks.
+//! k-means, which finds the centroids of codebooks.
 //!
-//! [`KMeans`] is Lloyd's algorithm from a choice of starts ([`Seeding`]), made for what weights are cut into:
-//! very many short vectors. [`assign`] finds the nearest centroid of each point. [`Clusterer`] is the seam
-//! behind which another engine may stand.
-//!
-//! Inside: `kmeans` holds the parameters and the restarts, `seeding` the starts, `lloyd` the iterations, `search` the
-//! nearest centroids, `distinct`
-//! the case of no more distinct points than clusters, `optimal` the exact solution on the line, `blocks` the layout that the kernels read.
+//! [`KMeans`] is Lloyd's algorithm with several ways to choose the start ([`Seeding`]), optimized for very many short vectors.
+//! [`assign`] finds the nearest centroid of each point, and [`cluster_scalars`] the optimal clusters of numbers.
+//! [`Clusterer`] is the trait for other algorithms.
 //!
 //! ```
 //! use taper::Seed;
@@ -20,6 +16,9 @@
 //! # Ok::<(), taper::Error>(())
 //! ```
 
+// `kmeans` has the parameters and the restarts, `seeding` the starts, `lloyd` the iterations, `search` the nearest centroids,
+// `distinct` the case of no more distinct points than clusters, `optimal` the exact solution in one dimension, and `blocks` the
+// layout that the kernels read.
 mod assignment;
 mod blocks;
 mod distinct;
@@ -44,7 +43,9 @@ pub use self::linfa::LinfaKMeans;
 pub use assignment::assign;
 pub(crate) use assignment::assign_finite;
 pub use kmeans::KMeans;
-pub use optimal::{OptimalScalar, cluster_scalars};
+#[doc(hidden)]
+pub use optimal::OptimalScalar;
+pub use optimal::cluster_scalars;
 pub use seeding::Seeding;
 
 /// Points divided among clusters.
@@ -71,35 +72,34 @@ pub struct Clustering<F> {
 
 /// Divides points among clusters, each of which has a centroid.
 ///
-/// What an implementation promises:
-/// - there are exactly `clusters` centroids, all finite, and an assignment below `clusters` for each point;
-/// - as many clusters as there are distinct points, or more, give a loss of zero; they are no error;
-/// - a point of weight w counts like w points; one of weight zero is assigned and counts for nothing;
-/// - the same points, weights, parameters and seed give the same result, for any number of threads;
-/// - points without any values, values that are not finite, and negative weights are errors; nothing panics.
+/// Every implementation guarantees:
+/// - there are exactly `clusters` centroids, all finite, and each point has an assignment below `clusters`;
+/// - as many clusters as there are distinct points, or more, give a loss of zero and no error;
+/// - a point of weight w counts like w points; a point of weight zero is assigned, and has no influence;
+/// - the same points, weights, parameters and seed give the same result for any number of threads;
+/// - empty axes, values that are not finite, and negative weights are errors, and nothing panics.
 ///
 /// ```
 /// use taper::Seed;
-/// use taper::cluster::{Clusterer, KMeans, OptimalScalar};
+/// use taper::cluster::{Clusterer, KMeans};
 /// use taper::ndarray::array;
 ///
 /// let points = array![[0.0_f32], [1.0], [8.0], [9.0]];
-/// let engines: [&dyn Clusterer<f32>; 2] = [&KMeans::new().restarts(4), &OptimalScalar];
-/// for engine in engines {
-///     assert_eq!(engine.cluster(points.view(), None, 2, Seed::from(7), None)?.report.loss(), Some(0.25));
-/// }
+/// // Code that takes any algorithm.
+/// let engine: &dyn Clusterer<f32> = &KMeans::new().restarts(4);
+/// assert_eq!(engine.cluster(points.view(), None, 2, Seed::from(7), None)?.report.loss(), Some(0.25));
 /// # Ok::<(), taper::Error>(())
 /// ```
 pub trait Clusterer<F: Float>: Debug + Send + Sync {
     /// Divides `points`, of shape (points, axes), among `clusters` clusters.
     ///
-    /// Where all `weights` are zero, any result is as good as another; they are left out of account then.
+    /// If all `weights` are zero, they are ignored.
     ///
     /// # Errors
     ///
     /// [`Error::EmptyAxis`], [`Error::NonFinite`], [`Error::ShapeMismatch`] for weights of another length than the
     /// points, [`Error::Parameter`] for zero clusters or a negative weight, [`Error::Overflow`] for values whose
-    /// squares leave the range of `f64`, and what the implementation names.
+    /// squares leave the range of `f64`, and the errors of the implementation.
     fn cluster(
         &self,
         points: ArrayView2<'_, F>,
@@ -111,8 +111,8 @@ pub trait Clusterer<F: Float>: Debug + Send + Sync {
 
     /// Divides the points of each group among `clusters` clusters of its own, all groups at the same time.
     ///
-    /// Group g draws from `seed.derive(g)`, and its result is that of [`cluster`](Self::cluster) with that seed.
-    /// `weights`, where given, holds the weights of each group.
+    /// The result of group g is that of [`cluster`](Self::cluster) with the seed `seed.derive(g)`. `weights` holds the weights
+    /// of each group.
     ///
     /// # Errors
     ///
@@ -132,7 +132,7 @@ pub trait Clusterer<F: Float>: Debug + Send + Sync {
     }
 }
 
-/// What `cluster` makes of each group, given its number, points, weights and seed.
+/// Calls `cluster` with the number, points, weights and seed of each group.
 pub(crate) fn by_group<F: Float>(
     groups: &[ArrayView2<'_, F>],
     weights: Option<&[ArrayView1<'_, F>]>,
@@ -145,8 +145,7 @@ pub(crate) fn by_group<F: Float>(
         crate::check::same_shape("the weights of groups", &[groups.len()], &[weights.len()])?;
     }
     parallel::map(groups.len(), |g| {
-        let weights = weights.and_then(|weights| weights.get(g));
-        let weights = weights.map(|weights| weights.view());
+        let weights = weights.map(|weights| weights[g].view());
         cluster(g, groups[g].view(), weights, seed.derive(g as u64))
     })
     .into_iter()

@@ -8,20 +8,7 @@ use super::kmeans::checked_weights;
 use super::{Clusterer, Clustering};
 use crate::{FitReport, Float, Observer, Result, Seed, check};
 
-/// Optimal k-means in one dimension ([`cluster_scalars`]), as a [`Clusterer`] of points with a single axis.
-///
-/// Nothing is drawn at random, so that the seed is ignored. Points with more than one axis are an [`Error::ShapeMismatch`](crate::Error::ShapeMismatch).
-///
-/// ```
-/// use ndarray::array;
-/// use taper::Seed;
-/// use taper::cluster::{Clusterer, OptimalScalar};
-///
-/// let points = array![[0.0_f32], [10.0], [1.0], [11.0], [30.0]];
-/// let result = OptimalScalar.cluster(points.view(), None, 3, Seed::default(), None)?;
-/// assert_eq!(result.centroids, array![[0.5], [10.5], [30.0]]);
-/// # Ok::<(), taper::Error>(())
-/// ```
+/// [`cluster_scalars`] as a [`Clusterer`], for tests of codebooks that have to be optimal. It ignores the seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OptimalScalar;
 
@@ -41,14 +28,14 @@ impl<F: Float> Clusterer<F> for OptimalScalar {
 
 /// The clustering of `values` with the least loss of all clusterings into `clusters` clusters.
 ///
-/// In one dimension an optimal cluster is a run of sorted values, so that the best division of the first i values follows
-/// from those of fewer values (Wang and Song, "Ckmeans.1d.dp: optimal k-means clustering in one dimension by
+/// In one dimension an optimal cluster is a run of sorted values, and the best division of the first i values follows
+/// from the best divisions of fewer values (Wang and Song, "Ckmeans.1d.dp: optimal k-means clustering in one dimension by
 /// dynamic programming", 2011, doi:10.32614/RJ-2011-015). The start of the last run never falls as i grows, so that
-/// each row of the table takes O(n log n). Dividing the clusters into halves avoids storing the table: O(k n log n)
-/// time and O(n) memory for n distinct values.
+/// each row of the table takes O(n log n). The table is not stored, but computed again for each half of the clusters. This takes
+/// O(k n log n) time and O(n) memory for n distinct values.
 ///
 /// Centroids are sorted, of shape (clusters, 1). If there are fewer distinct values than clusters, each value is its own
-/// centroid, and the surplus repeats them from the first on. Sums are in `f64`; the centroids are rounded to `F`.
+/// centroid, and the surplus centroids repeat them from the first on. Sums are in `f64`; the centroids are rounded to `F`.
 ///
 /// ```
 /// use taper::cluster::cluster_scalars;

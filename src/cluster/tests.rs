@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use rand::Rng;
 
 use super::*;
-use crate::{Error, ParamError};
+use super::optimal::OptimalScalar;
+use crate::{Error, ParamError, power};
 
 pub(super) fn random<F: Float>(points: usize, axes: usize, seed: u64) -> Array2<F> {
     let mut rng = Seed::from(seed).rng();
@@ -433,6 +434,55 @@ fn wrong_inputs_are_errors() {
     ] {
         assert!(params.validate().is_err());
     }
+}
+
+/// Compares the clusters of points · 2^`k` and weights · 2^`m` with those of points and weights.
+fn assert_scales<F: Float>(engine: &dyn Clusterer<F>, axes: usize, seed: u64, k: i32, m: i32) {
+    let points = random::<F>(150, axes, seed);
+    let weights = random::<F>(150, 1, seed + 1).column(0).mapv(|w| w.abs());
+    let run = |k: i32, m: Option<i32>| {
+        let points = power::scaled(&points.view(), k);
+        let weights = m.map(|m| power::scaled(&weights.view(), m));
+        let weights = weights.as_ref().map(|w| w.view());
+        engine.cluster(points.view(), weights, 9, Seed::from(seed), None).unwrap()
+    };
+    for m in [None, Some(m)] {
+        let (before, after) = (run(0, m.map(|_| 0)), run(k, m));
+        assert_eq!(after.assignments, before.assignments);
+        assert_eq!(after.centroids, power::scaled(&before.centroids.view(), k));
+        let losses = before.report.losses.iter();
+        let losses: Vec<f64> = losses.map(|&x| power::times(x, 2 * k)).collect();
+        assert_eq!(after.report.losses, losses);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn points_times_a_power_of_two_give_the_same_clusters(
+        axes in 1_usize..5, seed in 0_u64..1000, k in -60_i32..=60, m in -60_i32..=60,
+    ) {
+        for seeding in [Seeding::PlusPlus, Seeding::Greedy, Seeding::Random] {
+            let kmeans = KMeans::new().seeding(seeding);
+            assert_scales::<f32>(&kmeans, axes, seed, k, m);
+            assert_scales::<f64>(&kmeans, axes, seed, k, m);
+        }
+        assert_scales::<f32>(&OptimalScalar, 1, seed, k, m);
+        assert_scales::<f64>(&OptimalScalar, 1, seed, k, m);
+    }
+}
+
+/// Values that are tiny beside the largest keep centroids of their own.
+#[test]
+fn tiny_points_beside_large_ones_are_told_apart() {
+    let points = array![[1.0_f32], [-0.5], [1e-12], [-5e-13], [1.0], [1e-12]];
+    let kmeans = KMeans::new().cluster(points.view(), None, 4, Seed::default(), None);
+    let result = kmeans.unwrap();
+    for (i, point) in points.rows().into_iter().enumerate() {
+        assert_eq!(result.centroids.row(result.assignments[i] as usize), point);
+    }
+    assert_eq!(assign(points.view(), result.centroids.view()).unwrap(), result.assignments);
 }
 
 #[test]

@@ -67,6 +67,8 @@ mod optimized_tests;
 mod params;
 mod residual;
 mod rotation;
+#[cfg(test)]
+mod scale_tests;
 mod scaled;
 mod split;
 #[cfg(test)]

@@ -189,8 +189,8 @@ impl<F: Float, C: Clusterer<F>> Quantizer<F> for OptimizedProductQuantizer<C> {
     ///
     /// # Errors
     ///
-    /// Those of the product quantizer, [`Error::Indivisible`] for a block that does not divide the split axis or
-    /// does not hold whole groups, [`Error::NoConvergence`] of a decomposition.
+    /// Those of the product quantizer, [`Error::Indivisible`](crate::Error::Indivisible) for a block that does not divide the split axis or
+    /// does not hold whole groups, [`Error::NoConvergence`](crate::Error::NoConvergence) of a decomposition.
     fn quantize_with(
         &self,
         weights: ArrayView2<'_, F>,
@@ -387,8 +387,8 @@ impl<F: Float> OptimizedPqMatrix<F> {
     ///
     /// # Errors
     ///
-    /// [`Error::ShapeMismatch`] for blocks that are not square or do not make up the split axis, [`Error::NonFinite`],
-    /// [`Error::EmptyAxis`], [`Error::Malformed`] for a block that is not orthogonal up to the rounding of its values.
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) for blocks that are not square or do not make up the split axis, [`Error::NonFinite`](crate::Error::NonFinite),
+    /// [`Error::EmptyAxis`](crate::Error::EmptyAxis), [`Error::Malformed`](crate::Error::Malformed) for a block that is not orthogonal up to the rounding of its values.
     pub fn from_parts(
         matrix: PqMatrix<F>,
         precision: Precision,
