@@ -1,4 +1,4 @@
-//! A tensor that is only rounded.
+//! Dense tensors in a lower precision.
 
 use ndarray::{ArrayD, ArrayView2, ArrayViewD, ArrayViewMut2, ArrayViewMutD, Ix2};
 
@@ -8,7 +8,7 @@ use crate::{Compressed, Error, LinearOp, Part, Precision, Result, Role, StorageB
 
 pub(super) const KIND: &str = "dense";
 
-/// A tensor of any shape in a chosen precision.
+/// A dense tensor of any shape whose values are rounded to a [`Precision`].
 ///
 /// ```
 /// use taper::model::Dense;
@@ -27,11 +27,11 @@ pub struct Dense {
 }
 
 impl Dense {
-    /// The values, rounded to `precision`.
+    /// Rounds `values` to `precision`.
     ///
     /// # Errors
     ///
-    /// [`Error::EmptyAxis`], [`Error::NonFinite`], and [`Error::Overflow`] for values beyond the range of `precision`.
+    /// [`Error::EmptyAxis`], [`Error::NonFinite`], and [`Error::Overflow`] for values out of the range of `precision`.
     pub fn new(values: ArrayViewD<'_, f32>, precision: Precision) -> Result<Self> {
         check::finite("the tensor", &values)?;
         let mut values = values.as_standard_layout().into_owned();
@@ -41,7 +41,7 @@ impl Dense {
         Ok(Self { values, precision })
     }
 
-    /// The values.
+    /// The rounded values.
     #[must_use]
     pub fn values(&self) -> ArrayViewD<'_, f32> {
         self.values.view()
