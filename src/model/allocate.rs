@@ -1,26 +1,19 @@
-//! Allocation of a budget to the layers of a model.
+//! The allocation of a budget to layers.
 
 use crate::{Error, ParamError, Result};
 
-/// The size and the error of one compressed form of a layer.
+/// Size and error of one way to compress one layer. [`allocate`] has an example.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RatePoint {
     /// Its bytes in the file.
     pub bytes: u64,
-    /// Its weighted error; the errors of all layers add up.
+    /// Its error, multiplied by the sensitivity of the layer: errors of different layers add up.
     pub error: f64,
 }
 
 /// The limit within which [`allocate`] chooses.
 ///
-/// ```
-/// use taper::model::{Limit, RatePoint, allocate};
-///
-/// let points = [vec![RatePoint { bytes: 1, error: 4.0 }, RatePoint { bytes: 3, error: 0.0 }]];
-/// assert_eq!(allocate(&points, Limit::Bytes(2))?, [0]);
-/// assert_eq!(allocate(&points, Limit::Error(1.0))?, [1]);
-/// # Ok::<(), taper::Error>(())
-/// ```
+/// The function has an example of each.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Limit {
@@ -30,14 +23,13 @@ pub enum Limit {
     Error(f64),
 }
 
-/// Chooses one point for each layer, so that the sum of bytes (or of errors) stays within the limit and the other sum is small.
+/// Chooses one point of each layer: the sum that the limit bounds stays within it, and the other sum is small.
 ///
-/// The points on the lower convex hull of each layer are what a Lagrangian λ·bytes + error can choose. Starting from
-/// the cheapest of every layer (or with [`Limit::Error`] likewise), the steps along the hulls are taken in the order of
-/// the error they save for a byte, as long as they fit. The rest of the budget is filled greedily, also with points
-/// inside the hulls. Sums that steps along the hulls reach exactly are optimal; others differ from the optimum by less than
-/// one step (Shoham and Gersho, "Efficient bit allocation for an arbitrary set of quantizers", 1988,
-/// doi:10.1109/29.90373).
+/// The candidates are first the points on the lower convex hull of each layer, which minimize a Lagrangian λ·bytes + error.
+/// Every layer starts at its cheapest point. Steps along the hulls are then taken in descending order of the error that they
+/// save per byte, as long as they fit into the limit. A greedy search over all points uses what remains. Sums that steps
+/// along the hulls reach exactly are optimal; others miss the optimum by less than one such step (Shoham and Gersho,
+/// "Efficient bit allocation for an arbitrary set of quantizers", 1988, doi:10.1109/29.90373).
 ///
 /// ```
 /// use taper::model::{Limit, RatePoint, allocate};
@@ -47,15 +39,16 @@ pub enum Limit {
 ///     vec![point(1, 10.0), point(2, 1.0)],
 ///     vec![point(10, 5.0), point(20, 4.0)],
 /// ];
-/// // The second layer would take ten bytes for what the first has for one.
+/// // The first layer saves an error of 9 with one byte, the second saves 1 with ten.
 /// assert_eq!(allocate(&layers, Limit::Bytes(20))?, [1, 0]);
+/// assert_eq!(allocate(&layers, Limit::Error(5.5))?, [1, 1]);
 /// # Ok::<(), taper::Error>(())
 /// ```
 ///
 /// # Errors
 ///
 /// [`Error::EmptyAxis`] for a layer without points, [`Error::Parameter`] for errors that are negative or not finite, and
-/// [`Error::BudgetOutOfReach`] where not even the cheapest (or the best) point of every layer is within the budget.
+/// [`Error::BudgetOutOfReach`] where even the cheapest (or the most accurate) points of all layers exceed the limit.
 pub fn allocate(layers: &[Vec<RatePoint>], limit: Limit) -> Result<Vec<usize>> {
     for points in layers {
         crate::check::not_empty("the points of a layer", &[points.len()])?;
@@ -79,9 +72,8 @@ pub fn allocate(layers: &[Vec<RatePoint>], limit: Limit) -> Result<Vec<usize>> {
 /// The indices of the lower convex hull, from the fewest bytes to the least error.
 fn hull(points: &[RatePoint]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..points.len()).collect();
-    let at = |i: usize| points[i];
     order.sort_by(|&i, &j| {
-        let (a, b) = (at(i), at(j));
+        let (a, b) = (points[i], points[j]);
         a.bytes
             .cmp(&b.bytes)
             .then(a.error.total_cmp(&b.error))
@@ -91,12 +83,12 @@ fn hull(points: &[RatePoint]) -> Vec<usize> {
     for i in order {
         if hull
             .last()
-            .is_some_and(|&last| at(i).error >= at(last).error)
+            .is_some_and(|&last| points[i].error >= points[last].error)
         {
             continue;
         }
         while let [.., a, b] = hull.as_slice() {
-            if saving(at(*a), at(*b)) <= saving(at(*b), at(i)) {
+            if saving(points[*a], points[*b]) <= saving(points[*b], points[i]) {
                 hull.pop();
             } else {
                 break;
@@ -144,14 +136,14 @@ impl Choice<'_> {
             .sum()
     }
 
-    /// The sum of bytes with another point of one layer.
+    /// The bytes with another point of one layer.
     fn bytes_with(&self, layer: usize, index: usize) -> u128 {
         self.bytes - u128::from(self.current(layer).bytes)
             + u128::from(self.point(layer, index).bytes)
     }
 
     fn error_with(&self, layer: usize, index: usize) -> f64 {
-        // Summed anew: differences would lose what is small beside the largest error.
+        // A new sum: a difference would lose errors that are small beside the largest one.
         let errors = (0..self.layers.len()).map(|other| {
             let point = if other == layer {
                 self.point(layer, index)
@@ -163,7 +155,7 @@ impl Choice<'_> {
         errors.sum()
     }
 
-    /// Makes the move of the largest value until `worth` gives none a value.
+    /// Makes the move to which `worth` gives the highest value, again and again until no move has one.
     fn improve(&mut self, worth: impl Fn(&Self, usize, usize) -> Option<f64>) {
         loop {
             let mut best: Option<(f64, usize, usize)> = None;
@@ -184,13 +176,16 @@ impl Choice<'_> {
     }
 }
 
-/// The cheapest points, and the steps along all hulls in the order of the error they save for a byte.
+/// The cheapest points, and the steps along all hulls in descending order of the error that they save per byte.
 fn start(layers: &[Vec<RatePoint>]) -> (Choice<'_>, Vec<(usize, usize)>) {
     let hulls: Vec<Vec<usize>> = layers.iter().map(|points| hull(points)).collect();
-    // Each layer has points, and so has its hull.
+    // `allocate` has checked that every layer has a point, so that no hull is empty.
     let chosen: Vec<usize> = hulls.iter().map(|hull| hull[0]).collect();
-    let cheapest = layers.iter().zip(&chosen).map(|(points, &i)| points[i]);
-    let bytes = cheapest.map(|point| u128::from(point.bytes)).sum();
+    let bytes = layers
+        .iter()
+        .zip(&chosen)
+        .map(|(points, &i)| u128::from(points[i].bytes))
+        .sum();
     let choice = Choice {
         layers,
         chosen,
@@ -205,7 +200,7 @@ fn start(layers: &[Vec<RatePoint>]) -> (Choice<'_>, Vec<(usize, usize)>) {
             }
         }
     }
-    // Stable: steps of one layer stay in their order, since what they save falls.
+    // A stable sort keeps the steps of one layer in their order, since their savings fall along a hull.
     steps.sort_by(|a, b| b.0.total_cmp(&a.0));
     (
         choice,

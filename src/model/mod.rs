@@ -1,10 +1,10 @@
-//! Whole models: safetensors in, a compressed container out.
+//! Whole models: from a safetensors file to a compressed container and back.
 //!
-//! Everything here works on [artifacts](extend::Artifact), whatever made them: a [`CompressedModel`] holds them by name, the
-//! container writes their parts as the tensors of a safetensors file, entropy-coded where that is smaller, and
-//! reads them back through a [`Registry`](extend::Registry) of kinds. A [`Recipe`] says which tensor is compressed how, or
-//! [`Recipe::for_budget`] finds one; a model larger than memory goes from file to file tensor by tensor
-//! ([`Recipe::compress_file`]), in several processes if need be ([`Shard`], [`merge`]).
+//! A [`Recipe`] says how each tensor is compressed; [`Recipe::for_budget`] finds one for a size or an error. The result is a
+//! [`CompressedModel`], which holds the tensors by name. Its container is a safetensors file whose arrays are the parts of the
+//! compressed tensors, entropy-coded where that is smaller. A model larger than memory is compressed from file to file,
+//! tensor by tensor ([`Recipe::compress_file`]), by several processes if need be ([`Shard`], [`merge`]).
+//! [`extend`] is for artifacts of your own.
 //!
 //! ```
 //! use ndarray::Array2;

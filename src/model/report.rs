@@ -1,4 +1,4 @@
-//! What a compression did, tensor by tensor.
+//! The report of a compression.
 
 use std::fmt;
 
@@ -6,69 +6,56 @@ use serde::Serialize;
 
 use super::Recipe;
 
-/// What became of one tensor.
+/// The line of one tensor in a [`Report`].
 ///
-/// ```
-/// use taper::model::{CompressOptions, NamedTensors, Recipe};
-/// use taper::ndarray::ArrayD;
-///
-/// let weight = ArrayD::from_shape_fn(vec![16, 8], |index| (index[0] * 3 + index[1]) as f32);
-/// let model = NamedTensors::from_bytes(NamedTensors::to_bytes([("fc.weight", weight.view())])?)?;
-/// let recipe = Recipe::from_toml("[[rule]]\ntensors = \"*.weight\"\nchain = [{ dense = \"f16\" }]")?;
-/// let (small, report) = recipe.compress(&model, &CompressOptions::default())?;
-/// let row = &report.rows[0];
-/// assert_eq!((row.bits_per_weight(), row.weight_error), (16.0, 0.0)); // whole numbers fit half precision
-/// assert_eq!(report.bytes_after, small.file_bytes()?);
-/// println!("{report}");
-/// # Ok::<(), taper::Error>(())
-/// ```
+/// [`Report`] has an example.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct ReportRow {
-    /// Its name.
+    /// The name of the tensor.
     pub name: String,
-    /// The chain of compressors, in words.
+    /// The chain of compressors, as text.
     pub method: String,
     /// Its shape.
     pub shape: Vec<usize>,
-    /// Its bytes in the file it came from.
+    /// Its size in the input file, in bytes.
     pub bytes_before: u64,
-    /// The bytes of its arrays in the container, entropy coding included; names and descriptions are in the header.
+    /// The size of its arrays in the container after entropy coding, in bytes. Names and descriptions count as header.
     pub bytes_after: u64,
-    /// ‖W − Ŵ‖² / ‖W‖².
+    /// The relative squared error of the weights, ‖W − Ŵ‖² / ‖W‖².
     pub weight_error: f64,
-    /// The same of the layer's output, over the inputs that were given for it.
+    /// The relative squared error of the layer's outputs on the calibration inputs, if there are any.
     pub output_error: Option<f64>,
-    /// The least bits a weight at the same error of the weights, for any code, were the weights independent draws from
-    /// their own histogram: a scale and no promise, see [`RateDistortionGap`](crate::limit::RateDistortionGap). Where
-    /// [`CompressOptions::limits`](super::CompressOptions::limits) asked for it.
+    /// The bits per weight that any code needs for the same error, if the weights are independent draws from their own
+    /// histogram; see [`RateDistortionGap`](crate::limit::RateDistortionGap). Computed on request
+    /// ([`CompressOptions::limits`](super::CompressOptions::limits)).
     pub limit_bits: Option<f64>,
-    /// Why the tensor was kept although a chain was chosen for it, and which steps did not use the calibration.
+    /// Why the tensor was kept although the recipe has a chain for it, and which steps did not use the calibration.
     pub notes: Vec<String>,
 }
 
 impl ReportRow {
-    /// Bytes before over bytes after; 1 for an empty tensor.
+    /// The compression ratio, bytes before divided by bytes after; 1 for an empty tensor.
     #[must_use]
     pub fn ratio(&self) -> f64 {
         quotient(self.bytes_before as f64, self.bytes_after as f64, 1.0)
     }
 
-    /// The bits of the container for one value; 0 for an empty tensor.
+    /// Bits of the container per value of the tensor; 0 for an empty tensor.
     #[must_use]
     pub fn bits_per_weight(&self) -> f64 {
         let values: f64 = self.shape.iter().map(|&n| n as f64).product();
         quotient(self.bytes_after as f64 * 8.0, values, 0.0)
     }
 
-    /// The bits a weight above the limit.
+    /// The bits per weight above the limit.
     #[must_use]
     pub fn distance(&self) -> Option<f64> {
         Some(self.bits_per_weight() - self.limit_bits?)
     }
 }
 
-/// What a compression did.
+/// The report of a compression: sizes and errors of every tensor, and the totals. It prints as a table.
 ///
 /// ```
 /// use taper::model::{CompressOptions, NamedTensors, Recipe};
@@ -87,24 +74,24 @@ impl ReportRow {
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 #[non_exhaustive]
 pub struct Report {
-    /// Every tensor, in rising order of names.
+    /// One row for each tensor, in ascending order of names.
     pub rows: Vec<ReportRow>,
-    /// The length of the file it came from; of a part of a model, that of its arrays.
+    /// The size of the input file in bytes; for one [`Shard`](super::Shard), the size of its arrays.
     pub bytes_before: u64,
-    /// The length of the container.
+    /// The size of the container in bytes.
     pub bytes_after: u64,
-    /// The recipe by which the model was compressed; empty in the report of a file.
+    /// The recipe that was applied; empty in the report of an existing container.
     pub recipe: Recipe,
 }
 
 impl Report {
-    /// The length of the file over that of the container.
+    /// The compression ratio: the size of the file divided by the size of the container.
     #[must_use]
     pub fn ratio(&self) -> f64 {
         self.bytes_before as f64 / self.bytes_after as f64
     }
 
-    /// What names, shapes and descriptions take of the container.
+    /// The bytes of the container that hold names, shapes and descriptions.
     #[must_use]
     pub fn header_bytes(&self) -> u64 {
         let arrays: u64 = self.rows.iter().map(|row| row.bytes_after).sum();
@@ -121,7 +108,7 @@ fn quotient(a: f64, b: f64, otherwise: f64) -> f64 {
     }
 }
 
-/// A table of the tensors, without columns that are empty; below it notes and totals.
+/// A table of the tensors without empty columns, followed by notes and totals.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut columns = vec![

@@ -30,16 +30,16 @@ use crate::{
 /// A step holds the compressor itself, so that a recipe has all its options with the same names and defaults. Most
 /// compressors convert into a step by `into()`.
 ///
-/// Tensors of more than two axes are matrices (first axis, all others) for all steps but `SpatialSvd`, `Cp`, `CpAdmm`, `Tucker`
-/// and `Dense`. A chain is one of
+/// `SpatialSvd`, `Cp`, `CpAdmm`, `Tucker` and `Dense` keep the axes of a tensor. All other steps treat a tensor of more than two
+/// axes as a matrix (first axis, all others). A chain is one of
 ///
 /// - a single step;
-/// - `Svd`, `Cp` or `CpAdmm`, and then a quantizer (`Dense`, `FixedPoint`, `Binary`, `Product`, `Residual`, `RotatedProduct`,
-///   `Trellis`) of each factor;
-/// - `Prune`, and then a quantizer of the list of weights that are left. A list has no rows, so that the quantizer has one scale or
-///   codebook for all of it and sub-vectors of one value; `RotatedProduct` and `Trellis` do not apply.
+/// - `Svd`, `Cp` or `CpAdmm`, followed by a quantizer (`Dense`, `FixedPoint`, `Binary`, `Product`, `Residual`,
+///   `RotatedProduct`, `Trellis`), which is applied to each factor;
+/// - `Prune`, followed by a quantizer, which is applied to the list of remaining weights. A list has no rows: the quantizer
+///   needs one scale or codebook for all of it and sub-vectors of one value. `RotatedProduct` and `Trellis` do not apply.
 ///
-/// The seed of a compressor is derived from the seed of the recipe, the name of the tensor, and the compressor's own seed.
+/// The seed that a compressor uses is derived from the seed of the recipe, the name of the tensor, and its own seed.
 ///
 /// ```
 /// use taper::model::Step;
@@ -58,7 +58,7 @@ pub enum Step {
     Dense(Precision),
     /// Fixed point.
     FixedPoint(FixedPointQuantizer),
-    /// Signs with scales.
+    /// Signs, with or without scales.
     Binary(Binarizer),
     /// Product quantization.
     Product(ProductQuantizer),
@@ -70,13 +70,13 @@ pub enum Step {
     Trellis(TrellisQuantizer),
     /// Truncated singular value decomposition of a matrix.
     Svd(TruncatedSvd),
-    /// Truncated singular value decomposition of a convolution's kernel into a vertical and a horizontal one.
+    /// Truncated singular value decomposition of a convolution kernel into a vertical and a horizontal one.
     SpatialSvd(TruncatedSvd),
     /// CP decomposition by alternating least squares.
     Cp(CpAls),
     /// CP decomposition under constraints, by ADMM.
     CpAdmm(CpAdmm),
-    /// Tucker-2 decomposition of a convolution's kernel.
+    /// Tucker-2 decomposition of a convolution kernel.
     Tucker(Tucker2),
     /// Pruning of single weights.
     Prune(MagnitudePruner),
@@ -174,7 +174,7 @@ pub(super) fn chain_text(chain: &[Step]) -> String {
 }
 
 impl Step {
-    /// Whether this step makes codes of a matrix.
+    /// Whether this step quantizes a matrix.
     fn is_quantizer(&self) -> bool {
         matches!(
             self,
@@ -192,7 +192,7 @@ impl Step {
     ///
     /// # Errors
     ///
-    /// The first parameter that no input could make right.
+    /// [`ParamError`] for the first parameter that is invalid for every input.
     pub fn validate(&self) -> Result<(), ParamError> {
         match self {
             Self::Keep | Self::Dense(_) => Ok(()),
@@ -217,7 +217,7 @@ impl Step {
         }
     }
 
-    /// Why this quantizer cannot code the list of weights that pruning leaves, which has no rows and no neighbours.
+    /// Why this quantizer cannot code the list of weights that pruning keeps, which has no rows and no neighbours.
     fn unfit_for_list(&self) -> Option<&'static str> {
         let product = |q: &ProductQuantizer| {
             (q.split != Split::Width(1)
@@ -235,7 +235,7 @@ impl Step {
                 Some("needs one scale per tensor after prune")
             }
             Self::RotatedProduct(_) | Self::Trellis(_) => Some("does not code a list of weights"),
-            other if !other.is_quantizer() => Some("is no quantizer"),
+            other if !other.is_quantizer() => Some("is not a quantizer"),
             _ => None,
         }
     }
@@ -255,9 +255,10 @@ pub(super) fn check_chain(chain: &[Step]) -> Result<()> {
     match chain {
         [] | [_] => Ok(()),
         [Step::Svd(_) | Step::Cp(_) | Step::CpAdmm(_), second] if second.is_quantizer() => Ok(()),
-        [Step::Svd(_) | Step::Cp(_) | Step::CpAdmm(_), second] => {
-            unsupported(format!("{second} is no quantizer of factors"))
-        }
+        [Step::Svd(_) | Step::Cp(_) | Step::CpAdmm(_), second] => unsupported(format!(
+            "{second} is not a quantizer, which is what can follow {}",
+            chain[0]
+        )),
         [Step::Prune(_), second] => match second.unfit_for_list() {
             None => Ok(()),
             Some(reason) => unsupported(format!("{second} {reason}")),
@@ -277,16 +278,16 @@ pub(super) fn needs_matrix(chain: &[Step]) -> bool {
     !keeps(chain) && !matches!(chain, [Step::Dense(_)])
 }
 
-/// One tensor on its way through a chain.
+/// The state of a chain that is applied to one tensor.
 struct Fit<'a> {
     context: FitContext<'a>,
     seed: Seed,
-    /// The steps that could not use the moments they were given.
+    /// The steps that could not use the moments.
     unused: Vec<String>,
 }
 
 impl Fit<'_> {
-    /// The seed of a compressor in this place: that of the tensor, changed by the compressor's own where it has one.
+    /// The seed for a compressor: that of the tensor, combined with the compressor's own where one is set.
     fn seed(&self, own: Seed) -> Seed {
         if own == Seed::default() {
             self.seed
@@ -295,7 +296,7 @@ impl Fit<'_> {
         }
     }
 
-    /// The result of `compress` with the context; without moments, and with a note, where the compressor cannot use them.
+    /// Runs `compress` with the context. If the compressor cannot use the moments, notes that and runs it without them.
     fn guided<T>(
         &mut self,
         step: &Step,
@@ -317,7 +318,7 @@ impl Fit<'_> {
         }
     }
 
-    /// The same tensor in another place of the chain, with the moments of that place.
+    /// Runs one part of the chain with its own moments and seed.
     fn part<T>(
         &mut self,
         inputs: Option<&InputMoments>,
@@ -376,7 +377,7 @@ impl Fit<'_> {
             other => {
                 return Err(Error::Unsupported {
                     what: other.to_string(),
-                    reason: "it is no quantizer".to_owned(),
+                    reason: "it is not a quantizer".to_owned(),
                 });
             }
         })
@@ -406,7 +407,7 @@ impl Fit<'_> {
                 let cp = cp.clone().seed(self.seed(cp.seed));
                 self.guided(step, |context| cp.factorize_with(weights.view(), context))
             }
-            other => unreachable!("{other} is no CP decomposition"),
+            other => unreachable!("{other} is not a CP decomposition"),
         }
     }
 
@@ -439,7 +440,7 @@ impl Fit<'_> {
             [step @ (Step::Cp(_) | Step::CpAdmm(_))] => Arc::new(self.cp(step, weights)?),
             [step @ (Step::Cp(_) | Step::CpAdmm(_)), quantizer] => {
                 let cp = self.cp(step, weights)?;
-                // The terms' weights go into the factors in equal shares.
+                // Each factor takes an equal share of the weight of every term.
                 let axes = cp.factors().len() as f32;
                 let share = cp.weights().mapv(|weight| weight.abs().powf(1.0 / axes));
                 let signs = cp
@@ -449,7 +450,7 @@ impl Fit<'_> {
                 let factors = cp.factors().iter().enumerate().map(|(axis, factor)| {
                     let scaled = factor * &share;
                     let scaled = if axis == 0 { scaled * &signs } else { scaled };
-                    // The factors of a CP decomposition have no inputs of their own.
+                    // Moments are known for the inputs of the layer, not for those of a factor.
                     self.part(None, seed.derive(axis as u64), |part| {
                         part.quantize(quantizer, scaled.view())
                     })
@@ -494,7 +495,7 @@ impl Fit<'_> {
     }
 }
 
-/// A tensor as a matrix (first axis, all others), copied only where its order in memory is another one.
+/// A tensor as a matrix (first axis, all others), copied only if its memory layout requires it.
 pub(super) fn as_matrix(weights: ArrayViewD<'_, f32>) -> Result<CowArray<'_, f32, Ix2>> {
     let shape = weights.shape().to_vec();
     let dimensions = || Error::Dimensions {
@@ -522,12 +523,12 @@ fn as_kernel<'a>(weights: &'a ArrayViewD<'_, f32>) -> Result<ArrayView4<'a, f32>
     })
 }
 
-/// The moments of the outputs of a factor, R M Rᵀ, which are the inputs of the next factor.
+/// The moments R M Rᵀ of the outputs of the right factor, which are the inputs of the left one.
 fn passed_on(inputs: &InputMoments, right: &dyn Artifact) -> Result<InputMoments> {
     let right = right.decompress()?;
     let right = as_matrix(right.view())?.mapv(f64::from);
     let product = right.dot(&inputs.matrix()?).dot(&right.t());
-    // Exactly symmetric, whatever rounding did.
+    // Rounding may have broken the symmetry.
     let symmetric = (&product + &product.t()) * 0.5;
     InputMoments::from_matrix(symmetric.view(), inputs.count())
 }
@@ -535,11 +536,11 @@ fn passed_on(inputs: &InputMoments, right: &dyn Artifact) -> Result<InputMoments
 /// The result of a chain on a tensor.
 pub(super) struct ChainResult {
     pub(super) tensor: CompressedTensor,
-    /// The steps that could not use the moments they were given.
+    /// The steps that could not use the moments.
     pub(super) unused: Vec<String>,
 }
 
-/// Compresses a tensor by a chain. `seed` is the tensor's own.
+/// Compresses a tensor by a chain, with the seed of the tensor.
 pub(super) fn compress(
     chain: &[Step],
     weights: ArrayViewD<'_, f32>,

@@ -14,18 +14,7 @@ use crate::{
 /// Stride and padding belong to the middle link, the bias to the last. The losses of the [report](Compressed::report) are the
 /// squared errors divided by the squared norm of the kernel, at the start and after each round.
 ///
-/// ```
-/// use taper::Factorizer;
-/// use taper::factorize::convolution::Tucker2;
-/// use taper::ndarray::Array4;
-///
-/// let kernel = Array4::from_shape_fn((16, 8, 3, 3), |(o, i, y, x)| ((o + 2 * i) * (y + 3 * x)) as f64);
-/// let chain = Tucker2::ratio(4.0).max_iterations(5).tolerance(1e-6).factorize(kernel.view())?;
-/// let links = chain.links(); // 1×1, 3×3 and 1×1 kernels
-/// assert_eq!(links.len(), 3);
-/// assert_eq!(links[1].shape()[..2], chain.ranks());
-/// # Ok::<(), taper::Error>(())
-/// ```
+/// The [module](super) has an example.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TuckerConv2d<F: Float> {
     shape: Vec<usize>,

@@ -1,4 +1,4 @@
-//! Convolutions that became chains of small ones.
+//! Convolutions that are chains of smaller ones.
 
 use ndarray::{Array4, Ix4};
 
@@ -9,7 +9,7 @@ use crate::{Error, Precision, Result};
 pub(super) const CP: &str = "cp_convolution";
 pub(super) const TUCKER: &str = "tucker_convolution";
 
-/// Stride and padding; a bias is a tensor of its own.
+/// Stride and padding. A bias is a separate tensor of the model.
 fn describe(kind: &str, geometry: Geometry, has_bias: bool) -> Result<Attributes> {
     if has_bias {
         return Err(Error::Unsupported {
@@ -37,7 +37,7 @@ fn geometry(attributes: &Attributes) -> Result<Geometry> {
     })
 }
 
-/// The links of these names, all of one precision.
+/// The links of these names, which have to have the same precision.
 fn links(stored: &mut Stored, names: &[&str]) -> Result<(Vec<Array4<f32>>, Precision)> {
     let mut links = Vec::new();
     let mut precision = None;

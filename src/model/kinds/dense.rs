@@ -8,7 +8,7 @@ use crate::{Compressed, Error, LinearOp, Part, Precision, Result, Role, StorageB
 
 pub(super) const KIND: &str = "dense";
 
-/// A tensor of any shape in a chosen precision.
+/// A dense tensor of any shape whose values are rounded to a [`Precision`].
 ///
 /// ```
 /// use taper::model::Dense;
@@ -41,7 +41,7 @@ impl Dense {
         Ok(Self { values, precision })
     }
 
-    /// The values.
+    /// The rounded values.
     #[must_use]
     pub fn values(&self) -> ArrayViewD<'_, f32> {
         self.values.view()

@@ -1,4 +1,4 @@
-//! Products whose factors are compressed themselves.
+//! Products whose factors are compressed.
 
 use std::sync::Arc;
 
@@ -40,16 +40,16 @@ fn dense(factor: &dyn Artifact) -> Result<Array2<f32>> {
         })
 }
 
-/// A factor's rows and columns.
+/// The rows and columns of a factor.
 fn two_axes(factor: &dyn Artifact) -> Result<[usize; 2]> {
     <[usize; 2]>::try_from(factor.shape())
         .map_err(|_| malformed(format!("a factor of shape {:?}", factor.shape())))
 }
 
-/// A matrix (out_features, in_features) that is the product of two artifacts: of a low rank, say, with both factors
-/// in fixed point.
+/// A matrix (out_features, in_features) that is the product of two artifacts, such as a low-rank matrix with both factors in
+/// fixed point.
 ///
-/// It multiplies as it is where both factors do.
+/// It multiplies without being decompressed if both factors do.
 ///
 /// ```
 /// use taper::factorize::{Rank, svd::TruncatedSvd};
@@ -76,11 +76,11 @@ pub struct FactoredMatrix {
 }
 
 impl FactoredMatrix {
-    /// The product of `left` (out_features, r) and `right` (r, in_features).
+    /// Creates the product of `left` (out_features, r) and `right` (r, in_features).
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`] where their shapes do not fit together.
+    /// [`Error::Malformed`] if the shapes do not fit together.
     pub fn new(left: impl Artifact, right: impl Artifact) -> Result<Self> {
         Self::of(Arc::new(left), Arc::new(right))
     }
@@ -168,7 +168,7 @@ impl Artifact for FactoredMatrix {
     }
 }
 
-/// A tensor that is a sum of R products of vectors (CP), one artifact of shape (length, R) for each axis.
+/// A tensor in CP form, a sum of R outer products, whose factors are artifacts of shape (length, R), one for each axis.
 ///
 /// ```
 /// use taper::Compressed;
@@ -191,11 +191,11 @@ pub struct FactoredTensor {
 }
 
 impl FactoredTensor {
-    /// The sum of the products of the factors' columns.
+    /// Creates the tensor of these factors.
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`] for fewer than two factors or where their shapes do not fit together.
+    /// [`Error::Malformed`] for fewer than two factors, or if the shapes do not fit together.
     pub fn new(factors: Vec<impl Artifact>) -> Result<Self> {
         let factors = factors.into_iter();
         Self::of(

@@ -1,4 +1,4 @@
-//! The products of factors.
+//! Matrices and tensors that are products of factors.
 
 use crate::factorize::cp::CpTensor;
 use crate::factorize::svd::{LowRankMatrix, SpatialConv2d};

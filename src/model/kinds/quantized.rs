@@ -1,4 +1,4 @@
-//! The quantized matrices.
+//! Quantized matrices.
 
 use ndarray::Ix3;
 
@@ -26,7 +26,7 @@ fn name<T: PartialEq>(choices: &[(&'static str, T)], value: &T) -> &'static str 
         .map_or("", |choice| choice.0)
 }
 
-/// The layout of `part` where it is the one called `codes`: a code of `bits` bits for every `width` of the weights.
+/// The layout of `part` if it is the one called `codes`: a code of `bits` bits for every `width` weights.
 fn layout(
     part: &str,
     codes: &str,

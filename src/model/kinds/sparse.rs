@@ -1,4 +1,4 @@
-//! Matrices of few weights, and of few weights that are quantized too.
+//! Sparse matrices, and sparse matrices whose values are quantized.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ pub(super) const QUANTIZED: &str = "sparse_quantized";
 
 const VALUES: &str = "values";
 
-/// Rows that are not told of by any byte cost memory too.
+/// An empty row has no byte in the file, but takes memory when the matrix is read.
 fn check_rows(rows: usize, bytes: usize) -> Result<()> {
     if rows > bytes.saturating_mul(1024).saturating_add(1 << 16) {
         return Err(malformed(format!("{rows} rows in {bytes} bytes")));
@@ -92,11 +92,11 @@ impl Artifact for SparseMatrix<f32> {
     }
 }
 
-/// A matrix (out_features, in_features) of few weights whose values are compressed themselves: the pruning and
-/// quantization of Han et al., "Deep Compression" (arXiv:1510.00149).
+/// A sparse matrix (out_features, in_features) whose values are compressed too: the pruning and quantization of Han et al.,
+/// "Deep Compression" (arXiv:1510.00149).
 ///
-/// The values, one below the other, are an artifact of shape (nonzeros, 1): say product-quantized along
-/// that column, which is k-means over the weights that are left.
+/// The values form an artifact of shape (nonzeros, 1). Product quantization of that column, for example, is k-means over the
+/// remaining weights.
 ///
 /// ```
 /// use taper::model::SparseQuantized;
@@ -109,19 +109,19 @@ impl Artifact for SparseMatrix<f32> {
 ///     ProductQuantizer::new(1).centroids(2).seed(1).quantize(values)
 /// })?;
 /// assert_eq!(quantized.decompress()?, pruned.into_dyn());
-/// // A bit for each weight, one for each that is left, two values.
+/// // One bit per weight for the positions, one per nonzero weight for the codes, and two centroids.
 /// assert_eq!(quantized.storage().bytes(), 1 + 1 + 2 * 4);
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[derive(Debug, Clone)]
 pub struct SparseQuantized {
-    /// With the values that the artifact decompresses to.
+    /// Positions and the decompressed values.
     matrix: SparseMatrix<f32>,
     values: Arc<dyn Artifact>,
 }
 
 impl SparseQuantized {
-    /// The weights that are not zero, each as `quantize` has it; it is given them as a matrix of one column.
+    /// Compresses the weights that are not zero with `quantize`, which takes them as a matrix of one column.
     ///
     /// # Errors
     ///
@@ -144,8 +144,8 @@ impl SparseQuantized {
         let view = ArrayView2::from_shape((values.len(), 1), &values);
         let view = view.map_err(|error| malformed(error.to_string()))?;
         let artifact = quantize(view)?;
-        // Gaps of no bits are those of a matrix that lost at most its end; a bitmap tells the same in bytes that
-        // bound the number of values.
+        // Gaps of zero bits describe a matrix of which at most the end is pruned. A bitmap describes the same in bytes, whose
+        // number bounds the number of values.
         let positions = match matrix.parts().iter().find(|part| part.name == "gaps") {
             Some(gaps) if !gaps.bytes.is_empty() => {
                 let bits = layout(&matrix, "gaps").map_or(0, |layout| layout.bits);
@@ -195,7 +195,7 @@ impl SparseQuantized {
         &*self.values
     }
 
-    /// The weights that are left, as they multiply.
+    /// The sparse matrix that multiplies, with decompressed values.
     #[must_use]
     pub fn matrix(&self) -> &SparseMatrix<f32> {
         &self.matrix
@@ -210,7 +210,7 @@ impl Compressed<f32> for SparseQuantized {
     fn parts(&self) -> Vec<Part<'_>> {
         let mut parts = self.matrix.parts();
         parts.retain(|part| part.name != VALUES);
-        // Parts of the values keep their names: codes and codebooks, say.
+        // Parts of the values keep their names, such as codes and codebooks.
         parts.extend(self.values.parts());
         let owned = parts.into_iter().map(|part| Part {
             bytes: Cow::Owned(part.bytes.into_owned()),

@@ -12,18 +12,7 @@ use crate::{
 
 /// What the signs of a binary matrix are multiplied with.
 ///
-/// ```
-/// use taper::ndarray::array;
-/// use taper::quantize::binary::{Binarizer, Scaling};
-/// use taper::{LinearOp, Quantizer};
-///
-/// let w = array![[0.5, -1.5], [2.0, 2.0]];
-/// let of = |scaling| Binarizer::new().scaling(scaling).quantize(w.view());
-/// assert_eq!(of(Scaling::None)?.decompress_matrix()?, array![[1.0, -1.0], [1.0, 1.0]]);
-/// assert_eq!(of(Scaling::PerTensor)?.decompress_matrix()?, array![[1.5, -1.5], [1.5, 1.5]]);
-/// assert_eq!(of(Scaling::PerRow)?.decompress_matrix()?, array![[1.0, -1.0], [2.0, 2.0]]);
-/// # Ok::<(), taper::Error>(())
-/// ```
+/// The [module](super) has an example of each.
 #[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

@@ -1,11 +1,8 @@
 //! Binary networks: one bit a weight, in memory, on disk and in the product.
 //!
-//! - `straight_through`: how a gradient passes a sign, for training;
-//! - `binarizer`: real weights become a `matrix` of signs, with or without scales;
-//! - `activations`: a batch of binary vectors;
-//! - `batch_norm` and `mlp`: a trained network at inference, its hidden layers free of floats;
-//! - `signs` and `product`: the packed bits under both, and how a product is shared out;
-//! - `trainable`: the gradient of scales.
+//! - [`Binarizer`] makes a [`BinaryMatrix`] of real weights, with or without scales;
+//! - [`StraightThrough`] passes a gradient through a sign during training;
+//! - [`BinaryMlp`] runs a trained network whose hidden layers need no floating point.
 //!
 //! ```
 //! use taper::ndarray::array;
