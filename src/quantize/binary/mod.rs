@@ -1,10 +1,11 @@
-//! Binary networks: one bit a weight, in memory, on disk and in the product.
+//! Binary networks: one bit for each weight, in memory, on disk and in the product.
 //!
-//! - `straight_through`: how a gradient passes a sign, for training;
-//! - `binarizer`: real weights become a `matrix` of signs, with or without scales;
+//! - `straight_through`: the gradient of a sign, for training;
+//! - `binarizer`: turns real weights into a `matrix` of signs, with or without `scaling`; `aware` does so with the moments of
+//!   inputs;
 //! - `activations`: a batch of binary vectors;
-//! - `batch_norm` and `mlp`: a trained network at inference, its hidden layers free of floats;
-//! - `signs` and `product`: the packed bits under both, and how a product is shared out;
+//! - `batch_norm` and `mlp`: a trained network at inference, with integer arithmetic in the hidden layers;
+//! - `signs` and `product`: packed bits, and the division of a product among threads;
 //! - `trainable`: the gradient of scales.
 //!
 //! ```
@@ -27,13 +28,15 @@ mod binarizer;
 mod matrix;
 mod mlp;
 mod product;
+mod scaling;
 mod signs;
 mod straight_through;
 mod trainable;
 
 pub use activations::BinaryActivations;
 pub use batch_norm::BatchNorm;
-pub use binarizer::{Binarizer, Scaling};
+pub use binarizer::Binarizer;
 pub use matrix::BinaryMatrix;
 pub use mlp::{BinaryMlp, BinaryMlpBuilder};
+pub use scaling::Scaling;
 pub use straight_through::StraightThrough;

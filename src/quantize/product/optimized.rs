@@ -197,6 +197,7 @@ impl<F: Float, C: Clusterer<F> + Clone> Quantizer<F> for OptimizedProductQuantiz
         moments::unused("OptimizedProductQuantizer", inputs)?;
         check::finite("weights", &weights)?;
         let quantizer = &self.quantizer;
+        quantizer.check_precision(weights)?;
         let axis = quantizer.axis;
         // The order in memory has a say in the rounding of a product of matrices: it is always the same here.
         let vectors = axis.vectors(weights);
