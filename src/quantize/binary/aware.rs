@@ -2,8 +2,8 @@
 
 use ndarray::{Array2, ArrayView2};
 
-use super::straight_through::sign;
 use super::scaling::Scaling;
+use super::straight_through::sign;
 use crate::feedback::Feedback;
 use crate::{Error, Float, InputMoments, Precision, Result, linalg};
 

@@ -14,9 +14,10 @@ impl<F: Float> Trainable<F> for BinaryMatrix<F> {
 
     fn set_parameters(&mut self, parameters: ArrayView1<'_, F>) -> Result<()> {
         check_parameters(self.scales.len(), &parameters)?;
-        let scales = parameters
-            .iter()
-            .map(|scale| self.precision.round_factor("a scale", scale.as_f64().max(0.0)));
+        let scales = parameters.iter().map(|scale| {
+            self.precision
+                .round_factor("a scale", scale.as_f64().max(0.0))
+        });
         self.scales = scales.collect::<Result<_>>()?;
         Ok(())
     }

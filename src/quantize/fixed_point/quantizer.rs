@@ -299,8 +299,8 @@ fn rows_together(columns: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Compressed, Error};
     use crate::quantize::binary::{Binarizer, Scaling};
+    use crate::{Compressed, Error};
     use ndarray::{array, s};
     use proptest::prelude::*;
 
@@ -464,8 +464,14 @@ mod tests {
             .precision(Precision::F16);
         let w = array![[1.0_f32, -0.5], [1e-6, -5e-7]];
         let error = halves.quantize(w.view()).unwrap_err();
-        assert!(matches!(error, Error::Underflow { value, .. } if (value * 127.0 / 1e-6 - 1.0).abs() < 1e-6));
-        assert!(error.to_string().starts_with("precision f16 cannot store a scale of 7.87"));
+        assert!(
+            matches!(error, Error::Underflow { value, .. } if (value * 127.0 / 1e-6 - 1.0).abs() < 1e-6)
+        );
+        assert!(
+            error
+                .to_string()
+                .starts_with("precision f16 cannot store a scale of 7.87")
+        );
         assert!(error.to_string().ends_with("use f32"));
         let single = halves.clone().precision(Precision::F32);
         let rebuilt = single.quantize(w.view()).unwrap().decompress().unwrap();
@@ -473,7 +479,11 @@ mod tests {
             assert!((w - q).abs() <= 0.5 * 1e-6 / 127.0 * (1.0 + 2.0 * f32::EPSILON));
         }
         // A row of zeros needs no precision.
-        assert!(halves.quantize(array![[1.0, 0.5], [0.0, 0.0]].view()).is_ok());
+        assert!(
+            halves
+                .quantize(array![[1.0, 0.5], [0.0, 0.0]].view())
+                .is_ok()
+        );
         let subnormal = single.quantize(array![[1e-40_f32, 3e-41]].view());
         assert!(matches!(subnormal, Err(Error::Underflow { .. })));
     }
