@@ -544,6 +544,57 @@ impl FitReport {
 mod tests {
     use super::*;
 
+    /// A factor is held to half a unit in the last of its digits, at every exponent, or is an error.
+    #[test]
+    fn factors_are_held_to_the_relative_rounding_error() {
+        for (precision, digits, least) in [
+            (Precision::F16, 11, -14),
+            (Precision::F32, 24, -126),
+            (Precision::F64, 53, -1022),
+        ] {
+            for exponent in least - 30..=15 {
+                // 2^least has the fewest digits, the other two need more than a subnormal number has.
+                for significand in [1.0, 4.0 / 3.0, 1.9999] {
+                    let value = significand * 2_f64.powi(exponent);
+                    match precision.round_factor::<f64>("a scale", value) {
+                        Ok(rounded) => {
+                            let bound = 2_f64.powi(-digits) * value;
+                            assert!((rounded - value).abs() <= bound, "{value:e} as {rounded:e}");
+                            assert!(exponent >= least || significand == 1.0, "{value:e}");
+                        }
+                        Err(error) => {
+                            assert!(exponent < least, "{error}");
+                            assert!(matches!(error, Error::Underflow { .. }));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn values_of_a_tensor_are_held_relative_to_the_largest() {
+        let small = [1e-4, -3e-8, 1e-9, 0.0];
+        let mut values = small;
+        Precision::F16
+            .round_tensor("a weight", &mut values)
+            .unwrap();
+        for (value, rounded) in small.iter().zip(values) {
+            assert!((value - rounded).abs() <= 2_f64.powi(-11) * 1e-4);
+        }
+        let mut tiny = [1e-8_f64, 5e-9];
+        let error = Precision::F16
+            .round_tensor("a weight", &mut tiny)
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "precision f16 cannot store a weight of 1e-8: use f32"
+        );
+        // Subnormal numbers that are exact, and zeros, need no rounding.
+        let mut exact = [2_f64.powi(-24), 0.0];
+        assert_eq!(Precision::F16.round_tensor("a weight", &mut exact), Ok(()));
+    }
+
     #[test]
     fn precision_round_trips_what_it_encodes() {
         for precision in [Precision::F16, Precision::F32, Precision::F64] {

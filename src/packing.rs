@@ -6,7 +6,7 @@ use crate::{Error, Result};
 
 /// A sequence of unsigned numbers of `bits` bits each (0 to 32), packed into bytes from the lowest bit on.
 ///
-/// Zero bits is the width of codes that can only be zero: they take no space.
+/// Codes of zero bits are all zero and take no space.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PackedCodes {
     bits: u32,
@@ -55,12 +55,12 @@ impl PackedCodes {
         }
     }
 
-    /// `length` codes from the bytes of a file.
+    /// Reads `length` codes from the bytes of a file.
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`], which names `artifact`, where the number of bytes is not that of `length` codes,
-    /// or where bits beyond the last code are set.
+    /// [`Error::Malformed`], which names `artifact`, for a number of bytes that is not that of `length` codes,
+    /// and for bits set beyond the last code.
     pub(crate) fn from_bytes(
         artifact: &'static str,
         bytes: Vec<u8>,

@@ -373,8 +373,10 @@ fn inputs_in_few_directions_need_few_bits() {
 #[test]
 fn the_gap_of_a_scalar_quantizer_is_a_quarter_of_a_bit() {
     // Uniform weights, all codes equally used: at high rates ½ log₂(2πe/12) = 0.2546 bits above the limit.
-    let w = Array2::from_shape_fn((100, 1000), |(i, j)| (1000 * i + j) as f64 / 1e5);
+    let uniform = Array2::from_shape_fn((100, 1000), |(i, j)| (1000 * i + j) as f64 / 1e5);
     for bits in [3, 4, 8] {
+        // Zero is the middle of the first of 2^bits equal cells.
+        let w = &uniform - 0.5_f64.powi(bits as i32 + 1);
         let affine = FixedPointQuantizer::new(bits)
             .symmetry(crate::quantize::fixed_point::Symmetry::Affine)
             .range(Range::SquaredError)
@@ -395,9 +397,11 @@ fn the_gap_of_a_scalar_quantizer_is_a_quarter_of_a_bit() {
         );
         assert_eq!(gap.estimator == Estimator::Shannon, bits == 8);
     }
-    // Other weights than those of the artifact.
-    let fixed = FixedPointQuantizer::new(4).quantize(w.view()).unwrap();
-    let other = w.slice(s![..50, ..]).into_dyn();
+    // Wrong weights.
+    let fixed = FixedPointQuantizer::new(4)
+        .quantize(uniform.view())
+        .unwrap();
+    let other = uniform.slice(s![..50, ..]).into_dyn();
     assert!(RateDistortionGap::of(&fixed, other).is_err());
     // Without error there is no rate to compare with.
     let law = source(&array![0.0, 1.0]);

@@ -298,7 +298,9 @@ impl<'a> Budget<'a> {
             observer: self.options.observer,
         };
         for chain in &self.candidates {
-            let Ok(made) = task.make(chain) else { continue };
+            let Ok((made, wide)) = task.make_or_widen(chain) else {
+                continue;
+            };
             let error = made.output_error.unwrap_or(made.weight_error) * sensitivity;
             if !error.is_finite() {
                 continue;
@@ -311,7 +313,7 @@ impl<'a> Budget<'a> {
             let mut row = layer.row.clone();
             task.describe(&made, &mut row, self.options.limits);
             layer.options.push(Candidate {
-                chain: chain.clone(),
+                chain: wide.unwrap_or_else(|| chain.clone()),
                 limit_bits: row.limit_bits,
                 made: Some(made),
                 point,
@@ -391,7 +393,7 @@ impl<'a> Budget<'a> {
                     row.weight_error = made.weight_error;
                     row.output_error = made.output_error;
                     row.limit_bits = limit_bits;
-                    row.note_unused(&made.unused);
+                    row.notes.extend(made.notes);
                     Entry::Compressed(made.tensor)
                 }
                 None => Entry::Plain(search.input.data(&row.name)?.into_owned()),

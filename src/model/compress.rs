@@ -179,13 +179,13 @@ fn relative_error(weights: &ArrayD<f32>, rebuilt: &ArrayD<f32>) -> f64 {
     if error == 0.0 { 0.0 } else { error / norm }
 }
 
-/// A compressed tensor, its errors, and the steps that did not use the moments.
+/// A compressed tensor, its errors, and the notes for its row of the report.
 #[derive(Clone)]
 pub(super) struct Made {
     pub(super) tensor: CompressedTensor,
     pub(super) weight_error: f64,
     pub(super) output_error: Option<f64>,
-    pub(super) unused: Vec<String>,
+    pub(super) notes: Vec<String>,
 }
 
 /// One tensor with all that its compression needs.
@@ -213,6 +213,26 @@ impl Task<'_> {
         self.measure(tensor.with_dtype(self.dtype), unused)
     }
 
+    /// The result of a chain; where half precision cannot hold a value, the chain with single precision, and a note of it.
+    pub(super) fn make_or_widen(&self, chain: &[Step]) -> Result<(Made, Option<Vec<Step>>)> {
+        let error = match self.make(chain) {
+            Ok(made) => return Ok((made, None)),
+            Err(error) => error,
+        };
+        let reason = match &error {
+            Error::Underflow { what, value, .. } => format!("{what} of {value:e}"),
+            Error::Overflow { what } => (*what).to_owned(),
+            _ => return Err(error),
+        };
+        let Some(wide) = step::widened(chain) else {
+            return Err(error);
+        };
+        let mut made = self.make(&wide)?;
+        made.notes
+            .push(format!("f16 cannot store {reason}: f32 was used"));
+        Ok((made, Some(wide)))
+    }
+
     /// Measures the errors of a compressed form of the tensor.
     pub(super) fn measure(&self, tensor: CompressedTensor, unused: Vec<String>) -> Result<Made> {
         let rebuilt = tensor.decompress()?;
@@ -230,7 +250,10 @@ impl Task<'_> {
             weight_error: relative_error(&self.weights, &rebuilt),
             tensor,
             output_error,
-            unused,
+            notes: unused
+                .iter()
+                .map(|step| format!("{step} does not use the calibration"))
+                .collect(),
         })
     }
 
@@ -251,7 +274,7 @@ impl Task<'_> {
         if limits {
             row.limit_bits = self.limit(made);
         }
-        row.note_unused(&made.unused);
+        row.notes.extend(made.notes.iter().cloned());
     }
 }
 
@@ -274,14 +297,6 @@ impl ReportRow {
             limit_bits: None,
             notes: Vec::new(),
         }
-    }
-
-    /// Notes the steps that did not use the moments.
-    pub(super) fn note_unused(&mut self, steps: &[String]) {
-        let notes = steps
-            .iter()
-            .map(|step| format!("{step} does not use the calibration"));
-        self.notes.extend(notes);
     }
 }
 
@@ -310,9 +325,14 @@ impl Recipe {
             seed: self.seed_of(name),
             observer: options.observer,
         };
-        match task.make(chain) {
-            Ok(made) => {
-                row.method = chain_text(chain);
+        let made = if options.strict {
+            task.make(chain).map(|made| (made, None))
+        } else {
+            task.make_or_widen(chain)
+        };
+        match made {
+            Ok((made, wide)) => {
+                row.method = chain_text(wide.as_deref().unwrap_or(chain));
                 task.describe(&made, &mut row, options.limits);
                 Ok((Some(made.tensor), row))
             }

@@ -217,6 +217,31 @@ impl Step {
         }
     }
 
+    /// This step with single precision instead of half precision; `None` if it does not use half precision.
+    fn widened(&self) -> Option<Self> {
+        let mut step = self.clone();
+        let precision = match &mut step {
+            Self::Keep => return None,
+            Self::Dense(precision) => precision,
+            Self::FixedPoint(q) => &mut q.precision,
+            Self::Binary(q) => &mut q.precision,
+            Self::Product(q) => &mut q.precision,
+            Self::Residual(q) => &mut q.quantizer.precision,
+            Self::RotatedProduct(q) => &mut q.quantizer.precision,
+            Self::Trellis(q) => &mut q.precision,
+            Self::Svd(svd) | Self::SpatialSvd(svd) => &mut svd.precision,
+            Self::Cp(cp) => &mut cp.precision,
+            Self::CpAdmm(cp) => &mut cp.precision,
+            Self::Tucker(tucker) => &mut tucker.precision,
+            Self::Prune(pruner) => &mut pruner.precision,
+        };
+        if *precision != Precision::F16 {
+            return None;
+        }
+        *precision = Precision::F32;
+        Some(step)
+    }
+
     /// Why this quantizer cannot code the list of weights that pruning keeps, which has no rows and no neighbours.
     fn unfit_for_list(&self) -> Option<&'static str> {
         let product = |q: &ProductQuantizer| {
@@ -239,6 +264,17 @@ impl Step {
             _ => None,
         }
     }
+}
+
+/// The chain with single precision instead of half precision; `None` if no step uses half precision.
+pub(super) fn widened(chain: &[Step]) -> Option<Vec<Step>> {
+    let steps: Vec<Option<Step>> = chain.iter().map(Step::widened).collect();
+    steps.iter().any(Option::is_some).then(|| {
+        let steps = steps.into_iter().zip(chain);
+        steps
+            .map(|(wide, step)| wide.unwrap_or_else(|| step.clone()))
+            .collect()
+    })
 }
 
 /// Checks that a chain is one of those that [`Step`] lists, with valid parameters.

@@ -1,11 +1,11 @@
-//! Binary activations: a batch of vectors of ±1, one bit a value.
+//! Binary activations: a batch of vectors of ±1, one bit for each value.
 
 use ndarray::{Array2, ArrayView2};
 
 use super::signs::Signs;
 use crate::{Float, Result, check};
 
-/// A batch of vectors of ±1, packed: what [`BinaryMatrix::multiply`](super::BinaryMatrix::multiply) takes.
+/// A batch of vectors of ±1, packed: the input of [`BinaryMatrix::multiply`](super::BinaryMatrix::multiply).
 ///
 /// ```
 /// use ndarray::array;
@@ -22,7 +22,7 @@ pub struct BinaryActivations {
 }
 
 impl BinaryActivations {
-    /// The signs of `x`, of shape (batch, features): +1 where x ≥ 0 (−0.0 is), else −1.
+    /// The signs of `x`, of shape (batch, features): +1 where x ≥ 0 (also for −0.0), else −1.
     ///
     /// # Errors
     ///

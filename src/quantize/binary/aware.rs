@@ -2,13 +2,21 @@
 
 use ndarray::{Array2, ArrayView2};
 
+use super::scaling::Scaling;
 use super::straight_through::sign;
-use super::{Binarizer, Scaling};
 use crate::feedback::Feedback;
-use crate::{Error, Float, InputMoments, Result, linalg};
+use crate::{Error, Float, InputMoments, Precision, Result, linalg};
 
 /// Rounds of signs and scales, each fitted to the other.
 const ROUNDS: usize = 4;
+
+/// The parameters of a fit.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Parameters {
+    pub(super) scaling: Scaling,
+    pub(super) precision: Precision,
+    pub(super) damping: f64,
+}
 
 /// Signs and scales.
 #[derive(Debug, Clone)]
@@ -18,42 +26,38 @@ pub(super) struct Fit<F> {
     pub(super) scales: Vec<F>,
 }
 
-/// The best of the signs of `weights` with the scales `plain`, and of the rounds that follow from it.
+/// The signs and scales of least output error: of the signs of `weights` with the scales `plain`, and of the rounds after them.
 pub(super) fn fit<F: Float>(
-    binarizer: &Binarizer,
+    parameters: Parameters,
     weights: ArrayView2<'_, F>,
     inputs: &InputMoments,
     plain: Vec<F>,
 ) -> Result<Fit<F>> {
-    let moments = inputs.matrix()?;
-    // Products round by the order in memory, which is to have no say.
+    let moments = inputs.normalized().matrix()?;
+    // The rounding of a product depends on the order in memory: here it is always the same.
     let weights = weights.as_standard_layout();
     let weights = weights.view();
     let exact = weights.mapv(Float::as_f64);
     let images = linalg::product(exact.view(), moments.view());
     let squares = row_products(&exact, &images);
-    let feedback = Feedback::new(inputs, binarizer.damping)?;
+    let feedback = Feedback::new(inputs, parameters.damping)?;
     let mut best = Fit {
         signs: weights.mapv(sign),
         scales: plain,
     };
     let rows = Rows {
-        scaling: binarizer.scaling,
+        scaling: parameters.scaling,
         images,
         squares,
         moments,
     };
     let mut least = rows.errors(&best).0;
+    let round = |scale: f64| parameters.precision.round_factor("a scale", scale.max(0.0));
     let mut scales = best.scales.clone();
     for _ in 0..ROUNDS {
         let rounded = feedback.run(weights, |i, _, target| {
             // Where a scale is zero the signs do not matter.
-            sign(target)
-                * scales
-                    .get(i)
-                    .or(scales.first())
-                    .copied()
-                    .unwrap_or(F::one())
+            sign(target) * parameters.scaling.of_row(&scales, i)
         });
         let mut next = Fit {
             signs: rounded.mapv(sign),
@@ -61,7 +65,7 @@ pub(super) fn fit<F: Float>(
         };
         let fitted = rows.errors(&next).1;
         let fitted = fitted.into_iter().zip(&scales);
-        let fitted = fitted.map(|(scale, &before)| match binarizer.rounded(scale.max(0.0)) {
+        let fitted = fitted.map(|(scale, &before)| match round(scale) {
             // Too small for the precision: the row goes on with the scale before.
             Err(Error::Underflow { .. }) => Ok(before),
             rounded => rounded,
@@ -77,7 +81,7 @@ pub(super) fn fit<F: Float>(
     Ok(best)
 }
 
-/// What errors of rows are computed from.
+/// The values from which the errors of rows are computed.
 struct Rows {
     scaling: Scaling,
     /// W M.
@@ -96,8 +100,7 @@ impl Rows {
         let with_weights = row_products(&signs, &self.images);
         let errors = (0..own.len())
             .map(|i| {
-                let scale = fit.scales.get(i).or(fit.scales.first());
-                let scale = scale.map_or(1.0, |scale| scale.as_f64());
+                let scale = self.scaling.of_row(&fit.scales, i).as_f64();
                 (self.squares[i] - 2.0 * scale * with_weights[i]) + scale * scale * own[i]
             })
             .collect();
@@ -114,7 +117,7 @@ impl Rows {
         (errors, scales)
     }
 
-    /// Takes rows of `next` whose error is smaller: one by one, unless all share a scale.
+    /// Copies the rows of `next` whose error is smaller to `best`: row by row, or all if they share a scale.
     fn keep_better<F: Float>(
         &self,
         best: &mut Fit<F>,
@@ -133,8 +136,8 @@ impl Rows {
             if errors[i] < least[i] {
                 least[i] = errors[i];
                 best.signs.row_mut(i).assign(&next.signs.row(i));
-                if let (Some(to), Some(&from)) = (best.scales.get_mut(i), next.scales.get(i)) {
-                    *to = from;
+                if self.scaling == Scaling::PerRow {
+                    best.scales[i] = next.scales[i];
                 }
             }
         }

@@ -1,17 +1,17 @@
-//! BatchNorm at inference, and what becomes of it before a sign: a threshold a neuron.
+//! Batch normalization at inference. Before a sign, it is a threshold for each neuron.
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis};
 
 use crate::{Error, Float, Result, check};
 
-/// BatchNorm with the statistics of training, neuron by neuron.
+/// Batch normalization with the statistics of training, one set for each neuron.
 ///
 /// $$ \operatorname{BN}(z) = \gamma \cdot \frac{z - \mu}{\sqrt{v + \epsilon}} + \beta $$
 ///
-/// (Ioffe and Szegedy, 2015, arXiv:1502.03167.) Before a sign it is no more than a threshold on z, which
-/// [`BinaryMlp`](super::BinaryMlp) makes of it: whole numbers where z is a sum of ±1 or of 8-bit inputs. The
-/// threshold is found by bisection of this very expression, rounding included, so that the sign of the one is
-/// the comparison with the other for every z.
+/// (S. Ioffe and C. Szegedy, 2015, arXiv:1502.03167.) [`BinaryMlp`](super::BinaryMlp) replaces batch normalization and sign by a
+/// threshold on z, an integer where z is a sum of ±1 or of 8-bit inputs. The
+/// threshold is found by bisection of this expression as it is computed, rounding included, so that comparing z with it gives
+/// the same sign for every z.
 ///
 /// ```
 /// use ndarray::array;
@@ -31,7 +31,7 @@ pub struct BatchNorm<F: Float> {
 }
 
 impl<F: Float> BatchNorm<F> {
-    /// From scale γ, shift β, running mean and running variance, one value a neuron, and ε.
+    /// Creates it from the scale γ, the shift β, the running mean and the running variance, one value for each neuron, and ε.
     ///
     /// # Errors
     ///
@@ -59,7 +59,7 @@ impl<F: Float> BatchNorm<F> {
             .iter()
             .position(|d| !(d.is_finite() && *d > F::zero()))
         {
-            let variance = variance.get(i).copied().unwrap_or_else(F::nan);
+            let variance = variance[i];
             return Err(Error::Malformed {
                 artifact: "BatchNorm",
                 problem: format!("the variance of neuron {i} is {variance} and ε is {epsilon}"),

@@ -5,41 +5,15 @@ use rand::RngCore;
 
 use super::aware;
 use super::matrix::BinaryMatrix;
+use super::scaling::Scaling;
 use super::signs::{Signs, pack};
 use crate::{
     Error, FitContext, Float, ParamError, Precision, Quantizer, Result, Seed, check, parallel,
 };
 
-/// What the signs of a binary matrix are multiplied with.
-///
-/// The [module](super) has an example of each.
-#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Scaling {
-    /// Nothing: weights of ±1, as in a network whose BatchNorm sets the scale anyway.
-    #[default]
-    None,
-    /// One number for the whole matrix.
-    PerTensor,
-    /// One number for each output, that is, for each row.
-    PerRow,
-}
-
-impl Scaling {
-    /// How many scales a matrix with so many rows has.
-    pub(super) fn count(self, rows: usize) -> usize {
-        match self {
-            Self::None => 0,
-            Self::PerTensor => 1,
-            Self::PerRow => rows,
-        }
-    }
-}
-
 /// Replaces each weight by its sign, times a scale.
 ///
-/// The sign is +1 where w ≥ 0 (−0.0 is), else −1 (Courbariaux et al., 2016, arXiv:1602.02830). Of all scales
+/// The sign is +1 where w ≥ 0 (also for −0.0), else −1 (Courbariaux et al., 2016, arXiv:1602.02830). Of all scales
 /// $\alpha$ the mean of |w| has the least squared error (Rastegari et al., "XNOR-Net", 2016,
 /// arXiv:1603.05279, section 3.1), and with it
 ///
@@ -47,10 +21,10 @@ impl Scaling {
 ///
 /// With the moments of a layer's inputs ([`quantize_with`](Quantizer::quantize_with)) the signs are chosen column by column
 /// with error feedback, as GPTQ rounds (E. Frantar et al., 2022, arXiv:2210.17323), and scales are fitted to the
-/// signs and signs to them in turn. Of all rounds, the plain signs and scales among them, each scale keeps
-/// the one of least output error: no output error is above that of binarizing without moments.
+/// signs and signs to the scales in turn. Each row (or the whole matrix, if it has a single scale) keeps the round with the least
+/// output error. The result without moments is one of the rounds, so that moments never raise the output error.
 ///
-/// [Stochastic](Binarizer::stochastic) binarization has no use for moments and draws the sign instead: +1 with the probability
+/// [Stochastic](Binarizer::stochastic) binarization does not use moments and draws the sign: +1 with the probability
 /// $\sigma(w) = \max(0, \min(1, (w + 1) / 2))$, so that its expectation is w wherever |w| ≤ 1.
 ///
 /// ```
@@ -86,7 +60,7 @@ impl Default for Binarizer {
 }
 
 impl Binarizer {
-    /// Parameters with their defaults: no scale, the sign itself, scales in single precision.
+    /// Creates a binarizer with the defaults: no scale, the sign of each weight, single precision.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -97,22 +71,22 @@ impl Binarizer {
         }
     }
 
-    /// What the signs are multiplied with; nothing by default.
+    /// Sets the scales by which signs are multiplied; none by default.
     #[must_use]
     pub fn scaling(mut self, scaling: Scaling) -> Self {
         self.scaling = scaling;
         self
     }
 
-    /// The precision of the scales.
+    /// Sets the precision of the scales; single by default.
     #[must_use]
     pub fn precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
         self
     }
 
-    /// How much the moments of inputs are damped, as [`InputMoments::damped`] says; 0.01 by default. Without moments
-    /// it has no effect.
+    /// Sets how strongly the moments of inputs are damped (see [`InputMoments::damped`](crate::InputMoments::damped)); 0.01 by
+    /// default. Without moments it has no effect.
     #[must_use]
     pub fn damping(mut self, damping: f64) -> Self {
         self.damping = damping;
@@ -177,12 +151,17 @@ impl<F: Float> Quantizer<F> for Binarizer {
         };
         let scales = means
             .into_iter()
-            .map(|mean| self.rounded(mean))
+            .map(|mean| self.precision.round_factor("a scale", mean))
             .collect::<Result<_>>()?;
         let (signs, scales) = match inputs {
             None => (signs, scales),
             Some(inputs) => {
-                let fit = aware::fit(self, weights, inputs, scales)?;
+                let parameters = aware::Parameters {
+                    scaling: self.scaling,
+                    precision: self.precision,
+                    damping: self.damping,
+                };
+                let fit = aware::fit(parameters, weights, inputs, scales)?;
                 (Signs::of(fit.signs.view()), fit.scales)
             }
         };
@@ -195,14 +174,7 @@ impl<F: Float> Quantizer<F> for Binarizer {
     }
 }
 
-impl Binarizer {
-    /// A scale as it will be stored.
-    pub(super) fn rounded<F: Float>(&self, scale: f64) -> Result<F> {
-        self.precision.round_factor("a scale", scale)
-    }
-}
-
-/// The mean of |w|, which no size of w carries out of the range of a double.
+/// The mean of |w|, summed so that no intermediate value overflows.
 fn mean_magnitude<'a, F: Float>(values: impl Iterator<Item = &'a F>, count: usize) -> f64 {
     values.map(|w| w.as_f64().abs() / count as f64).sum()
 }
@@ -269,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn negative_zero_counts_as_positive() {
+    fn the_sign_of_negative_zero_is_positive() {
         let binary = Binarizer::new().quantize(array![[-0.0_f32, 0.0, -1e-45]].view());
         assert_eq!(
             binary.unwrap().decompress().unwrap(),

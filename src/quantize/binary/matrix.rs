@@ -1,4 +1,4 @@
-//! A weight matrix of one bit a weight.
+//! A weight matrix of one bit for each weight.
 
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, ArrayViewMutD};
 
@@ -53,7 +53,7 @@ impl<F: Float> BinaryMatrix<F> {
         precision: Precision,
         scales: Vec<F>,
     ) -> Self {
-        // Without scales there is nothing that could have a precision.
+        // Without scales, matrices of different precisions are equal.
         let precision = if scales.is_empty() {
             Precision::default()
         } else {
@@ -68,7 +68,7 @@ impl<F: Float> BinaryMatrix<F> {
         }
     }
 
-    /// The matrix of shape (out_features, in_features) whose parts are `signs` and `scales`.
+    /// Creates a matrix of shape (out_features, in_features) from its parts `signs` and `scales`.
     ///
     /// # Errors
     ///
@@ -99,13 +99,13 @@ impl<F: Float> BinaryMatrix<F> {
                 return Err(malformed(format!("{scale} is no scale")));
             }
             if precision.round("a scale", scale) != Ok(scale) {
-                return Err(malformed(format!("{scale} is no value of {precision:?}")));
+                return Err(malformed(format!("{scale} is no value of {precision}")));
             }
         }
         Ok(Self::new(signs, scaling, precision, scales))
     }
 
-    /// What the signs are multiplied with.
+    /// The scales by which signs are multiplied.
     #[must_use]
     pub fn scaling(&self) -> Scaling {
         self.scaling
@@ -274,14 +274,9 @@ impl<F: Float> Compressed<F> for BinaryMatrix<F> {
 }
 
 impl<F: Float> BinaryMatrix<F> {
-    /// What the signs of row `i` are multiplied with.
+    /// The scale of row `i`.
     pub(super) fn scale(&self, i: usize) -> F {
-        let scale = match self.scaling {
-            Scaling::None => None,
-            Scaling::PerTensor => self.scales.first(),
-            Scaling::PerRow => self.scales.get(i),
-        };
-        scale.copied().unwrap_or_else(F::one)
+        self.scaling.of_row(&self.scales, i)
     }
 }
 

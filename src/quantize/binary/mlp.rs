@@ -12,9 +12,9 @@ mod stored;
 
 /// A multi-layer perceptron of binary weights and activations that runs on packed bits.
 ///
-/// The first layer takes real or 8-bit inputs, each hidden layer is a matrix of signs and a threshold for
-/// each neuron (BatchNorm and sign folded into one comparison of integers), and the last layer has real
-/// weights. Between first and last there is no floating-point number (Courbariaux et al., 2016,
+/// The first layer takes real or 8-bit inputs. Each hidden layer is a matrix of signs and a threshold for
+/// each neuron (batch normalization and sign folded into one comparison of integers). The last layer has real
+/// weights. The layers between the first and the last use integers only (M. Courbariaux et al., 2016,
 /// arXiv:1602.02830).
 ///
 /// The thresholds reproduce the sign of [`BatchNorm::apply`] exactly, for either sign of γ. A network whose
@@ -274,7 +274,7 @@ impl<F: Float> BinaryMlpBuilder<F> {
             .last()
             .map_or(&self.first.0, |(matrix, _)| matrix);
         let features = before.signs.rows();
-        let outputs = shape.first().copied().unwrap_or(0);
+        let outputs = shape[0];
         check::same_shape(what, &[outputs, features], shape)
     }
 }

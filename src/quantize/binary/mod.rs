@@ -1,4 +1,4 @@
-//! Binary networks: one bit a weight, in memory, on disk and in the product.
+//! Binary networks: one bit for each weight, in memory, on disk and in the product.
 //!
 //! - [`Binarizer`] makes a [`BinaryMatrix`] of real weights, with or without scales;
 //! - [`StraightThrough`] passes a gradient through a sign during training;
@@ -24,13 +24,15 @@ mod binarizer;
 mod matrix;
 mod mlp;
 mod product;
+mod scaling;
 mod signs;
 mod straight_through;
 mod trainable;
 
 pub use activations::BinaryActivations;
 pub use batch_norm::BatchNorm;
-pub use binarizer::{Binarizer, Scaling};
+pub use binarizer::Binarizer;
 pub use matrix::BinaryMatrix;
 pub use mlp::{BinaryMlp, BinaryMlpBuilder};
+pub use scaling::Scaling;
 pub use straight_through::StraightThrough;

@@ -61,9 +61,7 @@ pub(super) fn in_blocks<T: Copy + Default + Send>(
         for (i, row) in values.chunks_mut(outputs).enumerate() {
             for (out, values) in row.chunks_mut(share).zip(&blocks) {
                 let from = i * out.len();
-                if let Some(values) = values.get(from..from + out.len()) {
-                    out.copy_from_slice(values);
-                }
+                out.copy_from_slice(&values[from..from + out.len()]);
             }
         }
     }

@@ -114,7 +114,7 @@ impl Signs {
         self.columns
     }
 
-    /// Words a row.
+    /// The number of words of a row.
     pub(super) fn width(&self) -> usize {
         self.columns.div_ceil(64)
     }
@@ -125,7 +125,7 @@ impl Signs {
 
     pub(super) fn row(&self, i: usize) -> &[u64] {
         let width = self.width();
-        self.words.get(i * width..(i + 1) * width).unwrap_or(&[])
+        &self.words[i * width..(i + 1) * width]
     }
 
     /// The signs of row `i` as numbers.

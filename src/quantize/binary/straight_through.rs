@@ -1,18 +1,18 @@
-//! The straight-through estimator: how a gradient passes a sign.
+//! The straight-through estimator: the gradient of a sign.
 
 use ndarray::{Array, ArrayView, ArrayViewMut, Dimension, Zip};
 
 use crate::{Float, Result, check};
 
-/// +1 where `x` ≥ 0 (−0.0 is), else −1: the one convention of the sign in this module.
+/// +1 where `x` ≥ 0 (also for −0.0), else −1: the convention of this module.
 pub(crate) fn sign<F: Float>(x: F) -> F {
     if x >= F::zero() { F::one() } else { -F::one() }
 }
 
-/// The sign on the way forward, the hard tanh on the way back.
+/// The sign in the forward pass, the derivative of the hard tanh in the backward pass.
 ///
-/// The sign has no useful derivative: it is zero almost everywhere. Training therefore replaces it, on the
-/// way back only, by the derivative of $\operatorname{htanh}(x) = \max(-1, \min(1, x))$ (Courbariaux et al.,
+/// The derivative of the sign is zero almost everywhere. Training therefore replaces it, in the
+/// backward pass only, by the derivative of $\operatorname{htanh}(x) = \max(-1, \min(1, x))$ (Courbariaux et al.,
 /// "Binarized Neural Networks", 2016, arXiv:1602.02830, section 1.3; Bengio et al., 2013, arXiv:1308.3432):
 ///
 /// $$
@@ -20,12 +20,11 @@ pub(crate) fn sign<F: Float>(x: F) -> F {
 /// \frac{\partial L}{\partial x} = \frac{\partial L}{\partial q} \cdot \mathbf{1}\_{|x| \le 1}.
 /// $$
 ///
-/// The same rule serves binary activations and binary weights. The real *latent* weights that collect the
-/// updates are [clipped](Self::clip) to [−1, 1] after each step: beyond that their gradient would be zero for
-/// good, and their size has no effect on the sign.
+/// The same rule applies to binary activations and binary weights. The optimizer updates real *latent* weights, which are
+/// [clipped](Self::clip) to [−1, 1] after each step: beyond this range their gradient would stay zero.
 ///
-/// Arrays come in and arrays go out, of any shape and strides, so that the custom operation of any framework
-/// can call it.
+/// Inputs and outputs are arrays of any shape and strides, so that the custom operation of any framework can call these
+/// functions.
 ///
 /// ```
 /// use ndarray::array;

@@ -14,11 +14,11 @@ use crate::{Float, LinearOp, Result, check, linalg, parallel};
 
 /// Rows of codes that are multiplied at once with bytes.
 const TOGETHER: usize = 64;
-/// Products of bytes below which work is not worth sharing out.
+/// Products of bytes below which one thread does all the work.
 const SHARED: usize = 1 << 21;
 /// Weights that are decompressed at once for a product: 4 MB in single precision.
 const PANEL: usize = 1 << 20;
-/// Inputs from which on decompressed weights are worth to be kept for a product of matrices.
+/// The number of inputs from which a product of matrices with decompressed weights is faster.
 const BATCH: usize = 8;
 
 impl<F: Float> LinearOp<F> for FixedPointMatrix<F> {
@@ -35,7 +35,7 @@ impl<F: Float> LinearOp<F> for FixedPointMatrix<F> {
 
 impl<F: Float> FixedPointMatrix<F> {
     /// y = x Wᵀ, of shape (batch, out_features), with each vector of inputs rounded to 8 bits, from sums of
-    /// integers: the bound on what the rounding does is above.
+    /// integers. The bound on the error of this rounding is at [`FixedPointMatrix`].
     ///
     /// # Errors
     ///
@@ -63,7 +63,7 @@ impl<F: Float> FixedPointMatrix<F> {
 
     fn apply_integers(&self, x: ArrayView2<'_, F>, mut y: ArrayViewMut2<'_, F>) {
         let [outputs, inputs] = self.shape;
-        // Codes of bytes are read where they are, all others where they are unpacked to.
+        // Codes of 8 bits are read in place, all others are unpacked first.
         let place = match self.codes.bits {
             8 => place_of(self.packed.bytes()),
             _ => 0,
@@ -96,7 +96,7 @@ impl<F: Float> FixedPointMatrix<F> {
         let codes = if self.codes.bits == 8 {
             let range = rows.start * inputs..rows.end * inputs;
             Rows {
-                values: self.packed.bytes().get(range).unwrap_or_default(),
+                values: &self.packed.bytes()[range],
                 stride: inputs,
             }
         } else {
@@ -105,8 +105,8 @@ impl<F: Float> FixedPointMatrix<F> {
             }
             let unpacked = scratch.codes.values_mut().chunks_exact_mut(stride);
             for (row, codes) in rows.clone().zip(unpacked) {
-                let codes = codes.get_mut(..inputs).unwrap_or_default();
-                self.packed.unpack_bytes_into(row * inputs, codes);
+                self.packed
+                    .unpack_bytes_into(row * inputs, &mut codes[..inputs]);
             }
             Rows {
                 values: scratch.codes.values(),
@@ -141,9 +141,7 @@ impl<F: Float> FixedPointMatrix<F> {
         }
         let mut products = Vec::new();
         for (i, mut y) in y.rows_mut().into_iter().enumerate() {
-            let (Some(&scale), Some(&total)) = (x.scales.get(i), x.totals.get(i)) else {
-                continue;
-            };
+            let (scale, total) = (x.scales[i], x.totals[i]);
             let of = OfSums {
                 low: i64::from(self.codes.low()),
                 step: self.codes.step(),
@@ -153,11 +151,10 @@ impl<F: Float> FixedPointMatrix<F> {
             let (scales, offsets) = (&scratch.scales, &scratch.offsets);
             let write = |out: &mut [F]| {
                 let these = i * width..(i + 1) * width;
-                if let Some(long) = scratch.long.get(these.clone()) {
-                    evenly::from_sums(level, of, long, scales, offsets, out);
+                if scratch.long.is_empty() {
+                    evenly::from_sums(level, of, &scratch.sums[these], scales, offsets, out);
                 } else {
-                    let sums = scratch.sums.get(these).unwrap_or_default();
-                    evenly::from_sums(level, of, sums, scales, offsets, out);
+                    evenly::from_sums(level, of, &scratch.long[these], scales, offsets, out);
                 }
             };
             if let Some(y) = y.as_slice_mut() {
@@ -176,7 +173,7 @@ impl<F: Float> FixedPointMatrix<F> {
     fn apply_rows(&self, x: ArrayView2<'_, F>, mut y: ArrayViewMut2<'_, F>) {
         let ([outputs, inputs], level) = (self.shape, Level::current());
         let x = x.as_standard_layout();
-        let rows = x.as_slice().unwrap_or_default();
+        let rows = x.as_slice().expect("the layout is standard");
         let batch = x.nrows();
         let blocks = parallel::map(outputs.div_ceil(ROWS), |block| {
             let outputs = block * ROWS..outputs.min((block + 1) * ROWS);
@@ -208,24 +205,23 @@ impl<F: Float> FixedPointMatrix<F> {
         for from in (0..outputs).step_by(rows) {
             let width = rows.min(outputs - from);
             let mut panel = weights.slice_mut(s![..width, ..]);
-            if let Some(panel) = panel.as_slice_mut() {
-                parallel::for_each_chunk_mut(panel, ROWS * inputs, |i, out| {
-                    self.rows_into(from + i * ROWS, out);
-                });
-            }
+            let values = panel.as_slice_mut().expect("whole rows have no gaps");
+            parallel::for_each_chunk_mut(values, ROWS * inputs, |i, out| {
+                self.rows_into(from + i * ROWS, out);
+            });
             linalg::product_into(x, panel.t(), y.slice_mut(s![.., from..from + width]));
         }
     }
 }
 
-/// What a thread works with, block after block.
+/// Memory that a thread uses again for each block.
 #[derive(Default)]
 struct Scratch {
     /// Codes of fewer than eight bits, a byte each.
     codes: Placed<u8>,
     panel: Panel,
     sums: Vec<i32>,
-    /// Sums of rows that are too long for 32 bits; empty where none is.
+    /// Sums of rows that are too long for 32 bits; empty for shorter rows.
     long: Vec<i64>,
     scales: Vec<f64>,
     offsets: Vec<f64>,
@@ -234,8 +230,7 @@ struct Scratch {
 /// Inputs of 8 bits, each vector with a scale of its own.
 struct RoundedInputs {
     values: Placed<i8>,
-    /// From vector to vector: one more line of the cache than needed where the number of them would be even, so that the vectors
-    /// do not share few places in it.
+    /// The distance between vectors: an odd number of cache lines, so that the vectors are spread over all places of the cache.
     stride: usize,
     scales: Vec<f64>,
     /// The sum of the integers of each vector.
@@ -249,8 +244,8 @@ impl RoundedInputs {
         let inputs = x.ncols();
         let stride = (inputs.div_ceil(integer::UNIT) | 1) * integer::UNIT;
         let mut values = Placed::zeros(x.nrows() * stride, place);
-        let rows = x.as_slice().unwrap_or_default();
-        // A task of less than some thousand values is not worth its start.
+        let rows = x.as_slice().expect("the layout is standard");
+        // Some thousand values for each task: a smaller one takes less time than its start.
         let together = (1_usize << 13).div_ceil(inputs.max(1));
         let mut numbers = vec![(0.0, 0); x.nrows()];
         let tasks = rows
@@ -265,7 +260,7 @@ impl RoundedInputs {
             |(), ((x, values), numbers)| {
                 let rows = x.chunks(inputs.max(1)).zip(values.chunks_mut(stride));
                 for ((row, values), numbers) in rows.zip(numbers) {
-                    *numbers = Self::round(row, values.get_mut(..inputs).unwrap_or_default());
+                    *numbers = Self::round(row, &mut values[..inputs]);
                 }
             },
         );
@@ -285,7 +280,7 @@ impl RoundedInputs {
         let largest = extent.max.as_f64().abs().max(extent.min.as_f64().abs());
         let scale = largest / 127.0;
         if !extent.finite {
-            // What is multiplied with this is no number either.
+            // The products are NaN, too.
             return (f64::NAN, 0);
         }
         let divisor = if scale > 0.0 { scale } else { 1.0 };

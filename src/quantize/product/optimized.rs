@@ -201,6 +201,7 @@ impl<F: Float, C: Clusterer<F>> Quantizer<F> for OptimizedProductQuantizer<C> {
         moments::unused("OptimizedProductQuantizer", inputs)?;
         check::finite("weights", &weights)?;
         let quantizer = &self.quantizer;
+        quantizer.check_precision(weights)?;
         let axis = quantizer.axis;
         // Scaled by a power of two, so that the result does not depend on the scale of the weights.
         let exponent = power::largest_exponent(&weights);

@@ -15,16 +15,16 @@ use crate::{
 const NAME: &str = "TrellisMatrix";
 /// The widest codes.
 pub(super) const MAX_BITS: u32 = 16;
-/// Rows that are worked on at once.
+/// Rows that a task takes.
 pub(super) const ROWS: usize = 32;
 /// Weights that are decompressed at once for a product.
 const PANEL: usize = 1 << 20;
 
-/// A weight matrix of shape (out_features, in_features) whose values are multiples of a step, each row a sequence of
-/// [numbers](crate::quantize::trellis) of 2 to 16 bits that tell of one another on which grid they lie.
+/// A weight matrix of shape (out_features, in_features) whose values are multiples of a step. Each row is a sequence of
+/// [numbers](crate::quantize::trellis) of 2 to 16 bits; each number determines the grid of the next.
 ///
-/// A number k is stored as k + 2^(b−1) − 1; the part `codes` is exactly ⌈out·in·bits / 8⌉ bytes, `scale` the step.
-/// Products decompress panels of rows and multiply these.
+/// A number k is stored as k + 2^(b−1) − 1. The part `codes` is exactly ⌈out·in·bits / 8⌉ bytes, and `scale` is the step.
+/// Products decompress panels of rows and multiply by them.
 ///
 /// ```
 /// use taper::ndarray::array;
@@ -53,7 +53,7 @@ fn zero(bits: u32) -> u32 {
 }
 
 impl<F: Float> TrellisMatrix<F> {
-    /// The matrix of numbers that lie within the widest codes.
+    /// Creates a matrix from numbers that fit into the widest codes.
     pub(super) fn new(
         shape: [usize; 2],
         precision: Precision,
@@ -74,12 +74,12 @@ impl<F: Float> TrellisMatrix<F> {
         })
     }
 
-    /// The matrix of shape (out_features, in_features) with codes of `bits` bits from its parts `codes` and `scale`.
+    /// Creates a matrix of shape (out_features, in_features) with codes of `bits` bits from its parts `codes` and `scale`.
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`] for a width that is not in 2..=16, where the length does not fit the shape, for the highest
-    /// code, which stands for nothing, for bits beyond the last code, and for a step that is not above zero, not of
+    /// [`Error::Malformed`] for a width that is not in 2..=16, for a length that does not fit the shape, for the highest
+    /// code, which is not used, for bits beyond the last code, and for a step that is not above zero, not of
     /// that precision, or so large that weights would be infinite.
     pub fn from_parts(
         shape: [usize; 2],
@@ -108,7 +108,7 @@ impl<F: Float> TrellisMatrix<F> {
         let largest = step.as_f64() * f64::from(last);
         let finite = F::from_f64_lossy(largest).is_finite();
         if !(step > F::zero() && finite && precision.round("a step", step) == Ok(step)) {
-            return Err(malformed(format!("{step} is no step in {precision:?}")));
+            return Err(malformed(format!("{step} is no step in {precision}")));
         }
         Ok(Self {
             shape,
@@ -119,7 +119,7 @@ impl<F: Float> TrellisMatrix<F> {
         })
     }
 
-    /// Bits a code.
+    /// The bits of a code.
     #[must_use]
     pub fn bits(&self) -> u32 {
         self.packed.bits()
@@ -206,11 +206,10 @@ impl<F: Float> LinearOp<F> for TrellisMatrix<F> {
         for from in (0..outputs).step_by(rows) {
             let panel = from..outputs.min(from + rows);
             let mut weights = weights.slice_mut(s![..panel.len(), ..]);
-            if let Some(weights) = weights.as_slice_mut() {
-                parallel::for_each_chunk_mut(weights, ROWS * inputs, |i, out| {
-                    self.rows_into(from + i * ROWS, out);
-                });
-            }
+            let values = weights.as_slice_mut().expect("whole rows have no gaps");
+            parallel::for_each_chunk_mut(values, ROWS * inputs, |i, out| {
+                self.rows_into(from + i * ROWS, out);
+            });
             linalg::product_into(x, weights.t(), y.slice_mut(s![.., panel]));
         }
         Ok(())

@@ -1,13 +1,13 @@
-//! Trellis-coded quantization: the code of one weight says on which of two grids the next one lies.
+//! Trellis-coded quantization: the code of a weight selects the grid, one of two, of the next weight.
 //!
-//! Rounding to a grid of step 2Δ leaves an error of (2Δ)²/12 a weight. Here weights are rounded to either of two such grids,
-//! the even and the odd multiples of Δ, and which of them it is follows from the codes before: a machine of eight states
-//! (`states`) goes on with the parity of each code. Of all sequences of codes the nearest one is found by
-//! the algorithm of Viterbi ([`TrellisQuantizer`]): more choice at the same number of codes, for an error that is about 1.1 dB smaller,
-//! or 0.18 bits a weight at the same error. The limit of any such code is 1.53 dB.
+//! Rounding to a grid of step 2Δ has an error of (2Δ)²/12 for each weight. Here, each weight is rounded to one of two such grids,
+//! the even and the odd multiples of Δ. The grid follows from the earlier codes: a machine of eight states
+//! (`states`) changes its state with the parity of each code. The Viterbi algorithm finds the nearest of all sequences of codes
+//! ([`TrellisQuantizer`]). With the same number of codes for a weight, the error is about 1.1 dB smaller than on a single grid, or
+//! the rate 0.18 bits lower at the same error. The limit of any such code is 1.53 dB.
 //!
 //! M. Marcellin and T. Fischer, "Trellis coded quantization of memoryless and Gauss–Markov sources", 1990, doi:10.1109/26.46532;
-//! with the grids that video coding made of it, P. Haase et al., "Dependent Scalar Quantization for Neural Network
+//! with the grids used in video coding, P. Haase et al., "Dependent Scalar Quantization for Neural Network
 //! Compression", 2020, doi:10.1109/ICIP40778.2020.9190955.
 //!
 //! ```
@@ -20,7 +20,7 @@
 //! let even = FixedPointQuantizer::new(7).range(Range::Fixed(1.26)).quantize(weights.view())?;
 //! let trellis = TrellisQuantizer::new(0.01).quantize(weights.view())?;
 //! let error = |rebuilt: Array2<f64>| (&weights - &rebuilt).iter().map(|x| x * x).sum::<f64>();
-//! // 1.1 dB are a factor of 1.29; each row begins without a choice.
+//! // 1.1 dB are a factor of 1.29; the first weight of a row has no choice of the grid.
 //! assert!(1.2 * error(trellis.decompress_matrix()?) < error(even.decompress_matrix()?));
 //! # Ok::<(), taper::Error>(())
 //! ```

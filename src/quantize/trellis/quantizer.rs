@@ -12,22 +12,23 @@ use crate::{
 
 const NAME: &str = "TrellisQuantizer";
 
-/// Rounds weights to multiples of a step Δ, of which each code leaves every other one for the next weight.
+/// Rounds weights to multiples of a step Δ, with a code for each weight that also selects the grid of the next weight.
 ///
-/// Rows are rounded on their own. In each, the numbers k are those for which Σ (w − Δ v)² is least, over all sequences that
-/// the [states](crate::quantize::trellis) allow; the value v is 2k where the state asks for the even grid, 2k − sgn k where it
-/// asks for the odd one. The algorithm of Viterbi finds them in time that is linear in the row, and exactly.
+/// Each row is rounded independently. The numbers k of a row minimize Σ (w − Δ v)² over all sequences that
+/// the [states](crate::quantize::trellis) allow. The value v is 2k in a state of the even grid, and 2k − sgn k in a state of
+/// the odd grid. The Viterbi algorithm finds the exact minimum in time that is linear in the length of the row.
 ///
-/// The codes are as wide as the largest number needs, 2 to 16 bits: they are meant for a container, which codes them by their
-/// entropy. The same step for all tensors of a model makes the sum of their squared errors least at a length of the file, as
-/// long as the step is small beside the weights.
+/// All codes have the width that the largest number needs, 2 to 16 bits. They are meant for a container, which entropy-codes
+/// them. For a given length of the file, the sum of the squared errors of all tensors of a model is smallest with the same step for
+/// all, as long as the step is small beside the weights.
 ///
-/// With a [`rate_weight`](TrellisQuantizer::rate_weight) λ it is a sum of error and rate that is least, Σ ((w / Δ − v)² + λ b):
-/// numbers that a coder needs more bits b for have to be worth them, as in G. Sullivan and T. Wiegand, "Rate-distortion optimization
-/// for video compression", 1998, doi:10.1109/79.733497. The bits are those of a geometric law, whose mean is what row and column of
-/// the weight let expect: so many for each number away from zero, but no more than 3.6 squared steps' worth.
+/// With a [`rate_weight`](TrellisQuantizer::rate_weight) λ, the sum of error and rate Σ ((w / Δ − v)² + λ b) is minimized:
+/// a value that costs more bits b is chosen only if it lowers the error enough (G. Sullivan and T. Wiegand, "Rate-distortion
+/// optimization for video compression", 1998, doi:10.1109/79.733497). The bits are those of a geometric distribution, whose mean is
+/// estimated from the row and the column of the weight. The cost of a number is limited to 3.6 squared steps.
 ///
-/// Nothing is asked of the inputs of the layer: with moments it is [`Error::MomentsUnused`].
+/// The step is stored with the relative rounding error of its precision, or is [`Error::Underflow`]. Moments of the inputs are
+/// not used ([`Error::MomentsUnused`]).
 ///
 /// ```
 /// use taper::ndarray::array;
@@ -47,7 +48,7 @@ const NAME: &str = "TrellisQuantizer";
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct TrellisQuantizer {
-    /// The distance between neighbouring values of a grid, above 0.
+    /// The step Δ: all values are multiples of it. Above 0.
     pub step: f64,
     /// The price of a bit in squared steps, 0 to 16.
     #[cfg_attr(feature = "model", serde(default))]
@@ -58,8 +59,7 @@ pub struct TrellisQuantizer {
 }
 
 impl TrellisQuantizer {
-    /// Parameters for values that are multiples of `step`; the error is near that of a plain grid whose step is 1.76
-    /// times as large.
+    /// Creates a quantizer to multiples of `step`. The error is close to that of fixed point with a step 1.76 times as large.
     #[must_use]
     pub fn new(step: f64) -> Self {
         Self {
@@ -69,10 +69,10 @@ impl TrellisQuantizer {
         }
     }
 
-    /// What a bit may cost, in squared steps, from 0 to 16; zero unless said.
+    /// Sets the price of a bit, in squared steps, from 0 to 16; 0 by default.
     ///
-    /// About 0.3 is best for a file of a given error: at high rates, one bit more makes the squared error, 0.26 of a squared
-    /// step a weight, a quarter, and the slope there is 2 ln 2 times the error, 0.36.
+    /// About 0.3 makes the smallest file at a given error: at high rates, one more bit divides the squared error, 0.26 squared
+    /// steps for a weight, by four, and the slope of this curve is 2 ln 2 times the error, 0.36.
     ///
     /// ```
     /// use taper::model::{CompressedModel, CompressedTensor};
@@ -100,7 +100,7 @@ impl TrellisQuantizer {
         self
     }
 
-    /// The precision in which the step is stored.
+    /// Sets the precision in which the step is stored; single by default.
     #[must_use]
     pub fn precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
@@ -153,12 +153,12 @@ impl<F: Float> Quantizer<F> for TrellisQuantizer {
         }
         let weights = weights.as_standard_layout();
         let (rows, columns) = weights.dim();
-        let values = weights.as_slice().unwrap_or_default();
+        let values = weights.as_slice().expect("the layout is standard");
         let mut numbers = vec![0_i32; values.len()];
         let rates = Rates::new(values, columns, scale, self.rate_weight);
         let level = Level::current();
         parallel::for_each_chunk_mut(&mut numbers, ROWS * columns, |chunk, numbers| {
-            let values = values.get(chunk * ROWS * columns..).unwrap_or_default();
+            let values = &values[chunk * ROWS * columns..];
             let mut paths = Paths::new(level, columns);
             let some = viterbi::ROWS * columns;
             let parts = values.chunks(some).zip(numbers.chunks_mut(some));
@@ -186,25 +186,25 @@ impl Trellis for State {
     }
 }
 
-/// What a step away from zero costs, for each weight.
+/// The cost of a step away from zero, for each weight.
 ///
-/// (m − v)² + c v is (m − c / 2 − v)² and what does not depend on v: magnitudes m are to be taken as if they were smaller by
-/// c / 2, with c the price of half a number, since values are two apart.
+/// (m − v)² + c v is (m − c / 2 − v)² plus a term that does not depend on v. The cost is therefore applied by subtracting
+/// c / 2 from the magnitude m, with c the price of half a number, since values are two apart.
 struct Rates {
     /// The mean magnitudes of rows and columns, the latter in multiples of that of all.
     rows: Vec<f64>,
     columns: Vec<f64>,
-    /// What is to be taken off where numbers have a mean from 2 to [`LEAST`](Self::LEAST) on, four to an octave.
+    /// The reduction of magnitudes for each mean of the numbers from 2 to the power [`LEAST`](Self::LEAST) on, four for each octave.
     less: [f64; Self::LEVELS],
 }
 
 impl Rates {
-    /// The largest part of a step that is taken off: a number is never nearer to the other side of zero.
+    /// The largest reduction, in steps: below 1, so that no number changes its sign.
     const MOST: f64 = 0.9;
     const LEVELS: usize = 96;
-    /// What is taken off is a multiple of a step over this.
+    /// Reductions are multiples of a step divided by this.
     const PARTS: f64 = (1 << 20) as f64;
-    /// The binary exponent of the least mean that is told from zero.
+    /// The binary exponent of the least mean that is distinguished from zero.
     const LEAST: i32 = -12;
 
     fn new<F: Float>(values: &[F], columns: usize, scale: f64, weight: f64) -> Self {
@@ -225,7 +225,7 @@ impl Rates {
                 *sum += magnitude;
                 of_row += magnitude;
             }
-            // Numbers are worth two steps.
+            // A number is two steps.
             rates.rows.push(of_row / (columns as f64 * 2.0));
         }
         let all = rates.rows.iter().sum::<f64>() / rows as f64;
@@ -234,7 +234,8 @@ impl Rates {
         for (level, less) in rates.less.iter_mut().enumerate() {
             let octave = f64::exp2((level / 4) as f64 + f64::from(Self::LEAST));
             let mean = octave * (1.0 + ((level % 4) as f64 + 0.5) / 4.0);
-            // The law with this mean has the ratio m / (1 + m). Rounded, so that a system's logarithm leaves no trace.
+            // The distribution with this mean has the ratio m / (1 + m). The price is rounded, so that it does not depend on the
+            // system's logarithm.
             let price = weight * (1.0 + 1.0 / mean).log2() / 4.0;
             *less = ((price * Self::PARTS).round() / Self::PARTS).min(Self::MOST);
         }
@@ -396,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn bits_cost_what_the_law_of_row_and_column_takes() {
+    fn bits_cost_their_number_under_the_law_of_row_and_column() {
         // Rows of magnitudes 6 and 2, columns of 1 and 3 times that, in steps: numbers of 3 and 1, times 1 and 3.
         let values = [3.0_f64, -9.0, 1.0, 3.0];
         let rates = Rates::new(&values, 2, 1.0, 0.5);
@@ -407,13 +408,13 @@ mod tests {
             let found = rates.less(i / 2, i % 2);
             assert!((found / exact - 1.0).abs() <= 0.125, "{found} for {exact}");
         }
-        // Nothing is known of what is always zero, and what costs nothing is not reckoned.
+        // Without a price nothing is subtracted; without numbers the limit holds.
         assert_eq!(Rates::new(&values, 2, 1.0, 0.0).less(0, 0), 0.0);
         assert!(Rates::new(&[0.0; 4], 2, 1.0, 0.5).less(1, 1) <= Rates::MOST);
     }
 
     #[test]
-    fn rows_are_rounded_alone() {
+    fn rows_are_rounded_independently() {
         // Whole groups of rows, and one that is not full, in two tasks.
         let weights = Array2::from_shape_vec((37, 11), uniform(37 * 11, 8)).unwrap();
         let quantizer = TrellisQuantizer::new(0.05);
@@ -439,17 +440,31 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_rounded_is_an_error() {
+    fn wrong_weights_and_steps_are_errors() {
         let w = array![[1.0, f64::NAN]];
         assert!(matches!(
             TrellisQuantizer::new(0.1).quantize(w.view()),
             Err(Error::NonFinite { .. })
         ));
         let w = array![[1.0, -1.0]];
-        for step in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e-5, 1e-320] {
+        for step in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e-5] {
             let result = TrellisQuantizer::new(step).quantize(w.view());
             assert!(
                 matches!(result, Err(Error::Parameter(_))),
+                "{step}: {result:?}"
+            );
+        }
+        // Subnormal numbers hold a step less accurately than normal ones.
+        for (step, precision) in [
+            (1e-320, Precision::F64),
+            (1e-40, Precision::F32),
+            (4e-8, Precision::F16),
+        ] {
+            let result = TrellisQuantizer::new(step)
+                .precision(precision)
+                .quantize((&w * step).view());
+            assert!(
+                matches!(result, Err(Error::Underflow { .. })),
                 "{step}: {result:?}"
             );
         }

@@ -1,13 +1,13 @@
-//! The machine that chooses between two grids.
+//! The state machine that chooses between two grids.
 
 use crate::kernels::viterbi::{CLASSES, STATES};
 
-/// A state of the machine, which begins at zero.
+/// A state of the machine, which starts at zero.
 ///
-/// The last bit is the grid on which the next number lies. From a state s a number goes on to 2 s mod 8, plus 1 if it is
-/// odd; where the upper two bits of s differ, if it is even. With the four classes of values (even and odd numbers on
+/// The last bit is the grid of the next number. From a state s, a number leads to 2 s mod 8, plus 1 if it is
+/// odd (if it is even, where the upper two bits of s differ). With the four classes of values (even and odd numbers on
 /// either grid) that is the trellis of G. Ungerboeck, "Channel Coding with Multilevel/Phase Signals", 1982,
-/// doi:10.1109/TIT.1982.1056454, with eight states: paths that part differ in value for three numbers at least.
+/// doi:10.1109/TIT.1982.1056454, with eight states: paths that separate differ in at least three numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct State(u8);
 
@@ -28,7 +28,7 @@ impl State {
         Self(self.0 << 1 & 7 | u8::from(odd != self.inverts()))
     }
 
-    /// The classes of the values that lead into each state, from the lower and from the upper of the two that it may follow.
+    /// The classes of the values that lead to each state, from the lower and from the upper of its two previous states.
     pub(super) const fn ways() -> [[usize; 2]; STATES] {
         let mut ways = [[0; 2]; STATES];
         let mut state = 0;
@@ -45,7 +45,7 @@ impl State {
         ways
     }
 
-    /// What a number stands for, in multiples of the step: 2k, or on the odd grid 2k − sgn k.
+    /// The value of a number in multiples of the step: 2k, or on the odd grid 2k − sgn k.
     pub(crate) fn value(self, number: i32) -> i32 {
         value(self.odd_grid(), number)
     }
@@ -63,7 +63,7 @@ const fn class(odd_grid: bool, odd: bool) -> usize {
 
 /// The positive number of a class, or zero, whose value is nearest to `magnitude`, above −1 and below 2¹⁶.
 pub(super) fn nearest(magnitude: f64, class: usize) -> i32 {
-    // What is added before a quarter is cut off, and the number for the quarter zero.
+    // The number added before the division by four, and the number of the first quarter.
     const ADDED: [f64; CLASSES] = [2.0, 0.0, -1.0, 1.0];
     const FIRST: [i32; CLASSES] = [0, 1, 2, 1];
     let class = class.min(CLASSES - 1);
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn states_follow_those_they_say() {
+    fn states_follow_their_previous_states() {
         let ways = State::ways();
         for state in all() {
             for number in -4..=4 {
@@ -130,10 +130,10 @@ mod tests {
         }
     }
 
-    /// Two paths that part at a state and meet again differ by nine squared steps at least, a plain grid of even
-    /// multiples by four: what the trellis gains.
+    /// Two paths that separate at a state and meet again differ by at least nine squared steps, those on a single grid of even
+    /// multiples by four: the gain of the trellis.
     #[test]
-    fn paths_that_part_stay_apart() {
+    fn paths_that_separate_differ_by_nine_squared_steps() {
         // The distance of classes far from zero, where numbers of a class are four values apart.
         let apart = |a: i32, b: i32| {
             let d = (a - b).rem_euclid(4);
