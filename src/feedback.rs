@@ -40,7 +40,7 @@ impl<F: Float> Feedback<F> {
     /// Those of [`InputMoments::factored`].
     pub(crate) fn new(inputs: &InputMoments, damping: f64) -> Result<Self> {
         // Powers of two change no coefficient, but their square roots would be rounded.
-        let inputs = &inputs.normalized();
+        let (inputs, _) = &inputs.normalized()?;
         let diagonal = inputs.diagonal()?;
         let mut order: Vec<usize> = (0..diagonal.len()).collect();
         order.sort_by(|&a, &b| diagonal[b].total_cmp(&diagonal[a]));

@@ -346,17 +346,6 @@ impl InputMoments {
         })
     }
 
-    /// These moments times a power of two that brings the largest entry into [1, 2): equal for moments that differ by a power
-    /// of two.
-    pub(crate) fn normalized(&self) -> Self {
-        let largest = check::largest(&self.sum);
-        let exponent = ((largest.to_bits() >> 52) & 0x7ff) as i32 - 1023;
-        Self {
-            count: self.count,
-            sum: &self.sum * 2_f64.powi(-exponent.min(1022)),
-        }
-    }
-
     /// The Cholesky factor alone, in the order of the features.
     pub(crate) fn cholesky(&self, damping: f64) -> Result<Cholesky<f64>> {
         Ok(self.factored(damping, None)?.1)

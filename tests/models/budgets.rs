@@ -49,10 +49,10 @@ fn the_exact_sizes_at_both_ends_are_within_reach() {
 fn a_small_row_does_not_vanish() {
     let mut weights = numbers(&[16, 64], 4);
     weights
-        .index_axis_mut(taper::ndarray::Axis(0), 3)
+        .index_axis_mut(ndarray::Axis(0), 3)
         .map_inplace(|w| *w *= 1e-7);
-    let row = |weights: &taper::ndarray::ArrayD<f32>| {
-        let row = weights.index_axis(taper::ndarray::Axis(0), 3).to_owned();
+    let row = |weights: &ndarray::ArrayD<f32>| {
+        let row = weights.index_axis(ndarray::Axis(0), 3).to_owned();
         row.mapv(f64::from)
     };
     let exact = row(&weights);

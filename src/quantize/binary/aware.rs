@@ -33,7 +33,7 @@ pub(super) fn fit<F: Float>(
     inputs: &InputMoments,
     plain: Vec<F>,
 ) -> Result<Fit<F>> {
-    let moments = inputs.normalized().matrix()?;
+    let moments = inputs.normalized()?.0.matrix()?;
     // The rounding of a product depends on the order in memory: here it is always the same.
     let weights = weights.as_standard_layout();
     let weights = weights.view();
