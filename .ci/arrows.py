@@ -32,14 +32,6 @@ ORDER = [
 # The trait `Float` has supertraits that the kernels and the linear algebra implement for its two types, and an error names a precision.
 UPWARDS = {("float", "kernels"), ("float", "linalg"), ("error", "artifact")}
 
-# Circles that stand for now, as the folder and the files of each.
-CIRCLES = [
-    ("model", {"artifact", "kinds"}),
-    ("quantize/binary", {"aware", "binarizer", "matrix"}),
-    ("quantize/product", {"codebooks", "matrix"}),
-    ("quantize/product", {"aware", "params"}),
-]
-
 SRC = Path(__file__).resolve().parent.parent / "src"
 LEVEL = {room: level for level, row in enumerate(ORDER) for room in row}
 NAMES_OF_TESTS = re.compile(r"(.*_)?tests\.rs$")
@@ -183,7 +175,7 @@ def between_rooms(imports):
 
 
 def inside_rooms(imports):
-    """Circles among the files and folders of each folder, other than CIRCLES."""
+    """Circles among the files and folders of each folder."""
     folders = {}
     for module, target, place in imports:
         if module.path[0] != target.path[0]:
@@ -196,10 +188,6 @@ def inside_rooms(imports):
         edges.setdefault(source, {}).setdefault(destination, place)
     for folder, edges in sorted(folders.items()):
         for nodes in circles(edges):
-            allowed = [circle for circle in CIRCLES if folder == circle[0] and circle[1].issuperset(nodes)]
-            used.extend(allowed)
-            if allowed:
-                continue
             yield f"src/{folder}: {', '.join(nodes)} need each other:"
             for node in nodes:
                 for other, place in sorted(edges[node].items()):
@@ -222,7 +210,7 @@ imports = [
 ]
 used = []
 problems = [*between_rooms(imports), *inside_rooms(imports)]
-for exception in [*UPWARDS, *CIRCLES]:
+for exception in UPWARDS:
     if exception not in used:
         print(f"the exception {exception} of .ci/arrows.py can go")
 print(f"{len(modules)} files, {len(imports)} imports from other files")
