@@ -10,9 +10,9 @@ use crate::Float;
 
 /// The clustering of loss zero, where `clusters` is at least the number of distinct points that have weight.
 ///
-/// Centroids are the distinct points in the order of their first appearance: first those that have weight, then others as
-/// far as there is room. Surplus centroids repeat the first ones. `None` if there are more distinct points with weight than
-/// clusters; that is found after little more than `clusters` of them. `clusters` by axes values fit into the address space.
+/// Centroids are the distinct points in the order of their first appearance: first points with weight, then others as long as
+/// there are clusters left. Surplus centroids repeat the first ones. `None` if there are more distinct points with weight than
+/// clusters, which is found after little more than `clusters` of them. `clusters` by axes values fit into the address space.
 pub(super) fn cluster_distinct<F: Float>(
     points: &ArrayView2<'_, F>,
     weights: Option<&[F]>,

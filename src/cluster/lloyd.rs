@@ -251,6 +251,7 @@ impl<F: Float> Problem<'_, F> {
         parallel::for_each_chunk_mut(&mut potential.distances, BLOCK * 32, |chunk, distances| {
             for (i, distance) in distances.iter_mut().enumerate() {
                 let i = chunk * BLOCK * 32 + i;
+                // The padding of the last block.
                 let Some(&cluster) = assignments.get(i) else {
                     *distance = F::zero();
                     continue;

@@ -27,13 +27,13 @@ use crate::{Float, Seed, parallel};
 #[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub enum Seeding {
-    /// k-means++: each further centroid is a point drawn with probability proportional to its squared distance
-    /// to the nearest one so far (Arthur and Vassilvitskii, "k-means++: the advantages of careful
+    /// k-means++: each further centroid is a point drawn with a probability proportional to its squared distance
+    /// to the nearest centroid so far (Arthur and Vassilvitskii, "k-means++: the advantages of careful
     /// seeding", SODA 2007, doi:10.5555/1283383.1283494).
     #[default]
     PlusPlus,
-    /// Greedy k-means++: the best of 2 + ⌊ln k⌋ such draws for each further centroid. A better start, for several times
-    /// the work.
+    /// Greedy k-means++: the best of 2 + ⌊ln k⌋ such draws for each further centroid. The start is better and takes several
+    /// times as long.
     Greedy,
     /// Distinct points drawn uniformly.
     Random,
@@ -42,10 +42,10 @@ pub enum Seeding {
     Given(Array2<f64>),
 }
 
-/// Points for each cluster in the sample from which `PlusPlus` and `Greedy` draw the centroids.
+/// The number of points for each cluster in the sample from which `PlusPlus` and `Greedy` draw.
 ///
-/// Each draw passes over all points of the sample; an iteration passes over all points once. A sample of a few hundred points
-/// a cluster is as good as all points.
+/// Each draw reads all points of the sample, while an iteration of k-means reads all points once. A sample of a few hundred
+/// points for each cluster gives as good a start as all points.
 const POINTS_A_CLUSTER: usize = 256;
 
 /// The indices of `clusters` points, chosen as `seeding` says; `None` for given centroids.

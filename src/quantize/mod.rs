@@ -1,4 +1,4 @@
-//! Quantization: weights become codes that choose among a few values.
+//! Quantization: each weight, or group of weights, becomes a code for one of a few values.
 //!
 //! ```
 //! use taper::ndarray::Array2;

@@ -1,4 +1,4 @@
-//! linfa's traits on product quantization: a record is a vector that is split into groups.
+//! linfa's traits for product quantization. A record is a vector that is split into groups.
 //!
 //! linfa 0.8 has the arrays of ndarray 0.16; they are converted without a copy where their memory has no gaps.
 
@@ -63,9 +63,9 @@ impl<F: Float> ProductCodebooks<F> {
     }
 }
 
-/// The codes of each record, (records, groups). linfa's trait has no room for an error: where records cannot be
-/// encoded, because of a value that is not finite or another number of features, all codes are `usize::MAX`, which
-/// stands for nothing; [`encode`](ProductCodebooks::encode) says why.
+/// The codes of each record, (records, groups). linfa's trait cannot return an error. For records with a value that is not
+/// finite or with another number of features, all codes are `usize::MAX`; [`encode`](ProductCodebooks::encode) returns the
+/// error.
 impl<F: Float, D: Data<Elem = F>> PredictInplace<ArrayBase<D, Ix2>, LinfaArray2<usize>>
     for ProductCodebooks<F>
 {
@@ -89,7 +89,7 @@ impl<F: Float, D: Data<Elem = F>> PredictInplace<ArrayBase<D, Ix2>, LinfaArray2<
     }
 }
 
-/// Each record replaced by the one that its codes stand for.
+/// Replaces each record by the vector of its codes.
 impl<F: Float, D: Data<Elem = F>> Transformer<&ArrayBase<D, Ix2>, Result<LinfaArray2<F>>>
     for ProductCodebooks<F>
 where
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_encoded_gets_no_code() {
+    fn records_that_cannot_be_encoded_get_no_code() {
         let records = numbers(20, 6, 103);
         let dataset = DatasetBase::from(into_linfa(records));
         let checked = ProductQuantizer::new(2)

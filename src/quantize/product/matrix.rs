@@ -19,21 +19,14 @@ use crate::{
 ///
 /// ```
 /// use taper::ndarray::Array2;
-/// use taper::quantize::product::{Codebook, ProductMethod, ProductQuantizer, SplitAxis};
-/// use taper::{Compressed, Quantizer};
+/// use taper::quantize::product::{PqMatrix, ProductQuantizer};
+/// use taper::Quantizer;
 ///
 /// let weights = Array2::from_shape_fn((64, 32), |(o, i)| ((o * 3 + i * 5) as f32).sin());
-/// let matrix = ProductQuantizer::with_width(4)
-///     .centroids(8)
-///     .axis(SplitAxis::In)
-///     .codebook(Codebook::Shared)
-///     .seed(7)
-///     .quantize(weights.view())?;
-/// // Each of 64 rows has 8 codes of 3 bits; the one codebook has 8 centroids of 4 values.
-/// assert_eq!(matrix.codes().dim(), (8, 64));
-/// assert_eq!(matrix.storage().bytes(), 8 * 64 * 3 / 8 + 8 * 4 * 4);
-/// let mut y = Array2::zeros((1, 64));
-/// matrix.apply_by(ProductMethod::LookUp, Array2::ones((1, 32)).view(), y.view_mut())?;
+/// let matrix = ProductQuantizer::with_width(4).centroids(8).quantize(weights.view())?;
+/// let (books, codes) = (matrix.codebooks(), matrix.packed_codes().to_vec());
+/// let again = PqMatrix::from_parts([64, 32], books.axis(), books.precision(), books.values(), codes)?;
+/// assert_eq!(again.codes(), matrix.codes());
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq)]

@@ -16,26 +16,25 @@ use crate::{
     Quantizer, Result, Role, Seed, Stage, StorageBits, check, moments, power,
 };
 
-/// Optimized product quantization with checked parameters.
+/// Optimized product quantization: rotates the vectors by a learned matrix before product quantization.
 ///
-/// The sub-vectors of product quantization are cut from vectors v (the rows of W, or its columns) as they are; an
-/// orthogonal matrix R that turns them first can make the parts more alike in variance and less dependent on each
-/// other, and leaves all distances as they are (Ge, He, Ke and Sun, "Optimized product quantization", 2013,
-/// doi:10.1109/CVPR.2013.379). Two steps alternate, neither of which can raise the error
-/// $\\sum \\lVert v R - q(v R) \\rVert^2$: codes and codebooks for the given R, by iterations of k-means from those there
-/// are; and R for the given codes, by the singular value decomposition of $V^T Q$.
+/// Product quantization cuts vectors v (the rows or columns of W) into sub-vectors. An orthogonal matrix R, applied before, can
+/// make the variances of the sub-vectors more equal and their dependence smaller, and changes no distance (Ge, He, Ke and Sun,
+/// "Optimized product quantization", 2013, doi:10.1109/CVPR.2013.379). The fit alternates two steps, neither of which raises
+/// the error $\\sum \\lVert v R - q(v R) \\rVert^2$: codes and codebooks for the given R, by iterations of k-means that start from
+/// the codebooks before; and R for the given codes, by the singular value decomposition of $V^T Q$.
 ///
-/// From [`RotationStart::Identity`], the default, the first step is product quantization itself, so that the result is
-/// never worse. R is stored beside the codes: n² values for a split axis of length n, more than it saves unless
-/// many sub-vectors share it. With [`block`](OptimizedProductQuantizer::block) R consists of blocks of b × b
-/// along its diagonal, b·n values in all, and turns only neighbouring values among each other.
+/// With [`RotationStart::Identity`], the default, the first step is product quantization itself, so that the error is never
+/// larger than without a rotation. R is stored beside the codes. For a split axis of length n it has n² values, which only
+/// pays off if there are many vectors. With a [`block`](OptimizedProductQuantizer::block) of b, R consists of b × b blocks along
+/// its diagonal, b·n values in all, and mixes neighbouring values only.
 ///
 /// ```
 /// use taper::ndarray::Array2;
 /// use taper::quantize::product::{Codebook, OptimizedProductQuantizer, ProductQuantizer};
 /// use taper::{Compressed, Quantizer};
 ///
-/// // The second half of each row repeats the first: groups of two neighbours cannot tell.
+/// // The second half of each row repeats the first. Groups of two neighbours do not see it, the rotation does.
 /// let w = Array2::from_shape_fn((300, 8), |(o, i)| ((o * (2 * (i % 4) + 1)) as f32).sin());
 /// let plain = ProductQuantizer::new(4).centroids(16).codebook(Codebook::PerGroup);
 /// let optimized = OptimizedProductQuantizer::new(plain.clone()).quantize(w.view())?;
@@ -56,7 +55,7 @@ use crate::{
 pub struct OptimizedProductQuantizer<C = KMeans> {
     /// The quantizer of the rotated vectors.
     pub quantizer: ProductQuantizer<C>,
-    /// The largest number of rotations after the first.
+    /// The largest number of rotations after the first. Each takes singular value decompositions of b × b matrices.
     #[cfg_attr(feature = "model", serde(default = "crate::defaults::rotations"))]
     pub iterations: usize,
     /// The fit ends when a rotation lowers the error by no more than this fraction of it, in [0, 1).
@@ -68,10 +67,11 @@ pub struct OptimizedProductQuantizer<C = KMeans> {
     /// The first rotation.
     #[cfg_attr(feature = "model", serde(default))]
     pub start: RotationStart,
-    /// The size of the blocks of the rotation; `None` for one block over the whole axis.
+    /// The size b of the blocks of the rotation; `None` for one block over the whole axis. It must divide the length of the
+    /// split axis and be a multiple of the width of a group. Blocks of a single group gain nothing.
     #[cfg_attr(feature = "model", serde(default))]
     pub block: Option<usize>,
-    /// The precision in which the rotation is stored.
+    /// The precision in which the rotation is stored. Codes are chosen for the rounded rotation.
     #[cfg_attr(feature = "model", serde(default))]
     pub rotation_precision: Precision,
 }
@@ -84,30 +84,27 @@ pub struct OptimizedProductQuantizer<C = KMeans> {
 /// use taper::quantize::product::{OptimizedProductQuantizer, ProductQuantizer, RotationStart};
 ///
 /// let weights = Array2::from_shape_fn((100, 8), |(o, i)| ((o * (2 * (i % 4) + 1)) as f32).sin());
-/// let plain = ProductQuantizer::new(4).centroids(16);
-/// let rotated = OptimizedProductQuantizer::new(plain)
-///     .start(RotationStart::Eigenvalues)
-///     .iterations(5)
-///     .block(4)
-///     .quantize(weights.view())?;
-/// assert_eq!(rotated.rotation().dim(), (2, 4, 4));
-/// assert_eq!(rotated.matrix().codes().dim(), (4, 100));
+/// let rotated = OptimizedProductQuantizer::new(ProductQuantizer::new(4).centroids(16));
+/// let identity = rotated.clone().iterations(0).quantize(weights.view())?;
+/// assert_eq!(identity.rotation()[[0, 1, 1]], 1.0);
+/// let turned = rotated.start(RotationStart::Eigenvalues).iterations(0).quantize(weights.view())?;
+/// assert!(turned.rotation()[[0, 1, 1]] < 1.0);
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum RotationStart {
-    /// With no rotation.
+    /// No rotation.
     #[default]
     Identity,
-    /// With the principal directions, dealt out to the groups so that the product of variances is the same in each:
-    /// optimal for vectors that are normally distributed.
+    /// The principal directions, assigned to the groups so that the product of variances is about the same in each. Optimal
+    /// for normally distributed vectors.
     Eigenvalues,
 }
 
 impl<C> OptimizedProductQuantizer<C> {
-    /// `quantizer`, with a rotation before it.
+    /// Rotates the vectors before `quantizer`.
     #[must_use]
     pub fn new(quantizer: ProductQuantizer<C>) -> Self {
         Self {
@@ -120,38 +117,35 @@ impl<C> OptimizedProductQuantizer<C> {
         }
     }
 
-    /// How often, at most, a new rotation is found.
-    ///
-    /// Each takes the singular value decomposition of b × b matrices, one a block.
+    /// Sets the largest number of rotations after the first; 20 unless set.
     #[must_use]
     pub fn iterations(mut self, iterations: usize) -> Self {
         self.iterations = iterations;
         self
     }
 
-    /// Ends where a new rotation and its codes lower the error by no more than this fraction of it, in [0, 1).
+    /// Sets the gain of a rotation, as a fraction of the error, at which the fit ends; 10⁻⁴ unless set.
     #[must_use]
     pub fn tolerance(mut self, tolerance: f64) -> Self {
         self.tolerance = tolerance;
         self
     }
 
-    /// Where the rotation starts.
+    /// Sets the first rotation; [`RotationStart::Identity`] unless set.
     #[must_use]
     pub fn start(mut self, start: RotationStart) -> Self {
         self.start = start;
         self
     }
 
-    /// The size b of the blocks of which the rotation consists. It must divide the split axis and hold whole groups;
-    /// blocks of a single group gain nothing.
+    /// Sets the size of the blocks of the rotation; one block unless set.
     #[must_use]
     pub fn block(mut self, size: usize) -> Self {
         self.block = Some(size);
         self
     }
 
-    /// The precision in which the rotation is stored. It is rounded before the codes are chosen.
+    /// Sets the precision of the stored rotation; [`Precision::F32`] unless set.
     #[must_use]
     pub fn rotation_precision(mut self, precision: Precision) -> Self {
         self.rotation_precision = precision;
@@ -162,7 +156,7 @@ impl<C> OptimizedProductQuantizer<C> {
     ///
     /// # Errors
     ///
-    /// The first parameter that no input could make right.
+    /// The first parameter that is out of its range for every input.
     pub fn validate(&self) -> Result<(), ParamError> {
         self.quantizer.validate()?;
         check::tolerance(self.tolerance)?;
@@ -171,21 +165,21 @@ impl<C> OptimizedProductQuantizer<C> {
     }
 }
 
-/// A rotation with what was found for it.
+/// A rotation with its codes and codebooks.
 struct Step<F> {
     rotation: Rotation<F>,
     codebooks: ProductCodebooks<F>,
     codes: Vec<u32>,
     loss: f64,
-    /// Whether an observer ended the clustering.
+    /// Whether an observer stopped the clustering.
     stopped: bool,
 }
 
 impl<F: Float, C: Clusterer<F>> Quantizer<F> for OptimizedProductQuantizer<C> {
     type Output = OptimizedPqMatrix<F>;
 
-    /// The report's losses are mean squared errors of a weight: for the rotation of the start, and for each further
-    /// one; before codebooks and rotation are rounded to their stored precisions.
+    /// The report's losses are mean squared errors of a weight for the first and each further rotation, before codebooks and
+    /// rotation are rounded to their stored precisions.
     ///
     /// # Errors
     ///
@@ -350,29 +344,25 @@ impl<F: Float> Clusterer<F> for Warm<'_, F> {
     }
 }
 
-/// A product-quantized matrix whose vectors were rotated first.
+/// A product-quantized matrix of rotated vectors.
 ///
 /// Made by an [`OptimizedProductQuantizer`]. With Q the matrix of the codes and R the rotation,
 ///
 /// $$W = Q R^T \\ \\text{(inputs split)}, \\qquad W = R Q \\ \\text{(outputs split)}$$
 ///
-/// so that a product takes the look-ups of Q and one with R, of the inputs or of the outputs: b multiply-adds for each,
-/// b being the size of R's blocks.
+/// A product with W takes the look-ups of Q, and b multiply-adds for each input or output, where b is the size of R's blocks.
 ///
 /// ```
-/// use taper::Quantizer;
 /// use taper::ndarray::Array2;
-/// use taper::quantize::product::{OptimizedProductQuantizer, ProductQuantizer, RotationStart};
+/// use taper::quantize::product::{OptimizedProductQuantizer, ProductQuantizer};
+/// use taper::{LinearOp, Quantizer};
 ///
 /// let weights = Array2::from_shape_fn((100, 8), |(o, i)| ((o * (2 * (i % 4) + 1)) as f32).sin());
 /// let plain = ProductQuantizer::new(4).centroids(16);
-/// let rotated = OptimizedProductQuantizer::new(plain)
-///     .start(RotationStart::Eigenvalues)
-///     .iterations(5)
-///     .block(4)
-///     .quantize(weights.view())?;
+/// let rotated = OptimizedProductQuantizer::new(plain).block(4).quantize(weights.view())?;
+/// // Two blocks of 4 × 4.
 /// assert_eq!(rotated.rotation().dim(), (2, 4, 4));
-/// assert_eq!(rotated.matrix().codes().dim(), (4, 100));
+/// assert_eq!(rotated.apply(Array2::ones((1, 8)).view())?.dim(), (1, 100));
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq)]
@@ -383,8 +373,7 @@ pub struct OptimizedPqMatrix<F> {
 }
 
 impl<F: Float> OptimizedPqMatrix<F> {
-    /// The matrix of the codes `matrix` and a `rotation` of shape (blocks, b, b), whose values are rounded to
-    /// `precision`.
+    /// The matrix of `matrix` (the codes) and a `rotation` of shape (blocks, b, b), whose values are rounded to `precision`.
     ///
     /// # Errors
     ///
@@ -423,7 +412,7 @@ impl<F: Float> Compressed<F> for OptimizedPqMatrix<F> {
         self.matrix.shape()
     }
 
-    /// Those of the matrix of codes, and the rotation.
+    /// The parts of the matrix of codes, and the rotation.
     fn parts(&self) -> Vec<Part<'_>> {
         let mut parts = self.matrix.parts();
         parts.push(self.rotation.part());

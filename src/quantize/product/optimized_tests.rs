@@ -51,7 +51,7 @@ fn a_learned_rotation_beats_none_on_correlated_vectors() {
 }
 
 #[test]
-fn rotations_that_cannot_be_are_refused() {
+fn forged_rotations_and_wrong_blocks_are_refused() {
     let w = numbers(20, 12, 97);
     let plain = ProductQuantizer::new(4)
         .codebook(Codebook::PerGroup)

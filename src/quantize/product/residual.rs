@@ -1,4 +1,4 @@
-//! Several product quantizers in sequence, each on what the ones before it left.
+//! Several product quantizers in sequence, each for the error of those before it.
 
 use ndarray::{
     Array1, Array2, ArrayView1, ArrayView2, ArrayViewD, ArrayViewMut2, ArrayViewMutD, Axis,
@@ -13,12 +13,12 @@ use crate::{
     StorageBits, Trainable, check,
 };
 
-/// Residual product quantization with checked parameters.
+/// Residual product quantization: the sum of several product-quantized matrices.
 ///
-/// The first stage quantizes the weights, each further one the difference that the stages before it left; W is
-/// the sum of all stages (Chen, Guan and Wang, "Approximate nearest neighbor search by residual vector
-/// quantization", 2010, doi:10.3390/s101211259; with m groups a stage instead of one). Two stages of 16
-/// centroids take the bits of one of 256 and hold an eighth of its centroids.
+/// The first stage quantizes the weights, and each further stage the error of the stages before it (Chen, Guan and Wang,
+/// "Approximate nearest neighbor search by residual vector quantization", 2010, doi:10.3390/s101211259; here with m groups in
+/// each stage instead of one). The codes of two stages of 16 centroids take as many bits as those of one stage of 256, and the
+/// codebooks an eighth of the values.
 ///
 /// ```
 /// use taper::ndarray::Array2;
@@ -47,7 +47,7 @@ pub struct ResidualQuantizer<C = KMeans> {
 }
 
 impl<C> ResidualQuantizer<C> {
-    /// `stages` quantizers like `quantizer`, at least one, in sequence.
+    /// `stages` stages, each with the parameters of `quantizer`.
     #[must_use]
     pub fn new(quantizer: ProductQuantizer<C>, stages: usize) -> Self {
         Self { quantizer, stages }
@@ -57,7 +57,7 @@ impl<C> ResidualQuantizer<C> {
     ///
     /// # Errors
     ///
-    /// The first parameter that no input could make right.
+    /// The first parameter that is out of its range for every input.
     pub fn validate(&self) -> Result<(), ParamError> {
         check::at_least_one("stages", self.stages)?;
         self.quantizer.validate()?;
@@ -68,11 +68,10 @@ impl<C> ResidualQuantizer<C> {
 impl<F: Float, C: Clusterer<F>> Quantizer<F> for ResidualQuantizer<C> {
     type Output = ResidualPqMatrix<F>;
 
-    /// No stage follows one that an observer stopped.
+    /// If an observer stops a stage, it is the last one.
     ///
-    /// The report's losses are mean squared errors of a weight: without a stage, and after each. With moments of the
-    /// inputs, each stage makes the output error of what is left small, and the losses are mean squared
-    /// errors of an output.
+    /// The report's losses are mean squared errors of a weight, without any stage and after each. With moments of the
+    /// inputs, each stage lowers the output error, and the losses are mean squared errors of an output.
     fn quantize_with(
         &self,
         weights: ArrayView2<'_, F>,
@@ -101,7 +100,7 @@ impl<F: Float, C: Clusterer<F>> Quantizer<F> for ResidualQuantizer<C> {
         for _ in 0..self.stages {
             let stage = quantizer.quantize_stage(rest.view(), context)?;
             rest = &rest - &stage.decompress_matrix()?;
-            check::finite("what a stage leaves", &rest.view())?;
+            check::no_overflow("the error of a stage", &rest)?;
             report.iterations += 1;
             report.converged &= stage.report().is_none_or(|report| report.converged);
             report.stopped = stage.report().is_some_and(|report| report.stopped);
@@ -200,7 +199,7 @@ impl<F: Float> Compressed<F> for ResidualPqMatrix<F> {
 }
 
 impl<F: Float> Trainable<F> for ResidualPqMatrix<F> {
-    /// Those of each stage, one stage after the other.
+    /// The parameters of each stage, one stage after the other.
     fn parameters(&self) -> Array1<F> {
         let stages = self.stages.iter().map(Trainable::parameters);
         stages.flatten().collect()
@@ -210,7 +209,7 @@ impl<F: Float> Trainable<F> for ResidualPqMatrix<F> {
         let counts = self.stages.iter().map(|stage| stage.parameters().len());
         let counts: Vec<usize> = counts.collect();
         check_parameters(counts.iter().sum(), &parameters)?;
-        // All or none: a stage may refuse its own.
+        // On a copy, so that an error of one stage leaves all unchanged.
         let mut stages = self.stages.clone();
         let mut rest = parameters;
         for (stage, count) in stages.iter_mut().zip(counts) {

@@ -211,7 +211,7 @@ fn centroids_added_to_a_codebook_never_raise_the_error() {
 }
 
 #[test]
-fn what_was_decompressed_encodes_to_the_same_matrix() {
+fn encoding_the_decompressed_matrix_gives_the_same_matrix() {
     let w = numbers(40, 48, 19);
     for precision in [Precision::F16, Precision::F32, Precision::F64] {
         let matrix = ProductQuantizer::new(10)
@@ -309,7 +309,7 @@ fn a_single_group_has_its_own_codebook_either_way() {
 }
 
 #[test]
-fn width_and_groups_are_two_ways_to_say_the_same() {
+fn a_width_of_four_of_24_is_six_groups() {
     let w = numbers(24, 10, 37);
     let by_width = ProductQuantizer::with_width(4)
         .axis(SplitAxis::Out)
@@ -422,7 +422,7 @@ fn forged_parts_are_refused() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused() {
+fn wrong_shapes_and_codes_are_refused() {
     let w = numbers(24, 10, 47);
     let matrix = ProductQuantizer::new(6)
         .axis(SplitAxis::Out)
@@ -509,7 +509,7 @@ fn decompressing_is_decoding_the_codes() {
 }
 
 #[test]
-fn work_that_is_shared_out_is_the_product_too() {
+fn products_that_threads_divide_are_right_too() {
     for axis in [SplitAxis::In, SplitAxis::Out] {
         let matrix = random_matrix::<f64>([512, 512], axis, 2, 50);
         let rebuilt = dense(&matrix);
