@@ -1,16 +1,16 @@
 //! Fixed point: integers of 1 to 16 bits with a scale.
 //!
-//! - `grid`: the evenly spaced values, and the range they cover;
-//! - `quantizer`: real weights become codes on a grid; fake quantization for training;
+//! - `grid`: the evenly spaced values, and the range that they cover;
+//! - `quantizer`: rounds real weights to codes on a grid; fake quantization for training;
 //! - `matrix`: the packed codes; `product`: products with them;
-//! - `trainable`: the gradient of scales and offsets.
+//! - `trainable`: the gradient of scales.
 //!
 //! ```
 //! use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range, Symmetry};
 //! use taper::{LinearOp, Quantizer, ndarray::array};
 //!
 //! let w = array![[0.0, 1.0, 3.0], [10.0, 20.0, 40.0]];
-//! let error = |quantizer: taper::quantize::fixed_point::FixedPointQuantizer| -> taper::Result<f64> {
+//! let error = |quantizer: FixedPointQuantizer| -> taper::Result<f64> {
 //!     let rebuilt = quantizer.quantize(w.view())?.decompress_matrix()?;
 //!     Ok((&w - &rebuilt).iter().map(|x| x * x).sum())
 //! };
