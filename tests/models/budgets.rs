@@ -71,7 +71,7 @@ fn a_small_row_does_not_vanish() {
     };
     let options = CompressOptions::default();
     let by_recipe = recipe.compress(&network, &options).unwrap();
-    let budget = Budget::ratio(3.0).candidates([vec![fixed.into()]]);
+    let budget = Budget::ratio(2.0).candidates([vec![fixed.into()]]);
     let by_budget = budget.compress(&network).unwrap();
     for (compressed, report) in [by_recipe, by_budget] {
         let notes = &report.rows[0].notes;

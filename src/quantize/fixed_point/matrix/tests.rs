@@ -38,7 +38,7 @@ proptest! {
         let parts = q.parts();
         prop_assert_eq!(parts[0].bytes.len(), (rows * columns * bits as usize).div_ceil(8));
         prop_assert_eq!(q.storage().payload(), (rows * columns) as u64 * u64::from(bits));
-        let again = FixedPointMatrix::from_parts([rows, columns], bits, symmetry, granularity, Precision::F16, &parts[0].bytes, &q.scales(), parts.get(2).map_or(&[], |part| &part.bytes));
+        let again = FixedPointMatrix::from_parts([rows, columns], bits, symmetry, granularity, Precision::F16, &parts[0].bytes, &q.scales(), parts.get(2).map_or(&[][..], |part| &part.bytes[..]));
         prop_assert_eq!(again.unwrap(), q);
     }
 
