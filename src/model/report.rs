@@ -27,13 +27,14 @@ use super::Recipe;
 pub struct ReportRow {
     /// Its name.
     pub name: String,
-    /// The chain of compressors, in words.
+    /// The chain of compressors, in words; `tied to NAME` where the tensor equals another one, as which it is stored.
     pub method: String,
     /// Its shape.
     pub shape: Vec<usize>,
     /// Its bytes in the file it came from.
     pub bytes_before: u64,
-    /// The bytes of its arrays in the container, entropy coding included; names and descriptions are in the header.
+    /// The bytes of its arrays in the container, entropy coding included; names and descriptions are in the header. 0 for a
+    /// tensor that is stored as another one.
     pub bytes_after: u64,
     /// ‖W − Ŵ‖² / ‖W‖².
     pub weight_error: f64,
@@ -43,12 +44,12 @@ pub struct ReportRow {
     /// their own histogram: a scale and no promise, see [`RateDistortionGap`](crate::limit::RateDistortionGap). Where
     /// [`CompressOptions::limits`](super::CompressOptions::limits) asked for it.
     pub limit_bits: Option<f64>,
-    /// Why the tensor was kept although a chain was chosen for it, and which steps did not use the calibration.
+    /// Why the tensor was kept although a chain was chosen for it, and what did not use the calibration.
     pub notes: Vec<String>,
 }
 
 impl ReportRow {
-    /// Bytes before over bytes after; 1 for an empty tensor.
+    /// Bytes before over bytes after; 1 for an empty tensor, infinite for one that is stored as another one.
     #[must_use]
     pub fn ratio(&self) -> f64 {
         quotient(self.bytes_before as f64, self.bytes_after as f64, 1.0)
@@ -133,7 +134,10 @@ impl fmt::Display for Report {
             }),
             Column::right("before", self, |row| Some(row.bytes_before.to_string())),
             Column::right("after", self, |row| Some(row.bytes_after.to_string())),
-            Column::right("ratio", self, |row| Some(format!("{:.2}", row.ratio()))),
+            Column::right("ratio", self, |row| {
+                let ratio = row.ratio();
+                ratio.is_finite().then(|| format!("{ratio:.2}"))
+            }),
             Column::right("bits", self, |row| {
                 Some(format!("{:.3}", row.bits_per_weight()))
             }),
