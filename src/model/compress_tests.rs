@@ -220,7 +220,8 @@ fn calibration_is_used_and_reported() {
         }
     }
     let bytes = NamedTensors::to_bytes([("fc1.weight", inputs.view())]).unwrap();
-    let calibration = NamedTensors::new(Source::from(bytes)).unwrap();
+    let calibration = NamedTensors::from_bytes(bytes).unwrap();
+    let calibration = Calibration::from_tensors(calibration).unwrap();
     let recipe = recipe(vec![svd(6).precision(Precision::F32).into()]);
     let plain = recipe
         .compress(&network, &CompressOptions::default())
