@@ -223,7 +223,14 @@ impl Task<'_> {
         context.observer = named.as_ref().map(|observer| observer as &dyn Observer);
         let ChainResult { tensor, unused } =
             step::compress(chain, self.weights.view(), context, self.seed)?;
-        self.measure(tensor.with_dtype(self.dtype), unused)
+        let made = self.measure(tensor.with_dtype(self.dtype), unused)?;
+        if made.weight_error.is_finite() {
+            return Ok(made);
+        }
+        Err(Error::Unsupported {
+            what: format!("{} of a tensor of zeros", chain_text(chain)),
+            reason: "it does not keep them".to_owned(),
+        })
     }
 
     /// Measures the errors of a compressed form of the tensor.

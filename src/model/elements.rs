@@ -53,7 +53,8 @@ fn doubles(bytes: &[u8]) -> Result<Vec<f32>> {
         values.push(value);
     }
     if largest > 0.0 && largest < f64::from(f32::MIN_POSITIVE) {
-        let reason = format!("the largest value, {largest:e}, is smaller than F32 holds in full precision");
+        let reason =
+            format!("the largest value, {largest:e}, is smaller than F32 holds in full precision");
         return Err(unsupported(Dtype::F64, &reason));
     }
     Ok(values)
@@ -310,7 +311,10 @@ mod tests {
         };
         assert_eq!(read(&[0.1, -2.0, 1e-60]).unwrap(), [0.1, -2.0, 0.0]);
         assert!(matches!(read(&[1.0, 1e39]), Err(Error::Overflow { .. })));
-        assert!(matches!(read(&[0.0, 1e-60]), Err(Error::Unsupported { .. })));
+        assert!(matches!(
+            read(&[0.0, 1e-60]),
+            Err(Error::Unsupported { .. })
+        ));
         assert!(read(&[f64::INFINITY, 1.0]).unwrap()[0].is_infinite());
         assert_eq!(read(&[0.0, -0.0]).unwrap(), [0.0, 0.0]);
     }

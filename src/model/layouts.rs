@@ -116,7 +116,9 @@ pub(super) fn notes(model: &NamedTensors) -> BTreeMap<String, String> {
                 Some(scales) if is_eight_bits(whole.info.dtype) => Some(format!(
                     "kept, since it holds 8-bit codes with scales in {scales}: NamedTensors::dequantized reads the weights for which they stand"
                 )),
-                _ => Some("kept, since it holds codes of weights that are quantized already".to_owned()),
+                _ => Some(
+                    "kept, since it holds codes of weights that are quantized already".to_owned(),
+                ),
             };
             if let Some(note) = note {
                 notes.insert(codes.clone(), note);
@@ -240,7 +242,11 @@ impl NamedTensors {
     }
 
     /// The weights for which 8-bit codes stand.
-    pub(super) fn dequantize(&self, codes: &TensorData<'_>, scales: &Scales) -> Result<PlainTensor> {
+    pub(super) fn dequantize(
+        &self,
+        codes: &TensorData<'_>,
+        scales: &Scales,
+    ) -> Result<PlainTensor> {
         let bytes = &self.sources[scales.source][scales.info.bytes.clone()];
         let factors = elements::decode(scales.info.dtype, bytes)?;
         let mut weights = codes.to_f32()?;

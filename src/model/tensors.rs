@@ -114,12 +114,7 @@ impl TensorData<'_> {
     pub fn is_float(&self) -> bool {
         matches!(
             self.dtype,
-            Dtype::F64
-                | Dtype::F32
-                | Dtype::F16
-                | Dtype::BF16
-                | Dtype::F8_E4M3
-                | Dtype::F8_E5M2
+            Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F8_E4M3 | Dtype::F8_E5M2
         )
     }
 
@@ -274,9 +269,8 @@ impl NamedTensors {
     /// Errs for a container, which is a safetensors file too.
     pub(super) fn check_dense(&self) -> Result<()> {
         let version = self.metadata.get(KEY);
-        let is_version = version.is_some_and(|text| {
-            !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
-        });
+        let is_version = version
+            .is_some_and(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
         if !is_version {
             return Ok(());
         }

@@ -21,9 +21,7 @@ fn numbers(shape: &[usize], seed: u64) -> ArrayD<f32> {
 }
 
 fn model(tensors: &[(&str, PlainTensor)]) -> NamedTensors {
-    let tensors = tensors
-        .iter()
-        .map(|(name, tensor)| (*name, tensor.clone()));
+    let tensors = tensors.iter().map(|(name, tensor)| (*name, tensor.clone()));
     NamedTensors::from_bytes(NamedTensors::to_bytes(tensors).unwrap()).unwrap()
 }
 
@@ -109,7 +107,10 @@ fn tied_tensors_have_one_artifact_and_are_stored_once() {
     assert_eq!(small.file_bytes().unwrap(), bytes.len() as u64);
     let container = Container::from_bytes(bytes.clone()).unwrap();
     let arrays: Vec<&str> = container.raw().names().collect();
-    assert!(!arrays.iter().any(|name| name.starts_with("lm_head")), "{arrays:?}");
+    assert!(
+        !arrays.iter().any(|name| name.starts_with("lm_head")),
+        "{arrays:?}"
+    );
     for name in input.names() {
         let dense = small.decompress(name).unwrap();
         assert_eq!(container.get(name).unwrap().decompress().unwrap(), dense);
@@ -183,6 +184,75 @@ fn fresh(entry: &Entry) -> Entry {
 }
 
 #[test]
+fn only_equal_tensors_are_tied() {
+    let one = numbers(&[8, 8], 30);
+    let mut other = one.clone();
+    other[[7, 6]] += 0.25;
+    let zeros = |dtype, shape: &[usize]| {
+        let bytes = shape.iter().product::<usize>() * if dtype == Dtype::F32 { 4 } else { 2 };
+        of(dtype, shape, vec![0; bytes])
+    };
+    let input = model(&[
+        ("a", array(&one)),
+        ("b", array(&other)),
+        ("c", array(&one)),
+        ("d", array(&other)),
+        ("e", array(&one)),
+        (
+            "f",
+            array(&one.clone().into_shape_with_order(IxDyn(&[4, 16])).unwrap()),
+        ),
+        ("g", zeros(Dtype::F16, &[8, 8])),
+        ("h", zeros(Dtype::BF16, &[8, 8])),
+        ("i", zeros(Dtype::F32, &[4, 8])),
+        ("j", of(Dtype::I64, &[4], vec![1; 32])),
+        ("k", of(Dtype::I64, &[4], vec![1; 32])),
+    ]);
+    let (small, report) = recipe([rule("*", [product()])])
+        .compress(&input, &CompressOptions::default())
+        .unwrap();
+    for (name, first) in [("c", "a"), ("d", "b"), ("e", "a"), ("k", "j")] {
+        assert_eq!(row(&report, name).method, format!("tied to {first}"));
+        assert_eq!(
+            row(&report, name).weight_error,
+            row(&report, first).weight_error
+        );
+    }
+    for name in ["a", "b", "f", "g", "h", "i", "j"] {
+        assert!(!row(&report, name).method.starts_with("tied"), "{name}");
+    }
+    let again = CompressedModel::from_bytes(&small.to_bytes().unwrap()).unwrap();
+    for name in input.names().filter(|name| !["j", "k"].contains(name)) {
+        let dense = again.decompress(name).unwrap();
+        assert_eq!(dense.shape(), input.data(name).unwrap().shape);
+        assert_eq!(dense, small.decompress(name).unwrap());
+    }
+}
+
+#[test]
+fn different_tensors_with_equal_codes_are_stored_once() {
+    // Signs are all that is left of these, and they are equal.
+    let one = numbers(&[16, 16], 31);
+    let input = model(&[("a", array(&one)), ("b", array(&one.mapv(|x| 3.0 * x)))]);
+    let recipe = recipe([rule("*", [Binarizer::new().into()])]);
+    let (small, report) = recipe
+        .compress(&input, &CompressOptions::default())
+        .unwrap();
+    let folder = folder();
+    let path = folder.path().join("file");
+    let of_file = recipe
+        .compress_file(&input, &path, &CompressOptions::default())
+        .unwrap();
+    assert_eq!(report, of_file);
+    assert_eq!(std::fs::read(&path).unwrap(), small.to_bytes().unwrap());
+    assert_eq!(row(&report, "b").bytes_after, 0);
+    assert_ne!(
+        row(&report, "b").weight_error,
+        row(&report, "a").weight_error
+    );
+}
+
+#[test]
 fn tied_tensors_with_different_rules_follow_their_rules() {
     let input = tied();
     let rules = [rule("lm_head.*", [fixed(4)]), rule("*", [product()])];
@@ -191,7 +261,11 @@ fn tied_tensors_with_different_rules_follow_their_rules() {
         .unwrap();
     let head = row(&report, "lm_head.weight");
     assert!(head.method.starts_with("fixed_point"), "{}", head.method);
-    assert!(head.notes[0].contains("equals embed.weight"), "{:?}", head.notes);
+    assert!(
+        head.notes[0].contains("equals embed.weight"),
+        "{:?}",
+        head.notes
+    );
     assert_ne!(
         small.decompress("embed.weight").unwrap(),
         small.decompress("lm_head.weight").unwrap()
@@ -211,7 +285,9 @@ fn tied_tensors_use_the_calibration_of_the_first_layer_that_has_one() {
     assert!(embed.output_error.is_some());
     assert_eq!(embed.output_error, head.output_error);
     // Inputs that are not used are not ignored in silence.
-    calibration.add("embed.weight", (&inputs * 0.5).view()).unwrap();
+    calibration
+        .add("embed.weight", (&inputs * 0.5).view())
+        .unwrap();
     let options = CompressOptions::default().calibration(&calibration);
     let report = recipe.compress(&input, &options).unwrap().1;
     assert_eq!(row(&report, "lm_head.weight").notes.len(), 1);
@@ -222,16 +298,24 @@ fn budgets_count_tied_tensors_once() {
     let input = tied();
     let budget = Budget::ratio(8.0).seed(3);
     let (small, report) = budget.compress(&input).unwrap();
-    assert_eq!(row(&report, "lm_head.weight").method, "tied to embed.weight");
+    assert_eq!(
+        row(&report, "lm_head.weight").method,
+        "tied to embed.weight"
+    );
     assert_eq!(small.file_bytes().unwrap(), report.bytes_after);
     assert!(report.ratio() >= 8.0, "{report}");
     let names: Vec<&str> = report.rows.iter().map(|row| row.name.as_str()).collect();
     assert_eq!(names, input.names().collect::<Vec<_>>());
     // The recipe that was found makes the same file.
     let again = report.recipe.compress(&input, &CompressOptions::default());
-    assert_eq!(again.unwrap().0.to_bytes().unwrap(), small.to_bytes().unwrap());
+    assert_eq!(
+        again.unwrap().0.to_bytes().unwrap(),
+        small.to_bytes().unwrap()
+    );
     let folder = folder();
-    budget.compress_file(&input, folder.path().join("a")).unwrap();
+    budget
+        .compress_file(&input, folder.path().join("a"))
+        .unwrap();
     let file = std::fs::read(folder.path().join("a")).unwrap();
     assert_eq!(file, small.to_bytes().unwrap());
 }
@@ -271,7 +355,9 @@ fn zeros_are_no_error() {
     ]);
     let mut calibration = Calibration::new();
     for name in ["dead.weight", "zero.weight"] {
-        calibration.add(name, Array2::<f32>::zeros((9, 8)).view()).unwrap();
+        calibration
+            .add(name, Array2::<f32>::zeros((9, 8)).view())
+            .unwrap();
     }
     for calibration in [None, Some(&calibration)] {
         let mut chains = default_candidates();
@@ -284,7 +370,9 @@ fn zeros_are_no_error() {
             let report = recipe.compress(&input, &options).unwrap().1;
             assert_eq!(row(&report, "zero.weight").weight_error, 0.0, "{chain:?}");
             for row in &report.rows {
-                assert!(row.weight_error.is_finite() && row.output_error.is_none_or(f64::is_finite));
+                assert!(
+                    row.weight_error.is_finite() && row.output_error.is_none_or(f64::is_finite)
+                );
             }
         }
         let mut budget = Budget::error(0.1);
@@ -304,9 +392,17 @@ fn one_odd_tensor_does_not_stop_a_model() {
     let prune = |keep| MagnitudePruner::new(Sparsity::Unstructured(Keep::Fraction(keep)));
     let cases: [(&str, ArrayD<f32>, Vec<Step>); 5] = [
         ("conv1.weight", numbers(&[64, 3, 7, 7], 5), vec![product()]),
-        ("thin.weight", numbers(&[4, 64], 6), vec![TruncatedSvd::new(Rank::Fixed(8)).into()]),
+        (
+            "thin.weight",
+            numbers(&[4, 64], 6),
+            vec![TruncatedSvd::new(Rank::Fixed(8)).into()],
+        ),
         ("attn.mask", mask, vec![fixed(4)]),
-        ("lora_B.weight", ArrayD::zeros(IxDyn(&[16, 4])), vec![prune(0.5).into(), fixed(4)]),
+        (
+            "lora_B.weight",
+            ArrayD::zeros(IxDyn(&[16, 4])),
+            vec![prune(0.5).into(), fixed(4)],
+        ),
         ("tiny.weight", numbers(&[2, 2], 7), vec![prune(0.1).into()]),
     ];
     for (name, tensor, chain) in cases {
@@ -314,8 +410,14 @@ fn one_odd_tensor_does_not_stop_a_model() {
         let input = model(&[(name, array(&tensor)), ("good.weight", good)]);
         let rules = [rule(name, chain), rule("*", [fixed(4)])];
         let recipe = recipe(rules);
-        let (small, report) = recipe.compress(&input, &CompressOptions::default()).unwrap();
-        assert!(row(&report, "good.weight").method.starts_with("fixed_point"));
+        let (small, report) = recipe
+            .compress(&input, &CompressOptions::default())
+            .unwrap();
+        assert!(
+            row(&report, "good.weight")
+                .method
+                .starts_with("fixed_point")
+        );
         let odd = row(&report, name);
         let strict = recipe.compress(&input, &CompressOptions::default().strict(true));
         if odd.method == "keep" {
@@ -337,12 +439,20 @@ fn doubles_are_compressed_and_come_back_as_doubles() {
         ("huge", doubles(&[2, 2], [1e300, 1.0, 2.0, 3.0])),
         ("ids", of(Dtype::I64, &[2, 2], vec![1; 32])),
         ("small", doubles(&[2, 2], [1e-300, 1e-301, 0.0, 2e-300])),
-        ("weight", doubles(&[16, 8], values.iter().map(|&x| f64::from(x)))),
+        (
+            "weight",
+            doubles(&[16, 8], values.iter().map(|&x| f64::from(x))),
+        ),
     ]);
     let recipe = recipe([rule("*", [fixed(8)])]);
-    let (small, report) = recipe.compress(&input, &CompressOptions::default()).unwrap();
+    let (small, report) = recipe
+        .compress(&input, &CompressOptions::default())
+        .unwrap();
     let weight = row(&report, "weight");
-    assert!(weight.method.starts_with("fixed_point") && weight.ratio() > 6.0, "{report}");
+    assert!(
+        weight.method.starts_with("fixed_point") && weight.ratio() > 6.0,
+        "{report}"
+    );
     for name in ["huge", "small"] {
         let row = row(&report, name);
         assert!(row.method == "keep" && row.notes.len() == 1, "{row:?}");
@@ -376,17 +486,25 @@ fn a_container_is_not_compressed_again() {
     let container = NamedTensors::open(path("small")).unwrap();
     let errors = [
         recipe.compress(&container, &options).unwrap_err(),
-        recipe.compress_file(&container, path("no"), &options).unwrap_err(),
+        recipe
+            .compress_file(&container, path("no"), &options)
+            .unwrap_err(),
         Budget::ratio(2.0).compress(&container).unwrap_err(),
         Budget::ratio(2.0).recipe(&container).unwrap_err(),
     ];
     for error in errors {
         assert!(matches!(error, Error::Unsupported { .. }), "{error}");
-        assert!(error.to_string().contains("Container::save_dense"), "{error}");
+        assert!(
+            error.to_string().contains("Container::save_dense"),
+            "{error}"
+        );
     }
     assert!(!path("no").exists());
     // What the error says works.
-    Container::open(path("small")).unwrap().save_dense(path("dense")).unwrap();
+    Container::open(path("small"))
+        .unwrap()
+        .save_dense(path("dense"))
+        .unwrap();
     let dense = NamedTensors::open(path("dense")).unwrap();
     recipe.compress(&dense, &options).unwrap();
 }
@@ -415,8 +533,10 @@ fn scales_of_eight_bit_weights_are_never_compressed() {
         ("norm.weight_scale", array(&numbers(&[8, 8], 13))),
     ]);
     let recipe = recipe([rule("*", [fixed(2)])]);
-    let (small, report) = recipe.compress(&input, &CompressOptions::default()).unwrap();
-    let budgeted = Budget::ratio(1.1).compress(&input).unwrap().1;
+    let (small, report) = recipe
+        .compress(&input, &CompressOptions::default())
+        .unwrap();
+    let budgeted = Budget::error(1.0).compress(&input).unwrap().1;
     for name in input.names() {
         let ordinary = ["d.weight", "e.weight", "norm.weight_scale"].contains(&name);
         let row = row(&report, name);
@@ -424,7 +544,10 @@ fn scales_of_eight_bit_weights_are_never_compressed() {
             assert!(row.method.starts_with("fixed_point"), "{row:?}");
             continue;
         }
-        assert!(row.method.starts_with("keep") || row.method.starts_with("tied"), "{row:?}");
+        assert!(
+            row.method.starts_with("keep") || row.method.starts_with("tied"),
+            "{row:?}"
+        );
         let Entry::Plain(kept) = small.get(name).unwrap() else {
             panic!("{name} is compressed");
         };
@@ -457,16 +580,29 @@ fn eight_bit_weights_are_read_as_what_they_stand_for() {
     let expected = [
         ("a.weight", raw("a.weight"), 128, 128, blocks.clone()),
         ("b.weight", raw("b.weight"), 1, 7, rows.clone()),
-        ("c.weight", raw("c.weight"), 3, 4, ArrayD::from_elem(IxDyn(&[1, 1]), 0.25)),
+        (
+            "c.weight",
+            raw("c.weight"),
+            3,
+            4,
+            ArrayD::from_elem(IxDyn(&[1, 1]), 0.25),
+        ),
     ];
     let last = raw("d.weight");
     let whole = input.dequantized().unwrap();
-    assert_eq!(whole.names().collect::<Vec<_>>(), ["a.weight", "b.weight", "c.weight", "d.weight"]);
+    assert_eq!(
+        whole.names().collect::<Vec<_>>(),
+        ["a.weight", "b.weight", "c.weight", "d.weight"]
+    );
     for (name, codes, high, wide, scales) in expected {
         let weights = whole.get(name).unwrap();
         for ((index, &weight), &code) in weights.indexed_iter().zip(&codes) {
             let exact = code * scales[[index[0] / high, index[1] / wide]];
-            assert_eq!(weight, half::bf16::from_f32(exact).to_f32(), "{name} {index:?}");
+            assert_eq!(
+                weight,
+                half::bf16::from_f32(exact).to_f32(),
+                "{name} {index:?}"
+            );
         }
         assert_eq!(whole.data(name).unwrap().dtype, Dtype::BF16);
     }
@@ -474,25 +610,57 @@ fn eight_bit_weights_are_read_as_what_they_stand_for() {
     assert_eq!(whole.data("d.weight").unwrap().dtype, Dtype::F8_E4M3);
     // They are compressed like any others.
     let recipe = recipe([rule("*", [fixed(8)])]);
-    let (small, report) = recipe.compress(&whole, &CompressOptions::default()).unwrap();
+    let (small, report) = recipe
+        .compress(&whole, &CompressOptions::default())
+        .unwrap();
     for row in &report.rows {
-        assert!(row.method.starts_with("fixed_point") && row.notes.is_empty(), "{row:?}");
+        assert!(
+            row.method.starts_with("fixed_point") && row.notes.is_empty(),
+            "{row:?}"
+        );
     }
     let folder = folder();
     small.save_dense(folder.path().join("dense")).unwrap();
     let dense = NamedTensors::open(folder.path().join("dense")).unwrap();
     assert_eq!(dense.data("a.weight").unwrap().dtype, Dtype::BF16);
+    // Equal codes with equal scales are equal weights, with other scales they are not.
+    let names = ["p", "q", "r"].map(|name| (name.to_owned(), format!("{name}_scale")));
+    let mut tensors = Vec::new();
+    for ((name, scale), factor) in names.iter().zip([0.5, 0.5, 0.25]) {
+        tensors.push((name.as_str(), codes(&[8, 8])));
+        tensors.push((scale.as_str(), plain(&[factor])));
+    }
+    let whole = model(&tensors).dequantized().unwrap();
+    let report = recipe
+        .compress(&whole, &CompressOptions::default())
+        .unwrap()
+        .1;
+    assert_eq!(row(&report, "q").method, "tied to p");
+    assert!(row(&report, "r").method.starts_with("fixed_point"));
     // Scales that do not fit are an error with the name.
-    let wrong = model(&[("w", codes(&[10, 10])), ("w_scale", array(&numbers(&[3, 1], 16)))]);
+    let wrong = model(&[
+        ("w", codes(&[10, 10])),
+        ("w_scale", array(&numbers(&[3, 1], 16))),
+    ]);
     assert!(matches!(wrong.dequantized(), Err(Error::InTensor { name, .. }) if name == "w"));
-    let odd = model(&[("w", codes(&[2, 2])), ("w_scale", of(Dtype::I32, &[1], vec![1; 4]))]);
+    let odd = model(&[
+        ("w", codes(&[2, 2])),
+        ("w_scale", of(Dtype::I32, &[1], vec![1; 4])),
+    ]);
     assert!(matches!(odd.dequantized(), Err(Error::InTensor { name, .. }) if name == "w"));
 }
 
 #[test]
 fn packed_layouts_are_kept_whole() {
-    let halves = |shape: &[usize], seed| TensorData::of(numbers(shape, seed).view(), Dtype::F16).unwrap();
-    let ints = |shape: &[usize]| of(Dtype::I32, shape, vec![3; 4 * shape.iter().product::<usize>()]);
+    let halves =
+        |shape: &[usize], seed| TensorData::of(numbers(shape, seed).view(), Dtype::F16).unwrap();
+    let ints = |shape: &[usize]| {
+        of(
+            Dtype::I32,
+            shape,
+            vec![3; 4 * shape.iter().product::<usize>()],
+        )
+    };
     let input = model(&[
         ("gptq.bias", halves(&[4, 16], 17)),
         ("gptq.g_idx", ints(&[64])),
@@ -509,7 +677,10 @@ fn packed_layouts_are_kept_whole() {
         ("step_embedding.weight", array(&numbers(&[8, 8], 23))),
     ]);
     let recipe = recipe([rule("*", [fixed(2)])]);
-    let report = recipe.compress(&input, &CompressOptions::default()).unwrap().1;
+    let report = recipe
+        .compress(&input, &CompressOptions::default())
+        .unwrap()
+        .1;
     for row in &report.rows {
         let ordinary = ["gptq.bias", "scales", "step_embedding.weight"];
         if ordinary.contains(&row.name.as_str()) {
@@ -545,6 +716,9 @@ fn forged_ties_are_refused() {
         r#","taper:b":"alias: a","taper:b/c":"alias: a#b""#,
     ] {
         let error = Container::from_bytes(file(metadata, array)).unwrap_err();
-        assert!(matches!(error, Error::Malformed { .. }), "{metadata}: {error}");
+        assert!(
+            matches!(error, Error::Malformed { .. }),
+            "{metadata}: {error}"
+        );
     }
 }
