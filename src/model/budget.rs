@@ -1,18 +1,21 @@
 //! Compressing a whole model within a budget.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use glob::Pattern;
 
 use super::allocate::{Limit, RatePoint, allocate};
-use super::compress::{CompressOptions, Made, Task};
+use super::compress::{CompressOptions, InMemory, Made, Output, Task};
 use super::compressed::CompressedModel;
 use super::container::{Assembler, ContainerWriter};
 use super::entry::Entry;
+use super::layouts;
 use super::recipe::{Recipe, Rule};
 use super::report::{Report, ReportRow};
 use super::step::{self, Step, chain_text};
 use super::tensors::within;
+use super::ties::Ties;
 use super::{Calibration, NamedTensors};
 use crate::prune::{Keep, MagnitudePruner, Scope, Sparsity};
 use crate::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range};
@@ -25,7 +28,8 @@ use crate::{Error, Observer, Precision, Result, Seed, check};
 /// measured sizes and errors. A tensor can always be kept. Candidates that do not fit a tensor are left out for it.
 ///
 /// The error of a tensor is that of the layer's output where [calibration](Self::calibration) has its inputs, and else that
-/// of the weights, each relative to its norm, times the [sensitivity](Self::sensitivity).
+/// of the weights, each relative to its norm, times the [sensitivity](Self::sensitivity). Tensors that are equal are stored
+/// once; their error counts once for each of their names.
 ///
 /// ```
 /// use taper::model::{Budget, NamedTensors};
@@ -178,16 +182,15 @@ impl<'a> Budget<'a> {
     }
 
     fn recipe_of(&self, search: &Search<'_>, chosen: &[usize]) -> Recipe {
-        let rules = search
-            .layers
-            .iter()
-            .zip(chosen)
-            .map(|(layer, &index)| Rule {
-                tensors: Pattern::escape(&layer.row.name),
+        let layers = search.layers.iter().zip(chosen);
+        let rules = layers.flat_map(|(layer, &index)| {
+            layer.names().map(move |name| Rule {
+                tensors: Pattern::escape(name),
                 except: Vec::new(),
                 min_values: 0,
                 chain: layer.options[index].chain.clone(),
-            });
+            })
+        });
         Recipe {
             seed: self.seed,
             rules: rules.collect(),
@@ -199,23 +202,17 @@ impl<'a> Budget<'a> {
     ///
     /// # Errors
     ///
-    /// Those of [`check`](Self::check); [`Error::BudgetOutOfReach`] with the smallest file (or error) that there is;
+    /// Those of [`check`](Self::check); [`Error::Unsupported`] for a container, which has to be decompressed first;
+    /// [`Error::BudgetOutOfReach`] with the smallest file (or error) that there is;
     /// [`Error::InTensor`] for a tensor that cannot be read or whose calibration does not fit, and with
     /// [`strict`](Self::strict) for one that cannot be compressed; [`Error::Stopped`] from the observer.
     pub fn compress(&self, input: &NamedTensors) -> Result<(CompressedModel, Report)> {
         let search = self.search(input)?;
         let chosen = self.choose(&search)?;
-        let mut model = CompressedModel::new();
-        for (key, value) in input.metadata() {
-            model.set_metadata(key, value);
-        }
-        let mut report = self.assemble(search, chosen, |name, entry| {
-            let bytes = Assembler::new(std::io::sink()).entry(name, &entry)?;
-            model.insert_entry(name, entry)?;
-            Ok(bytes)
-        })?;
-        report.bytes_after = model.file_bytes()?;
-        Ok((model, report))
+        let mut model = InMemory::new(input);
+        let mut report = self.assemble(search, chosen, |name, output| model.add(name, output))?;
+        report.bytes_after = model.file.file_bytes()?;
+        Ok((model.model, report))
     }
 
     /// Compresses a model into the container `output`. The file appears complete or not at all.
@@ -230,7 +227,12 @@ impl<'a> Budget<'a> {
         for (key, value) in input.metadata() {
             writer.metadata(key, value);
         }
-        let mut report = self.assemble(search, chosen, |name, entry| writer.add(name, &entry))?;
+        let add = |name: &str, output: Output<'_>| match output {
+            Output::Compressed(tensor) => writer.add(name, &Entry::Compressed(tensor)),
+            Output::Plain(data) => writer.add_plain(name, data),
+            Output::Tied(first) => writer.tie(name, first).map(|()| 0),
+        };
+        let mut report = self.assemble(search, chosen, add)?;
         report.bytes_after = writer.finish()?;
         Ok(report)
     }
@@ -252,54 +254,85 @@ impl<'a> Budget<'a> {
             input,
             layers: Vec::new(),
         };
-        let count = input.len();
-        for (done, name) in input.names().enumerate() {
+        let ties = Ties::of(input)?;
+        let layouts = layouts::notes(input);
+        let names: Vec<&str> = input.names().filter(|name| ties.is_first(name)).collect();
+        let count = names.len();
+        for (done, name) in names.into_iter().enumerate() {
             self.options.progress(Some(name), done, count)?;
-            let layer = within(name, self.layer(input, name))?;
+            let layer = within(name, self.layer(input, ties.names(name), &layouts))?;
             search.layers.push(layer);
         }
         self.options.progress(None, count, count)?;
         Ok(search)
     }
 
-    /// Tries all candidates on one tensor.
-    fn layer(&self, input: &NamedTensors, name: &str) -> Result<Layer> {
+    /// Tries all candidates on the tensor of these names.
+    fn layer(
+        &self,
+        input: &NamedTensors,
+        names: &[String],
+        layouts: &BTreeMap<String, String>,
+    ) -> Result<Layer> {
+        let name = names[0].as_str();
         let data = input.data(name)?;
+        let tie = |file: &mut Assembler<std::io::Sink>| {
+            let mut others = names[1..].iter();
+            others.try_for_each(|other| file.tie(other, name))
+        };
         let mut layer = Layer {
             row: ReportRow::kept(name, &data),
+            others: names[1..].to_vec(),
             options: vec![Candidate {
                 chain: Vec::new(),
                 made: None,
                 limit_bits: None,
                 point: RatePoint {
-                    bytes: file_share(|file| file.plain(name, &data))?,
+                    bytes: file_share(|file| file.plain(name, &data).and_then(|_| tie(file)))?,
                     error: 0.0,
                 },
             }],
         };
+        let notes = names.iter().filter_map(|name| layouts.get(name));
+        layer.row.notes.extend(notes.take(1).cloned());
+        if !layer.row.notes.is_empty() {
+            return Ok(layer);
+        }
         if !data.is_float() || data.shape.len() < 2 || data.bytes.is_empty() {
             return Ok(layer);
         }
-        let weights = data.to_f32()?;
-        if let Err(error) = check::finite("the tensor", &weights.view()) {
-            if self.options.strict {
-                return Err(error);
+        let finite = data.to_f32().and_then(|weights| {
+            check::finite("the tensor", &weights.view())?;
+            Ok(weights)
+        });
+        let weights = match finite {
+            Ok(weights) => weights,
+            Err(error) if self.options.strict => return Err(error),
+            Err(error) => {
+                layer.row.notes.push(format!("kept: {error}"));
+                return Ok(layer);
             }
-            layer.row.notes.push(format!("kept: {error}"));
-            return Ok(layer);
+        };
+        let mut sensitivity = 0.0;
+        for name in names {
+            sensitivity += self.sensitivity_of(name)?;
         }
-        let sensitivity = self.sensitivity_of(name)?;
         let task = Task {
             name,
             weights,
             dtype: data.dtype,
-            moments: self.options.moments(name)?,
+            moments: {
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                self.options.first_moments(&names)?
+            },
             seed: Seed::from(self.seed).derive_name(name),
             observer: self.options.observer,
         };
         for chain in &self.candidates {
-            let Ok((made, wide)) = task.make_or_widen(chain) else {
-                continue;
+            let (made, wide) = match task.make_or_widen(chain) {
+                Ok(made) => made,
+                Err(error @ Error::Stopped { .. }) => return Err(error),
+                Err(_) => continue,
             };
             let error = made.output_error.unwrap_or(made.weight_error) * sensitivity;
             if !error.is_finite() {
@@ -307,7 +340,7 @@ impl<'a> Budget<'a> {
             }
             let entry = Entry::Compressed(made.tensor.clone());
             let point = RatePoint {
-                bytes: file_share(|file| file.entry(name, &entry))?,
+                bytes: file_share(|file| file.entry(name, &entry).and_then(|_| tie(file)))?,
                 error,
             };
             let mut row = layer.row.clone();
@@ -345,23 +378,29 @@ impl<'a> Budget<'a> {
             };
             return Ok(search.layers.iter().map(best).collect());
         }
-        let left = bytes.checked_sub(empty);
-        let chosen = left.map(|left| allocate(&points, Limit::Bytes(left)));
-        match chosen {
-            Some(Err(Error::BudgetOutOfReach { .. })) | None => {
-                let cheapest: Vec<usize> = search.layers.iter().map(Layer::cheapest).collect();
-                let least = search.file_bytes(|layer| Some(cheapest[layer]))?;
-                if least <= bytes {
-                    return Ok(cheapest);
-                }
-                Err(Error::BudgetOutOfReach {
-                    what: "bytes",
-                    budget: bytes as f64,
-                    least: least as f64,
-                })
+        let mut left = bytes.checked_sub(empty);
+        while let Some(share) = left {
+            let chosen = match allocate(&points, Limit::Bytes(share)) {
+                Err(Error::BudgetOutOfReach { .. }) => break,
+                chosen => chosen?,
+            };
+            let size = search.file_bytes(|layer| Some(chosen[layer]))?;
+            if size <= bytes {
+                return Ok(chosen);
             }
-            Some(chosen) => chosen,
+            // Different tensors became equal, and a long name is longer than the arrays that it replaces.
+            left = share.checked_sub(size - bytes);
         }
+        let cheapest: Vec<usize> = search.layers.iter().map(Layer::cheapest).collect();
+        let least = search.file_bytes(|layer| Some(cheapest[layer]))?;
+        if least <= bytes {
+            return Ok(cheapest);
+        }
+        Err(Error::BudgetOutOfReach {
+            what: "bytes",
+            budget: bytes as f64,
+            least: least as f64,
+        })
     }
 
     /// Hands the chosen form of each tensor to `add`, which returns its bytes.
@@ -369,7 +408,7 @@ impl<'a> Budget<'a> {
         &self,
         search: Search<'_>,
         chosen: Vec<usize>,
-        mut add: impl FnMut(&str, Entry) -> Result<u64>,
+        mut add: impl FnMut(&str, Output<'_>) -> Result<u64>,
     ) -> Result<Report> {
         let mut report = Report {
             bytes_before: search.input.file_bytes(),
@@ -380,6 +419,7 @@ impl<'a> Budget<'a> {
             let Layer {
                 mut row,
                 mut options,
+                others,
             } = layer;
             let Candidate {
                 chain,
@@ -387,20 +427,24 @@ impl<'a> Budget<'a> {
                 limit_bits,
                 ..
             } = options.swap_remove(index);
-            let entry = match made {
+            row.bytes_after = match made {
                 Some(made) => {
                     row.method = chain_text(&chain);
                     row.weight_error = made.weight_error;
                     row.output_error = made.output_error;
                     row.limit_bits = limit_bits;
                     row.notes.extend(made.notes);
-                    Entry::Compressed(made.tensor)
+                    add(&row.name, Output::Compressed(made.tensor))?
                 }
-                None => Entry::Plain(search.input.data(&row.name)?.into_owned()),
+                None => add(&row.name, Output::Plain(&search.input.data(&row.name)?))?,
             };
-            row.bytes_after = add(&row.name, entry)?;
+            for other in &others {
+                add(other, Output::Tied(&row.name))?;
+                report.rows.push(row.tied(other, &self.options));
+            }
             report.rows.push(row);
         }
+        report.rows.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(report)
     }
 }
@@ -421,13 +465,16 @@ impl Search<'_> {
         for (number, layer) in self.layers.iter().enumerate() {
             let name = &layer.row.name;
             match candidate(number).map(|index| &layer.options[index].made) {
-                None => {}
+                None => continue,
                 Some(None) => {
                     file.plain(name, &self.input.data(name)?)?;
                 }
                 Some(Some(made)) => {
                     file.entry(name, &Entry::Compressed(made.tensor.clone()))?;
                 }
+            }
+            for other in &layer.others {
+                file.tie(other, name)?;
             }
         }
         file.file_bytes()
@@ -437,10 +484,17 @@ impl Search<'_> {
 /// One tensor with its candidates, the first of which keeps it.
 struct Layer {
     row: ReportRow,
+    /// The other names of the tensor.
+    others: Vec<String>,
     options: Vec<Candidate>,
 }
 
 impl Layer {
+    /// All names of the tensor.
+    fn names(&self) -> impl Iterator<Item = &String> {
+        std::iter::once(&self.row.name).chain(&self.others)
+    }
+
     /// Drops candidates that another one beats in bytes and in error: no budget chooses them.
     fn drop_dominated(&mut self) {
         let points: Vec<RatePoint> = self.options.iter().map(|option| option.point).collect();

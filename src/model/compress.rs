@@ -1,7 +1,7 @@
 //! Compressing a whole model by a recipe, one tensor at a time.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use ndarray::ArrayD;
@@ -9,11 +9,13 @@ use ndarray::ArrayD;
 use super::compressed::CompressedModel;
 use super::container::{Assembler, ContainerWriter};
 use super::entry::{CompressedTensor, Entry};
+use super::layouts;
 use super::recipe::Recipe;
 use super::report::{Report, ReportRow};
 use super::shard::{SHARD_KEY, Shard};
 use super::step::{self, ChainResult, Step, chain_text};
 use super::tensors::within;
+use super::ties::{self, Ties};
 use super::{Calibration, NamedTensors, TensorData};
 use crate::limit::{EmpiricalSource, RateDistortionGap};
 use crate::{
@@ -102,8 +104,10 @@ impl<'a> CompressOptions<'a> {
         }
     }
 
-    /// Checks that each input of the calibration belongs to a tensor of the model and fits it.
+    /// Checks that the model is not compressed already, and that each input of the calibration belongs to one of its tensors and
+    /// fits it.
     pub(super) fn check(&self, model: &NamedTensors) -> Result<()> {
+        model.check_dense()?;
         let Some(calibration) = self.calibration else {
             return Ok(());
         };
@@ -128,6 +132,17 @@ impl<'a> CompressOptions<'a> {
             Some(calibration) => calibration.moments(name),
             None => Ok(None),
         }
+    }
+
+    /// The moments of the first of these names that has any.
+    pub(super) fn first_moments(&self, names: &[&str]) -> Result<Option<Cow<'a, InputMoments>>> {
+        for name in names {
+            let moments = self.moments(name)?;
+            if moments.is_some() {
+                return Ok(moments);
+            }
+        }
+        Ok(None)
     }
 
     /// Reports that `done` of `count` tensors are done and that `name` is next.
@@ -210,7 +225,14 @@ impl Task<'_> {
         context.observer = named.as_ref().map(|observer| observer as &dyn Observer);
         let ChainResult { tensor, unused } =
             step::compress(chain, self.weights.view(), context, self.seed)?;
-        self.measure(tensor.with_dtype(self.dtype), unused)
+        let made = self.measure(tensor.with_dtype(self.dtype), unused)?;
+        if made.weight_error.is_finite() {
+            return Ok(made);
+        }
+        Err(Error::Unsupported {
+            what: format!("{} of a tensor of zeros", chain_text(chain)),
+            reason: "it does not keep them".to_owned(),
+        })
     }
 
     /// The result of a chain; where half precision cannot hold a value, the chain with single precision, and a note of it.
@@ -298,6 +320,24 @@ impl ReportRow {
             notes: Vec::new(),
         }
     }
+
+    /// The row of a tensor that equals this one.
+    pub(super) fn tied(&self, name: &str, options: &CompressOptions<'_>) -> Self {
+        let mut row = Self {
+            name: name.to_owned(),
+            method: ties::method(&self.name),
+            bytes_after: 0,
+            limit_bits: None,
+            notes: Vec::new(),
+            ..self.clone()
+        };
+        let mut layers = options.calibration.into_iter().flat_map(Calibration::names);
+        if self.output_error.is_some() && layers.any(|layer| layer == name) {
+            let note = "a tensor that is stored once is fitted to the inputs of the first layer that has them";
+            row.notes.push(note.to_owned());
+        }
+        row
+    }
 }
 
 impl Recipe {
@@ -310,32 +350,35 @@ impl Recipe {
         &self,
         name: &str,
         data: &TensorData<'_>,
+        chain: &[Step],
+        moments: Option<Cow<'_, InputMoments>>,
         options: &CompressOptions<'_>,
     ) -> Result<(Option<CompressedTensor>, ReportRow)> {
-        let chain = self.chain(name, data)?;
         let mut row = ReportRow::kept(name, data);
         if step::keeps(chain) {
             return Ok((None, row));
         }
-        let task = Task {
-            name,
-            weights: data.to_f32()?,
-            dtype: data.dtype,
-            moments: options.moments(name)?,
-            seed: self.seed_of(name),
-            observer: options.observer,
+        let compress = || {
+            let task = Task {
+                name,
+                weights: data.to_f32()?,
+                dtype: data.dtype,
+                moments,
+                seed: self.seed_of(name),
+                observer: options.observer,
+            };
+            let (made, wide) = if options.strict {
+                (task.make(chain)?, None)
+            } else {
+                task.make_or_widen(chain)?
+            };
+            row.method = chain_text(wide.as_deref().unwrap_or(chain));
+            task.describe(&made, &mut row, options.limits);
+            Ok(made.tensor)
         };
-        let made = if options.strict {
-            task.make(chain).map(|made| (made, None))
-        } else {
-            task.make_or_widen(chain)
-        };
-        match made {
-            Ok((made, wide)) => {
-                row.method = chain_text(wide.as_deref().unwrap_or(chain));
-                task.describe(&made, &mut row, options.limits);
-                Ok((Some(made.tensor), row))
-            }
+        match compress() {
+            Ok(tensor) => Ok((Some(tensor), row)),
+            Err(error @ Error::Stopped { .. }) => Err(error),
             Err(error) if options.strict => Err(error),
             Err(error) => {
                 row.notes
@@ -346,24 +389,62 @@ impl Recipe {
     }
 
     /// Compresses the tensors of a part one after the other, and hands each to `add`, which returns its bytes.
+    ///
+    /// Of tensors that are equal and have the same chain, the first one is compressed, and the others are tied to it.
     fn each(
         &self,
         input: &NamedTensors,
         options: &CompressOptions<'_>,
-        mut add: impl FnMut(&str, &TensorData<'_>, Option<CompressedTensor>) -> Result<u64>,
+        mut add: impl FnMut(&str, Output<'_>) -> Result<u64>,
     ) -> Result<Report> {
         let mut report = Report {
             bytes_before: input.file_bytes(),
             recipe: self.clone(),
             ..Report::default()
         };
-        let names = options.shard.names(input)?;
+        let ties = Ties::of(input)?;
+        let layouts = layouts::notes(input);
+        let names = options.shard.names(input, &ties)?;
+        // What became of the tensors that have several names, by the first of these.
+        let mut before: BTreeMap<&str, Vec<(&[Step], ReportRow)>> = BTreeMap::new();
         for (done, name) in names.iter().enumerate() {
             options.progress(Some(name), done, names.len())?;
             let data = input.data(name)?;
-            let (tensor, mut row) = within(name, self.tensor(name, &data, options))?;
-            row.bytes_after = add(name, &data, tensor)?;
-            report.rows.push(row);
+            let chain_of = |name: &str| match layouts.contains_key(name) {
+                true => Ok(&[][..]),
+                false => within(name, self.chain(name, &data)),
+            };
+            let chain = chain_of(name)?;
+            let before = before.entry(ties.first(name)).or_default();
+            if let Some((_, row)) = before.iter().find(|(other, _)| *other == chain) {
+                add(name, Output::Tied(&row.name))?;
+                report.rows.push(row.tied(name, options));
+                continue;
+            }
+            let mut same = Vec::new();
+            for other in ties.names(name) {
+                if chain_of(other)? == chain {
+                    same.push(other.as_str());
+                }
+            }
+            let moments = options.first_moments(&same)?;
+            let made = self.tensor(name, &data, chain, moments, options);
+            let (tensor, mut row) = within(name, made)?;
+            if let Some(note) = layouts.get(name)
+                && self.would_change(name)?
+            {
+                row.notes.push(note.clone());
+            }
+            row.bytes_after = match tensor {
+                Some(tensor) => add(name, Output::Compressed(tensor))?,
+                None => add(name, Output::Plain(&data))?,
+            };
+            if let Some((_, other)) = before.first() {
+                let note = "for which the recipe has another chain";
+                row.notes.push(format!("equals {}, {note}", other.name));
+            }
+            report.rows.push(row.clone());
+            before.push((chain, row));
         }
         options.progress(None, names.len(), names.len())?;
         if options.shard.count() > 1 {
@@ -396,9 +477,10 @@ impl Recipe {
             let shard = options.shard.to_string();
             writer.raw_metadata(SHARD_KEY, &shard);
         }
-        let add = |name: &str, data: &TensorData<'_>, made: Option<CompressedTensor>| match made {
-            Some(tensor) => writer.add(name, &Entry::Compressed(tensor)),
-            None => writer.add_plain(name, data),
+        let add = |name: &str, output: Output<'_>| match output {
+            Output::Compressed(tensor) => writer.add(name, &Entry::Compressed(tensor)),
+            Output::Plain(data) => writer.add_plain(name, data),
+            Output::Tied(first) => writer.tie(name, first).map(|()| 0),
         };
         let mut report = self.each(input, options, add)?;
         report.bytes_after = writer.finish()?;
@@ -406,6 +488,9 @@ impl Recipe {
     }
 
     /// Compresses a model in memory.
+    ///
+    /// Tensors of the same type, shape and bytes are tied: where the recipe has one chain for them, they are compressed once, with
+    /// the seed of the first name in rising order and the moments of the first name that has any, and stored once.
     ///
     /// ```
     /// use taper::model::{CompressOptions, NamedTensors, Recipe};
@@ -425,7 +510,7 @@ impl Recipe {
     ///
     /// # Errors
     ///
-    /// Those of [`Recipe::check`]; [`Error::InTensor`] with the error of a reader or of calibration that does not fit its
+    /// Those of [`Recipe::check`]; [`Error::Unsupported`] for a container, which has to be decompressed first; [`Error::InTensor`] with the error of a reader or of calibration that does not fit its
     /// tensor, and with [`strict`](CompressOptions::strict) of a compressor; [`Error::Unsupported`] for calibration of a tensor
     /// that the model does not have; [`Error::Stopped`] from the observer.
     pub fn compress(
@@ -435,21 +520,55 @@ impl Recipe {
     ) -> Result<(CompressedModel, Report)> {
         self.check()?;
         options.check(input)?;
-        let mut model = CompressedModel::new();
-        for (key, value) in input.metadata() {
-            model.set_metadata(key, value);
-        }
-        let add = |name: &str, data: &TensorData<'_>, made: Option<CompressedTensor>| {
-            let entry = match made {
-                Some(tensor) => Entry::Compressed(tensor),
-                None => Entry::Plain(data.clone().into_owned()),
-            };
-            let bytes = Assembler::new(std::io::sink()).entry(name, &entry)?;
-            model.insert_entry(name, entry)?;
-            Ok(bytes)
+        let mut model = InMemory::new(input);
+        let mut report = self.each(input, options, |name, output| model.add(name, output))?;
+        report.bytes_after = model.file.file_bytes()?;
+        Ok((model.model, report))
+    }
+}
+
+/// A tensor as the compression of a model hands it over.
+pub(super) enum Output<'a> {
+    Compressed(CompressedTensor),
+    Plain(&'a TensorData<'a>),
+    /// It equals a tensor that was handed over under this name.
+    Tied(&'a str),
+}
+
+/// A compressed model and the size of its container.
+pub(super) struct InMemory {
+    pub(super) model: CompressedModel,
+    pub(super) file: Assembler<std::io::Sink>,
+}
+
+impl InMemory {
+    /// A model with the metadata of `input`, without tensors.
+    pub(super) fn new(input: &NamedTensors) -> Self {
+        let mut new = Self {
+            model: CompressedModel::new(),
+            file: Assembler::new(std::io::sink()),
         };
-        let mut report = self.each(input, options, add)?;
-        report.bytes_after = model.file_bytes()?;
-        Ok((model, report))
+        for (key, value) in input.metadata() {
+            new.model.set_metadata(key, value);
+            new.file.metadata(key, value);
+        }
+        new
+    }
+
+    /// Adds a tensor; its bytes in the container are returned.
+    pub(super) fn add(&mut self, name: &str, output: Output<'_>) -> Result<u64> {
+        let entry = match output {
+            Output::Compressed(tensor) => Entry::Compressed(tensor),
+            Output::Plain(data) => Entry::Plain(data.clone().into_owned()),
+            Output::Tied(first) => {
+                let entry = self.model.get(first)?.clone();
+                self.model.insert_entry(name, entry)?;
+                self.file.tie(name, first)?;
+                return Ok(0);
+            }
+        };
+        let bytes = self.file.entry(name, &entry)?;
+        self.model.insert_entry(name, entry)?;
+        Ok(bytes)
     }
 }

@@ -18,7 +18,8 @@ use crate::{Error, Result};
 
 /// A model whose tensors are compressed, in memory.
 ///
-/// [`ContainerWriter`] and [`Container`] do the same with one tensor in memory at a time.
+/// [`ContainerWriter`] and [`Container`] do the same with one tensor in memory at a time. Tensors that are equal are stored once
+/// in a container; reading it returns all of them.
 ///
 /// ```
 /// use taper::Quantizer;
@@ -252,7 +253,12 @@ impl CompressedModel {
             ..Self::default()
         };
         for name in container.names() {
-            model.insert_entry(name, container.get(name)?)?;
+            let tied = container.tied_to(name);
+            let entry = match tied.and_then(|first| model.entries.get(first)) {
+                Some(entry) => entry.clone(),
+                None => container.get(name)?,
+            };
+            model.insert_entry(name, entry)?;
         }
         Ok(model)
     }

@@ -9,7 +9,12 @@ fn unsupported(dtype: DType, reason: &str) -> Error {
     }
 }
 
-/// The values of F32, F16 and BF16 elements, all of which `f32` holds exactly.
+/// The values of real elements as `f32`, which holds those of F32, F16, BF16 and 8 bits exactly. F64 elements are rounded.
+///
+/// # Errors
+///
+/// [`Error::Unsupported`] for other types, and for F64 elements that are all smaller than F32 holds in full precision;
+/// [`Error::Overflow`] for F64 elements beyond the range of F32.
 pub(super) fn decode(dtype: DType, bytes: &[u8]) -> Result<Vec<f32>> {
     fn values<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f32> {
         bytes.as_chunks().0.iter().map(|&x| value(x)).collect()
@@ -18,13 +23,48 @@ pub(super) fn decode(dtype: DType, bytes: &[u8]) -> Result<Vec<f32>> {
         DType::F32 => values(bytes, f32::from_le_bytes),
         DType::F16 => values(bytes, |x| half::f16::from_le_bytes(x).to_f32()),
         DType::BF16 => values(bytes, |x| half::bf16::from_le_bytes(x).to_f32()),
+        DType::F64 => doubles(bytes)?,
+        DType::F8_E4M3 => bytes.iter().map(|&x| Eight::E4M3.value(x)).collect(),
+        DType::F8_E5M2 => bytes.iter().map(|&x| Eight::E5M2.value(x)).collect(),
+        DType::F8_E8M0 => bytes.iter().map(|&x| power_of_two(x)).collect(),
         other => {
             return Err(unsupported(
                 other,
-                "only F32, F16 and BF16 are read as weights",
+                "F64, F32, F16, BF16, F8_E4M3 and F8_E5M2 are read as weights",
             ));
         }
     })
+}
+
+/// F64 elements, rounded.
+fn doubles(bytes: &[u8]) -> Result<Vec<f32>> {
+    let doubles = bytes.as_chunks().0.iter().map(|&x| f64::from_le_bytes(x));
+    let mut values = Vec::with_capacity(bytes.len() / 8);
+    let mut largest = 0.0_f64;
+    for double in doubles {
+        let value = double as f32;
+        if value.is_infinite() && double.is_finite() {
+            return Err(Error::Overflow {
+                what: "a weight of F64 as F32",
+            });
+        }
+        largest = largest.max(double.abs());
+        values.push(value);
+    }
+    if largest > 0.0 && largest < f64::from(f32::MIN_POSITIVE) {
+        let reason =
+            format!("the largest value, {largest:e}, is smaller than F32 holds in full precision");
+        return Err(unsupported(DType::F64, &reason));
+    }
+    Ok(values)
+}
+
+/// The number of an F8_E8M0 element, which is an exponent without a sign.
+fn power_of_two(code: u8) -> f32 {
+    match code {
+        u8::MAX => f32::NAN,
+        code => 2_f64.powi(i32::from(code) - 127) as f32,
+    }
 }
 
 /// `values` as elements of `dtype`, little-endian, each rounded to the nearest, ties to even.
@@ -149,6 +189,19 @@ impl Eight {
         }
     }
 
+    /// The number of a code.
+    fn value(self, code: u8) -> f32 {
+        let positive = code & 0x7f;
+        let magnitude = if positive <= self.last {
+            self.magnitude(positive)
+        } else if self.last + 1 != Self::NAN && positive == self.last + 1 {
+            f32::INFINITY
+        } else {
+            f32::NAN
+        };
+        magnitude.copysign(if code & 0x80 == 0 { 1.0 } else { -1.0 })
+    }
+
     /// The nearest code, or none beyond the last one.
     fn code(self, value: f32) -> Option<u8> {
         let sign = u8::from(value.is_sign_negative()) << 7;
@@ -232,6 +285,37 @@ mod tests {
                 assert_eq!(format.code(-format.magnitude(code)), Some(code | 0x80));
             }
         }
+    }
+
+    #[test]
+    fn eight_bits_read_back_as_they_were() {
+        for dtype in [DType::F8_E4M3, DType::F8_E5M2] {
+            for code in 0..=u8::MAX {
+                let value = decode(dtype, &[code]).unwrap()[0];
+                match one(value, dtype).unwrap()[..] {
+                    [again] if value.is_nan() => assert_eq!(again, code | Eight::NAN),
+                    [again] => assert_eq!(again, code),
+                    _ => unreachable!("one element is one byte"),
+                }
+            }
+        }
+        assert_eq!(decode(DType::F8_E8M0, &[127, 130]).unwrap(), [1.0, 8.0]);
+    }
+
+    #[test]
+    fn doubles_are_rounded_or_refused() {
+        let read = |values: &[f64]| {
+            let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+            decode(DType::F64, &bytes)
+        };
+        assert_eq!(read(&[0.1, -2.0, 1e-60]).unwrap(), [0.1, -2.0, 0.0]);
+        assert!(matches!(read(&[1.0, 1e39]), Err(Error::Overflow { .. })));
+        assert!(matches!(
+            read(&[0.0, 1e-60]),
+            Err(Error::Unsupported { .. })
+        ));
+        assert!(read(&[f64::INFINITY, 1.0]).unwrap()[0].is_infinite());
+        assert_eq!(read(&[0.0, -0.0]).unwrap(), [0.0, 0.0]);
     }
 
     proptest! {

@@ -45,7 +45,12 @@ pub(super) struct CodedTensor {
     pub(super) arrays: Vec<(String, TensorData<'static>)>,
     /// The descriptions of the artifacts, under their paths below the tensor.
     pub(super) descriptions: Vec<(String, String)>,
+    /// What equal tensors have in common; none for a tensor that cannot be tied to another one.
+    pub(super) fingerprint: Option<Fingerprint>,
 }
+
+/// 128 bits of hash.
+pub(super) type Fingerprint = [u64; 2];
 
 impl CompressedTensor {
     /// A tensor of F32 elements with the shape of the artifact.

@@ -158,10 +158,7 @@ fn shards(path: &Path) -> Result<NamedTensors> {
         let header = Header::read(&source).map_err(|error| in_file(&shard, error))?;
         *number = model.sources.len();
         for (tensor, info) in header.tensors {
-            let place = Place {
-                source: *number,
-                info,
-            };
+            let place = Place::new(*number, info);
             if model.tensors.insert(tensor.clone(), place).is_some() {
                 let problem = format!("{tensor:?} is in {name:?} and in a shard before it");
                 return Err(malformed(path, problem));

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::compress::Task;
 use super::report::{Report, ReportRow};
 use super::tensors::within;
+use super::ties;
 use super::{Container, Entry, NamedTensors};
 use crate::{Result, Seed, check};
 
@@ -53,6 +54,11 @@ impl Container {
         if !kinds.is_empty() {
             row.method = kinds.join(" > ");
         }
+        let tied = self.tied_to(name);
+        if let Some(first) = tied {
+            row.method = ties::method(first);
+            row.bytes_after = 0;
+        }
         let (Some(original), Entry::Compressed(tensor)) = (original, self.get(name)?) else {
             return Ok(row);
         };
@@ -67,7 +73,7 @@ impl Container {
             observer: None,
         };
         let made = task.measure(tensor, Vec::new())?;
-        task.describe(&made, &mut row, limits);
+        task.describe(&made, &mut row, limits && tied.is_none());
         Ok(row)
     }
 }

@@ -45,6 +45,7 @@ mod header;
 mod index;
 mod inspect;
 mod kinds;
+mod layouts;
 #[cfg(test)]
 mod open_tests;
 mod recipe;
@@ -56,6 +57,9 @@ mod step;
 mod tensors;
 #[cfg(test)]
 mod tests;
+mod ties;
+#[cfg(test)]
+mod whole_tests;
 
 pub use allocate::{Limit, RatePoint, allocate};
 pub use budget::{Budget, default_candidates};

@@ -76,7 +76,10 @@ pub struct Rule {
     #[serde(default, skip_serializing_if = "is_zero")]
     pub min_values: usize,
     /// What is done, in this order. A chain other than `keep` and `dense` matches only tensors of two axes and more; none
-    /// but `keep` matches tensors that are not F32, F16 or BF16.
+    /// but `keep` matches tensors that are not F64, F32, F16, BF16, F8_E4M3 or F8_E5M2. Values of F64 are rounded to F32 before
+    /// they are compressed. 8-bit weights with scales and packed integers are kept, see [`NamedTensors::dequantized`].
+    ///
+    /// [`NamedTensors::dequantized`]: super::NamedTensors::dequantized
     pub chain: Vec<Step>,
 }
 
@@ -193,6 +196,16 @@ impl Recipe {
             step::check_chain(&rule.chain)?;
         }
         Ok(())
+    }
+
+    /// Whether a chain that changes tensors is meant for this name.
+    pub(super) fn would_change(&self, name: &str) -> Result<bool> {
+        for rule in &self.rules {
+            if rule.matches(name)? {
+                return Ok(!step::keeps(&rule.chain));
+            }
+        }
+        Ok(false)
     }
 
     /// What is done to a tensor; nothing where no rule matches.

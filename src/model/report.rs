@@ -14,13 +14,14 @@ use super::Recipe;
 pub struct ReportRow {
     /// The name of the tensor.
     pub name: String,
-    /// The chain of compressors, as text.
+    /// The chain of compressors, in words; `tied to NAME` where the tensor equals another one, as which it is stored.
     pub method: String,
     /// Its shape.
     pub shape: Vec<usize>,
     /// Its size in the input file, in bytes.
     pub bytes_before: u64,
-    /// The size of its arrays in the container after entropy coding, in bytes. Names and descriptions count as header.
+    /// The bytes of its arrays in the container, entropy coding included; names and descriptions are in the header. 0 for a
+    /// tensor that is stored as another one.
     pub bytes_after: u64,
     /// The relative squared error of the weights, ‖W − Ŵ‖² / ‖W‖².
     pub weight_error: f64,
@@ -35,7 +36,7 @@ pub struct ReportRow {
 }
 
 impl ReportRow {
-    /// The compression ratio, bytes before divided by bytes after; 1 for an empty tensor.
+    /// Bytes before over bytes after; 1 for an empty tensor, infinite for one that is stored as another one.
     #[must_use]
     pub fn ratio(&self) -> f64 {
         quotient(self.bytes_before as f64, self.bytes_after as f64, 1.0)
@@ -120,7 +121,10 @@ impl fmt::Display for Report {
             }),
             Column::right("before", self, |row| Some(row.bytes_before.to_string())),
             Column::right("after", self, |row| Some(row.bytes_after.to_string())),
-            Column::right("ratio", self, |row| Some(format!("{:.2}", row.ratio()))),
+            Column::right("ratio", self, |row| {
+                let ratio = row.ratio();
+                ratio.is_finite().then(|| format!("{ratio:.2}"))
+            }),
             Column::right("bits", self, |row| {
                 Some(format!("{:.3}", row.bits_per_weight()))
             }),

@@ -7,13 +7,14 @@ use std::str::FromStr;
 use super::NamedTensors;
 pub(super) use super::container::SHARD_KEY;
 use super::container::{Container, ContainerWriter};
+use super::ties::Ties;
 use crate::{Error, ParamError, Result};
 
 /// One of n parts of a model, which several processes compress at the same time.
 ///
 /// Tensors are independent of each other and draw from seeds of their own, so that the parts, once [merged](merge), equal
 /// the file that one process writes, byte for byte. Each process computes the same division: the largest tensor first,
-/// each to the part that has the fewest bytes so far.
+/// each to the part that has the fewest bytes so far. Tensors that are equal are in the same part, which has them once.
 ///
 /// ```
 /// use taper::model::Shard;
@@ -73,11 +74,11 @@ impl Shard {
         self.count
     }
 
-    /// The names of this part's tensors, in rising order.
-    pub(super) fn names(&self, tensors: &NamedTensors) -> Result<Vec<String>> {
+    /// The names of this part's tensors, in rising order. All names of a tensor are in one part.
+    pub(super) fn names(&self, tensors: &NamedTensors, ties: &Ties) -> Result<Vec<String>> {
         let mut sizes = Vec::new();
-        for name in tensors.names() {
-            sizes.push((tensors.data(name)?.bytes.len() as u64, name.to_owned()));
+        for name in tensors.names().filter(|name| ties.is_first(name)) {
+            sizes.push((tensors.stored_bytes(name)?, name.to_owned()));
         }
         sizes.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
         // No part beyond the number of tensors gets one.
@@ -91,7 +92,7 @@ impl Shard {
             let (part, load) = least.expect("as long as there is a tensor there is a part");
             *load = load.saturating_add(bytes.max(1));
             if part + 1 == self.index {
-                names.push(name);
+                names.extend_from_slice(ties.names(&name));
             }
         }
         names.sort();
@@ -127,8 +128,8 @@ impl fmt::Display for Shard {
 /// use taper::model::{CompressOptions, NamedTensors, Recipe, Shard, merge};
 /// use taper::ndarray::ArrayD;
 ///
-/// let weight = ArrayD::<f32>::zeros(vec![4, 4]);
-/// let bytes = NamedTensors::to_bytes([("a", weight.view()), ("b", weight.view())])?;
+/// let (a, b) = (ArrayD::<f32>::zeros(vec![4, 4]), ArrayD::<f32>::ones(vec![4, 4]));
+/// let bytes = NamedTensors::to_bytes([("a", a.view()), ("b", b.view())])?;
 /// let model = NamedTensors::from_bytes(bytes)?;
 /// let folder = std::env::temp_dir().join(format!("taper-merge-{}", std::process::id()));
 /// std::fs::create_dir_all(&folder).unwrap();

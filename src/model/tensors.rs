@@ -6,8 +6,10 @@ use std::path::Path;
 
 use ndarray::{ArrayD, ArrayViewD, IxDyn};
 
+use super::container::KEY;
 use super::elements;
 use super::header::{self, Header, Info, Planned};
+use super::layouts::Scales;
 use super::save::{NewFile, save_tensors};
 use super::source::Source;
 use crate::{DType, Error, Result};
@@ -42,6 +44,26 @@ pub(super) struct Place {
     /// The number of its file.
     pub(super) source: usize,
     pub(super) info: Info,
+    /// The scales of 8-bit weights that are read as BF16.
+    pub(super) scales: Option<Scales>,
+}
+
+impl Place {
+    pub(super) fn new(source: usize, info: Info) -> Self {
+        Self {
+            source,
+            info,
+            scales: None,
+        }
+    }
+
+    /// The type of elements with which the tensor is read.
+    fn dtype(&self) -> DType {
+        match self.scales {
+            Some(_) => DType::BF16,
+            None => self.info.dtype,
+        }
+    }
 }
 
 /// One tensor as a file stores it: elements of any type, bit for bit.
@@ -65,13 +87,16 @@ pub struct TensorData<'a> {
     pub bytes: Cow<'a, [u8]>,
 }
 
+/// A type in words, a shape, and the bytes of a tensor.
+type Identity<'a> = (String, Vec<usize>, Vec<&'a [u8]>);
+
 impl TensorData<'_> {
-    /// The values as `f32`, which represents those of half precision (IEEE 754 and bfloat16) exactly.
+    /// The values as `f32`, which holds those of F16, BF16, F8_E4M3 and F8_E5M2 exactly. F64 values are rounded.
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] for elements of any other type, [`Error::Malformed`] where the bytes are not those of the
-    /// shape.
+    /// [`Error::Unsupported`] for elements of any other type and for F64 values that are all too small for F32,
+    /// [`Error::Overflow`] for F64 values beyond its range, [`Error::Malformed`] where the bytes are not those of the shape.
     pub fn to_f32(&self) -> Result<ArrayD<f32>> {
         let values = elements::decode(self.dtype, &self.bytes)?;
         self.check("a tensor")?;
@@ -84,7 +109,10 @@ impl TensorData<'_> {
     /// Whether [`to_f32`](Self::to_f32) reads elements of this type.
     #[must_use]
     pub fn is_float(&self) -> bool {
-        matches!(self.dtype, DType::F32 | DType::F16 | DType::BF16)
+        matches!(
+            self.dtype,
+            DType::F64 | DType::F32 | DType::F16 | DType::BF16 | DType::F8_E4M3 | DType::F8_E5M2
+        )
     }
 
     /// The same tensor, with a copy of the bytes where they are borrowed.
@@ -142,7 +170,7 @@ impl NamedTensors {
 
     pub(super) fn new(source: Source) -> Result<Self> {
         let Header { tensors, metadata } = Header::read(&source)?;
-        let place = |(name, info)| (name, Place { source: 0, info });
+        let place = |(name, info)| (name, Place::new(0, info));
         Ok(Self {
             tensors: tensors.into_iter().map(place).collect(),
             metadata,
@@ -189,14 +217,59 @@ impl NamedTensors {
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownTensor`].
+    /// [`Error::UnknownTensor`]; for [dequantized](Self::dequantized) weights beyond the range of BF16 [`Error::InTensor`]
+    /// with [`Error::Overflow`].
     pub fn data(&self, name: &str) -> Result<TensorData<'_>> {
-        let Place { source, info } = self.place(name)?;
-        Ok(TensorData {
+        let Place {
+            source,
+            info,
+            scales,
+        } = self.place(name)?;
+        let stored = TensorData {
             dtype: info.dtype,
             shape: info.shape.clone(),
             // The header was checked against the length of the file.
             bytes: Cow::Borrowed(&self.sources[*source][info.bytes.clone()]),
+        };
+        match scales {
+            None => Ok(stored),
+            Some(scales) => within(name, self.dequantize(&stored, scales)),
+        }
+    }
+
+    /// The type, shape and bytes of a tensor, by which it is compared with others.
+    pub(super) fn identity(&self, name: &str) -> Result<Identity<'_>> {
+        let Place {
+            source,
+            info,
+            scales,
+        } = self.place(name)?;
+        let mut slices = vec![&self.sources[*source][info.bytes.clone()]];
+        let mut kind = format!("{:?}", info.dtype);
+        if let Some(scales) = scales {
+            kind += &format!(" {:?} {:?}", scales.info.dtype, scales.info.shape);
+            slices.push(&self.sources[scales.source][scales.info.bytes.clone()]);
+        }
+        Ok((kind, info.shape.clone(), slices))
+    }
+
+    /// The bytes of a tensor in its file.
+    pub(super) fn stored_bytes(&self, name: &str) -> Result<u64> {
+        Ok(self.place(name)?.info.bytes.len() as u64)
+    }
+
+    /// Errs for a container, which is a safetensors file too.
+    pub(super) fn check_dense(&self) -> Result<()> {
+        let version = self.metadata.get(KEY);
+        let is_version = version
+            .is_some_and(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
+        if !is_version {
+            return Ok(());
+        }
+        Err(Error::Unsupported {
+            what: "compressing a container of taper".to_owned(),
+            reason: "its tensors are compressed already: write the dense model by Container::save_dense, and compress that"
+                .to_owned(),
         })
     }
 
@@ -204,7 +277,7 @@ impl NamedTensors {
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownTensor`], and [`Error::Unsupported`] for elements that are not F32, F16 or BF16.
+    /// Those of [`data`](Self::data) and of [`TensorData::to_f32`].
     pub fn get(&self, name: &str) -> Result<ArrayD<f32>> {
         self.data(name)?.to_f32()
     }
@@ -292,12 +365,12 @@ impl NamedTensors {
                 Some(array) => array.shape(),
                 None => &place.info.shape,
             };
-            Planned::new(name, place.info.dtype, shape)
+            Planned::new(name, place.dtype(), shape)
         });
         let planned = planned.collect::<Result<_>>()?;
         let data = |name: &str| match changed.get(name) {
             Some(array) => {
-                let dtype = self.place(name)?.info.dtype;
+                let dtype = self.place(name)?.dtype();
                 let tensor = within(name, TensorData::of(array.view(), dtype))?;
                 Ok(tensor.bytes)
             }

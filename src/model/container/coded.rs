@@ -1,13 +1,15 @@
 //! The arrays and descriptions of one tensor in a container.
 
 use std::borrow::Cow;
+use std::hash::{DefaultHasher, Hasher};
 
 use super::description::{CodedPart, Description, PartLine, whole_bytes};
 use super::names::join;
 use crate::model::TensorData;
 use crate::model::entropy::{self, Coding, Laws, Order};
-use crate::model::entry::{CodedTensor, CompressedTensor};
+use crate::model::entry::{CodedTensor, CompressedTensor, Fingerprint};
 use crate::model::extend::Artifact;
+use crate::model::ties::can_be_tied;
 use crate::{DType, Error, Result};
 
 /// The bytes that the description of a coding takes: a part is coded only if that saves more.
@@ -26,9 +28,55 @@ pub(super) fn code(tensor: &CompressedTensor) -> Result<CodedTensor> {
     let mut coded = CodedTensor {
         arrays: Vec::new(),
         descriptions: Vec::new(),
+        fingerprint: None,
     };
     coded.artifact("", artifact, description)?;
+    if can_be_tied(tensor.shape()) {
+        coded.fingerprint = Some(fingerprint(&coded.arrays, &coded.descriptions));
+    }
     Ok(coded)
+}
+
+/// Adds the length of some bytes, and then the bytes.
+fn add(hashers: &mut [DefaultHasher; 2], bytes: &[u8]) {
+    /// What stays in the cache for the second pass.
+    const CHUNK: usize = 1 << 16;
+    for hasher in &mut *hashers {
+        hasher.write_usize(bytes.len());
+    }
+    for chunk in bytes.chunks(CHUNK) {
+        for hasher in &mut *hashers {
+            hasher.write(chunk);
+        }
+    }
+}
+
+/// 128 bits of hash of the arrays and descriptions of a tensor, by which the writer of a container finds tensors that it has
+/// written before.
+///
+/// It cannot compare their bytes, which are on the disk or only counted. Among 10^6 tensors two different ones have the same
+/// fingerprint with a probability below 2^-88.
+pub(super) fn fingerprint(
+    arrays: &[(String, TensorData<'_>)],
+    descriptions: &[(String, String)],
+) -> Fingerprint {
+    let mut arrays: Vec<_> = arrays.iter().collect();
+    arrays.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut descriptions: Vec<_> = descriptions.iter().collect();
+    descriptions.sort();
+    let mut hashers = [DefaultHasher::new(), DefaultHasher::new()];
+    hashers[1].write_u8(1);
+    for (path, array) in arrays {
+        let kind = format!("{:?} {:?}", array.dtype, array.shape);
+        for bytes in [path.as_bytes(), kind.as_bytes(), &*array.bytes] {
+            add(&mut hashers, bytes);
+        }
+    }
+    for (path, text) in descriptions {
+        add(&mut hashers, path.as_bytes());
+        add(&mut hashers, text.as_bytes());
+    }
+    hashers.map(|hasher| hasher.finish())
 }
 
 impl CodedTensor {

@@ -18,5 +18,7 @@ pub use write::ContainerWriter;
 pub(super) const KEY: &str = "taper";
 /// The version of the format.
 const VERSION: &str = "2";
+/// The beginning of the description of a tensor that is stored under another name; the path of this name follows.
+const ALIAS: &str = "alias: ";
 /// The key of the metadata that marks a part of a model.
 pub(super) const SHARD_KEY: &str = "taper-shard";

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::description::{Description, whole_bytes};
-use super::names::{described, join, model_key, name_of, path_of};
-use super::{KEY, SHARD_KEY, VERSION};
+use super::names::{described, description_key, join, model_key, name_of, path_of};
+use super::{ALIAS, KEY, SHARD_KEY, VERSION};
+use crate::model::TensorData;
 use crate::model::entry::{CompressedTensor, Entry};
 use crate::model::extend::{Artifact, Attributes, Registry, Stored, StoredPart, malformed};
 use crate::model::header::Planned;
@@ -47,8 +48,20 @@ pub struct Container {
     descriptions: BTreeMap<String, Description>,
     /// Every tensor of the model, and whether it is compressed.
     names: BTreeMap<String, bool>,
+    /// The names of tensors that are stored under another name, and this name.
+    tied: BTreeMap<String, String>,
     metadata: BTreeMap<String, String>,
     registry: Registry,
+}
+
+/// A tensor as it stands in a container.
+pub(super) struct Pieces<'a> {
+    /// Arrays under their paths below the tensor.
+    pub(super) arrays: Vec<(String, TensorData<'a>)>,
+    /// Descriptions under their paths below the tensor.
+    pub(super) descriptions: Vec<(String, String)>,
+    /// The shape of the tensor.
+    pub(super) shape: Vec<usize>,
 }
 
 impl Container {
@@ -100,8 +113,13 @@ impl Container {
         }
         let mut descriptions = BTreeMap::new();
         let mut metadata = BTreeMap::new();
+        let mut aliases = BTreeMap::new();
         for (key, text) in tensors.metadata() {
             if let Some(path) = described(key) {
+                if let Some(target) = text.strip_prefix(ALIAS) {
+                    aliases.insert(path, target);
+                    continue;
+                }
                 descriptions.insert(path.to_owned(), Description::parse(text)?);
             } else if let Some(key) = model_key(key) {
                 metadata.insert(key.to_owned(), text.clone());
@@ -109,11 +127,16 @@ impl Container {
                 return Err(malformed(format!("the metadata {key:?} has no meaning")));
             }
         }
-        let names = names(&tensors, &descriptions)?;
+        let mut names = names(&tensors, &descriptions)?;
+        let tied = tied(&names, &aliases)?;
+        for (name, first) in &tied {
+            names.insert(name.clone(), names[first]);
+        }
         Ok(Self {
             tensors,
             descriptions,
             names,
+            tied,
             metadata,
             registry: Registry::default(),
         })
@@ -147,7 +170,7 @@ impl Container {
     /// [`Error::UnknownTensor`], and [`Error::Malformed`] and the errors of the artifact's own `from_parts`
     /// for parts that do not fit together.
     pub fn get(&self, name: &str) -> Result<Entry> {
-        let path = path_of(name);
+        let path = self.path(name);
         match self.names.get(name) {
             Some(false) => Ok(Entry::Plain(self.tensors.data(&path)?.into_owned())),
             Some(true) => {
@@ -167,9 +190,57 @@ impl Container {
         }
     }
 
+    /// The name under which the tensor `name` is stored, where that is another one.
+    pub(in crate::model) fn tied_to(&self, name: &str) -> Option<&str> {
+        self.tied.get(name).map(String::as_str)
+    }
+
+    /// The path under which a tensor is stored.
+    fn path<'a>(&'a self, name: &'a str) -> Cow<'a, str> {
+        path_of(self.tied_to(name).unwrap_or(name))
+    }
+
+    /// A tensor as it stands in the file.
+    pub(super) fn pieces(&self, name: &str) -> Result<Pieces<'_>> {
+        fn collect<'a>(
+            container: &'a Container,
+            base: &str,
+            below: &str,
+            depth: usize,
+            pieces: &mut Pieces<'a>,
+        ) -> Result<()> {
+            let path = format!("{base}{below}");
+            check_depth(&path, depth)?;
+            let description = &container.descriptions[&path];
+            for part in &description.parts {
+                let array = container.tensors.data(&join(&path, &part.name))?;
+                pieces.arrays.push((join(below, &part.name), array));
+            }
+            for child in &description.children {
+                collect(container, base, &join(below, child), depth + 1, pieces)?;
+            }
+            let text = container.tensors.metadata()[&description_key(&path)].clone();
+            pieces.descriptions.push((below.to_owned(), text));
+            Ok(())
+        }
+        let path = self.path(name);
+        let mut pieces = Pieces {
+            arrays: Vec::new(),
+            descriptions: Vec::new(),
+            shape: self.dense(name)?.shape,
+        };
+        if self.descriptions.contains_key(&*path) {
+            collect(self, &path, "", 0, &mut pieces)?;
+        } else {
+            let array = self.tensors.data(&path)?;
+            pieces.arrays.push((String::new(), array));
+        }
+        Ok(pieces)
+    }
+
     /// The type and shape that a tensor has when it is decompressed, as the file says.
     fn dense(&self, name: &str) -> Result<Planned> {
-        let path = path_of(name);
+        let path = self.path(name);
         match self.descriptions.get(&*path) {
             Some(description) => {
                 let shape = description.view.as_ref().unwrap_or(&description.shape);
@@ -209,11 +280,7 @@ impl Container {
             depth: usize,
             kinds: &mut Vec<&'a str>,
         ) -> Result<u64> {
-            if depth > MAX_DEPTH {
-                return Err(malformed(format!(
-                    "{path:?} is nested more than {MAX_DEPTH} artifacts deep"
-                )));
-            }
+            check_depth(path, depth)?;
             let description = &container.descriptions[path];
             if !kinds.contains(&description.kind.as_str()) {
                 kinds.push(&description.kind);
@@ -228,7 +295,7 @@ impl Container {
             }
             Ok(bytes)
         }
-        let path = path_of(name);
+        let path = self.path(name);
         let mut kinds = Vec::new();
         let bytes = match self.names.get(name) {
             Some(true) => walk(self, &path, 0, &mut kinds)?,
@@ -249,11 +316,7 @@ impl Container {
     }
 
     fn artifact(&self, path: &str, depth: usize) -> Result<Box<dyn Artifact>> {
-        if depth > MAX_DEPTH {
-            return Err(malformed(format!(
-                "{path:?} is nested more than {MAX_DEPTH} artifacts deep"
-            )));
-        }
+        check_depth(path, depth)?;
         // `names` has seen that every child is described.
         let description = &self.descriptions[path];
         let mut stored = Stored {
@@ -283,6 +346,34 @@ impl Container {
         }
         self.registry.restore(&description.kind, stored)
     }
+}
+
+fn check_depth(path: &str, depth: usize) -> Result<()> {
+    if depth <= MAX_DEPTH {
+        return Ok(());
+    }
+    Err(malformed(format!(
+        "{path:?} is nested more than {MAX_DEPTH} artifacts deep"
+    )))
+}
+
+/// The names of tensors that are stored under another name, and this name, by their paths.
+fn tied(
+    names: &BTreeMap<String, bool>,
+    aliases: &BTreeMap<&str, &str>,
+) -> Result<BTreeMap<String, String>> {
+    let mut tied = BTreeMap::new();
+    for (&path, &target) in aliases {
+        let name = name_of(path).filter(|name| !names.contains_key(name));
+        let first = name_of(target).filter(|first| names.contains_key(first));
+        let (Some(name), Some(first)) = (name, first) else {
+            return Err(malformed(format!(
+                "{path:?} is tied to {target:?}, but is stored itself or the other is not"
+            )));
+        };
+        tied.insert(name, first);
+    }
+    Ok(tied)
 }
 
 /// The tensors of the model and whether each is compressed, where descriptions and arrays fit together.

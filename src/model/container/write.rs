@@ -1,17 +1,20 @@
 //! Lays a container out.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::coded::code;
+use super::coded::{code, fingerprint};
 use super::names::{description_key, metadata_key, path_of};
-use super::{Container, KEY, SHARD_KEY, VERSION};
+use super::read::Pieces;
+use super::{ALIAS, Container, KEY, VERSION};
 use crate::model::TensorData;
-use crate::model::entry::Entry;
+use crate::model::entry::{CodedTensor, Entry, Fingerprint};
 use crate::model::header::{self, Planned};
 use crate::model::save::NewFile;
+use crate::model::ties::can_be_tied;
 use crate::{Error, Result, parallel};
 
 /// Tensors that are coded before they are written: enough for all threads, and a small part of a large model.
@@ -24,13 +27,23 @@ pub(in crate::model) struct Assembler<S> {
     path: PathBuf,
     /// Where the next array goes.
     end: u64,
-    /// Arrays, and where they are in the spill.
-    tensors: Vec<(Planned, u64)>,
-    /// The names of the arrays.
-    paths: BTreeSet<String>,
-    /// The names of the model's tensors.
-    names: BTreeSet<String>,
+    tensors: Vec<StoredTensor>,
+    /// The numbers of the tensors by the names in the model.
+    by_name: BTreeMap<String, usize>,
+    /// The same by what they hold.
+    by_content: BTreeMap<Fingerprint, usize>,
     metadata: BTreeMap<String, String>,
+}
+
+/// A tensor that is in the spill once, whatever the number of its names.
+#[derive(Debug, Default)]
+struct StoredTensor {
+    /// Its arrays stand in the file under the first of these.
+    names: BTreeSet<String>,
+    /// Arrays under their paths below the tensor, and where they are in the spill.
+    arrays: Vec<(Planned, u64)>,
+    /// Descriptions under their paths below the tensor.
+    descriptions: Vec<(String, String)>,
 }
 
 impl<S: Write> Assembler<S> {
@@ -46,8 +59,8 @@ impl<S: Write> Assembler<S> {
             path: path.to_owned(),
             end: 0,
             tensors: Vec::new(),
-            paths: BTreeSet::new(),
-            names: BTreeSet::new(),
+            by_name: BTreeMap::new(),
+            by_content: BTreeMap::new(),
             metadata: BTreeMap::from([(KEY.to_owned(), VERSION.to_owned())]),
         }
     }
@@ -62,9 +75,15 @@ impl<S: Write> Assembler<S> {
         self.metadata.insert(key.to_owned(), value.to_owned());
     }
 
-    /// Notes the name of a tensor, which no other one may have.
-    fn claim(&mut self, name: &str) -> Result<()> {
-        if self.names.insert(name.to_owned()) {
+    /// Gives the tensor of this number one more name, which no other one may have.
+    fn name(&mut self, name: &str, number: usize) {
+        self.by_name.insert(name.to_owned(), number);
+        self.tensors[number].names.insert(name.to_owned());
+    }
+
+    /// Errs for a name that a tensor has.
+    fn check_name(&self, name: &str) -> Result<()> {
+        if !self.by_name.contains_key(name) {
             return Ok(());
         }
         Err(Error::DuplicateName {
@@ -72,60 +91,99 @@ impl<S: Write> Assembler<S> {
         })
     }
 
-    /// Adds an array under its name in the file; its bytes are returned.
-    fn array(&mut self, path: String, array: &TensorData<'_>) -> Result<u64> {
-        // Paths of different tensors differ; an artifact may still give two of its parts one name.
-        if !self.paths.insert(path.clone()) {
-            return Err(Error::DuplicateName { name: path });
+    /// Adds a tensor, unless one that is equal has been added before; the bytes that are written are returned.
+    fn add(
+        &mut self,
+        name: &str,
+        arrays: &[(String, TensorData<'_>)],
+        descriptions: &[(String, String)],
+        content: Option<Fingerprint>,
+    ) -> Result<u64> {
+        self.check_name(name)?;
+        if let Some(&number) = content.and_then(|content| self.by_content.get(&content)) {
+            self.name(name, number);
+            return Ok(0);
         }
-        let planned = Planned::new(&path, array.dtype, &array.shape)?;
-        array.check(&path)?;
-        self.spill
-            .write_all(&array.bytes)
-            .map_err(|error| Error::file(&self.path, error))?;
-        let length = array.bytes.len() as u64;
-        self.tensors.push((planned, self.end));
-        self.end += length;
-        Ok(length)
-    }
-
-    /// Adds a tensor; the bytes of its arrays are returned.
-    pub(in crate::model) fn entry(&mut self, name: &str, entry: &Entry) -> Result<u64> {
-        let tensor = match entry {
-            Entry::Plain(tensor) => return self.plain(name, tensor),
-            Entry::Compressed(tensor) => tensor,
+        let mut stored = StoredTensor {
+            descriptions: descriptions.to_vec(),
+            ..StoredTensor::default()
         };
-        let coded = tensor.coded(code)?;
-        self.claim(name)?;
-        let base = path_of(name);
+        let mut paths = BTreeSet::new();
         let mut written = 0;
-        for (path, array) in &coded.arrays {
-            written += self.array(format!("{base}{path}"), array)?;
+        for (path, array) in arrays {
+            let whole = || format!("{}{path}", path_of(name));
+            if !paths.insert(path) {
+                return Err(Error::DuplicateName { name: whole() });
+            }
+            array.check(&whole())?;
+            let planned = Planned::new(path, array.dtype, &array.shape)?;
+            self.spill
+                .write_all(&array.bytes)
+                .map_err(|error| Error::file(&self.path, error))?;
+            let length = array.bytes.len() as u64;
+            stored.arrays.push((planned, self.end));
+            self.end += length;
+            written += length;
         }
-        for (path, text) in &coded.descriptions {
-            self.raw_metadata(&description_key(&format!("{base}{path}")), text);
+        let number = self.tensors.len();
+        self.tensors.push(stored);
+        self.name(name, number);
+        if let Some(content) = content {
+            self.by_content.insert(content, number);
         }
         Ok(written)
     }
 
-    /// Adds a tensor that is not compressed; its bytes are returned.
+    /// Adds a tensor; the bytes of its arrays are returned, 0 where an equal one has been added before.
+    pub(in crate::model) fn entry(&mut self, name: &str, entry: &Entry) -> Result<u64> {
+        match entry {
+            Entry::Plain(tensor) => self.plain(name, tensor),
+            Entry::Compressed(tensor) => {
+                let coded = tensor.coded(code)?;
+                let CodedTensor {
+                    arrays,
+                    descriptions,
+                    fingerprint,
+                } = coded;
+                self.add(name, arrays, descriptions, *fingerprint)
+            }
+        }
+    }
+
+    /// Adds a tensor that is not compressed; its bytes are returned, 0 where an equal one has been added before.
     pub(in crate::model) fn plain(&mut self, name: &str, tensor: &TensorData<'_>) -> Result<u64> {
         tensor.check(name)?;
-        self.claim(name)?;
-        self.array(path_of(name).into_owned(), tensor)
+        let borrowed = TensorData {
+            dtype: tensor.dtype,
+            shape: tensor.shape.clone(),
+            bytes: Cow::Borrowed(&*tensor.bytes),
+        };
+        let arrays = [(String::new(), borrowed)];
+        let content = can_be_tied(&tensor.shape).then(|| fingerprint(&arrays, &[]));
+        self.add(name, &arrays, &[], content)
+    }
+
+    /// Gives the tensor `first`, which has been added, the name `name` as well.
+    pub(in crate::model) fn tie(&mut self, name: &str, first: &str) -> Result<()> {
+        self.check_name(name)?;
+        let number = self.by_name[first];
+        self.name(name, number);
+        Ok(())
     }
 
     /// Adds all of another container, but for the mark that it is a part of a model.
     pub(in crate::model) fn container(&mut self, container: &Container) -> Result<()> {
+        for (key, value) in container.metadata() {
+            self.metadata(key, value);
+        }
         for name in container.names() {
-            self.claim(name)?;
-        }
-        let raw = container.raw();
-        for (key, value) in raw.metadata().iter().filter(|(key, _)| *key != SHARD_KEY) {
-            self.raw_metadata(key, value);
-        }
-        for path in raw.names() {
-            self.array(path.to_owned(), &raw.data(path)?)?;
+            let Pieces {
+                arrays,
+                descriptions,
+                shape,
+            } = container.pieces(name)?;
+            let content = can_be_tied(&shape).then(|| fingerprint(&arrays, &descriptions));
+            self.add(name, &arrays, &descriptions, content)?;
         }
         Ok(())
     }
@@ -149,33 +207,49 @@ impl<S: Write> Assembler<S> {
         Ok(())
     }
 
-    /// Puts the tensors into the order of the file; its header is returned.
-    fn header(&mut self) -> Result<Vec<u8>> {
-        self.tensors
-            .sort_by_cached_key(|(tensor, _)| tensor.order());
-        let planned: Vec<Planned> = self
-            .tensors
-            .iter()
-            .map(|(tensor, _)| tensor.clone())
-            .collect();
-        header::write(&planned, &self.metadata)
+    /// The arrays in the order of the file with their places in the spill, and the header of the file.
+    fn layout(&self) -> Result<(Vec<(Planned, u64)>, Vec<u8>)> {
+        let mut arrays = Vec::new();
+        let mut metadata = self.metadata.clone();
+        for tensor in &self.tensors {
+            let mut names = tensor.names.iter();
+            let base = path_of(names.next().expect("each tensor is added with a name"));
+            for (array, offset) in &tensor.arrays {
+                let name = format!("{base}{}", array.name);
+                let array = Planned {
+                    name,
+                    ..array.clone()
+                };
+                arrays.push((array, *offset));
+            }
+            for (path, text) in &tensor.descriptions {
+                metadata.insert(description_key(&format!("{base}{path}")), text.clone());
+            }
+            for name in names {
+                metadata.insert(description_key(&path_of(name)), format!("{ALIAS}{base}"));
+            }
+        }
+        arrays.sort_by_cached_key(|(array, _)| array.order());
+        let planned: Vec<Planned> = arrays.iter().map(|(array, _)| array.clone()).collect();
+        let header = header::write(&planned, &metadata)?;
+        Ok((arrays, header))
     }
 
     /// The number of arrays so far.
     pub(in crate::model) fn arrays(&self) -> usize {
-        self.tensors.len()
+        self.tensors.iter().map(|tensor| tensor.arrays.len()).sum()
     }
 
     /// The length of the file.
-    pub(in crate::model) fn file_bytes(mut self) -> Result<u64> {
-        Ok(self.header()?.len() as u64 + self.end)
+    pub(in crate::model) fn file_bytes(&self) -> Result<u64> {
+        Ok(self.layout()?.1.len() as u64 + self.end)
     }
 }
 
 impl<S: Write + Read + Seek> Assembler<S> {
     /// Writes the file; its length is returned.
     pub(in crate::model) fn finish(mut self, out: &mut impl Write) -> Result<u64> {
-        let header = self.header()?;
+        let (arrays, header) = self.layout()?;
         let write = |spill: &mut S, out: &mut dyn Write, tensors: &[(Planned, u64)]| {
             out.write_all(&header)?;
             for (tensor, offset) in tensors {
@@ -189,7 +263,7 @@ impl<S: Write + Read + Seek> Assembler<S> {
         };
         let written = self.spill.flush();
         written
-            .and_then(|()| write(&mut self.spill, out, &self.tensors))
+            .and_then(|()| write(&mut self.spill, out, &arrays))
             .map_err(|error| Error::file(&self.path, error))?;
         Ok(header.len() as u64 + self.end)
     }
@@ -273,6 +347,9 @@ impl ContainerWriter {
 
     /// Adds a tensor; returns the bytes that its arrays take in the file.
     ///
+    /// A tensor that equals one that was added before takes none: the container has it once, under the first of their names in
+    /// rising order, and the others refer to it. Single values are not compared.
+    ///
     /// # Errors
     ///
     /// [`Error::DuplicateName`] for a name that another tensor has, [`Error::File`], and the errors of the
@@ -294,7 +371,12 @@ impl ContainerWriter {
         self.assembler.container(container)
     }
 
-    /// Adds a tensor that is not compressed, without a copy; returns its bytes.
+    /// Gives the tensor `first`, which has been added, the name `name` as well.
+    pub(in crate::model) fn tie(&mut self, name: &str, first: &str) -> Result<()> {
+        self.assembler.tie(name, first)
+    }
+
+    /// Adds a tensor that is not compressed, without a copy; returns its bytes as [`add`](Self::add) does.
     ///
     /// # Errors
     ///
