@@ -4,8 +4,8 @@ use ndarray::{Array1, Array2, ArrayView2, Axis, array, s};
 use proptest::prelude::*;
 use rand::Rng;
 
-use super::*;
 use super::optimal::OptimalScalar;
+use super::*;
 use crate::{Error, ParamError, power};
 
 pub(super) fn random<F: Float>(points: usize, axes: usize, seed: u64) -> Array2<F> {
@@ -444,7 +444,9 @@ fn assert_scales<F: Float>(engine: &dyn Clusterer<F>, axes: usize, seed: u64, k:
         let points = power::scaled(&points.view(), k);
         let weights = m.map(|m| power::scaled(&weights.view(), m));
         let weights = weights.as_ref().map(|w| w.view());
-        engine.cluster(points.view(), weights, 9, Seed::from(seed), None).unwrap()
+        engine
+            .cluster(points.view(), weights, 9, Seed::from(seed), None)
+            .unwrap()
     };
     for m in [None, Some(m)] {
         let (before, after) = (run(0, m.map(|_| 0)), run(k, m));
@@ -482,7 +484,10 @@ fn tiny_points_beside_large_ones_are_told_apart() {
     for (i, point) in points.rows().into_iter().enumerate() {
         assert_eq!(result.centroids.row(result.assignments[i] as usize), point);
     }
-    assert_eq!(assign(points.view(), result.centroids.view()).unwrap(), result.assignments);
+    assert_eq!(
+        assign(points.view(), result.centroids.view()).unwrap(),
+        result.assignments
+    );
 }
 
 #[test]

@@ -220,7 +220,9 @@ fn check_codes(codes: &PackedCodes, centroids: usize) -> Result<()> {
     for start in (0..codes.len()).step_by(block.len()) {
         codes.unpack_into(start, &mut block);
         if let Some(code) = block.iter().find(|&&code| code as usize >= centroids) {
-            return Err(malformed(format!("a code is {code}, but there are {centroids} centroids")));
+            return Err(malformed(format!(
+                "a code is {code}, but there are {centroids} centroids"
+            )));
         }
     }
     Ok(())

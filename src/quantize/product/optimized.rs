@@ -12,8 +12,8 @@ use crate::artifact::check_apply;
 use crate::cluster::{self, Clusterer, Clustering, KMeans, Seeding};
 use crate::observer::ObservedFit;
 use crate::{
-    Compressed, FitContext, FitReport, Float, LinearOp, Observer, ParamError, Part,
-    Precision, Quantizer, Result, Role, Seed, Stage, StorageBits, check, moments, power,
+    Compressed, FitContext, FitReport, Float, LinearOp, Observer, ParamError, Part, Precision,
+    Quantizer, Result, Role, Seed, Stage, StorageBits, check, moments, power,
 };
 
 /// Optimized product quantization: rotates the vectors by a learned matrix before product quantization.

@@ -45,7 +45,9 @@ impl<F: Float> Rotation<F> {
         let identity = Array2::eye(size);
         let blocks = identity.broadcast((length / size, size, size));
         Self {
-            blocks: blocks.expect("a matrix repeats along a new axis").to_owned(),
+            blocks: blocks
+                .expect("a matrix repeats along a new axis")
+                .to_owned(),
             precision: Precision::F64,
         }
     }

@@ -158,11 +158,16 @@ fn rotations_gain_as_much_for_tiny_and_huge_weights() {
     let weights = hidden.dot(&numbers(8, 8, 89));
     let relative = |scale: f64| {
         let weights = weights.mapv(|x| (x * scale) as f32);
-        let plain = ProductQuantizer::new(4).codebook(Codebook::PerGroup).centroids(16);
+        let plain = ProductQuantizer::new(4)
+            .codebook(Codebook::PerGroup)
+            .centroids(16);
         let rotated = OptimizedProductQuantizer::new(plain);
         let (dense, _) = fitted(&rotated, weights.view(), None).unwrap();
         let square = |x: f64| (x / scale).powi(2);
-        let errors = dense.iter().zip(&weights).map(|(a, b)| square(f64::from(a - b)));
+        let errors = dense
+            .iter()
+            .zip(&weights)
+            .map(|(a, b)| square(f64::from(a - b)));
         let norm: f64 = weights.iter().map(|&w| square(f64::from(w))).sum();
         errors.sum::<f64>() / norm
     };
