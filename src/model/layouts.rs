@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use safetensors::DType;
+
 
 use super::elements;
 use super::header::Info;
 use super::tensors::within;
 use super::{NamedTensors, TensorData};
-use crate::{Error, Result};
+use crate::{DType, Error, Result};
 
 /// The rows and columns that share a scale, unless the shape of the scales says otherwise: those of DeepSeek-V3
 /// (arXiv:2412.19437, section 3.3).

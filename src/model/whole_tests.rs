@@ -10,7 +10,7 @@ use crate::prune::{Keep, MagnitudePruner, Sparsity};
 use crate::quantize::binary::Binarizer;
 use crate::quantize::fixed_point::FixedPointQuantizer;
 use crate::quantize::product::ProductQuantizer;
-use crate::{Error, Precision, Seed};
+use crate::{DType, Error, Precision, Seed};
 
 fn numbers(shape: &[usize], seed: u64) -> ArrayD<f32> {
     let mut stream = 0;

@@ -64,7 +64,6 @@ impl SplitAxis {
 /// ```
 /// use taper::ndarray::Array2;
 /// use taper::quantize::product::{Codebook, ProductQuantizer};
-/// use taper::Quantizer;
 ///
 /// let weights = Array2::from_shape_fn((64, 32), |(o, i)| ((o * 3 + i * 5) as f32).sin());
 /// let quantizer = ProductQuantizer::with_width(4).centroids(8);
