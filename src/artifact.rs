@@ -613,7 +613,7 @@ mod tests {
 
     #[test]
     fn values_of_a_tensor_are_held_relative_to_the_largest() {
-        let small = [1e-4, -3e-8, 1e-9, 0.0];
+        let small = [1e-4_f64, -3e-8, 1e-9, 0.0];
         let mut values = small;
         Precision::F16
             .round_tensor("a weight", &mut values)
