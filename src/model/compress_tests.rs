@@ -219,8 +219,8 @@ fn calibration_is_used_and_reported() {
             *x *= 0.01;
         }
     }
-    let bytes = NamedTensors::to_bytes([("fc1.weight", inputs.view())]).unwrap();
-    let calibration = NamedTensors::new(Source::from(bytes)).unwrap();
+    let mut calibration = Calibration::new();
+    calibration.add("fc1.weight", inputs.view()).unwrap();
     let recipe = recipe(vec![svd(6).precision(Precision::F32).into()]);
     let plain = recipe
         .compress(&network, &CompressOptions::default())

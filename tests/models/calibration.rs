@@ -3,7 +3,7 @@
 use taper::factorize::Rank;
 use taper::factorize::convolution::Tucker2;
 use taper::factorize::cp::CpAls;
-use taper::model::{CompressOptions, NamedTensors, Step};
+use taper::model::{Calibration, CompressOptions, NamedTensors, Step};
 use taper::ndarray::{Array2, ArrayD, Ix2};
 use taper::prune::{Keep, MagnitudePruner, Sparsity};
 use taper::quantize::fixed_point::FixedPointQuantizer;
@@ -14,6 +14,10 @@ use crate::{model, numbers, recipe, row};
 
 const FEATURES: usize = 32;
 
+fn calibration(inputs: &[(&str, ArrayD<f32>)]) -> taper::Result<Calibration> {
+    Calibration::from_tensors(model(inputs))
+}
+
 /// Mixtures of four sources, with noise of a thousandth.
 fn correlated(rows: usize, features: usize) -> ArrayD<f32> {
     let matrix = |shape: [usize; 2], seed| -> Array2<f32> {
@@ -23,17 +27,14 @@ fn correlated(rows: usize, features: usize) -> ArrayD<f32> {
     (mixed + matrix([rows, features], 13) * 1e-3).into_dyn()
 }
 
-fn output_error(chain: Vec<Step>, model: &NamedTensors, calibration: &NamedTensors) -> [f64; 2] {
+fn output_error(chain: Vec<Step>, model: &NamedTensors, calibration: &Calibration) -> [f64; 2] {
     let recipe = recipe(chain);
     let options = CompressOptions::default().strict(true);
     let (plain, _) = recipe.compress(model, &options).unwrap();
     let (guided, report) = recipe
         .compress(model, &options.calibration(calibration))
         .unwrap();
-    let inputs = calibration.get("fc.weight").unwrap();
-    let inputs = inputs.into_dimensionality::<Ix2>().unwrap();
-    let mut moments = taper::InputMoments::new(FEATURES).unwrap();
-    moments.add(inputs.view()).unwrap();
+    let moments = calibration.moments("fc.weight").unwrap().unwrap();
     let dense = |tensor: ArrayD<f32>| tensor.into_dimensionality::<Ix2>().unwrap();
     let weights = dense(model.get("fc.weight").unwrap());
     let [plain, guided] = [plain, guided].map(|small| {
@@ -49,7 +50,7 @@ fn output_error(chain: Vec<Step>, model: &NamedTensors, calibration: &NamedTenso
 #[test]
 fn pruning_in_a_chain_uses_the_calibration() {
     let network = model(&[("fc.weight", numbers(&[24, FEATURES], 1))]);
-    let inputs = model(&[("fc.weight", correlated(200, FEATURES))]);
+    let inputs = calibration(&[("fc.weight", correlated(200, FEATURES))]).unwrap();
     let prune =
         || -> Step { MagnitudePruner::new(Sparsity::Unstructured(Keep::Fraction(0.4))).into() };
     for chain in [
@@ -67,7 +68,7 @@ fn pruning_in_a_chain_uses_the_calibration() {
 #[test]
 fn steps_that_cannot_use_the_calibration_are_named_in_the_notes() {
     let network = model(&[("conv.weight", numbers(&[8, 4, 3, 3], 1))]);
-    let inputs = model(&[("conv.weight", correlated(100, 36))]);
+    let inputs = calibration(&[("conv.weight", correlated(100, 36))]).unwrap();
     let cp = CpAls::new(Rank::Fixed(2)).max_sweeps(5);
     let rotated = OptimizedProductQuantizer::new(ProductQuantizer::with_width(4).centroids(4));
     let prune = MagnitudePruner::new(Sparsity::Unstructured(Keep::Fraction(0.5)));
@@ -107,7 +108,10 @@ fn calibration_that_does_not_fit_the_model_is_an_error() {
     let network = model(&[("fc.weight", numbers(&[24, FEATURES], 1))]);
     let recipe = recipe(vec![FixedPointQuantizer::new(4).into()]);
     let refused = |inputs: &[(&str, ArrayD<f32>)]| {
-        let inputs = model(inputs);
+        let inputs = match calibration(inputs) {
+            Ok(inputs) => inputs,
+            Err(error) => return error,
+        };
         let options = CompressOptions::default().calibration(&inputs);
         let error = recipe.compress(&network, &options).unwrap_err();
         let budget = taper::model::Budget::ratio(4.0).calibration(&inputs);
@@ -127,7 +131,7 @@ fn calibration_that_does_not_fit_the_model_is_an_error() {
     };
     let wide = inside(refused(&[("fc.weight", correlated(8, FEATURES + 1))]));
     assert!(matches!(wide, Error::ShapeMismatch { .. }), "{wide}");
-    let flat = inside(refused(&[("fc.weight", numbers(&[FEATURES], 1))]));
+    let flat = inside(refused(&[("fc.weight", numbers(&[], 1))]));
     assert!(matches!(flat, Error::Dimensions { .. }), "{flat}");
     let empty = inside(refused(&[("fc.weight", numbers(&[0, FEATURES], 1))]));
     assert_eq!(empty, Error::NoInputs);
