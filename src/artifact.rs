@@ -184,14 +184,7 @@ pub struct Part<'a> {
     pub bytes: Cow<'a, [u8]>,
 }
 
-/// What a stored part is there for.
-///
-/// ```
-/// use taper::{Role, StorageBits};
-///
-/// let size = StorageBits::new().with("codes", Role::Payload, 12).with("scale", Role::SideInformation, 32);
-/// assert_eq!((size.payload(), size.side_information()), (12, 32));
-/// ```
+/// Whether a stored part stands for single weights or is shared by many. [`StorageBits`] has an example.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
     /// What stands for the weights one by one: codes, signs, factors.

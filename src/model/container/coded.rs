@@ -99,7 +99,8 @@ impl CodedTensor {
         })?;
         for part in parts.into_iter().take(own) {
             let layout = artifact.code_layout(part.name);
-            let coded = entropy::encode(&part.bytes, layout, part.dtype.bytes(), MARGIN)?;
+            let width = whole_bytes(part.dtype)?.bytes();
+            let coded = entropy::encode(&part.bytes, layout, width, MARGIN)?;
             let (array, coding) = match coded {
                 Some((coding, bytes)) => {
                     // The others are packed codes, whose type and shape follow from their number.
@@ -124,7 +125,7 @@ impl CodedTensor {
                 }
                 None => {
                     let array = TensorData {
-                        dtype: whole_bytes(part.dtype)?,
+                        dtype: part.dtype,
                         shape: part.shape,
                         bytes: Cow::Owned(part.bytes.into_owned()),
                     };

@@ -373,6 +373,19 @@ mod tests {
     }
 
     #[test]
+    fn elements_of_parts_take_whole_bytes() {
+        for (dtype, accepted) in [
+            ("F32", true),
+            ("I64", true),
+            ("F4", false),
+            ("F6_E2M3", false),
+        ] {
+            let text = format!("dense shape=2 +values=bytes:{dtype}:4:200");
+            assert_eq!(Description::parse(&text).is_ok(), accepted, "{text}");
+        }
+    }
+
+    #[test]
     fn attributes_do_not_take_the_place_of_words() {
         for name in WORDS {
             let attributes = BTreeMap::from([(name.to_owned(), "1".to_owned())]);
