@@ -410,9 +410,11 @@ impl Recipe {
         for (done, name) in names.iter().enumerate() {
             options.progress(Some(name), done, names.len())?;
             let data = input.data(name)?;
-            let chain_of = |name: &str| match layouts.contains_key(name) {
-                true => Ok(&[][..]),
-                false => within(name, self.chain(name, &data)),
+            let chain_of = |name: &str| {
+                if layouts.contains_key(name) {
+                    return Ok(&[][..]);
+                }
+                within(name, self.chain(name, &data))
             };
             let chain = chain_of(name)?;
             let before = before.entry(ties.first(name)).or_default();

@@ -216,12 +216,13 @@ impl NamedTensors {
                 of.info.dtype,
                 DType::F32 | DType::F16 | DType::BF16 | DType::F8_E8M0
             );
-            let block = match real {
-                true => block(&place.info.shape, &of.info.shape),
-                false => Err(Error::Unsupported {
+            let block = if real {
+                block(&place.info.shape, &of.info.shape)
+            } else {
+                Err(Error::Unsupported {
                     what: format!("scales {scales} of {:?}", of.info.dtype),
                     reason: "scales are F32, F16, BF16 or F8_E8M0".to_owned(),
-                }),
+                })
             };
             let scales = Scales {
                 block: within(name, block)?,
