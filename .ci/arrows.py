@@ -34,7 +34,10 @@ UPWARDS = {("float", "kernels"), ("float", "linalg"), ("error", "artifact")}
 
 # Circles that stand for now, as the folder and the files of each.
 CIRCLES = [
+    ("model", {"artifact", "kinds"}),
     ("quantize/binary", {"aware", "binarizer", "matrix"}),
+    ("quantize/product", {"codebooks", "matrix"}),
+    ("quantize/product", {"aware", "params"}),
 ]
 
 SRC = Path(__file__).resolve().parent.parent / "src"
