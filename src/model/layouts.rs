@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-
-
 use super::elements;
 use super::header::Info;
 use super::tensors::within;
