@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::elements;
-use super::header::Info;
+use super::NamedTensors;
+use super::scales::{Scales, matrix};
 use super::tensors::within;
-use super::{NamedTensors, TensorData};
 use crate::{DType, Error, Result};
 
 /// The rows and columns that share a scale, unless the shape of the scales says otherwise: those of DeepSeek-V3
@@ -131,24 +130,6 @@ pub(super) fn notes(model: &NamedTensors) -> BTreeMap<String, String> {
     notes
 }
 
-/// The scales of 8-bit weights.
-#[derive(Debug, Clone)]
-pub(super) struct Scales {
-    pub(super) name: String,
-    pub(super) source: usize,
-    pub(super) info: Info,
-    /// The rows and columns that share a scale.
-    pub(super) block: [usize; 2],
-}
-
-/// A shape as rows and columns.
-fn matrix(shape: &[usize]) -> [usize; 2] {
-    match shape {
-        [] => [1, 1],
-        [rows, rest @ ..] => [*rows, rest.iter().product()],
-    }
-}
-
 /// The rows and columns of weights that share one of the scales.
 fn block(weights: &[usize], scales: &[usize]) -> Result<[usize; 2]> {
     let (all, parts) = (matrix(weights), matrix(scales));
@@ -238,23 +219,5 @@ impl NamedTensors {
             place.expect("weights are no scales").scales = Some(scales);
         }
         Ok(self)
-    }
-
-    /// The weights for which 8-bit codes stand.
-    pub(super) fn dequantize(
-        &self,
-        codes: &TensorData<'_>,
-        scales: &Scales,
-    ) -> Result<TensorData<'static>> {
-        let bytes = &self.sources[scales.source][scales.info.bytes.clone()];
-        let factors = elements::decode(scales.info.dtype, bytes)?;
-        let mut weights = codes.to_f32()?;
-        let ([_, columns], [_, parts]) = (matrix(&codes.shape), matrix(&scales.info.shape));
-        let [high, wide] = scales.block;
-        for (index, weight) in weights.iter_mut().enumerate() {
-            let (row, column) = (index / columns, index % columns);
-            *weight *= factors[row / high * parts + column / wide];
-        }
-        TensorData::of(weights.view(), DType::BF16)
     }
 }

@@ -51,6 +51,7 @@ mod open_tests;
 mod recipe;
 mod report;
 mod save;
+mod scales;
 mod shard;
 mod source;
 mod step;

@@ -6,11 +6,10 @@ use std::path::Path;
 
 use ndarray::{ArrayD, ArrayViewD, IxDyn};
 
-use super::container::KEY;
 use super::elements;
 use super::header::{self, Header, Info, Planned};
-use super::layouts::Scales;
 use super::save::{NewFile, save_tensors};
+use super::scales::Scales;
 use super::source::Source;
 use crate::{DType, Error, Result};
 
@@ -258,19 +257,12 @@ impl NamedTensors {
         Ok(self.place(name)?.info.bytes.len() as u64)
     }
 
-    /// Errs for a container, which is a safetensors file too.
-    pub(super) fn check_dense(&self) -> Result<()> {
-        let version = self.metadata.get(KEY);
-        let is_version = version
-            .is_some_and(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
-        if !is_version {
-            return Ok(());
-        }
-        Err(Error::Unsupported {
-            what: "compressing a container of taper".to_owned(),
-            reason: "its tensors are compressed already: write the dense model by Container::save_dense, and compress that"
-                .to_owned(),
-        })
+    /// The weights for which 8-bit codes stand.
+    fn dequantize(&self, codes: &TensorData<'_>, scales: &Scales) -> Result<TensorData<'static>> {
+        let bytes = &self.sources[scales.source][scales.info.bytes.clone()];
+        let mut weights = codes.to_f32()?;
+        scales.apply(bytes, &mut weights)?;
+        TensorData::of(weights.view(), DType::BF16)
     }
 
     /// A tensor's values.

@@ -64,6 +64,23 @@ pub(super) struct Pieces<'a> {
     pub(super) shape: Vec<usize>,
 }
 
+impl NamedTensors {
+    /// Errs for a container, which is a safetensors file too.
+    pub(in crate::model) fn check_dense(&self) -> Result<()> {
+        let version = self.metadata().get(KEY);
+        let is_version = version
+            .is_some_and(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
+        if !is_version {
+            return Ok(());
+        }
+        Err(Error::Unsupported {
+            what: "compressing a container of taper".to_owned(),
+            reason: "its tensors are compressed already: write the dense model by Container::save_dense, and compress that"
+                .to_owned(),
+        })
+    }
+}
+
 impl Container {
     /// Opens the container at `path`, mapped into memory.
     ///
