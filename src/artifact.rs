@@ -548,7 +548,7 @@ mod tests {
             for exponent in least - 30..=15 {
                 // 2^least has the fewest digits, the other two need more than a subnormal number has.
                 for significand in [1.0, 4.0 / 3.0, 5.0 / 3.0] {
-                    let value = significand * 2_f64.powi(exponent);
+                    let value = crate::power::times(significand, exponent);
                     match precision.round_factor::<f64>("a scale", value) {
                         Ok(rounded) => {
                             let bound = 2_f64.powi(-digits) * value;

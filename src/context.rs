@@ -63,6 +63,7 @@ impl<'a> FitContext<'a> {
     }
 
     /// The same context without moments.
+    #[cfg(feature = "model")]
     pub(crate) fn without_inputs(self) -> Self {
         Self {
             inputs: None,

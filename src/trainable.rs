@@ -58,15 +58,15 @@ pub trait Trainable<F: Float>: Compressed<F> {
     ///
     /// # Errors
     ///
-    /// [`Error::ShapeMismatch`] for another number of parameters, [`Error::NonFinite`], [`Error::Overflow`] for a value beyond
-    /// the precision, and [`Error::Malformed`] where a weight would leave the range of the type.
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) for another number of parameters, [`Error::NonFinite`](crate::Error::NonFinite), [`Error::Overflow`](crate::Error::Overflow) for a value beyond
+    /// the precision, and [`Error::Malformed`](crate::Error::Malformed) where a weight would leave the range of the type.
     fn set_parameters(&mut self, parameters: ArrayView1<'_, F>) -> Result<()>;
 
     /// Computes ∂L/∂θ, in the order of [`parameters`](Self::parameters), from ∂L/∂Ŵ, which has the artifact's shape.
     ///
     /// # Errors
     ///
-    /// [`Error::ShapeMismatch`], [`Error::NonFinite`], and [`Error::Overflow`] for a sum beyond the range of the type.
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch), [`Error::NonFinite`](crate::Error::NonFinite), and [`Error::Overflow`](crate::Error::Overflow) for a sum beyond the range of the type.
     fn gradient(&self, dense: ArrayViewD<'_, F>) -> Result<Array1<F>>;
 
     /// Takes a step of gradient descent, θ ← θ − rate · ∂L/∂θ, from ∂L/∂Ŵ.

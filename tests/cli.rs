@@ -181,7 +181,7 @@ fn errors_say_what_is_wrong_and_write_nothing() {
             "100000x",
         ],
     );
-    assert!(reach.contains("out of reach"), "{reach}");
+    assert!(reach.contains("cannot be kept"), "{reach}");
     let file = fails(&folder.0, &["inspect", "model.safetensors"]);
     assert!(file.contains("container"), "{file}");
     assert!(!folder.0.join("small").exists());

@@ -97,8 +97,8 @@ pub trait Clusterer<F: Float>: Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`Error::EmptyAxis`], [`Error::NonFinite`], [`Error::ShapeMismatch`] for weights of another length than the
-    /// points, [`Error::Parameter`] for zero clusters or a negative weight, [`Error::Overflow`] for values whose
+    /// [`Error::EmptyAxis`](crate::Error::EmptyAxis), [`Error::NonFinite`](crate::Error::NonFinite), [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) for weights of another length than the
+    /// points, [`Error::Parameter`](crate::Error::Parameter) for zero clusters or a negative weight, [`Error::Overflow`](crate::Error::Overflow) for values whose
     /// squares leave the range of `f64`, and the errors of the implementation.
     fn cluster(
         &self,
@@ -116,7 +116,7 @@ pub trait Clusterer<F: Float>: Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// Those of [`cluster`](Self::cluster), of the first group that has one; [`Error::ShapeMismatch`] for another
+    /// Those of [`cluster`](Self::cluster), of the first group that has one; [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) for another
     /// number of weights than of groups.
     fn cluster_groups(
         &self,

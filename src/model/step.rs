@@ -198,16 +198,9 @@ impl Step {
             Self::Keep | Self::Dense(_) => Ok(()),
             Self::FixedPoint(q) => q.validate(),
             Self::Binary(q) => q.validate(),
-            // A product quantizer of any clusterer cannot check it; here it is known.
-            Self::Product(q) => q.validate().and_then(|()| q.clusterer.validate()),
-            Self::Residual(q) => {
-                q.validate()?;
-                q.quantizer.clusterer.validate()
-            }
-            Self::RotatedProduct(q) => {
-                q.validate()?;
-                q.quantizer.clusterer.validate()
-            }
+            Self::Product(q) => q.validate(),
+            Self::Residual(q) => q.validate(),
+            Self::RotatedProduct(q) => q.validate(),
             Self::Trellis(q) => q.validate(),
             Self::Svd(svd) | Self::SpatialSvd(svd) => svd.validate(),
             Self::Cp(cp) => cp.validate(),

@@ -364,8 +364,10 @@ fn zeros_are_no_error() {
         chains.push(vec![Binarizer::new().into()]);
         chains.push(vec![TruncatedSvd::new(Rank::Fixed(2)).into(), fixed(4)]);
         for chain in chains {
-            let mut options = CompressOptions::default();
-            options.calibration = calibration;
+            let options = CompressOptions {
+                calibration,
+                ..CompressOptions::default()
+            };
             let recipe = recipe([rule("*", chain.clone())]);
             let report = recipe.compress(&input, &options).unwrap().1;
             assert_eq!(row(&report, "zero.weight").weight_error, 0.0, "{chain:?}");

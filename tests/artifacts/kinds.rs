@@ -9,7 +9,9 @@ use taper::model::{Dense, FactoredMatrix, FactoredTensor, SparseQuantized};
 use taper::ndarray::{Array2, ArrayView, ArrayView2, ArrayViewD, Dimension, Ix2, Ix4, IxDyn};
 use taper::prune::SparseMatrix;
 use taper::quantize::binary::{Binarizer, Scaling};
-use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range, Symmetry};
+use taper::quantize::fixed_point::{
+    FixedPointMatrix, FixedPointQuantizer, Granularity, Range, Symmetry,
+};
 use taper::quantize::product::{
     Codebook, OptimizedProductQuantizer, ProductQuantizer, ResidualQuantizer, RotationStart,
     SplitAxis,
@@ -107,13 +109,13 @@ pub fn kinds() -> Vec<Kind> {
             Ix2,
             NoLaw("the best range of what was rounded may be narrower"),
             |w, d| {
-                fixed_point(d)
-                    .range(d.choose(&[Range::SquaredError, Range::Percentile(97.0)]))
-                    .quantize(w)
+                let quantizer = fixed_point(d);
+                let ranges = [Range::SquaredError, Range::Percentile(97.0)];
+                widened(quantizer.range(d.choose(&ranges)), w)
             }
         ),
         kind!("fixed point of the whole range", Ix2, Same, |w, d| {
-            fixed_point(d).range(Range::MinMax).quantize(w)
+            widened(fixed_point(d).range(Range::MinMax), w)
         }),
         kind!("trellis", Ix2, Same, |w, d| {
             let step = d.choose(&[1.0, 0.25, 0.03, 0.001]);
@@ -187,7 +189,7 @@ pub fn kinds() -> Vec<Kind> {
             NoLaw("rounds factors, not their product"),
             |w, d| {
                 let product = TruncatedSvd::new(rank(w.shape(), d)).factorize(w)?;
-                let left = fixed_point(d).quantize(product.left())?;
+                let left = widened(fixed_point(d), product.left())?;
                 FactoredMatrix::new(
                     left,
                     self::product(product.right(), d).quantize(product.right())?,
@@ -200,7 +202,7 @@ pub fn kinds() -> Vec<Kind> {
             let factors = tensor
                 .factors()
                 .iter()
-                .map(|factor| quantizer.quantize(factor.view()));
+                .map(|factor| widened(quantizer.clone(), factor.view()));
             FactoredTensor::new(factors.collect::<Result<Vec<_>>>()?)
         }),
     ]
@@ -268,6 +270,17 @@ fn fixed_point(d: &mut Draw<'_>) -> FixedPointQuantizer {
         .symmetry(d.choose(&[Symmetry::Symmetric, Symmetry::Affine]))
         .granularity(d.choose(&[Granularity::PerTensor, Granularity::PerRow]))
         .precision(precision(d))
+}
+
+/// In single precision where half precision cannot hold a scale, as recipes do.
+fn widened<F: Float>(
+    quantizer: FixedPointQuantizer,
+    w: ArrayView2<'_, F>,
+) -> Result<FixedPointMatrix<F>> {
+    match quantizer.quantize(w) {
+        Err(Error::Underflow { .. }) => quantizer.precision(Precision::F32).quantize(w),
+        result => result,
+    }
 }
 
 fn binarizer(d: &mut Draw<'_>) -> Binarizer {

@@ -19,7 +19,8 @@ fn network() -> NamedTensors {
 
 #[test]
 fn progress_names_each_tensor_and_counts_to_the_end() {
-    let seen: Mutex<Vec<(Option<String>, Stage, usize, usize)>> = Mutex::default();
+    type Seen = (Option<String>, Stage, usize, usize);
+    let seen: Mutex<Vec<Seen>> = Mutex::default();
     let observer = |progress: &Progress<'_>| {
         seen.lock().unwrap().push((
             progress.tensor.map(str::to_owned),

@@ -20,6 +20,9 @@ use crate::{Error, Result, parallel};
 /// Tensors that are coded before they are written: enough for all threads, and a small part of a large model.
 const AT_ONCE: usize = 32;
 
+/// An array, and where it is in the spill.
+type Spilled = (Planned, u64);
+
 /// Collects tensors in any order in a spill, and writes them in the order that files have.
 #[derive(Debug)]
 pub(in crate::model) struct Assembler<S> {
@@ -208,7 +211,7 @@ impl<S: Write> Assembler<S> {
     }
 
     /// The arrays in the order of the file with their places in the spill, and the header of the file.
-    fn layout(&self) -> Result<(Vec<(Planned, u64)>, Vec<u8>)> {
+    fn layout(&self) -> Result<(Vec<Spilled>, Vec<u8>)> {
         let mut arrays = Vec::new();
         let mut metadata = self.metadata.clone();
         for tensor in &self.tensors {

@@ -138,7 +138,7 @@ impl FixedPointQuantizer {
     ///
     /// # Errors
     ///
-    /// As [`quantize`](Quantizer::quantize), [`Error::ShapeMismatch`] where the shapes differ.
+    /// As [`quantize`](Quantizer::quantize), [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) where the shapes differ.
     pub fn backward<F: Float>(
         &self,
         weights: ArrayView2<'_, F>,

@@ -20,7 +20,7 @@ impl<C> ProductQuantizer<C> {
     where
         C: Clusterer<F>,
     {
-        self.validate()?;
+        self.check()?;
         check::finite("weights", &weights)?;
         self.check_precision(weights)?;
         Ok(self.fit_codes(weights, None)?.codebooks)
@@ -102,7 +102,7 @@ impl<C> ProductQuantizer<C> {
     where
         C: Clusterer<F>,
     {
-        self.validate()?;
+        self.check()?;
         check::finite("weights", &weights)?;
         let inputs = context.inputs;
         let fit = match inputs {

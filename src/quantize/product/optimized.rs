@@ -152,13 +152,9 @@ impl<C> OptimizedProductQuantizer<C> {
         self
     }
 
-    /// Checks the parameters, as every call that uses them does.
-    ///
-    /// # Errors
-    ///
-    /// The first parameter that is out of its range for every input.
-    pub fn validate(&self) -> Result<(), ParamError> {
-        self.quantizer.validate()?;
+    /// Checks the parameters except those of the clusterer, which its own calls check.
+    fn check(&self) -> Result<(), ParamError> {
+        self.quantizer.check()?;
         check::tolerance(self.tolerance)?;
         check::at_least_one("block", self.block.unwrap_or(1))?;
         Ok(())
@@ -173,6 +169,18 @@ struct Step<F> {
     loss: f64,
     /// Whether an observer stopped the clustering.
     stopped: bool,
+}
+
+impl OptimizedProductQuantizer {
+    /// Checks the parameters, as every call that uses them does.
+    ///
+    /// # Errors
+    ///
+    /// The first parameter that no input could make right.
+    pub fn validate(&self) -> Result<(), ParamError> {
+        self.check()?;
+        self.quantizer.clusterer.validate()
+    }
 }
 
 impl<F: Float, C: Clusterer<F>> Quantizer<F> for OptimizedProductQuantizer<C> {
@@ -190,7 +198,7 @@ impl<F: Float, C: Clusterer<F>> Quantizer<F> for OptimizedProductQuantizer<C> {
         weights: ArrayView2<'_, F>,
         context: FitContext<'_>,
     ) -> Result<OptimizedPqMatrix<F>> {
-        self.validate()?;
+        self.check()?;
         let inputs = context.inputs;
         moments::unused("OptimizedProductQuantizer", inputs)?;
         check::finite("weights", &weights)?;

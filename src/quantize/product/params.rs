@@ -56,6 +56,16 @@ pub struct ProductQuantizer<C = KMeans> {
 }
 
 impl ProductQuantizer {
+    /// Checks the parameters, as every call that uses them does.
+    ///
+    /// # Errors
+    ///
+    /// The first parameter that no input could make right.
+    pub fn validate(&self) -> Result<(), ParamError> {
+        self.check()?;
+        self.clusterer.validate()
+    }
+
     /// Splits the axis into `groups` groups, a number that must divide its length.
     #[must_use]
     pub fn new(groups: usize) -> Self {
@@ -181,12 +191,8 @@ impl<C> ProductQuantizer<C> {
         }
     }
 
-    /// Checks the parameters, as every call that uses them does.
-    ///
-    /// # Errors
-    ///
-    /// The first parameter that is out of its range for every input.
-    pub fn validate(&self) -> Result<(), ParamError> {
+    /// Checks the parameters except those of the clusterer, which its own calls check.
+    pub(super) fn check(&self) -> Result<(), ParamError> {
         let (name, parts) = match self.split {
             Split::Groups(groups) => ("groups", groups),
             Split::Width(width) => ("group_width", width),

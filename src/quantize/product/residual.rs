@@ -53,15 +53,23 @@ impl<C> ResidualQuantizer<C> {
         Self { quantizer, stages }
     }
 
+    /// Checks the parameters except those of the clusterer, which its own calls check.
+    fn check(&self) -> Result<(), ParamError> {
+        check::at_least_one("stages", self.stages)?;
+        self.quantizer.check()?;
+        Ok(())
+    }
+}
+
+impl ResidualQuantizer {
     /// Checks the parameters, as every call that uses them does.
     ///
     /// # Errors
     ///
-    /// The first parameter that is out of its range for every input.
+    /// The first parameter that no input could make right.
     pub fn validate(&self) -> Result<(), ParamError> {
-        check::at_least_one("stages", self.stages)?;
-        self.quantizer.validate()?;
-        Ok(())
+        self.check()?;
+        self.quantizer.clusterer.validate()
     }
 }
 
@@ -77,7 +85,7 @@ impl<F: Float, C: Clusterer<F>> Quantizer<F> for ResidualQuantizer<C> {
         weights: ArrayView2<'_, F>,
         context: FitContext<'_>,
     ) -> Result<ResidualPqMatrix<F>> {
-        self.validate()?;
+        self.check()?;
         let inputs = context.inputs;
         check::finite("weights", &weights)?;
         let quantizer = &self.quantizer;
