@@ -30,24 +30,18 @@ mod allocate;
 mod budget;
 mod calibration;
 mod compress;
-#[cfg(test)]
-mod compress_tests;
 mod compressed;
 mod container;
 mod elements;
 mod entropy;
 mod entry;
 pub mod extend;
-#[cfg(test)]
-mod file_tests;
 mod foreign;
 mod header;
 mod index;
 mod inspect;
 mod kinds;
 mod layouts;
-#[cfg(test)]
-mod open_tests;
 mod recipe;
 mod report;
 mod save;
@@ -59,8 +53,6 @@ mod tensors;
 #[cfg(test)]
 mod tests;
 mod ties;
-#[cfg(test)]
-mod whole_tests;
 
 pub use allocate::{Limit, RatePoint, allocate};
 pub use budget::{Budget, default_candidates};

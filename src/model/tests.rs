@@ -1,5 +1,10 @@
 //! Laws of the container, over random models of all kinds.
 
+mod compress;
+mod file;
+mod open;
+mod whole;
+
 use std::collections::BTreeMap;
 
 use ndarray::{Array1, Array2, Array4, ArrayD, ArrayView2, IxDyn};

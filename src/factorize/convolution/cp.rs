@@ -495,5 +495,4 @@ impl<F: Float> Compressed<F> for CpConv2d<F> {
 }
 
 #[cfg(test)]
-#[path = "cp_tests.rs"]
 mod tests;

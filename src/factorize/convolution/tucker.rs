@@ -355,5 +355,4 @@ impl Tucker2 {
 }
 
 #[cfg(test)]
-#[path = "tucker_tests.rs"]
 mod tests;

@@ -553,5 +553,4 @@ impl CpAdmm {
 }
 
 #[cfg(test)]
-#[path = "admm_tests.rs"]
 mod tests;

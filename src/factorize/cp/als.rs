@@ -589,5 +589,4 @@ impl CpAls {
 }
 
 #[cfg(test)]
-#[path = "als_tests.rs"]
 pub(super) mod tests;

@@ -59,13 +59,9 @@ mod linfa;
 mod look_up;
 mod matrix;
 mod optimized;
-#[cfg(test)]
-mod optimized_tests;
 mod params;
 mod residual;
 mod rotation;
-#[cfg(test)]
-mod scale_tests;
 mod scaled;
 mod split;
 #[cfg(test)]

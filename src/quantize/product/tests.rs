@@ -1,3 +1,6 @@
+mod optimized;
+mod scale;
+
 use ndarray::{Array2, ArrayView2, Axis, s};
 use proptest::prelude::*;
 

@@ -1,7 +1,7 @@
 use ndarray::{Array2, Array3, ArrayView2, s};
 
-use super::tests::{dense, numbers, squared_error};
-use super::*;
+use super::{dense, numbers, squared_error};
+use crate::quantize::product::*;
 use crate::{Compressed, Error, Precision, Quantizer};
 
 /// Vectors whose values all mix a few hidden ones, which no cut into groups separates.

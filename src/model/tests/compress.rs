@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use ndarray::{ArrayD, IxDyn};
 use proptest::prelude::*;
 
-use super::*;
 use crate::factorize::Rank;
 use crate::factorize::cp::CpAls;
 use crate::factorize::svd::TruncatedSvd;
+use crate::model::*;
 use crate::prune::{Keep, MagnitudePruner, Sparsity};
 use crate::quantize::binary::Binarizer;
 use crate::quantize::fixed_point::{FixedPointQuantizer, Range};
@@ -158,7 +158,9 @@ fn every_chain_reads_back_as_it_was_reported() {
                 row.name
             );
         }
-        assert!(!report.to_string().is_empty());
+        let text = report.to_string();
+        assert!(report.rows.iter().all(|row| text.contains(&row.name)));
+        assert!(text.contains(&report.bytes_after.to_string()));
     }
 }
 
@@ -331,10 +333,34 @@ fn errors_name_the_line_and_the_tensor() {
     }
 }
 
+/// A recipe with each kind of value.
+const RECIPE: &str = "seed = 7
+[[rule]]
+tensors = \"*.w\"
+except = [\"a.w\"]
+min_values = 9
+chain = [{ svd = { rank = { fraction = 0.25 } } }, { fixed_point = { bits = 4, granularity = \"per_row\" } }]
+[[rule]]
+tensors = \"?\"
+chain = [\"keep\"]
+";
+
 proptest! {
     #[test]
-    fn any_text_is_a_recipe_or_an_error(text in "[a-z\\[\\]{}=\" \n0-9.]{0,80}") {
-        let _ = Recipe::from_toml(&text);
-        let _ = Recipe::from_json(&text);
+    fn a_recipe_with_a_change_is_another_recipe_or_an_error(
+        at in 0..RECIPE.len(),
+        removed in 0_usize..6,
+        inserted in "[a-z\\[\\]{}=\" \n0-9.]{0,4}",
+    ) {
+        let mut text = RECIPE.to_owned();
+        text.replace_range(at..RECIPE.len().min(at + removed), &inserted);
+        match Recipe::from_toml(&text) {
+            Ok(recipe) => {
+                let again = Recipe::from_toml(&recipe.to_toml().unwrap());
+                prop_assert_eq!(again.unwrap(), recipe);
+            }
+            Err(Error::Recipe { .. } | Error::Unsupported { .. } | Error::Parameter(_)) => {}
+            Err(other) => prop_assert!(false, "{}", other),
+        }
     }
 }

@@ -2,10 +2,10 @@
 
 use ndarray::{Array2, ArrayD, IxDyn};
 
-use super::file_tests::{folder, plain};
-use super::*;
+use super::file::{folder, plain};
 use crate::factorize::Rank;
 use crate::factorize::svd::TruncatedSvd;
+use crate::model::*;
 use crate::prune::{Keep, MagnitudePruner, Sparsity};
 use crate::quantize::binary::Binarizer;
 use crate::quantize::fixed_point::FixedPointQuantizer;

@@ -3,9 +3,9 @@
 use ndarray::{Array2, ArrayD, ArrayView2, Axis};
 use proptest::prelude::*;
 
-use super::tests::numbers;
-use super::*;
+use super::numbers;
 use crate::cluster::{KMeans, Seeding};
+use crate::quantize::product::*;
 use crate::{
     Compressed, Error, FitContext, Float, InputMoments, Precision, Quantizer, Result, power,
 };

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use super::file_tests::{folder, plain};
-use super::*;
+use super::file::{folder, plain};
 use crate::Error;
+use crate::model::*;
 
 fn write(folder: &Path, file: &str, tensors: &[(&str, f32)]) {
     let tensors: Vec<_> = tensors

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use ndarray::{Array2, ArrayD, IxDyn, arr1, arr2};
 use proptest::prelude::*;
 
-use super::tests::same;
-use super::*;
+use super::same;
 use crate::factorize::Rank;
 use crate::factorize::svd::TruncatedSvd;
+use crate::model::*;
 use crate::{DType, Error, Factorizer, Precision};
 
 /// An empty folder that is removed with all that it holds.
