@@ -361,7 +361,7 @@ mod tests {
         let widths = channels(0.1);
         let net = coupling(1, &widths, 10).unwrap();
         let groups = net.groups().unwrap();
-        let counts: Vec<usize> = groups.iter().map(|group| group.channels()).collect();
+        let counts: Vec<usize> = groups.iter().map(|group| group.channels).collect();
         assert_eq!(counts, widths);
     }
 }
