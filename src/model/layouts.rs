@@ -163,7 +163,8 @@ impl NamedTensors {
     /// [`Budget`](super::Budget), with a note in the report, as are their scales and packed integers (GPTQ, AWQ, bitsandbytes).
     ///
     /// ```
-    /// use taper::model::{DType, NamedTensors, TensorData};
+    /// use taper::DType;
+    /// use taper::model::{NamedTensors, TensorData};
     /// use taper::ndarray::arr2;
     ///
     /// // 1.0 and -0.5 in E4M3.

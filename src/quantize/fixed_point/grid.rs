@@ -46,7 +46,7 @@ pub enum Symmetry {
 /// use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity};
 /// use taper::{LinearOp, Quantizer};
 ///
-/// let w = array![[0.25, -0.5], [8.0, 24.0]];
+/// let w = array![[0.25_f64, -0.5], [8.0, 24.0]];
 /// let rounded = |granularity| {
 ///     let quantizer = FixedPointQuantizer::new(3).granularity(granularity);
 ///     quantizer.quantize(w.view())?.decompress_matrix()
