@@ -278,7 +278,9 @@ fn widened<F: Float>(
     w: ArrayView2<'_, F>,
 ) -> Result<FixedPointMatrix<F>> {
     match quantizer.quantize(w) {
-        Err(Error::Underflow { .. }) => quantizer.precision(Precision::F32).quantize(w),
+        Err(Error::Underflow { .. } | Error::Overflow { .. }) => {
+            quantizer.precision(Precision::F32).quantize(w)
+        }
         result => result,
     }
 }
