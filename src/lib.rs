@@ -34,14 +34,18 @@
 //!
 //! println!("{report}");
 //! # assert_eq!(y.dim(), (1, 300));
-//! # assert!(report.ratio() >= 8.0);
+//! # assert_eq!(report.bytes_after, 130_622); // as printed below
 //! # std::fs::remove_dir_all(&folder).unwrap();
 //! # Ok(())
 //! # }
 //! ```
 //!
 //! ```text
-//! OUTPUT
+//! tensor      method           shape  before   after  ratio    bits    error
+//! fc1.weight  fixed_point 4  300x784  940800  105231   8.94   3.579  1.17e-2
+//! fc2.weight  fixed_point 6  100x300  120000   20727   5.79   5.527  7.43e-4
+//! fc3.weight  keep            10x100    4000    4000   1.00  32.000   0.00e0
+//! 1065040 bytes became 130622 (664 of them header): 8.15 times smaller
 //! ```
 //!
 //! # A layer
