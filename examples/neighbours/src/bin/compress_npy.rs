@@ -22,7 +22,9 @@ use taper_neighbours::table::{Table, bytes};
 use taper_neighbours::{json, mnist, report};
 
 #[derive(Debug, Parser)]
-#[command(about = "Compresses a matrix from a .npy file, and writes the decompressed matrix as .npy")]
+#[command(
+    about = "Compresses a matrix from a .npy file, and writes the decompressed matrix as .npy"
+)]
 struct Args {
     #[command(flatten)]
     common: Common,
