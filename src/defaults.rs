@@ -5,6 +5,11 @@ pub(crate) fn damping() -> f64 {
     0.01
 }
 
+/// States of a trellis.
+pub(crate) fn states() -> usize {
+    64
+}
+
 pub(crate) fn svd_damping() -> f64 {
     1e-4
 }

@@ -24,6 +24,8 @@ const ROWS: usize = 64;
 pub(crate) struct Feedback<F> {
     order: Vec<usize>,
     blocks: Vec<Block<F>>,
+    /// D_j of each column, up to a power of two that is common to all.
+    conditional: Vec<f64>,
 }
 
 #[derive(Debug)]
@@ -63,7 +65,21 @@ impl<F: Float> Feedback<F> {
                 within: Array2::from_shape_fn((width, width), |(j, k)| coefficient(j, start + k)),
             }
         });
-        Ok(Self { order, blocks })
+        let mut conditional = vec![0.0; order.len()];
+        for (j, &column) in order.iter().enumerate() {
+            conditional[column] = upper[[j, j]] * upper[[j, j]];
+        }
+        Ok(Self {
+            order,
+            blocks,
+            conditional,
+        })
+    }
+
+    /// D_j for each column: what a squared rounding error of 1 adds to the output error, up to a power of two that is common
+    /// to all columns.
+    pub(crate) fn conditional(&self) -> &[f64] {
+        &self.conditional
     }
 
     /// Ŵ for weights of shape (rows, in_features), where `round(row, column, target)` rounds a weight.

@@ -308,6 +308,21 @@ impl InputMoments {
         Ok(if error == 0.0 { 0.0 } else { error / output })
     }
 
+    /// tr(W M Wᵀ) divided by m ‖W‖², where m is the mean of the diagonal of M: how many times larger the output is than for
+    /// inputs of the same power in all directions. It is 1 where there is no output.
+    #[cfg(feature = "model")]
+    pub(crate) fn alignment<F: Float>(&self, weights: ArrayView2<'_, F>) -> Result<f64> {
+        let weights = weights.mapv(Float::as_f64);
+        let norm: f64 = weights.iter().map(|w| w * w).sum();
+        let mean = self.diagonal()?.sum() / self.features() as f64;
+        let ratio = self.quadratic(weights.view())? / (mean * norm);
+        Ok(if ratio > 0.0 && ratio.is_finite() {
+            ratio
+        } else {
+            1.0
+        })
+    }
+
     fn quadratic(&self, error: ArrayView2<'_, f64>) -> Result<f64> {
         check::same_shape(
             "the weights",

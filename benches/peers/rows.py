@@ -676,7 +676,7 @@ def model():
             cases.append(
                 Case(
                     f"{name}, nncodec's qp {qp}",
-                    Side("taper", "model", dict(tensors=network, step=factors[name, qp] * 2.0 ** (qp / 4), rate_weight=0.3)),
+                    Side("taper", "model", dict(tensors=network, step=factors[name, qp] * 2.0 ** (qp / 4))),
                     {"nncodec": Peer(Side("python", "nncodec_model", dict(tensors=network, qp=qp)), 5)},
                     error,
                     quick=qp == -24 and name.startswith("LeNet"),

@@ -1,35 +1,31 @@
-//! Compressing a whole model within a budget.
+//! A budget for a whole model, and how it is spent.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
-use glob::Pattern;
-
-use super::allocate::{Limit, RatePoint, allocate};
-use super::compress::{CompressOptions, InMemory, Made, Output, Task};
+use super::compress::CompressOptions;
 use super::compressed::CompressedModel;
-use super::container::{Assembler, ContainerWriter};
-use super::entry::Entry;
-use super::layouts;
-use super::recipe::{Recipe, Rule};
-use super::report::{Report, ReportRow};
-use super::step::{self, Step, chain_text};
-use super::tensors::within;
-use super::ties::Ties;
+use super::recipe::Recipe;
+use super::report::Report;
+use super::search::BudgetSearch;
+use super::step::{self, Step};
 use super::{Calibration, NamedTensors};
 use crate::prune::{Keep, MagnitudePruner, Scope, Sparsity};
 use crate::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range};
 use crate::quantize::product::ProductQuantizer;
-use crate::{Error, Observer, Precision, Result, Seed, check};
+use crate::{Observer, Precision, Result, check};
 
 /// A budget for the file of a whole model, and how it is spent.
 ///
-/// Each candidate chain is tried on each tensor of two axes and more, and [`allocate`] chooses one for each tensor from the
-/// measured sizes and errors. A tensor can always be kept. Candidates that do not fit a tensor are left out for it.
+/// Tensors of two axes and more are rounded by a [trellis](crate::quantize::trellis), each with a step of its own. The curve of
+/// size and error over the step is estimated on some rows of each tensor, [`allocate`](super::allocate) chooses a point of each, and the
+/// whole tensors are fitted there. Vectors are kept or stored in half precision. With
+/// [`candidates`](Self::candidates), these chains are tried on each tensor instead, such as [`few_bit_candidates`], whose results
+/// multiply without being decompressed. A tensor can always be kept. Candidates that do not fit a tensor are left out for it.
 ///
-/// The error of a tensor is that of the layer's output where [calibration](Self::calibration) has its inputs, and else that
-/// of the weights, each relative to its norm, times the [sensitivity](Self::sensitivity). Tensors that are equal are stored
-/// once; their error counts once for each of their names.
+/// The error of a tensor is $‖W − Ŵ‖² / ‖W‖²$, times the [sensitivity](Self::sensitivity). Where [calibration](Self::calibration)
+/// has the moments M of its inputs, it is $\\mathrm{tr}(E M Eᵀ) / (m ‖W‖²)$ for E = W − Ŵ and the mean m of the diagonal of M: for errors that do not depend on
+/// the inputs that is the same number, so that the errors of all tensors add up. Tensors that are equal are stored once; their error counts once
+/// for each of their names.
 ///
 /// ```
 /// use taper::model::{Budget, NamedTensors};
@@ -44,15 +40,16 @@ use crate::{Error, Observer, Precision, Result, Seed, check};
 /// ```
 #[derive(Debug, Clone)]
 pub struct Budget<'a> {
-    target: Target,
-    candidates: Vec<Vec<Step>>,
-    sensitivities: Vec<(String, f64)>,
-    seed: u64,
-    options: CompressOptions<'a>,
+    pub(super) target: Target,
+    /// The chains to be tried; a trellis with a step for each tensor if there are none.
+    pub(super) candidates: Option<Vec<Vec<Step>>>,
+    pub(super) sensitivities: Vec<(String, f64)>,
+    pub(super) seed: u64,
+    pub(super) options: CompressOptions<'a>,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Target {
+pub(super) enum Target {
     Bytes(u64),
     Ratio(f64),
     Error(f64),
@@ -62,7 +59,7 @@ impl<'a> Budget<'a> {
     fn new(target: Target) -> Self {
         Self {
             target,
-            candidates: default_candidates(),
+            candidates: None,
             sensitivities: Vec::new(),
             seed: 0,
             options: CompressOptions::default(),
@@ -87,10 +84,10 @@ impl<'a> Budget<'a> {
         Self::new(Target::Error(error))
     }
 
-    /// Sets the chains that are tried on each tensor; [`default_candidates`] unless set.
+    /// Sets the chains that are tried on each tensor, instead of a trellis with a step that is searched.
     #[must_use]
     pub fn candidates(mut self, candidates: impl IntoIterator<Item = Vec<Step>>) -> Self {
-        self.candidates = candidates.into_iter().collect();
+        self.candidates = Some(candidates.into_iter().collect());
         self
     }
 
@@ -145,7 +142,7 @@ impl<'a> Budget<'a> {
     /// [`Error::Parameter`], [`Error::Unsupported`] for a chain that [`Step`] does not list, and [`Error::Recipe`] for a pattern
     /// that cannot be read.
     pub fn check(&self) -> Result<()> {
-        for chain in &self.candidates {
+        for chain in self.candidates.iter().flatten() {
             step::check_chain(chain)?;
         }
         for &(ref pattern, factor) in &self.sensitivities {
@@ -153,21 +150,21 @@ impl<'a> Budget<'a> {
             let inside = factor >= 0.0 && factor.is_finite();
             check::in_range("sensitivity", factor, "at least 0 and finite", inside)?;
         }
-        match self.target {
-            Target::Bytes(_) => Ok(()),
-            Target::Ratio(ratio) => {
-                let inside = ratio > 0.0 && ratio.is_finite();
-                Ok(check::in_range(
-                    "ratio",
-                    ratio,
-                    "above 0 and finite",
-                    inside,
-                )?)
-            }
-            Target::Error(error) => {
-                Ok(check::in_range("error", error, "at least 0", error >= 0.0)?)
-            }
-        }
+        self.target.check()
+    }
+
+    /// Measures the tensors of a model. The search can be [compressed](BudgetSearch::compress) at this budget and at others.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`check`](Self::check); [`Error::Unsupported`](crate::Error::Unsupported) for a container, which has to be
+    /// decompressed first; [`Error::InTensor`](crate::Error::InTensor) for a tensor that cannot be read or whose calibration does not
+    /// fit, and with [`strict`](Self::strict) for one that cannot be compressed; [`Error::Stopped`](crate::Error::Stopped) from the observer.
+    pub fn search<'m>(&self, input: &'m NamedTensors) -> Result<BudgetSearch<'m>>
+    where
+        'a: 'm,
+    {
+        BudgetSearch::new(self.clone(), input)
     }
 
     /// Finds the recipe that keeps a model within the budget. Its rules name one tensor each.
@@ -176,25 +173,7 @@ impl<'a> Budget<'a> {
     ///
     /// As [`compress`](Self::compress).
     pub fn recipe(&self, input: &NamedTensors) -> Result<Recipe> {
-        let search = self.search(input)?;
-        let chosen = self.choose(&search)?;
-        Ok(self.recipe_of(&search, &chosen))
-    }
-
-    fn recipe_of(&self, search: &Search<'_>, chosen: &[usize]) -> Recipe {
-        let layers = search.layers.iter().zip(chosen);
-        let rules = layers.flat_map(|(layer, &index)| {
-            layer.names().map(move |name| Rule {
-                tensors: Pattern::escape(name),
-                except: Vec::new(),
-                min_values: 0,
-                chain: layer.options[index].chain.clone(),
-            })
-        });
-        Recipe {
-            seed: self.seed,
-            rules: rules.collect(),
-        }
+        self.search(input)?.recipe()
     }
 
     /// Compresses a model in memory. The compressed forms of all useful candidates are in memory until one is chosen for each
@@ -202,42 +181,22 @@ impl<'a> Budget<'a> {
     ///
     /// # Errors
     ///
-    /// Those of [`check`](Self::check); [`Error::Unsupported`] for a container, which has to be decompressed first;
-    /// [`Error::BudgetOutOfReach`] with the smallest file (or error) that there is;
-    /// [`Error::InTensor`] for a tensor that cannot be read or whose calibration does not fit, and with
-    /// [`strict`](Self::strict) for one that cannot be compressed; [`Error::Stopped`] from the observer.
+    /// Those of [`search`](Self::search), and [`Error::BudgetOutOfReach`](crate::Error::BudgetOutOfReach) with the smallest file (or
+    /// error) that there is.
     pub fn compress(&self, input: &NamedTensors) -> Result<(CompressedModel, Report)> {
-        let search = self.search(input)?;
-        let chosen = self.choose(&search)?;
-        let mut model = InMemory::new(input);
-        let mut report = self.assemble(search, chosen, |name, output| model.add(name, output))?;
-        report.bytes_after = model.file.file_bytes()?;
-        Ok((model.model, report))
+        self.search(input)?.compress()
     }
 
     /// Compresses a model into the container `output`. The file appears complete or not at all.
     ///
     /// # Errors
     ///
-    /// As [`compress`](Self::compress), and [`Error::File`].
+    /// As [`compress`](Self::compress), and [`Error::File`](crate::Error::File).
     pub fn compress_file(&self, input: &NamedTensors, output: impl AsRef<Path>) -> Result<Report> {
-        let search = self.search(input)?;
-        let chosen = self.choose(&search)?;
-        let mut writer = ContainerWriter::create(output)?;
-        for (key, value) in input.metadata() {
-            writer.metadata(key, value);
-        }
-        let add = |name: &str, output: Output<'_>| match output {
-            Output::Compressed(tensor) => writer.add(name, &Entry::Compressed(tensor)),
-            Output::Plain(data) => writer.add_plain(name, data),
-            Output::Tied(first) => writer.tie(name, first).map(|()| 0),
-        };
-        let mut report = self.assemble(search, chosen, add)?;
-        report.bytes_after = writer.finish()?;
-        Ok(report)
+        self.search(input)?.compress_file(output)
     }
 
-    fn sensitivity_of(&self, name: &str) -> Result<f64> {
+    pub(super) fn sensitivity_of(&self, name: &str) -> Result<f64> {
         for (pattern, factor) in &self.sensitivities {
             if super::recipe::pattern(pattern)?.matches(name) {
                 return Ok(*factor);
@@ -245,310 +204,35 @@ impl<'a> Budget<'a> {
         }
         Ok(1.0)
     }
+}
 
-    /// Tries all candidates on all tensors.
-    fn search<'m>(&self, input: &'m NamedTensors) -> Result<Search<'m>> {
-        self.check()?;
-        self.options.check(input)?;
-        let mut search = Search {
-            input,
-            layers: Vec::new(),
-        };
-        let ties = Ties::of(input)?;
-        let layouts = layouts::notes(input);
-        let names: Vec<&str> = input.names().filter(|name| ties.is_first(name)).collect();
-        let count = names.len();
-        for (done, name) in names.into_iter().enumerate() {
-            self.options.progress(Some(name), done, count)?;
-            let layer = within(name, self.layer(input, ties.names(name), &layouts))?;
-            search.layers.push(layer);
-        }
-        self.options.progress(None, count, count)?;
-        Ok(search)
-    }
-
-    /// Tries all candidates on the tensor of these names.
-    fn layer(
-        &self,
-        input: &NamedTensors,
-        names: &[String],
-        layouts: &BTreeMap<String, String>,
-    ) -> Result<Layer> {
-        let name = names[0].as_str();
-        let data = input.data(name)?;
-        let tie = |file: &mut Assembler<std::io::Sink>| {
-            let mut others = names[1..].iter();
-            others.try_for_each(|other| file.tie(other, name))
-        };
-        let mut layer = Layer {
-            row: ReportRow::kept(name, &data),
-            others: names[1..].to_vec(),
-            options: vec![Candidate {
-                chain: Vec::new(),
-                made: None,
-                limit_bits: None,
-                point: RatePoint {
-                    bytes: file_share(|file| file.plain(name, &data).and_then(|_| tie(file)))?,
-                    error: 0.0,
-                },
-            }],
-        };
-        let notes = names.iter().filter_map(|name| layouts.get(name));
-        layer.row.notes.extend(notes.take(1).cloned());
-        if !layer.row.notes.is_empty() {
-            return Ok(layer);
-        }
-        if !data.is_float() || data.shape.len() < 2 || data.bytes.is_empty() {
-            return Ok(layer);
-        }
-        let finite = data.to_f32().and_then(|weights| {
-            check::finite("the tensor", &weights.view())?;
-            Ok(weights)
-        });
-        let weights = match finite {
-            Ok(weights) => weights,
-            Err(error) if self.options.strict => return Err(error),
-            Err(error) => {
-                layer.row.notes.push(format!("kept: {error}"));
-                return Ok(layer);
+impl Target {
+    pub(super) fn check(self) -> Result<()> {
+        match self {
+            Self::Bytes(_) => Ok(()),
+            Self::Ratio(ratio) => {
+                let inside = ratio > 0.0 && ratio.is_finite();
+                let range = "above 0 and finite";
+                Ok(check::in_range("ratio", ratio, range, inside)?)
             }
-        };
-        let mut sensitivity = 0.0;
-        for name in names {
-            sensitivity += self.sensitivity_of(name)?;
+            Self::Error(error) => Ok(check::in_range("error", error, "at least 0", error >= 0.0)?),
         }
-        let task = Task {
-            name,
-            weights,
-            dtype: data.dtype,
-            moments: {
-                let names: Vec<&str> = names.iter().map(String::as_str).collect();
-                self.options.first_moments(&names)?
-            },
-            seed: Seed::from(self.seed).derive_name(name),
-            observer: self.options.observer,
-        };
-        for chain in &self.candidates {
-            let (made, wide) = match task.make_or_widen(chain) {
-                Ok(made) => made,
-                Err(error @ Error::Stopped { .. }) => return Err(error),
-                Err(_) => continue,
-            };
-            let error = made.output_error.unwrap_or(made.weight_error) * sensitivity;
-            if !error.is_finite() {
-                continue;
-            }
-            let entry = Entry::Compressed(made.tensor.clone());
-            let point = RatePoint {
-                bytes: file_share(|file| file.entry(name, &entry).and_then(|_| tie(file)))?,
-                error,
-            };
-            let mut row = layer.row.clone();
-            task.describe(&made, &mut row, self.options.limits);
-            layer.options.push(Candidate {
-                chain: wide.unwrap_or_else(|| chain.clone()),
-                limit_bits: row.limit_bits,
-                made: Some(made),
-                point,
-            });
-        }
-        layer.drop_dominated();
-        Ok(layer)
-    }
-
-    /// The index of the chosen candidate of each tensor.
-    fn choose(&self, search: &Search<'_>) -> Result<Vec<usize>> {
-        let points: Vec<Vec<RatePoint>> = search
-            .layers
-            .iter()
-            .map(|layer| layer.options.iter().map(|option| option.point).collect())
-            .collect();
-        let bytes = match self.target {
-            Target::Error(error) => return allocate(&points, Limit::Error(error)),
-            Target::Bytes(bytes) => bytes,
-            Target::Ratio(ratio) => (search.input.file_bytes() as f64 / ratio) as u64,
-        };
-        let empty = search.file_bytes(|_| None)?;
-        // The measured shares are upper bounds, so that near the ends only the exact size of a file decides.
-        if search.file_bytes(|_| Some(0))? <= bytes {
-            let best = |layer: &Layer| {
-                let best = layer.options.iter().enumerate();
-                best.min_by(|a, b| a.1.point.error.total_cmp(&b.1.point.error))
-                    .map_or(0, |(index, _)| index)
-            };
-            return Ok(search.layers.iter().map(best).collect());
-        }
-        let mut left = bytes.checked_sub(empty);
-        while let Some(share) = left {
-            let chosen = match allocate(&points, Limit::Bytes(share)) {
-                Err(Error::BudgetOutOfReach { .. }) => break,
-                chosen => chosen?,
-            };
-            let size = search.file_bytes(|layer| Some(chosen[layer]))?;
-            if size <= bytes {
-                return Ok(chosen);
-            }
-            // Different tensors became equal, and a long name is longer than the arrays that it replaces.
-            left = share.checked_sub(size - bytes);
-        }
-        let cheapest: Vec<usize> = search.layers.iter().map(Layer::cheapest).collect();
-        let least = search.file_bytes(|layer| Some(cheapest[layer]))?;
-        if least <= bytes {
-            return Ok(cheapest);
-        }
-        Err(Error::BudgetOutOfReach {
-            what: "bytes",
-            budget: bytes as f64,
-            least: least as f64,
-        })
-    }
-
-    /// Hands the chosen form of each tensor to `add`, which returns its bytes.
-    fn assemble(
-        &self,
-        search: Search<'_>,
-        chosen: Vec<usize>,
-        mut add: impl FnMut(&str, Output<'_>) -> Result<u64>,
-    ) -> Result<Report> {
-        let mut report = Report {
-            bytes_before: search.input.file_bytes(),
-            recipe: self.recipe_of(&search, &chosen),
-            ..Report::default()
-        };
-        for (layer, index) in search.layers.into_iter().zip(chosen) {
-            let Layer {
-                mut row,
-                mut options,
-                others,
-            } = layer;
-            let Candidate {
-                chain,
-                made,
-                limit_bits,
-                ..
-            } = options.swap_remove(index);
-            row.bytes_after = match made {
-                Some(made) => {
-                    row.method = chain_text(&chain);
-                    row.weight_error = made.weight_error;
-                    row.output_error = made.output_error;
-                    row.limit_bits = limit_bits;
-                    row.notes.extend(made.notes);
-                    add(&row.name, Output::Compressed(made.tensor))?
-                }
-                None => add(&row.name, Output::Plain(&search.input.data(&row.name)?))?,
-            };
-            for other in &others {
-                add(other, Output::Tied(&row.name))?;
-                report.rows.push(row.tied(other, &self.options));
-            }
-            report.rows.push(row);
-        }
-        report.rows.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(report)
     }
 }
 
-/// All tensors of a model with their candidates.
-struct Search<'m> {
-    input: &'m NamedTensors,
-    layers: Vec<Layer>,
-}
-
-impl Search<'_> {
-    /// The size of the file with the candidate of this number for each tensor, or without the tensor.
-    fn file_bytes(&self, candidate: impl Fn(usize) -> Option<usize>) -> Result<u64> {
-        let mut file = Assembler::new(std::io::sink());
-        for (key, value) in self.input.metadata() {
-            file.metadata(key, value);
-        }
-        for (number, layer) in self.layers.iter().enumerate() {
-            let name = &layer.row.name;
-            match candidate(number).map(|index| &layer.options[index].made) {
-                None => continue,
-                Some(None) => {
-                    file.plain(name, &self.input.data(name)?)?;
-                }
-                Some(Some(made)) => {
-                    file.entry(name, &Entry::Compressed(made.tensor.clone()))?;
-                }
-            }
-            for other in &layer.others {
-                file.tie(other, name)?;
-            }
-        }
-        file.file_bytes()
-    }
-}
-
-/// One tensor with its candidates, the first of which keeps it.
-struct Layer {
-    row: ReportRow,
-    /// The other names of the tensor.
-    others: Vec<String>,
-    options: Vec<Candidate>,
-}
-
-impl Layer {
-    /// All names of the tensor.
-    fn names(&self) -> impl Iterator<Item = &String> {
-        std::iter::once(&self.row.name).chain(&self.others)
-    }
-
-    /// Drops candidates that another one beats in bytes and in error: no budget chooses them.
-    fn drop_dominated(&mut self) {
-        let points: Vec<RatePoint> = self.options.iter().map(|option| option.point).collect();
-        let mut number = 0..;
-        self.options.retain(|option| {
-            let (i, own) = (number.next().expect("numbers do not end"), option.point);
-            i == 0
-                || !points.iter().enumerate().any(|(j, other)| {
-                    other.bytes <= own.bytes
-                        && other.error <= own.error
-                        && (other.bytes < own.bytes || other.error < own.error || j < i)
-                })
-        });
-    }
-
-    fn cheapest(&self) -> usize {
-        let options = self.options.iter().enumerate();
-        options
-            .min_by_key(|(_, option)| option.point.bytes)
-            .map_or(0, |(index, _)| index)
-    }
-}
-
-struct Candidate {
-    chain: Vec<Step>,
-    made: Option<Made>,
-    limit_bits: Option<f64>,
-    point: RatePoint,
-}
-
-/// The most bytes by which one tensor makes a file longer.
-fn file_share<T>(add: impl FnOnce(&mut Assembler<std::io::Sink>) -> Result<T>) -> Result<u64> {
-    /// Two offsets of an array may take this much more in the header of a long file.
-    const OFFSETS: u64 = 24;
-    let empty = Assembler::new(std::io::sink()).file_bytes()?;
-    let mut file = Assembler::new(std::io::sink());
-    add(&mut file)?;
-    let arrays = file.arrays() as u64;
-    Ok(file.file_bytes()? - empty + OFFSETS * arrays)
-}
-
-/// The candidates of a [`Budget`]: fixed point of 2 to 8 bits, product quantization of 1 to 4 bits for a weight, and
-/// pruned weights in clusters.
+/// Candidates of a [`Budget`] whose layers multiply from their codes: fixed point of 2 to 8 bits, product quantization of 1 to 4
+/// bits for a weight, and pruned weights in clusters.
 ///
 /// ```
-/// use taper::model::{Budget, default_candidates};
+/// use taper::model::{Budget, few_bit_candidates};
 ///
 /// // All of them but the pruned ones.
-/// let dense = default_candidates().into_iter().filter(|chain| chain.len() == 1);
+/// let dense = few_bit_candidates().into_iter().filter(|chain| chain.len() == 1);
 /// let budget = Budget::ratio(8.0).candidates(dense);
 /// assert!(budget.check().is_ok());
 /// ```
 #[must_use]
-pub fn default_candidates() -> Vec<Vec<Step>> {
+pub fn few_bit_candidates() -> Vec<Vec<Step>> {
     let fixed_point = |bits| {
         FixedPointQuantizer::new(bits)
             .granularity(Granularity::PerRow)

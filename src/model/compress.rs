@@ -195,7 +195,7 @@ fn relative_error(weights: &ArrayD<f32>, rebuilt: &ArrayD<f32>) -> f64 {
 }
 
 /// A compressed tensor, its errors, and the notes for its row of the report.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(super) struct Made {
     pub(super) tensor: CompressedTensor,
     pub(super) weight_error: f64,
@@ -279,8 +279,20 @@ impl Task<'_> {
         })
     }
 
+    /// The error of the tensor in the unit in which a budget adds errors up: relative to the weights, or to what an output error
+    /// would be for inputs of the same power in all directions.
+    pub(super) fn error(&self, made: &Made) -> Result<f64> {
+        match (made.output_error, &self.moments) {
+            (Some(error), Some(moments)) => {
+                let weights = step::as_matrix(self.weights.view())?;
+                Ok(error * moments.alignment(weights.view())?)
+            }
+            _ => Ok(made.weight_error),
+        }
+    }
+
     /// The least bits for a weight at the error of the tensor; `None` where there is no error or no limit.
-    fn limit(&self, made: &Made) -> Option<f64> {
+    pub(super) fn limit(&self, made: &Made) -> Option<f64> {
         let source = EmpiricalSource::of(self.weights.view()).ok()?;
         let squares: f64 = self.weights.iter().map(|&w| f64::from(w).powi(2)).sum();
         let values = self.weights.len() as f64;

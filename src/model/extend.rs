@@ -149,9 +149,11 @@ pub enum CodeMeaning {
         /// The length of a row.
         columns: usize,
     },
-    /// Numbers k, stored as k + 2^(b−1) − 1, whose rows are paths of the [trellis](crate::quantize::trellis).
+    /// The part `codes` of a matrix of [trellis](crate::quantize::trellis) codes.
     Trellis {
-        /// The length of a row.
+        /// The rows of the matrix.
+        rows: usize,
+        /// The columns of the matrix.
         columns: usize,
     },
 }

@@ -130,11 +130,8 @@ impl fmt::Display for Step {
             Self::Residual(q) => write!(f, "residual {}x{}", Product(&q.quantizer), q.stages),
             Self::RotatedProduct(q) => write!(f, "rotated_product {}", Product(&q.quantizer)),
             Self::Trellis(q) => {
-                write!(f, "trellis {}", q.step)?;
-                if q.rate_weight > 0.0 {
-                    write!(f, " rate {}", q.rate_weight)?;
-                }
-                Ok(())
+                let unit = if q.relative { " rms" } else { "" };
+                write!(f, "trellis {}{unit}", q.step)
             }
             Self::Svd(svd) => write!(f, "svd {}", rank_text(svd.rank)),
             Self::SpatialSvd(svd) => write!(f, "spatial_svd {}", rank_text(svd.rank)),

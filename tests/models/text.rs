@@ -82,7 +82,7 @@ fn all_parameters_set() -> Vec<Step> {
             .rotation_precision(Precision::F16)
             .into(),
         TrellisQuantizer::new(0.5)
-            .rate_weight(0.25)
+            .states(32)
             .precision(Precision::F16)
             .into(),
         svd.into(),
@@ -287,7 +287,8 @@ fn validate_a_call_and_a_recipe_give_the_same_error() {
     for step in [0.0, f64::INFINITY] {
         case!(TrellisQuantizer::new(step), quantize(w));
     }
-    case!(TrellisQuantizer::new(1.0).rate_weight(-1.0), quantize(w));
+    case!(TrellisQuantizer::new(1.0).states(12), quantize(w));
+    case!(TrellisQuantizer::new(1.0).damping(-1.0), quantize(w));
     for rank in [Rank::Fixed(0), Rank::Fraction(1.5), Rank::Energy(-0.5)] {
         case!(TruncatedSvd::new(rank), factorize(w));
         case!(CpAls::new(rank), factorize(k));

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::IntoDeserializer;
 use serde::de::value::Error as ValueError;
 
-use crate::model::entropy::{Coding, Laws, Numbers, Order, middle};
+use crate::model::entropy::{Coding, Laws, Numbers, Order, Paths};
 use crate::model::extend::{Artifact, Attributes, malformed};
 use crate::model::header;
 use crate::{DType, Result};
@@ -113,19 +113,16 @@ impl CodedPart {
                     shape_text(&self.shape)
                 )
             }
-            Coding::Numbers(Numbers {
-                bits,
-                count,
+            Coding::Paths(Paths {
+                rows,
                 columns,
-                trellis: true,
-                ..
-            }) => format!("trellis:{bits}:{count}:{columns}"),
+                bytes,
+            }) => format!("trellis:{rows}:{columns}:{bytes}"),
             Coding::Numbers(Numbers {
                 bits,
                 count,
                 columns,
                 zero,
-                trellis: false,
             }) => format!("numbers:{bits}:{count}:{columns}:{zero}"),
         }
     }
@@ -161,20 +158,16 @@ impl CodedPart {
                     count: parse_number(count)?,
                     columns: parse_number(columns)?,
                     zero: parse_number(zero)?,
-                    trellis: false,
                 };
                 Self::packed(Coding::Numbers(numbers), text)
             }
-            ["trellis", bits, count, columns] => {
-                let bits = parse_number(bits)?;
-                let numbers = Numbers {
-                    bits,
-                    count: parse_number(count)?,
+            ["trellis", rows, columns, bytes] => {
+                let paths = Paths {
+                    rows: parse_number(rows)?,
                     columns: parse_number(columns)?,
-                    zero: middle(bits),
-                    trellis: true,
+                    bytes: parse_number(bytes)?,
                 };
-                Self::packed(Coding::Numbers(numbers), text)
+                Self::packed(Coding::Paths(paths), text)
             }
             ["bytes", dtype, shape, alphabet] => {
                 let dtype = whole_bytes(parse_dtype(dtype)?)?;
@@ -322,9 +315,11 @@ mod tests {
         ) {
             let coding = Laws { bits, count, alphabet: 2, contexts: 1, order: Order::Runs };
             let coding = Coding::Laws(coding);
-            let zero = if half { middle(bits) } else { 1 };
-            let numbers = Numbers { bits, count, columns: count, zero, trellis: half };
-            let numbers = Coding::Numbers(numbers);
+            let numbers = if half {
+                Coding::Paths(Paths { rows: count, columns: 3, bytes: 4 * count })
+            } else {
+                Coding::Numbers(Numbers { bits, count, columns: count, zero: 1 })
+            };
             let bytes = Laws { bits: 8, count: 4 * count, alphabet: 9, contexts: 4, order: Order::Cyclic };
             let bytes = Coding::Laws(bytes);
             let part = |coding: Coding, dtype, shape| PartLine {

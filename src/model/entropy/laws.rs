@@ -164,7 +164,7 @@ impl Laws {
 }
 
 /// A count relative to the `largest`, as a floating-point number with three bits of fraction and five of exponent.
-fn pack_weight(count: u64, largest: u64) -> u8 {
+pub(super) fn pack_weight(count: u64, largest: u64) -> u8 {
     if count == 0 {
         return 0;
     }
@@ -179,7 +179,7 @@ fn pack_weight(count: u64, largest: u64) -> u8 {
     packed.max(1) as u8
 }
 
-fn unpack_weight(packed: u8) -> u64 {
+pub(super) fn unpack_weight(packed: u8) -> u64 {
     match packed {
         0 => 0,
         packed => u64::from(8 + (packed & 7)) << (packed >> 3),

@@ -2,7 +2,7 @@
 //!
 //! Packed codes are read as codes, other arrays as bytes. There are two ways to code them, of which the encoder takes the
 //! shorter: under [`laws`] that are stored with the symbols, or, where codes are numbers in rows, under laws that
-//! adapt to the numbers before ([`numbers`]). `docs/format.md` describes the bytes.
+//! adapt to the numbers before ([`numbers`]). Trellis codes have a coder of their own ([`paths`]). `docs/format.md` describes the bytes.
 //!
 //! The range coder is that of the crate `constriction` (Bamler, arXiv:2201.01741).
 
@@ -10,10 +10,12 @@ mod activity;
 mod law;
 mod laws;
 mod numbers;
+mod paths;
 mod predictor;
 
 pub(super) use laws::{Laws, Order};
-pub(super) use numbers::{Numbers, middle};
+pub(super) use numbers::Numbers;
+pub(super) use paths::Paths;
 
 use super::extend::{CodeLayout, CodeMeaning};
 use crate::packing::PackedCodes;
@@ -24,6 +26,7 @@ use crate::{Error, Result};
 pub(super) enum Coding {
     Laws(Laws),
     Numbers(Numbers),
+    Paths(Paths),
 }
 
 impl Coding {
@@ -32,6 +35,7 @@ impl Coding {
         match self {
             Self::Laws(laws) => laws.raw_bytes(),
             Self::Numbers(numbers) => numbers.raw_bytes(),
+            Self::Paths(paths) => paths.raw_bytes(),
         }
     }
 
@@ -44,6 +48,7 @@ impl Coding {
         match self {
             Self::Laws(laws) => laws.decode(coded),
             Self::Numbers(numbers) => numbers.decode(coded),
+            Self::Paths(paths) => paths.decode(coded),
         }
     }
 }
@@ -79,6 +84,14 @@ pub(super) fn encode(
     margin: usize,
 ) -> Result<Option<(Coding, Vec<u8>)>> {
     let mut best = match layout {
+        Some(CodeLayout {
+            meaning: CodeMeaning::Trellis { rows, columns },
+            ..
+        }) => {
+            let coded = Paths::encode(rows, columns, raw)?;
+            let coded = coded.filter(|(_, coded)| coded.len() + margin < raw.len());
+            return Ok(coded.map(|(paths, coded)| (Coding::Paths(paths), coded)));
+        }
         Some(layout) => encode_numbers(raw, layout)?,
         None => None,
     };

@@ -14,7 +14,6 @@ use super::predictor::{FRACTION, ORDER, Predictor};
 use crate::Result;
 use crate::model::extend::CodeMeaning;
 use crate::packing::PackedCodes;
-use crate::quantize::trellis::State;
 
 /// The widest codes.
 const MAX_BITS: u32 = 16;
@@ -24,9 +23,6 @@ const MAX_RATIO: usize = 64;
 const STEP: usize = 1 << 13;
 /// Parts of the way from one code to the next where predictions lie.
 const QUARTERS: usize = 4;
-/// Laws of a level and a quarter with a trellis: one on the even grid; on the odd one, where zero is nearer to its neighbours
-/// than others are, for each of 0, ±1 and all others as the nearest number.
-const GRIDS: usize = 4;
 /// The largest mean that residuals of one step have, in sixteenths; wider ones are coded in wider steps.
 const WIDEST: u32 = 32;
 
@@ -41,8 +37,6 @@ pub(in crate::model) struct Numbers {
     pub(in crate::model) columns: usize,
     /// The code that stands for the middle of all values.
     pub(in crate::model) zero: u32,
-    /// Whether they lie on the grids of a trellis.
-    pub(in crate::model) trellis: bool,
 }
 
 /// What encoder and decoder know of a number before it is coded.
@@ -81,21 +75,18 @@ struct Model {
     window: Vec<i16>,
     columns: usize,
     column: usize,
-    /// The state of the trellis, where there is one.
-    state: Option<State>,
 }
 
 impl Model {
-    fn new(columns: usize, trellis: bool, predictor: Predictor, level: u8) -> Self {
-        let grids = if trellis { GRIDS } else { 1 };
+    fn new(columns: usize, predictor: Predictor, level: u8) -> Self {
         let mut shifts = Vec::with_capacity(LEVELS);
-        let mut laws = Vec::with_capacity(LEVELS * QUARTERS * grids);
+        let mut laws = Vec::with_capacity(LEVELS * QUARTERS);
         for level in 0..LEVELS {
             let mean = activity::mean(level);
             let shift = (0..PRECISION as u32).find(|shift| mean >> shift <= WIDEST);
             let shift = shift.unwrap_or(PRECISION as u32);
             let law = Law::geometric((mean >> shift).min(WIDEST));
-            laws.extend(std::iter::repeat_n(law, QUARTERS * grids));
+            laws.extend(std::iter::repeat_n(law, QUARTERS));
             shifts.push(shift);
         }
         Self {
@@ -106,7 +97,6 @@ impl Model {
             predictor,
             columns,
             column: 0,
-            state: trellis.then(State::default),
         }
     }
 
@@ -116,21 +106,7 @@ impl Model {
         let before = self.window[self.column..].first_chunk();
         let before = before.expect("the window begins with zeros for the first column");
         let expected = self.predictor.predict(before);
-        let (nearest, offset, grid, grids) = match self.state {
-            None => {
-                let (nearest, offset) = on_grid(expected, 1);
-                (nearest, offset, 0, 1)
-            }
-            Some(state) if !state.odd_grid() => {
-                let (nearest, offset) = on_grid(expected, 2);
-                (nearest, offset / 2, 0, GRIDS)
-            }
-            Some(_) => {
-                let (nearest, offset) = on_odd_grid(expected);
-                let grid = 1 + nearest.unsigned_abs().min(2) as usize;
-                (nearest, offset / 2, grid, GRIDS)
-            }
-        };
+        let (nearest, offset) = on_grid(expected);
         // The offset is at most half a step.
         let quarter = (offset.unsigned_abs() as usize >> (FRACTION - 3)).min(QUARTERS - 1);
         let level = self.activity.level(self.column);
@@ -138,7 +114,7 @@ impl Model {
             expected,
             nearest,
             below: offset < 0,
-            law: (level * QUARTERS + quarter) * grids + grid,
+            law: level * QUARTERS + quarter,
             shift: self.shifts[level],
         }
     }
@@ -151,44 +127,22 @@ impl Model {
     #[inline]
     fn learn(&mut self, place: Place, symbol: usize, number: i32) {
         self.laws[place.law].learn(symbol);
-        let (value, halves) = match self.state {
-            None => (number, 0),
-            Some(state) => (state.value(number), 1),
-        };
-        // In steps from one number to the next.
-        let distance = (value << FRACTION).abs_diff(place.expected) >> halves;
+        let distance = (number << FRACTION).abs_diff(place.expected);
         self.activity.record(self.column, distance);
-        self.window[ORDER + self.column] = clamped(value);
-        self.state = self.state.map(|state| state.next(number));
+        self.window[ORDER + self.column] = clamped(number);
         self.column += 1;
         if self.column == self.columns {
             self.column = 0;
             self.activity.next_row();
-            self.state = self.state.map(|_| State::default());
         }
     }
 }
 
-/// The nearest of the numbers whose values are `step` apart, and how far `expected` is above it.
-fn on_grid(expected: i32, step: i32) -> (i32, i32) {
-    let step = step << FRACTION;
+/// The nearest number, and how far `expected` is above it.
+fn on_grid(expected: i32) -> (i32, i32) {
+    let step = 1 << FRACTION;
     let nearest = (expected + step / 2).div_euclid(step);
     (nearest, expected - nearest * step)
-}
-
-/// The same on the odd grid of a trellis, of values 0, ±1, ±3, …
-fn on_odd_grid(expected: i32) -> (i32, i32) {
-    let magnitude = expected.abs();
-    let nearest = match magnitude >> (FRACTION - 1) {
-        0 => 0,
-        _ => ((magnitude + (2 << FRACTION)) >> (FRACTION + 1)).max(1),
-    };
-    let offset = magnitude - ((2 * nearest - nearest.signum()) << FRACTION);
-    if expected < 0 {
-        (-nearest, -offset)
-    } else {
-        (nearest, offset)
-    }
 }
 
 /// A value as predictions see it.
@@ -225,41 +179,28 @@ impl Numbers {
     /// How to code numbers in rows; none for labels and for widths that are not coded so.
     pub(super) fn of(symbols: &[u32], bits: u32, meaning: CodeMeaning) -> Option<Self> {
         let count = symbols.len();
-        let (columns, trellis) = match meaning {
-            CodeMeaning::Labels => return None,
-            CodeMeaning::Numbers { columns } => (columns, false),
-            CodeMeaning::Trellis { columns } => (columns, true),
+        let CodeMeaning::Numbers { columns } = meaning else {
+            return None;
         };
         if !((2..=MAX_BITS).contains(&bits) && (1..=count).contains(&columns)) {
             return None;
         }
         let sum: u64 = symbols.iter().map(|&symbol| u64::from(symbol)).sum();
-        let zero = match trellis {
-            true => middle(bits),
-            false => ((sum + count as u64 / 2) / count as u64) as u32,
-        };
+        let zero = ((sum + count as u64 / 2) / count as u64) as u32;
         Some(Self {
             bits,
             count,
             columns,
             zero,
-            trellis,
         })
     }
 
     /// The values of numbers, as predictions see them.
     fn values(&self, symbols: &[u32]) -> Vec<i16> {
-        let mut values = Vec::with_capacity(symbols.len());
-        for row in symbols.chunks(self.columns) {
-            let mut state = self.trellis.then(State::default);
-            values.extend(row.iter().map(|&symbol| {
-                let number = self.number(symbol);
-                let value = state.map_or(number, |state| state.value(number));
-                state = state.map(|state| state.next(number));
-                clamped(value)
-            }));
-        }
-        values
+        symbols
+            .iter()
+            .map(|&symbol| clamped(self.number(symbol)))
+            .collect()
     }
 
     /// The bytes before coding.
@@ -285,7 +226,7 @@ impl Numbers {
         for coefficient in predictor.coefficients() {
             bytes.extend(coefficient.to_le_bytes());
         }
-        let mut model = Model::new(self.columns, self.trellis, predictor, level);
+        let mut model = Model::new(self.columns, predictor, level);
         let mut encoder = DefaultRangeEncoder::new();
         for number in numbers {
             let place = model.next();
@@ -325,14 +266,13 @@ impl Numbers {
         let sound = (2..=MAX_BITS).contains(&self.bits)
             && (1..=self.count).contains(&self.columns)
             && self.zero < 1 << self.bits
-            && (!self.trellis || self.zero == middle(self.bits))
             && self.count / MAX_RATIO <= coded.len()
             && self.raw_bytes().is_some();
         if !sound {
             return Err(malformed(format!("{} bytes as {self:?}", coded.len())));
         }
         let (predictor, level, words) = head(coded)?;
-        let mut model = Model::new(self.columns, self.trellis, predictor, level);
+        let mut model = Model::new(self.columns, predictor, level);
         let Ok(mut decoder) = DefaultRangeDecoder::from_compressed(super::words(words)?);
         let mut raw = Vec::new();
         // Whole bytes at a time, whatever the width.
@@ -369,11 +309,6 @@ impl Numbers {
         }
         Ok(raw)
     }
-}
-
-/// The code of zero where all codes of a width but the last lie around it.
-pub(in crate::model) fn middle(bits: u32) -> u32 {
-    (1_u32 << bits.clamp(1, MAX_BITS)) / 2 - 1
 }
 
 /// The predictor and the first level, and the words of the coder that follow.

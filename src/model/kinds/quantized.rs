@@ -232,15 +232,11 @@ impl Artifact for TrellisMatrix<f32> {
         TRELLIS
     }
 
-    fn attributes(&self) -> Result<Attributes> {
-        Ok(Attributes::default().with("bits", self.bits()))
-    }
-
     fn code_layout(&self, part: &str) -> Option<CodeLayout> {
-        let columns = self.shape()[1];
+        let (rows, columns) = (self.shape()[0], self.shape()[1]);
         let layout = layout(part, "codes", self.bits(), self, [1, 1])?;
         Some(CodeLayout {
-            meaning: CodeMeaning::Trellis { columns },
+            meaning: CodeMeaning::Trellis { rows, columns },
             ..layout
         })
     }
@@ -251,13 +247,12 @@ impl Artifact for TrellisMatrix<f32> {
 
     fn restore(mut stored: Stored) -> Result<Self> {
         let shape = stored.axes()?;
-        let bits = stored.attributes.get("bits")?;
         let codes = stored.bytes("codes")?;
         let (scale, precision) = stored.vector("scale")?;
         let &[step] = scale.to_vec().as_slice() else {
             return Err(malformed(format!("{} steps", scale.len())));
         };
         stored.finish()?;
-        Self::from_parts(shape, bits, precision, &codes, step)
+        Self::from_parts(shape, precision, &codes, step)
     }
 }

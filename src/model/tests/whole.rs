@@ -327,7 +327,7 @@ fn sizes_that_an_error_names_are_within_reach() {
         Err(Error::BudgetOutOfReach { least, .. }) => least,
         other => panic!("{:?}", other.map(|made| made.1)),
     };
-    for candidates in [vec![vec![fixed(2)]], vec![], default_candidates()] {
+    for candidates in [vec![vec![fixed(2)]], vec![], few_bit_candidates()] {
         let budget = |bytes| Budget::bytes(bytes).candidates(candidates.clone());
         let smallest = least(&budget(10)) as u64;
         assert_eq!(least(&budget(smallest - 1)), smallest as f64);
@@ -360,7 +360,7 @@ fn zeros_are_no_error() {
             .unwrap();
     }
     for calibration in [None, Some(&calibration)] {
-        let mut chains = default_candidates();
+        let mut chains = few_bit_candidates();
         chains.push(vec![Binarizer::new().into()]);
         chains.push(vec![TruncatedSvd::new(Rank::Fixed(2)).into(), fixed(4)]);
         for chain in chains {

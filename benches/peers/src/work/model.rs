@@ -17,7 +17,6 @@ use crate::arrays::{read_f32, write_f32};
 pub struct Code {
     tensors: Vec<(String, ArrayD<f32>)>,
     step: f64,
-    rate_weight: f64,
     bytes: Option<Vec<u8>>,
 }
 
@@ -37,7 +36,6 @@ impl Code {
         Ok(Self {
             tensors,
             step: arguments.word("step")?.parse()?,
-            rate_weight: arguments.word("rate_weight")?.parse()?,
             bytes: None,
         })
     }
@@ -45,7 +43,7 @@ impl Code {
 
 impl Work for Code {
     fn run(&mut self) -> anyhow::Result<()> {
-        let matrices = TrellisQuantizer::new(self.step).rate_weight(self.rate_weight);
+        let matrices = TrellisQuantizer::new(self.step);
         let mut model = CompressedModel::new();
         for (name, tensor) in &self.tensors {
             let shape = tensor.shape();

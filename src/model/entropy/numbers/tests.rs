@@ -2,26 +2,19 @@ use super::*;
 use crate::Seed;
 use proptest::prelude::*;
 
-/// Codes and decodes, as numbers and as those of a trellis; how many bytes the former take.
+/// Codes and decodes; how many bytes that takes.
 fn round_trip(symbols: &[u32], bits: u32, columns: usize) -> usize {
-    let [numbers, _] = [
-        CodeMeaning::Numbers { columns },
-        CodeMeaning::Trellis { columns },
-    ]
-    .map(|meaning| {
-        let numbers = Numbers::of(symbols, bits, meaning).unwrap();
-        let coded = numbers.coded(symbols);
-        if coded.len() < symbols.len() / MAX_RATIO {
-            // So few bytes are not written, and not read.
-            assert!(numbers.encode(symbols).is_none() && numbers.decode(&coded).is_err());
-        } else {
-            assert_eq!(numbers.encode(symbols).as_ref(), Some(&coded));
-            let raw = PackedCodes::pack(symbols, bits);
-            assert_eq!(numbers.decode(&coded).unwrap(), raw.bytes());
-        }
-        coded.len()
-    });
-    numbers
+    let numbers = Numbers::of(symbols, bits, CodeMeaning::Numbers { columns }).unwrap();
+    let coded = numbers.coded(symbols);
+    if coded.len() < symbols.len() / MAX_RATIO {
+        // So few bytes are not written, and not read.
+        assert!(numbers.encode(symbols).is_none() && numbers.decode(&coded).is_err());
+    } else {
+        assert_eq!(numbers.encode(symbols).as_ref(), Some(&coded));
+        let raw = PackedCodes::pack(symbols, bits);
+        assert_eq!(numbers.decode(&coded).unwrap(), raw.bytes());
+    }
+    coded.len()
 }
 
 /// Normal numbers, as sums of uniform ones.
@@ -72,11 +65,10 @@ proptest! {
         count in 0_usize..500,
         columns in 0_usize..500,
         zero in 0_u32..1 << 17,
-        trellis in any::<bool>(),
         order in 0_u8..40,
         bytes in prop::collection::vec(any::<u8>(), 0..120),
     ) {
-        let numbers = Numbers { bits, count, columns, zero, trellis };
+        let numbers = Numbers { bits, count, columns, zero };
         let mut forged = vec![order, 0];
         forged.extend(&bytes);
         for coded in [&bytes, &forged] {
@@ -89,7 +81,7 @@ proptest! {
     #[test]
     fn cut_bytes_are_codes_or_an_error(seed in any::<u64>(), change in any::<u8>(), at in 0.0..1.0) {
         let symbols = codes(normal(seed, 600).into_iter().map(|x| 3.0 * x), 6);
-        let numbers = Numbers::of(&symbols, 6, CodeMeaning::Trellis { columns: 20 }).unwrap();
+        let numbers = Numbers::of(&symbols, 6, CodeMeaning::Numbers { columns: 20 }).unwrap();
         let mut coded = numbers.encode(&symbols).unwrap();
         let place = (at * coded.len() as f64) as usize;
         for other in [&coded[..place], &coded[..coded.len() - 4]] {
@@ -184,31 +176,10 @@ fn the_bytes_are_those_of_every_machine() {
 
 #[test]
 fn the_nearest_number_is_expected() {
-    let state = |odd: i32| State::default().next(odd);
-    for expected in -3000..=3000 {
-        let distance = |value: i32| (expected - (value << FRACTION)).abs();
-        for (nearest, offset, value) in [
-            (
-                on_grid(expected, 1).0,
-                on_grid(expected, 1).1,
-                on_grid(expected, 1).0,
-            ),
-            (
-                on_grid(expected, 2).0,
-                on_grid(expected, 2).1,
-                2 * on_grid(expected, 2).0,
-            ),
-            (
-                on_odd_grid(expected).0,
-                on_odd_grid(expected).1,
-                state(1).value(on_odd_grid(expected).0),
-            ),
-        ] {
-            assert_eq!(offset.abs(), distance(value), "{nearest} for {expected}");
-        }
-        let odd = (-20..=20).map(|k| distance(state(1).value(k))).min();
-        assert_eq!(odd, Some(distance(state(1).value(on_odd_grid(expected).0))));
-        let even = (-20..=20).map(|k| distance(2 * k)).min();
-        assert_eq!(even, Some(on_grid(expected, 2).1.abs()));
+    for expected in -3000_i32..=3000 {
+        let distance = |number: i32| (expected - (number << FRACTION)).abs();
+        let (nearest, offset) = on_grid(expected);
+        assert_eq!(offset, expected - (nearest << FRACTION));
+        assert_eq!((-20..=20).map(distance).min(), Some(offset.abs()));
     }
 }
