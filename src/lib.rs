@@ -159,7 +159,7 @@ pub use distill::distiller::Distiller;
 pub use dtype::DType;
 pub use error::{Error, ParamError, Result};
 pub use float::Float;
-pub use moments::{InputMoments, Patches};
+pub use moments::{Geometry, InputMoments};
 pub use observer::{Observer, Progress, Stage};
 pub use prune::pruner::Pruner;
 pub use seed::Seed;

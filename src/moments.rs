@@ -1,13 +1,13 @@
 //! Second moments of a layer's inputs, which turn an error of the weights into an error of the outputs.
 
-mod patches;
+mod geometry;
 
 use ndarray::{Array1, Array2, ArrayView2, ArrayView4, s};
 
 use crate::linalg::{self, Cholesky};
 use crate::{Error, Float, Result, check, power};
 
-pub use patches::Patches;
+pub use geometry::Geometry;
 
 /// Rows whose products are summed at once, so that the copy in `f64` stays small.
 const BLOCK: usize = 1024;
@@ -154,8 +154,8 @@ impl InputMoments {
         self.replace(sum, inputs.nrows() as u64)
     }
 
-    /// Adds the [patches](Patches) of images of shape (batch, in_channels, height, width), each of
-    /// in_channels · kernel height · kernel width features.
+    /// Adds the patches of images of shape (batch, in_channels, height, width) that a `kernel` of this height and width meets,
+    /// each of in_channels · kernel height · kernel width features.
     ///
     /// # Errors
     ///
@@ -164,11 +164,12 @@ impl InputMoments {
     pub fn add_patches<F: Float>(
         &mut self,
         images: ArrayView4<'_, F>,
-        patches: Patches,
+        kernel: [usize; 2],
+        geometry: Geometry,
     ) -> Result<()> {
         let (batch, channels, height, width) = images.dim();
-        let [rows, columns] = patches.output([height, width])?;
-        let [kernel_height, kernel_width] = patches.kernel;
+        let [rows, columns] = geometry.output([height, width], kernel)?;
+        let [kernel_height, kernel_width] = kernel;
         let taps = kernel_height.saturating_mul(kernel_width);
         let features = channels.saturating_mul(taps);
         check::same_shape("patches", &[self.features()], &[features])?;
@@ -182,10 +183,10 @@ impl InputMoments {
         for image in images.outer_iter() {
             for (feature, mut line) in lines.columns_mut().into_iter().enumerate() {
                 let (channel, tap) = (feature / taps, feature % taps);
-                let (ys, top) = patches.meeting(0, tap / kernel_width, height, rows);
-                let (xs, left) = patches.meeting(1, tap % kernel_width, width, columns);
-                for (y, row) in ys.zip((top..).step_by(patches.stride[0])) {
-                    for (x, column) in xs.clone().zip((left..).step_by(patches.stride[1])) {
+                let (ys, top) = geometry.meeting(0, tap / kernel_width, height, rows);
+                let (xs, left) = geometry.meeting(1, tap % kernel_width, width, columns);
+                for (y, row) in ys.zip((top..).step_by(geometry.stride[0])) {
+                    for (x, column) in xs.clone().zip((left..).step_by(geometry.stride[1])) {
                         line[y * columns + x] = image[[channel, row, column]].as_f64();
                     }
                 }
@@ -428,15 +429,14 @@ mod tests {
     fn the_output_error_of_patches_is_that_of_a_convolution() {
         let images = numbers(2, 3 * 6 * 5, 4);
         let images = images.into_shape_with_order((2, 3, 6, 5)).unwrap();
-        let patches = Patches {
-            kernel: [3, 2],
+        let geometry = Geometry {
             stride: [2, 1],
             padding: [1, 2],
             dilation: [1, 3],
         };
         let kernel = numbers(4, 18, 5);
         let mut inputs = InputMoments::new(18).unwrap();
-        inputs.add_patches(images.view(), patches).unwrap();
+        inputs.add_patches(images.view(), [3, 2], geometry).unwrap();
         // The naive loop over a padded copy.
         let mut padded = Array4::<f64>::zeros((2, 3, 8, 9));
         padded.slice_mut(s![.., .., 1..7, 2..7]).assign(&images);
@@ -477,10 +477,9 @@ mod tests {
         let other = inputs.merge(&InputMoments::new(3).unwrap());
         assert!(matches!(other, Err(Error::ShapeMismatch { .. })));
         assert!(matches!(inputs.damped(-1.0), Err(Error::Parameter(_))));
-        let reach = Patches::new([3, 3]);
         let image = Array4::<f32>::zeros((1, 1, 2, 2));
         let mut nine = InputMoments::new(9).unwrap();
-        let beyond = nine.add_patches(image.view(), reach);
+        let beyond = nine.add_patches(image.view(), [3, 3], Geometry::default());
         assert!(matches!(beyond, Err(Error::ExceedsInput { .. })));
         assert_eq!(nine.count(), 0);
         assert_eq!(inputs, before);

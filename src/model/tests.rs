@@ -12,8 +12,9 @@ use proptest::prelude::*;
 use safetensors::SafeTensors;
 
 use super::*;
+use crate::Geometry;
 use crate::factorize::Rank;
-use crate::factorize::convolution::{CpConv2d, Geometry, Tucker2};
+use crate::factorize::convolution::{CpConv2d, Tucker2};
 use crate::factorize::cp::CpAls;
 use crate::factorize::svd::{SingularValues, TruncatedSvd};
 use crate::prune::SparseMatrix;
@@ -112,6 +113,7 @@ fn tensor(kind: usize, [rows, columns]: [usize; 2], seed: u64) -> Result<Compres
             let geometry = Geometry {
                 stride: [1, 2],
                 padding: [1, 0],
+                dilation: [1, 1],
             };
             CompressedTensor::new(CpConv2d::new(&kernel, None, geometry)?)
         }

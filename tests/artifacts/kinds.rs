@@ -1,7 +1,7 @@
 //! Every kind of artifact, and the ways in which it is made: one line each.
 
 use taper::factorize::Rank;
-use taper::factorize::convolution::{CpConv2d, Geometry, Tucker2};
+use taper::factorize::convolution::{CpConv2d, Tucker2};
 use taper::factorize::cp::{Constraint, CpAdmm, CpAls, CpTensor};
 use taper::factorize::svd::{SingularValues, SvdMethod, TruncatedSvd};
 use taper::model::extend::Artifact;
@@ -17,7 +17,7 @@ use taper::quantize::product::{
     SplitAxis,
 };
 use taper::quantize::trellis::TrellisQuantizer;
-use taper::{Compressed, Error, Factorizer, Float, Precision, Quantizer, Result};
+use taper::{Compressed, Error, Factorizer, Float, Geometry, Precision, Quantizer, Result};
 
 use crate::draw::Draw;
 
@@ -321,5 +321,6 @@ fn geometry(d: &mut Draw<'_>) -> Geometry {
     Geometry {
         stride: [d.between(1, 3), d.between(1, 3)],
         padding: [d.between(0, 2), d.between(0, 2)],
+        dilation: [d.between(1, 3), d.between(1, 3)],
     }
 }

@@ -4,8 +4,9 @@ use ndarray::{Array1, Array2, Array4, ArrayView2, Axis, array, s};
 use rand::Rng;
 
 use super::*;
+use crate::Geometry;
 use crate::factorize::Rank;
-use crate::factorize::convolution::{Geometry, conv2d};
+use crate::factorize::convolution::conv2d;
 use crate::{
     Compressed, Error, Factorizer, FitContext, Float, InputMoments, LinearOp, Precision, Seed,
 };
@@ -473,6 +474,7 @@ fn a_separable_convolution_equals_the_convolution_with_the_decompressed_kernel()
         let geometry = Geometry {
             stride: [2, 1],
             padding: [1, 2],
+            dilation: [2, 1],
         };
         let expected = conv2d(images, rebuilt.view(), Some(bias.view()), geometry).unwrap();
         let y = separable

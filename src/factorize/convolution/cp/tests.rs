@@ -7,10 +7,18 @@ use crate::factorize::cp::CpAls;
 use ndarray::{Ix4, s};
 
 fn geometries() -> Vec<Geometry> {
-    [([1, 1], [1, 1]), ([2, 1], [0, 2]), ([2, 3], [3, 1])]
-        .into_iter()
-        .map(|(stride, padding)| Geometry { stride, padding })
-        .collect()
+    [
+        ([1, 1], [1, 1], [1, 1]),
+        ([2, 1], [0, 2], [1, 2]),
+        ([2, 3], [3, 1], [2, 1]),
+    ]
+    .into_iter()
+    .map(|(stride, padding, dilation)| Geometry {
+        stride,
+        padding,
+        dilation,
+    })
+    .collect()
 }
 
 fn close(a: &Array4<f64>, b: &Array4<f64>) {

@@ -40,6 +40,7 @@ fn chains_equal_the_convolution_with_the_decompressed_kernel() {
     let geometry = Geometry {
         stride: [2, 1],
         padding: [1, 2],
+        dilation: [1, 2],
     };
     let bias = Array1::linspace(-1.0, 1.0, 5);
     let chain = params
