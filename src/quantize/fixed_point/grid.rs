@@ -2,7 +2,7 @@
 
 use crate::kernels::Level;
 use crate::kernels::evenly::{self, Spacing};
-use crate::{Float, parallel};
+use crate::{Float, parallel, power};
 
 /// Values whose sums a thread takes at a time.
 const CHUNK: usize = 1 << 13;
@@ -176,7 +176,7 @@ impl Codes {
     /// The grid for `values`, which are finite.
     pub(super) fn fit<F: Float>(self, range: Range, values: &[F]) -> Grid {
         let (low, high) = extremes(values);
-        let exponent = exponent(low.abs().max(high.abs()));
+        let exponent = power::exponent(low.abs().max(high.abs()));
         if range == Range::SquaredError && exponent.abs() > FAR {
             // The squares of such values leave the range of a double.
             let power = 2_f64.powi(-exponent.clamp(-1000, 1000));
@@ -301,11 +301,6 @@ impl Codes {
 
 /// Values whose binary exponent is beyond this are scaled before their errors are squared and summed.
 const FAR: i32 = 400;
-
-/// The binary exponent of a finite number; that of the smallest normal number for smaller ones.
-fn exponent(x: f64) -> i32 {
-    ((x.to_bits() >> 52) & 0x7ff) as i32 - 1023
-}
 
 /// The zero point for values from `-below` to `above` on codes from 0 to `last`: the one with the smallest step.
 ///
