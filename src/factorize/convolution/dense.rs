@@ -150,11 +150,29 @@ pub(super) mod tests {
     use crate::factorize::cp::random_factors;
     use ndarray::{Array1, s};
 
+    pub(in crate::factorize) fn largest(x: &Array4<f64>) -> f64 {
+        check::largest(x)
+    }
+
     /// Standard normal values.
     pub(in super::super) fn random(shape: [usize; 4], seed: u64) -> Array4<f64> {
         let size = shape.iter().product();
         let values = random_factors(&[size], 1, Seed::from(seed)).remove(0);
         Array4::from_shape_vec(shape, values).unwrap()
+    }
+
+    /// How much two ways to compute a chain of convolutions may differ, on images whose values are at most `largest` and with a
+    /// bias of at most 1. A value is a sum of n products, n the product of the summands of all links, and its rounding error is
+    /// at most n·ε times the sum of their magnitudes.
+    pub(in crate::factorize) fn rounding(links: &[Array4<f64>], largest: f64) -> f64 {
+        let (mut summands, mut magnitude) = (1, largest);
+        for link in links {
+            summands *= link.len() / link.shape()[0];
+            let filters = link.outer_iter();
+            let sums = filters.map(|filter| filter.iter().map(|w| w.abs()).sum::<f64>());
+            magnitude *= sums.fold(0.0, f64::max);
+        }
+        2.0 * (summands + 1) as f64 * f64::EPSILON * (magnitude + 1.0)
     }
 
     /// The convolution by its definition.
@@ -204,7 +222,7 @@ pub(super) mod tests {
                 let bias = Array1::from(vec![1.0, -1.0, 0.5, 0.0]);
                 let y = conv2d(x.view(), kernel.view(), Some(bias.view()), geometry).unwrap();
                 let expected = naive(&x, &kernel, geometry);
-                let bound = 8.0 * f64::EPSILON * kernel.len() as f64;
+                let bound = rounding(&[kernel.clone()], largest(&x));
                 for ((b, o, i, j), y) in y.indexed_iter() {
                     assert!((y - bias[o] - expected[[b, o, i, j]]).abs() <= bound);
                 }

@@ -28,5 +28,7 @@ mod tucker_conv;
 
 pub use cp::CpConv2d;
 pub use dense::conv2d;
+#[cfg(test)]
+pub(in crate::factorize) use dense::tests::{largest, rounding};
 pub use tucker::{Tucker2, TuckerSize};
 pub use tucker_conv::TuckerConv2d;
