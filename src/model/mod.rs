@@ -3,7 +3,7 @@
 //! A [`Recipe`] says how each tensor is compressed; [`Budget`] finds one for a size or an error. The result is a
 //! [`CompressedModel`], which holds the tensors by name. Its container is a safetensors file whose arrays are the parts of the
 //! compressed tensors, entropy-coded where that is smaller. A model larger than memory is compressed from file to file,
-//! tensor by tensor ([`Recipe::compress_file`]), by several processes if need be ([`Shard`], [`merge`]).
+//! tensor by tensor ([`Recipe::compress_file`]), by several processes if need be ([`Shard`]).
 //! [`extend`] is for artifacts of your own.
 //!
 //! ```
@@ -54,16 +54,19 @@ mod tensors;
 mod tests;
 mod ties;
 
+#[doc(hidden)]
 pub use allocate::{Limit, RatePoint, allocate};
 pub use budget::{Budget, default_candidates};
 pub use calibration::Calibration;
 pub use compress::CompressOptions;
 pub use compressed::CompressedModel;
-pub use container::{Container, ContainerWriter};
+pub use container::Container;
+#[doc(hidden)]
+pub use container::ContainerWriter;
 pub use entry::{CompressedTensor, Entry};
 pub use kinds::{Dense, FactoredMatrix, FactoredTensor, SparseQuantized};
 pub use recipe::{Recipe, Rule};
 pub use report::{Report, ReportRow};
-pub use shard::{Shard, merge};
+pub use shard::Shard;
 pub use step::Step;
 pub use tensors::{NamedTensors, TensorData};

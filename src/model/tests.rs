@@ -29,8 +29,7 @@ fn numbers(shape: &[usize], seed: u64) -> ArrayD<f32> {
     let mut stream = 0;
     ArrayD::from_shape_simple_fn(IxDyn(shape), || {
         stream += 1;
-        let uniform =
-            |i: u64| Seed::from(seed).derive(2 * stream + i).value() as f64 / u64::MAX as f64;
+        let uniform = |i: u64| (Seed::from(seed).uniform(2 * stream + i) + 1.0) / 2.0;
         // Bell-shaped, as weights are.
         ((-2.0 * (uniform(0) + 1e-9).ln()).sqrt() * (std::f64::consts::TAU * uniform(1)).cos())
             as f32

@@ -13,8 +13,7 @@ use taper::quantize::fixed_point::{
     FixedPointMatrix, FixedPointQuantizer, Granularity, Range, Symmetry,
 };
 use taper::quantize::product::{
-    Codebook, OptimizedProductQuantizer, ProductQuantizer, ResidualQuantizer, RotationStart,
-    SplitAxis,
+    Codebook, OptimizedProductQuantizer, ProductQuantizer, ResidualQuantizer, SplitAxis,
 };
 use taper::quantize::trellis::TrellisQuantizer;
 use taper::{Compressed, Error, Factorizer, Float, Geometry, Precision, Quantizer, Result};
@@ -259,7 +258,7 @@ fn rotated<F: Float>(
         .seed(d.seed());
     OptimizedProductQuantizer::new(plain)
         .block(block)
-        .start(d.choose(&[RotationStart::Identity, RotationStart::Eigenvalues]))
+        .eigenvalue_start(d.choose(&[false, true]))
         .iterations(3)
         .rotation_precision(precision(d))
         .quantize(w)

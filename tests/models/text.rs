@@ -11,8 +11,7 @@ use taper::prune::{Keep, MagnitudePruner, Scope, Sparsity};
 use taper::quantize::binary::{Binarizer, Scaling};
 use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range, Symmetry};
 use taper::quantize::product::{
-    Codebook, OptimizedProductQuantizer, ProductQuantizer, ResidualQuantizer, RotationStart,
-    SplitAxis,
+    Codebook, OptimizedProductQuantizer, ProductQuantizer, ResidualQuantizer, SplitAxis,
 };
 use taper::quantize::trellis::TrellisQuantizer;
 use taper::{Error, Factorizer, ParamError, Precision, Quantizer};
@@ -77,7 +76,7 @@ fn all_parameters_set() -> Vec<Step> {
         OptimizedProductQuantizer::new(product)
             .iterations(3)
             .tolerance(0.25)
-            .start(RotationStart::Eigenvalues)
+            .eigenvalue_start(true)
             .block(4)
             .rotation_precision(Precision::F16)
             .into(),

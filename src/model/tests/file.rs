@@ -585,7 +585,7 @@ fn parts_of_a_model_with_any_names_are_joined() {
         write("1", Some("1/2"), &entries[..2]),
         write("2", Some("2/2"), &entries[2..]),
     ];
-    merge(&parts, path("merged")).unwrap();
+    Shard::merge(&parts, path("merged")).unwrap();
     assert_eq!(
         std::fs::read(path("merged")).unwrap(),
         std::fs::read(whole).unwrap()
@@ -596,7 +596,7 @@ fn parts_of_a_model_with_any_names_are_joined() {
         write("1", Some("1/2"), &entries[..2]),
         write("2", Some("2/2"), &clash),
     ];
-    let error = merge(&parts, path("merged")).unwrap_err();
+    let error = Shard::merge(&parts, path("merged")).unwrap_err();
     assert_eq!(
         error,
         Error::DuplicateName {

@@ -15,7 +15,7 @@ use crate::kernels::sparse::bitmap_columns;
 use crate::packing::PackedCodes;
 use crate::{Compressed, DType, Error, Float, Part, Precision, Result, Role, StorageBits, check};
 
-pub use self::positions::SparsePositions;
+pub(crate) use self::positions::SparsePositions;
 
 /// A matrix of shape (out_features, in_features) that stores only the weights that are not zero.
 ///
@@ -99,7 +99,8 @@ impl<F: Float> SparseMatrix<F> {
     ///
     /// [`Error::Malformed`] for positions of another length or number than `shape` and `values` need, for positions beyond
     /// the matrix, and for values that the precision cannot hold; [`Error::NonFinite`] and [`Error::EmptyAxis`].
-    pub fn from_parts(
+    #[cfg_attr(not(feature = "model"), allow(dead_code))]
+    pub(crate) fn from_parts(
         shape: [usize; 2],
         precision: Precision,
         positions: SparsePositions,

@@ -1,18 +1,17 @@
 //! Laws of sparse matrices.
 
 use super::*;
-use crate::LinearOp;
+use crate::{LinearOp, Seed};
 use ndarray::{Array2, Axis, s};
 use proptest::prelude::*;
 
 fn matrix(rows: usize, columns: usize, keep: usize, seed: usize) -> Array2<f32> {
     Array2::from_shape_fn((rows, columns), |(i, j)| {
-        let mixed = (i * columns + j)
-            .wrapping_mul(2_654_435_761)
-            .wrapping_add(seed)
-            % 1009;
-        if mixed % 100 < keep {
-            mixed as f32 / 504.0 - 1.0
+        let place = 2 * (i * columns + j) as u64;
+        let uniform = |stream| Seed::from(seed as u64).uniform(stream);
+        // `keep` of a hundred weights, on average.
+        if uniform(place) < keep as f64 / 50.0 - 1.0 {
+            uniform(place + 1) as f32
         } else {
             0.0
         }

@@ -316,7 +316,7 @@ mod tests {
         let mut stream = 0;
         Array2::from_shape_simple_fn(shape, || {
             stream += 1;
-            (Seed::from(seed).derive(stream).value() as f64 / u64::MAX as f64 * 2.0 - 1.0) as f32
+            Seed::from(seed).uniform(stream) as f32
         })
     }
 

@@ -33,6 +33,6 @@ pub use activations::BinaryActivations;
 pub use batch_norm::BatchNorm;
 pub use binarizer::Binarizer;
 pub use matrix::BinaryMatrix;
-pub use mlp::{BinaryMlp, BinaryMlpBuilder};
+pub use mlp::BinaryMlp;
 pub use scaling::Scaling;
 pub use straight_through::StraightThrough;

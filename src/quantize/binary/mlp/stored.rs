@@ -3,7 +3,7 @@
 use ndarray::{Array1, Array2};
 
 use super::super::{BinaryMatrix, Scaling};
-use super::{BinaryMlp, BinaryMlpBuilder, Thresholds};
+use super::{BinaryMlp, SignLayers, Thresholds};
 use crate::{Compressed, DType, Error, Float, Part, Precision, Result, Role};
 
 const NAME: &str = "BinaryMlp";
@@ -148,7 +148,7 @@ impl<F: Float> BinaryMlp<F> {
     ///
     /// let norm = BatchNorm::new(array![1.0, -1.0], Array1::zeros(2), array![0.5, 0.5], Array1::ones(2), 1e-4)?;
     /// let signs = Binarizer::new().quantize(array![[0.2, -0.1], [0.3, 0.4]].view())?;
-    /// let network = BinaryMlp::new(signs, &norm)?.output(array![[0.5, 1.0]], array![0.25])?;
+    /// let network = BinaryMlp::new(vec![(signs, norm)], array![[0.5, 1.0]], array![0.25])?;
     /// let read = BinaryMlp::from_parts(2, &[Scaling::None], &network.parts())?;
     /// assert_eq!(read, network);
     /// # Ok::<(), taper::Error>(())
@@ -169,10 +169,10 @@ impl<F: Float> BinaryMlp<F> {
             )));
         }
         let mut width = inputs;
-        let mut builder: Option<BinaryMlpBuilder<F>> = None;
+        let mut builder: Option<SignLayers<F>> = None;
         for (parts, &scaling) in signs.iter().zip(scalings) {
             builder = Some(match builder {
-                None => BinaryMlpBuilder {
+                None => SignLayers {
                     first: read_layer(width, scaling, parts)?,
                     hidden: Vec::new(),
                 },
@@ -312,14 +312,11 @@ mod tests {
             params.quantize(weights.view()).unwrap()
         };
         let norm = |k: usize| norm(seed.derive(100 + k as u64), widths[k + 1]);
-        let mut builder = BinaryMlp::new(matrix(0), &norm(0)).unwrap();
-        for k in 1..scalings.len() {
-            builder = builder.hidden(matrix(k), &norm(k)).unwrap();
-        }
+        let signs = (0..scalings.len()).map(|k| (matrix(k), norm(k)));
         let last = widths[widths.len() - 2..].to_vec();
         let output = random(seed.derive(200), (last[1], last[0]));
         let bias = random(seed.derive(201), (1, last[1])).row(0).to_owned();
-        builder.output(output, bias).unwrap()
+        BinaryMlp::new(signs.collect(), output, bias).unwrap()
     }
 
     proptest! {
@@ -437,12 +434,11 @@ mod tests {
                 .quantize(random(seed.derive(k), shape).view())
                 .unwrap()
         };
-        let network = BinaryMlp::new(matrix(0, (64, 100)), &norm(seed, 64))
-            .unwrap()
-            .hidden(matrix(1, (128, 64)), &norm(seed, 128))
-            .unwrap()
-            .output(Array2::zeros((10, 128)), Array1::zeros(10))
-            .unwrap();
+        let signs = vec![
+            (matrix(0, (64, 100)), norm(seed, 64)),
+            (matrix(1, (128, 64)), norm(seed, 128)),
+        ];
+        let network = BinaryMlp::new(signs, Array2::zeros((10, 128)), Array1::zeros(10)).unwrap();
         let sizes: Vec<Vec<usize>> = network
             .parts()
             .iter()
