@@ -6,7 +6,6 @@ use crate::packing::PackedCodes;
 
 /// The positions of the stored weights of a [`SparseMatrix`](super::SparseMatrix), in row-major order, as a file holds them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(not(feature = "model"), allow(dead_code))]
 pub(crate) enum SparsePositions {
     /// A bit for every weight of the matrix, from the lowest bit of the first byte on: set if the weight is stored.
     Bitmap(Vec<u8>),

@@ -52,7 +52,7 @@ proptest! {
         // A bitmap is the largest form.
         prop_assert!(bytes <= (rows * columns).div_ceil(8) + 4 * sparse.nonzeros());
 
-        let again = SparseMatrix::from_parts(
+        let again = SparseMatrix::from_positions(
             [rows, columns], Precision::F32, forms(&sparse), sparse.values.clone(),
         );
         prop_assert_eq!(again.as_ref(), Ok(&sparse));
@@ -92,7 +92,7 @@ fn half_precision_rounds_and_overflows() {
     for (&w, &rebuilt) in weights.iter().zip(&sparse.decompress().unwrap()) {
         assert!((w - rebuilt).abs() <= w.abs() / 2048.0);
     }
-    let again = SparseMatrix::from_parts(
+    let again = SparseMatrix::from_positions(
         [5, 9],
         Precision::F16,
         forms(&sparse),
@@ -110,7 +110,7 @@ fn half_precision_rounds_and_overflows() {
 fn forged_parts_are_refused() {
     let bitmap = |byte: u8| SparsePositions::Bitmap(vec![byte]);
     let from = |shape, positions, values: &[f32]| {
-        SparseMatrix::from_parts(shape, Precision::F16, positions, values.to_vec())
+        SparseMatrix::from_positions(shape, Precision::F16, positions, values.to_vec())
     };
     assert!(from([2, 3], bitmap(0b11), &[1.0, 2.0]).is_ok());
     for (shape, positions, values) in [

@@ -54,7 +54,7 @@ struct SignLayers<F: Float> {
     hidden: Vec<(BinaryMatrix<F>, Thresholds<i32>)>,
 }
 
-/// A comparison a neuron: +1 where z ≥ threshold, or where it is not.
+/// A comparison for each neuron: its sign is +1 where z ≥ threshold if it rises, and where z < threshold otherwise.
 #[derive(Debug, Clone, PartialEq)]
 struct Thresholds<T> {
     values: Vec<T>,
@@ -73,7 +73,7 @@ impl<T: PartialOrd + Copy + Send + Sync> Thresholds<T> {
         Ok(Self { values, rises })
     }
 
-    /// The signs of a batch of sums, one row a vector.
+    /// The signs of a batch of sums; each row holds the sums of one input.
     fn signs(&self, sums: ArrayView2<'_, T>) -> BinaryActivations {
         let signs = Signs::from_fn(sums.dim(), |i, words| {
             let neurons = self.values.iter().zip(&self.rises);
@@ -84,7 +84,7 @@ impl<T: PartialOrd + Copy + Send + Sync> Thresholds<T> {
     }
 }
 
-/// The doubles in rising order: `real(place(x)) == x`.
+/// The place of a double in the rising order of all doubles. [`real`] is the inverse.
 fn place(x: f64) -> i64 {
     let bits = x.to_bits() as i64;
     // The magnitude of a negative number falls as it rises.
@@ -120,11 +120,11 @@ impl<F: Float> BinaryMlp<F> {
         layers.output(weights, bias)
     }
 
-    /// The output of the last layer, of shape (batch, classes), for real inputs of shape (batch, features).
+    /// Computes the output of the last layer, of shape (batch, classes), for real inputs of shape (batch, features).
     ///
     /// # Errors
     ///
-    /// [`Error::ShapeMismatch`], and [`Error::NonFinite`] for inputs that have no sign.
+    /// [`Error::ShapeMismatch`], and [`Error::NonFinite`] for inputs that are not finite.
     pub fn forward(&self, x: ArrayView2<'_, F>) -> Result<Array2<F>> {
         let (matrix, thresholds) = &self.layers.first;
         check::same_shape("x", &[x.nrows(), matrix.signs.columns()], x.shape())?;
@@ -135,8 +135,8 @@ impl<F: Float> BinaryMlp<F> {
         self.after_first(thresholds.signs(sums.view()))
     }
 
-    /// As [`forward`](Self::forward), for inputs of 8 bits whose real values are `unit` times the byte: the
-    /// first layer sums integers.
+    /// Computes [`forward`](Self::forward) for inputs of 8 bits, whose real values are `unit` times the byte. The first layer
+    /// adds integers.
     ///
     /// # Errors
     ///
@@ -161,7 +161,7 @@ impl<F: Float> BinaryMlp<F> {
         let (classes, batch) = (self.output.nrows(), x.batch());
         let mut sums = vec![F::zero(); classes * batch];
         if batch > 0 {
-            // The roles are turned around: the weights are summed under the bits of the activations.
+            // The weights are the summands here, and the bits of the activations select them.
             let width = x.signs.width();
             F::masked_sums(
                 Level::current(),
@@ -186,13 +186,13 @@ impl<F: Float> BinaryMlp<F> {
         Ok(y)
     }
 
-    /// The matrices of signs, first layer first.
+    /// Iterates over the matrices of signs, first layer first.
     pub fn matrices(&self) -> impl Iterator<Item = &BinaryMatrix<F>> {
         let hidden = self.layers.hidden.iter().map(|(matrix, _)| matrix);
         std::iter::once(&self.layers.first.0).chain(hidden)
     }
 
-    /// The bytes that all layers take in memory.
+    /// Returns the bytes that all layers take in memory.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         let first = &self.layers.first.1;
@@ -218,7 +218,7 @@ impl<F: Float> SignLayers<F> {
         let range = (place(-largest), place(largest));
         let thresholds = Thresholds::fold(&matrix, norm, |neuron| {
             let (place, rises) = norm.threshold(neuron, range, |k| F::from_f64_lossy(real(k)))?;
-            // Beyond every number: no sum reaches it.
+            // Larger than every number, so that no sum reaches it.
             let beyond = place > range.1;
             let value = if beyond {
                 F::infinity()
@@ -293,7 +293,7 @@ pub(super) mod tests {
         })
     }
 
-    /// Statistics of a kind that training gives, with γ of both signs.
+    /// Statistics as training produces them, with γ of both signs.
     pub(in crate::quantize::binary) fn norm(seed: Seed, neurons: usize) -> BatchNorm<f64> {
         let row = |k, factor: f64, shift: f64| {
             random(seed.derive(k), (1, neurons))

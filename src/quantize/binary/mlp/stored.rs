@@ -1,4 +1,4 @@
-//! A binary network as bytes, and from bytes.
+//! Storing a binary network as bytes and restoring it.
 
 use ndarray::{Array1, Array2};
 
@@ -15,13 +15,13 @@ fn malformed(problem: String) -> Error {
     }
 }
 
-/// Numbers that a threshold of a layer may be.
+/// The number type of a layer's thresholds.
 trait Threshold: Copy {
-    /// How they are stored.
+    /// The element type in a file.
     fn dtype() -> DType;
     fn bytes(self) -> Vec<u8>;
     fn read(bytes: &[u8]) -> Vec<Self>;
-    /// Whether a layer of so many inputs may compare with this.
+    /// Whether this is a threshold for sums over `inputs` values.
     fn fits(self, inputs: usize) -> bool;
 }
 
@@ -40,7 +40,7 @@ impl<F: Float> Threshold for F {
     }
 
     fn fits(self, _: usize) -> bool {
-        // Infinity is beyond every sum: the sign never changes.
+        // No sum reaches infinity: the sign never changes.
         self.is_finite() || self == F::infinity()
     }
 }
@@ -101,10 +101,10 @@ fn layer<'a, F: Float, T: Threshold>(
 }
 
 impl<F: Float> BinaryMlp<F> {
-    /// The arrays of which the network consists, layer by layer, as the bytes that a file holds.
+    /// Returns the arrays of the network, layer by layer, as the bytes of a file.
     ///
-    /// A layer of signs has the parts of its [`BinaryMatrix`], `thresholds`, and `rises`: a bit a neuron,
-    /// set where a sum of at least the threshold gives +1. The last layer has `weights` and `bias`.
+    /// A layer of signs has the parts of its [`BinaryMatrix`], `thresholds`, and `rises`: one bit for each neuron, set if a sum
+    /// of at least the threshold gives +1. The last layer has `weights` and `bias`.
     #[must_use]
     pub fn parts(&self) -> Vec<Vec<Part<'_>>> {
         let (matrix, thresholds) = &self.layers.first;
@@ -132,14 +132,13 @@ impl<F: Float> BinaryMlp<F> {
         layers
     }
 
-    /// The network of its [`parts`](Self::parts), with `inputs` values into the first layer, and how each
-    /// layer of signs is scaled.
+    /// Restores a network from its [`parts`](Self::parts), the number of inputs of its first layer, and the scaling of each layer
+    /// of signs.
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`] where a layer or a part is missing or one too many, where a part has another type
-    /// or length than the layers before ask for, where bits are set beyond the last one, and for numbers
-    /// that are no threshold, scale, weight or bias.
+    /// [`Error::Malformed`] for missing or surplus layers and parts, for a part of another type or length than the layers before
+    /// it need, for bits that are set after the last neuron, and for numbers that cannot be a threshold, scale, weight or bias.
     ///
     /// ```
     /// use ndarray::{Array1, array};
@@ -163,7 +162,7 @@ impl<F: Float> BinaryMlp<F> {
         };
         if signs.is_empty() || scalings.len() != signs.len() {
             return Err(malformed(format!(
-                "{} layers of signs, and {} scalings for them",
+                "{} layers of signs with {} scalings",
                 signs.len(),
                 scalings.len()
             )));
@@ -184,11 +183,9 @@ impl<F: Float> BinaryMlp<F> {
                     builder
                 }
             });
-            width = parts.iter().find(|part| part.name == "thresholds").map_or(
-                0,
-                // Its type was checked as the layer was read.
-                |part| part.bytes.len() / part.dtype.bytes(),
-            );
+            let thresholds = parts.iter().find(|part| part.name == "thresholds");
+            let thresholds = thresholds.expect("a layer that was read has thresholds");
+            width = thresholds.bytes.len() / thresholds.dtype.bytes();
         }
         let builder = builder.ok_or_else(|| malformed("there are no layers".to_owned()))?;
         let real = Precision::exact::<F>();
@@ -198,7 +195,7 @@ impl<F: Float> BinaryMlp<F> {
         let bias: Array1<F> = Array1::from_vec(read(bias));
         let weights = Array2::from_shape_vec((bias.len(), width), read(weights)).map_err(|_| {
             malformed(format!(
-                "{} bytes are no output of {} classes over {width} neurons",
+                "{} bytes of output weights for {} classes and {width} neurons",
                 weights.bytes.len(),
                 bias.len()
             ))
@@ -209,7 +206,7 @@ impl<F: Float> BinaryMlp<F> {
     }
 }
 
-/// A layer of signs on `inputs` values.
+/// Reads a layer of signs with `inputs` inputs.
 fn read_layer<F: Float, T: Threshold>(
     inputs: usize,
     scaling: Scaling,
@@ -235,7 +232,7 @@ fn read_layer<F: Float, T: Threshold>(
     let outputs = values.len();
     if let Some(neuron) = values.iter().position(|t| !t.fits(inputs)) {
         return Err(malformed(format!(
-            "the threshold of neuron {neuron} is none on {inputs} inputs"
+            "the threshold of neuron {neuron} is out of range for {inputs} inputs"
         )));
     }
     let used = outputs % 8;
@@ -243,7 +240,7 @@ fn read_layer<F: Float, T: Threshold>(
         || (used > 0 && rises.bytes.last().is_some_and(|&last| last >> used != 0))
     {
         return Err(malformed(format!(
-            "{} bytes of comparisons are not those of {outputs} neurons",
+            "{} bytes of comparisons for {outputs} neurons",
             rises.bytes.len()
         )));
     }
@@ -265,7 +262,7 @@ fn read_layer<F: Float, T: Threshold>(
     Ok((matrix, Thresholds { values, rises }))
 }
 
-/// The parts of these names and types, which must be all there are, each of whole elements.
+/// Returns the parts of these names and types. There must be no others, and each must consist of whole elements.
 fn expect<'p, 'b, const N: usize>(
     parts: &'p [Part<'b>],
     names: [&str; N],
