@@ -285,7 +285,7 @@ impl Experiment {
                 .layers
                 .iter()
                 .filter(|layer| layer.name.starts_with("conv"))
-                .map(|layer| layer.channels.left())
+                .map(|layer| layer.channels.after as f64 / layer.channels.before as f64)
                 .collect(),
         };
         *report = Some(counted);

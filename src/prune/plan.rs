@@ -134,8 +134,7 @@ impl PrunePlan {
     }
 
     /// Returns for each channel of layer `layer` whether it is kept.
-    #[must_use]
-    pub fn mask(&self, layer: usize) -> Option<Vec<bool>> {
+    pub(super) fn mask(&self, layer: usize) -> Option<Vec<bool>> {
         let layer = self.layers.get(layer)?;
         let mut mask = vec![false; layer.channels];
         for &index in &layer.kept {

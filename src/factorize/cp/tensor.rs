@@ -50,7 +50,6 @@ pub struct CpReport {
 /// assert_eq!(tensor.decompress()?[[0, 1, 0]], 1.6);
 /// // One weight, and five numbers in the factors.
 /// assert_eq!(tensor.storage().bytes(), 4 * 6);
-/// assert_eq!(tensor.formula_ratio(), 4.0 / 5.0);
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq)]
@@ -232,21 +231,6 @@ impl<F: Float> CpTensor<F> {
         self.model().squared_norm().sqrt()
     }
 
-    /// The norm of each term.
-    #[must_use]
-    pub fn term_norms(&self) -> Array1<f64> {
-        self.model().term_norms().into()
-    }
-
-    /// The ratio of the counts of values, (n₁ ⋯ n_d) / (R (n₁ + … + n_d)), without the R weights, which can be multiplied into
-    /// a factor.
-    #[must_use]
-    pub fn formula_ratio(&self) -> f64 {
-        let dense: f64 = self.shape.iter().map(|&n| n as f64).product();
-        let sum: f64 = self.shape.iter().map(|&n| n as f64).sum();
-        dense / (self.rank() as f64 * sum)
-    }
-
     pub(super) fn model(&self) -> Model<F> {
         let factors = self.factors.iter().map(|f| f.iter().copied().collect());
         let weights = self.weights.iter().map(|w| w.as_f64());
@@ -391,7 +375,7 @@ mod tests {
         let norm = dense.iter().map(|x| x * x).sum::<f64>().sqrt();
         // Sums of four squares, and a root.
         assert!((tensor.norm() - norm).abs() <= 2.0 * 4.0 * f64::EPSILON * norm);
-        let norms = tensor.term_norms();
+        let norms = tensor.model().term_norms();
         assert_eq!((norms[0], norms[1]), (10.0, 5.0_f64.sqrt()));
         assert!(column_norms(&[3.0_f32, 4.0], 1)[0] == 5.0);
     }

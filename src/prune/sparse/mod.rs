@@ -225,8 +225,7 @@ impl<F: Float> SparseMatrix<F> {
     }
 
     /// Returns the fraction of all weights that is stored.
-    #[must_use]
-    pub fn density(&self) -> f64 {
+    fn density(&self) -> f64 {
         let [rows, columns] = self.shape;
         self.values.len() as f64 / (rows as f64 * columns as f64)
     }
@@ -235,12 +234,6 @@ impl<F: Float> SparseMatrix<F> {
     #[must_use]
     pub fn precision(&self) -> Precision {
         self.precision
-    }
-
-    /// Returns whether positions are stored as a bitmap rather than as gaps.
-    #[must_use]
-    pub fn is_bitmap(&self) -> bool {
-        matches!(self.positions, Positions::Bitmap(_))
     }
 
     /// Returns the stored weights, row by row.
