@@ -7,7 +7,7 @@ use super::tensors::Tensors;
 use super::{Coupling, PrunePlan, fold};
 use crate::{Error, Float, Result, check};
 
-/// A [`PrunePlan`] together with the [`Coupling`] that tells which tensors it applies to.
+/// A [`PrunePlan`] together with the [`Coupling`] that defines which tensors it applies to.
 ///
 /// [`prune_all`](Self::prune_all) returns the tensors of the small network, [`mask_all`](Self::mask_all) those of a network
 /// of the original size that computes the same function, with zeros in place of what was dropped.

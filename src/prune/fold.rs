@@ -8,7 +8,7 @@ use crate::{Float, Result, check};
 
 /// Returns the biases and running means that take up the constants of dropped channels, in their original size.
 ///
-/// `mask` tells for each entry of some segments whether it is kept.
+/// `mask` returns for each entry of some segments whether it is kept.
 pub(super) fn folded<F: Float>(
     graph: &Graph,
     tensors: &Tensors<F>,

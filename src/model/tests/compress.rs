@@ -145,7 +145,7 @@ fn every_chain_reads_back_as_it_was_reported() {
                 "{}",
                 row.name
             );
-            // Where the limit of independent weights exists it is below what a code of each by itself takes.
+            // A limit for independent weights is below the bits of a code for single weights.
             if let Some(limit) = row.limit_bits {
                 assert!(limit >= 0.0 && row.weight_error > 0.0);
                 let scalar = row.method.starts_with("fixed_point") || row.method == "binary";

@@ -321,7 +321,7 @@ fn a_file_is_saved_over_while_it_is_mapped() {
     NamedTensors::save(&path, [("a", large.view())]).unwrap();
     let mapped = NamedTensors::open(&path).unwrap();
     NamedTensors::save(&path, [("a", arr2(&[[2.0_f32]]).view().into_dyn())]).unwrap();
-    // The map shows the file as it was opened, the path the new file.
+    // The map has the content of the opened file, and the path leads to the new file.
     assert_eq!(mapped.get("a").unwrap(), large);
     assert_eq!(
         NamedTensors::open(&path).unwrap().get("a").unwrap().shape(),

@@ -66,7 +66,7 @@ pub(super) fn fit<F: Float>(
         let fitted = rows.errors(&next).1;
         let fitted = fitted.into_iter().zip(&scales);
         let fitted = fitted.map(|(scale, &before)| match round(scale) {
-            // Too small for the precision: the row goes on with the scale before.
+            // Too small for the precision: the row keeps its previous scale.
             Err(Error::Underflow { .. }) => Ok(before),
             rounded => rounded,
         });

@@ -75,17 +75,11 @@ impl<F: Float> BatchNorm<F> {
 
     /// The number of neurons.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn neurons(&self) -> usize {
         self.gamma.len()
     }
 
-    /// Whether there is no neuron; there always is one.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.gamma.is_empty()
-    }
-
-    /// γ (z − μ) / √(v + ε) + β of one neuron, evaluated in this order; `None` where there is no such neuron.
+    /// γ (z − μ) / √(v + ε) + β of one neuron, evaluated in this order; `None` for a neuron that does not exist.
     #[must_use]
     pub fn apply(&self, neuron: usize, z: F) -> Option<F> {
         let gamma = *self.gamma.get(neuron)?;
@@ -95,8 +89,8 @@ impl<F: Float> BatchNorm<F> {
         Some((z - mean) / deviation * gamma + beta)
     }
 
-    /// Folds this into the linear layer before it: `weights`, of shape (neurons, in_features), with its rows
-    /// scaled, and the bias that goes with them.
+    /// Folds the normalization into the linear layer before it. Returns `weights`, of shape (neurons, in_features), with scaled
+    /// rows, and the bias.
     ///
     /// # Errors
     ///

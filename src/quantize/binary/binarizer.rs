@@ -104,7 +104,7 @@ impl Binarizer {
     ///
     /// # Errors
     ///
-    /// The first parameter that no input could make right.
+    /// [`ParamError`] for the first parameter that is out of its range.
     pub fn validate(&self) -> Result<(), ParamError> {
         check::damping(self.damping)?;
         Ok(())

@@ -186,7 +186,7 @@ impl<F: Float> BinaryMatrix<F> {
     fn positive_sums<T: MaskedSum + Send + Sync>(&self, padded: &[T], batch: usize) -> Vec<T::Sum> {
         let width = self.signs.width();
         let (level, weights) = (Level::current(), self.signs.words());
-        // A word of weights is worth 64 additions here, some sixteen times the work of a population count.
+        // A word of weights means 64 additions here, some sixteen times the work of a population count.
         in_blocks(batch, self.shape[0], 16 * width, |rows, columns, out| {
             let x = &padded[rows.start * 64 * width..rows.end * 64 * width];
             let weights = &weights[columns.start * width..columns.end * width];

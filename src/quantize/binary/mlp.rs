@@ -68,7 +68,7 @@ impl<T: PartialOrd + Copy + Send + Sync> Thresholds<T> {
         one: impl Fn(usize) -> Option<(T, bool)>,
     ) -> Result<Self> {
         let outputs = matrix.signs.rows();
-        check::same_shape("the BatchNorm", &[outputs], &[norm.len()])?;
+        check::same_shape("the BatchNorm", &[outputs], &[norm.neurons()])?;
         let (values, rises) = (0..outputs).filter_map(one).unzip();
         Ok(Self { values, rises })
     }

@@ -36,7 +36,7 @@ fn a_learned_rotation_beats_none_on_correlated_vectors() {
                     with < share * without,
                     "{axis:?} {start} {block}: {with} and {without}"
                 );
-                // The loss that the fit tells is the error of the matrix, up to the rounding of values to f32.
+                // The reported loss is the error of the matrix, up to the rounding of values to f32.
                 let told = matrix.report().unwrap().loss().unwrap() * w.len() as f64;
                 let rounding =
                     f64::from(f32::EPSILON) * 16.0 * w.iter().map(|w| w * w).sum::<f64>();
