@@ -121,11 +121,11 @@ pub trait LinearOp<F: Float>: Compressed<F> {
     ///
     /// ```
     /// use taper::ndarray::array;
-    /// use taper::quantize::binary::{Binarizer, Scaling};
+    /// use taper::quantize::binary::{Binarizer, Granularity};
     /// use taper::{LinearOp, Quantizer};
     ///
     /// let w = array![[0.5, -1.5], [2.0, 2.0]];
-    /// let binary = Binarizer::new().scaling(Scaling::PerRow).quantize(w.view())?;
+    /// let binary = Binarizer::new().scaling(Granularity::PerRow).quantize(w.view())?;
     /// assert_eq!(binary.decompress_matrix()?, array![[1.0, -1.0], [2.0, 2.0]]);
     /// # Ok::<(), taper::Error>(())
     /// ```
@@ -159,11 +159,11 @@ pub(crate) fn check_apply<F: Float>(
 ///
 /// ```
 /// use taper::ndarray::array;
-/// use taper::quantize::binary::{Binarizer, Scaling};
+/// use taper::quantize::binary::{Binarizer, Granularity};
 /// use taper::{Compressed, DType, Quantizer, Role};
 ///
 /// let w = array![[0.5_f32, -1.5], [2.0, 2.0]];
-/// let binary = Binarizer::new().scaling(Scaling::PerRow).quantize(w.view())?;
+/// let binary = Binarizer::new().scaling(Granularity::PerRow).quantize(w.view())?;
 /// let parts = binary.parts();
 /// assert_eq!((parts[0].name, parts[0].role), ("signs", Role::Payload));
 /// assert_eq!((parts[1].name, parts[1].dtype, parts[1].shape.as_slice()), ("scales", DType::F32, &[2][..]));

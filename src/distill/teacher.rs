@@ -14,8 +14,8 @@ use crate::{Error, Float, Result, check};
 ///
 /// # Errors
 ///
-/// [`Error::EmptyAxis`] for an empty ensemble, [`Error::ShapeMismatch`] for members of different shapes, and
-/// those of [`softened_softmax`](super::softened_softmax), and [`Error::Overflow`] for a logit out of range.
+/// [`Error::EmptyAxis`] for an empty ensemble, [`Error::ShapeMismatch`] for members of different shapes,
+/// [`Error::Overflow`] for a logit out of range, and those of [`softened_softmax`](super::softened_softmax).
 ///
 /// ```
 /// use taper::distill::{ensemble_logits, softened_softmax};

@@ -8,7 +8,7 @@ use crate::cluster::cluster_scalars;
 use crate::factorize::Rank;
 use crate::factorize::cp::CpAls;
 use crate::factorize::svd::TruncatedSvd;
-use crate::quantize::binary::{Binarizer, Scaling};
+use crate::quantize::binary::{Binarizer, Granularity};
 use crate::quantize::fixed_point::{FixedPointQuantizer, Range};
 use crate::{Compressed, Error, Factorizer, ParamError, Quantizer, Seed, linalg};
 
@@ -241,7 +241,7 @@ proptest! {
     #[test]
     fn signs_reach_their_limit(seed in any::<u64>(), rows in 1_usize..6, columns in 1_usize..30) {
         let w = matrix(seed, rows, columns);
-        let binary = Binarizer::new().scaling(Scaling::PerTensor).precision(crate::Precision::F64);
+        let binary = Binarizer::new().scaling(Granularity::PerTensor).precision(crate::Precision::F64);
         let rebuilt = binary.quantize(w.view()).unwrap().decompress().unwrap();
         let error = w.iter().zip(&rebuilt).map(|(w, r)| (w - r).powi(2)).sum::<f64>() / w.len() as f64;
         let limit = sign_error(w.view()).unwrap();

@@ -18,7 +18,7 @@ use crate::factorize::convolution::{CpConv2d, Tucker2};
 use crate::factorize::cp::CpAls;
 use crate::factorize::svd::{SingularValues, TruncatedSvd};
 use crate::prune::SparseMatrix;
-use crate::quantize::binary::{Binarizer, Scaling};
+use crate::quantize::binary::Binarizer;
 use crate::quantize::fixed_point::{FixedPointQuantizer, Granularity, Symmetry};
 use crate::quantize::product::{
     Codebook, OptimizedProductQuantizer, ProductQuantizer, ResidualQuantizer, SplitAxis,
@@ -83,7 +83,11 @@ fn tensor(kind: usize, [rows, columns]: [usize; 2], seed: u64) -> Result<Compres
         3 => CompressedTensor::new(fixed.quantize(view)?),
         4 => CompressedTensor::new(fixed.granularity(Granularity::PerRow).quantize(view)?),
         5 => {
-            let scaling = [Scaling::None, Scaling::PerTensor, Scaling::PerRow];
+            let scaling = [
+                None,
+                Some(Granularity::PerTensor),
+                Some(Granularity::PerRow),
+            ];
             let scaling = scaling[seed as usize % 3];
             CompressedTensor::new(Binarizer::new().scaling(scaling).quantize(view)?)
         }

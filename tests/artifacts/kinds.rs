@@ -8,7 +8,7 @@ use taper::model::extend::Artifact;
 use taper::model::{Dense, FactoredMatrix, FactoredTensor, SparseQuantized};
 use taper::ndarray::{Array2, ArrayView, ArrayView2, ArrayViewD, Dimension, Ix2, Ix4, IxDyn};
 use taper::prune::SparseMatrix;
-use taper::quantize::binary::{Binarizer, Scaling};
+use taper::quantize::binary::Binarizer;
 use taper::quantize::fixed_point::{
     FixedPointMatrix, FixedPointQuantizer, Granularity, Range, Symmetry,
 };
@@ -286,7 +286,11 @@ fn widened<F: Float>(
 
 fn binarizer(d: &mut Draw<'_>) -> Binarizer {
     Binarizer::new()
-        .scaling(d.choose(&[Scaling::None, Scaling::PerTensor, Scaling::PerRow]))
+        .scaling(d.choose(&[
+            None,
+            Some(Granularity::PerTensor),
+            Some(Granularity::PerRow),
+        ]))
         .precision(precision(d))
 }
 

@@ -8,7 +8,7 @@ use taper::factorize::svd::{SingularValues, SvdMethod, TruncatedSvd};
 use taper::model::{CompressOptions, Recipe, Step};
 use taper::ndarray::{Array2, Array4};
 use taper::prune::{Keep, MagnitudePruner, Scope, Sparsity};
-use taper::quantize::binary::{Binarizer, Scaling};
+use taper::quantize::binary::Binarizer;
 use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range, Symmetry};
 use taper::quantize::product::{
     Codebook, OptimizedProductQuantizer, ProductQuantizer, ResidualQuantizer, SplitAxis,
@@ -66,7 +66,7 @@ fn all_parameters_set() -> Vec<Step> {
             .damping(0.5)
             .into(),
         Binarizer::new()
-            .scaling(Scaling::PerRow)
+            .scaling(Granularity::PerRow)
             .precision(Precision::F64)
             .damping(0.5)
             .stochastic(6)

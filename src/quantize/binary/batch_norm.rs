@@ -96,7 +96,11 @@ impl<F: Float> BatchNorm<F> {
     ///
     /// [`Error::ShapeMismatch`] where `weights` has another number of rows.
     pub fn fold(&self, weights: ArrayView2<'_, F>) -> Result<(Array2<F>, Array1<F>)> {
-        check::same_shape("weights", &[self.len(), weights.ncols()], weights.shape())?;
+        check::same_shape(
+            "weights",
+            &[self.neurons(), weights.ncols()],
+            weights.shape(),
+        )?;
         let factors = &self.gamma / &self.deviation;
         let bias = &self.beta - &(&self.mean * &factors);
         Ok((&weights * &factors.insert_axis(Axis(1)), bias))

@@ -2,7 +2,7 @@
 
 use ndarray::{Array1, Array2};
 
-use super::super::{BinaryMatrix, Scaling};
+use super::super::{BinaryMatrix, Granularity};
 use super::{BinaryMlp, SignLayers, Thresholds};
 use crate::{Compressed, DType, Error, Float, Part, Precision, Result, Role};
 
@@ -143,18 +143,18 @@ impl<F: Float> BinaryMlp<F> {
     /// ```
     /// use ndarray::{Array1, array};
     /// use taper::Quantizer;
-    /// use taper::quantize::binary::{BatchNorm, Binarizer, BinaryMlp, Scaling};
+    /// use taper::quantize::binary::{BatchNorm, Binarizer, BinaryMlp};
     ///
     /// let norm = BatchNorm::new(array![1.0, -1.0], Array1::zeros(2), array![0.5, 0.5], Array1::ones(2), 1e-4)?;
     /// let signs = Binarizer::new().quantize(array![[0.2, -0.1], [0.3, 0.4]].view())?;
     /// let network = BinaryMlp::new(vec![(signs, norm)], array![[0.5, 1.0]], array![0.25])?;
-    /// let read = BinaryMlp::from_parts(2, &[Scaling::None], &network.parts())?;
+    /// let read = BinaryMlp::from_parts(2, &[None], &network.parts())?;
     /// assert_eq!(read, network);
     /// # Ok::<(), taper::Error>(())
     /// ```
     pub fn from_parts(
         inputs: usize,
-        scalings: &[Scaling],
+        scalings: &[Option<Granularity>],
         layers: &[Vec<Part<'_>>],
     ) -> Result<Self> {
         let Some((output, signs)) = layers.split_last() else {
@@ -209,7 +209,7 @@ impl<F: Float> BinaryMlp<F> {
 /// Reads a layer of signs with `inputs` inputs.
 fn read_layer<F: Float, T: Threshold>(
     inputs: usize,
-    scaling: Scaling,
+    scaling: Option<Granularity>,
     parts: &[Part<'_>],
 ) -> Result<(BinaryMatrix<F>, Thresholds<T>)> {
     let scales = parts.iter().find(|part| part.name == "scales");
@@ -218,7 +218,7 @@ fn read_layer<F: Float, T: Threshold>(
             .ok_or_else(|| malformed(format!("scales of type {:?}", part.dtype)))
     })?;
     let types = (DType::U8, precision.dtype(), T::dtype());
-    let (signs, thresholds, rises) = if scaling == Scaling::None {
+    let (signs, thresholds, rises) = if scaling.is_none() {
         let names = ["signs", "thresholds", "rises"];
         let [signs, thresholds, rises] = expect(parts, names, [types.0, types.2, types.0])?;
         (signs, thresholds, rises)
@@ -297,10 +297,14 @@ mod tests {
     use crate::{Quantizer, Seed};
     use proptest::prelude::*;
 
-    const SCALINGS: [Scaling; 3] = [Scaling::None, Scaling::PerTensor, Scaling::PerRow];
+    const SCALINGS: [Option<Granularity>; 3] = [
+        None,
+        Some(Granularity::PerTensor),
+        Some(Granularity::PerRow),
+    ];
 
     /// Widths of all layers, inputs first; each layer of signs with a scaling of its own.
-    fn network(widths: &[usize], scalings: &[Scaling], seed: Seed) -> BinaryMlp<f64> {
+    fn network(widths: &[usize], scalings: &[Option<Granularity>], seed: Seed) -> BinaryMlp<f64> {
         let matrix = |k: usize| {
             let params = Binarizer::new()
                 .scaling(scalings[k])
@@ -323,7 +327,7 @@ mod tests {
             kinds in prop::collection::vec(0_usize..3, 4),
             seed in any::<u64>(),
         ) {
-            let scalings: Vec<Scaling> = kinds.iter().take(widths.len() - 2).map(|&k| SCALINGS[k]).collect();
+            let scalings: Vec<Option<Granularity>> = kinds.iter().take(widths.len() - 2).map(|&k| SCALINGS[k]).collect();
             let network = network(&widths, &scalings, Seed::from(seed));
             let parts = network.parts();
             let read = BinaryMlp::from_parts(widths[0], &scalings, &parts).unwrap();
@@ -334,7 +338,7 @@ mod tests {
         // Whatever the bytes are: an error or a network that runs, never a panic.
         #[test]
         fn forged_bytes_are_refused_or_run(layer in 0_usize..3, part in 0_usize..4, at in any::<prop::sample::Index>(), byte in any::<u8>()) {
-            let scalings = [Scaling::PerRow, Scaling::PerTensor];
+            let scalings = [Some(Granularity::PerRow), Some(Granularity::PerTensor)];
             let network = network(&[9, 12, 20, 3], &scalings, Seed::from(5));
             let mut parts = network.parts();
             let count = parts[layer].len();
@@ -350,10 +354,10 @@ mod tests {
 
     #[test]
     fn a_network_that_is_cut_or_does_not_fit_is_refused() {
-        let scalings = [Scaling::PerRow, Scaling::None];
+        let scalings = [Some(Granularity::PerRow), None];
         let network = network(&[9, 12, 21, 3], &scalings, Seed::from(5));
         let parts = network.parts();
-        let refused = |inputs, scalings: &[Scaling], parts: &[Vec<Part<'_>>]| {
+        let refused = |inputs, scalings: &[Option<Granularity>], parts: &[Vec<Part<'_>>]| {
             let read = BinaryMlp::<f64>::from_parts(inputs, scalings, parts);
             assert!(matches!(read, Err(Error::Malformed { .. })), "{read:?}");
         };
@@ -383,7 +387,7 @@ mod tests {
             refused(inputs, &scalings, &parts);
         }
         refused(9, &scalings[..1], &parts);
-        refused(9, &[Scaling::PerTensor, Scaling::None], &parts);
+        refused(9, &[Some(Granularity::PerTensor), None], &parts);
         refused(9, &scalings, &parts[1..]);
         refused(9, &[], &parts[2..]);
         refused(9, &scalings, &[]);
@@ -393,7 +397,7 @@ mod tests {
     fn numbers_that_cannot_be_are_refused() {
         let network = network(
             &[9, 12, 21, 3],
-            &[Scaling::PerRow, Scaling::None],
+            &[Some(Granularity::PerRow), None],
             Seed::from(5),
         );
         let with = |layer: usize, name: &str, value: &[u8]| {
@@ -402,7 +406,7 @@ mod tests {
             let bytes = part.unwrap().bytes.to_mut();
             let end = bytes.len();
             bytes[end - value.len()..].copy_from_slice(value);
-            BinaryMlp::<f64>::from_parts(9, &[Scaling::PerRow, Scaling::None], &parts)
+            BinaryMlp::<f64>::from_parts(9, &[Some(Granularity::PerRow), None], &parts)
         };
         assert!(with(0, "thresholds", &f64::INFINITY.to_le_bytes()).is_ok());
         assert!(with(1, "thresholds", &13_i32.to_le_bytes()).is_ok());
