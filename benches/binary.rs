@@ -49,11 +49,13 @@ fn network(c: &mut Criterion) {
     let row = |seed, shift| random(seed, (1, SIZE)).row(0).mapv(|x| x + shift);
     let norm = BatchNorm::new(row(1, 0.0), row(2, 0.0), row(3, 0.0), row(4, 2.0), 1e-4)
         .expect("positive variances");
-    let network = BinaryMlp::new(signs(5, (SIZE, 784)), &norm)
-        .and_then(|network| network.hidden(signs(6, (SIZE, SIZE)), &norm))
-        .and_then(|network| network.hidden(signs(7, (SIZE, SIZE)), &norm))
-        .and_then(|network| network.output(random(8, (10, SIZE)), ndarray::Array1::zeros(10)))
-        .expect("shapes fit");
+    let layers = vec![
+        (signs(5, (SIZE, 784)), norm.clone()),
+        (signs(6, (SIZE, SIZE)), norm.clone()),
+        (signs(7, (SIZE, SIZE)), norm),
+    ];
+    let bias = ndarray::Array1::zeros(10);
+    let network = BinaryMlp::new(layers, random(8, (10, SIZE)), bias).expect("shapes fit");
     let images = random(9, (100, 784)).mapv(|x| (x.abs() * 255.0) as u8);
     let mut group = c.benchmark_group("network 784-4096-4096-4096-10");
     for batch in [1, 100] {

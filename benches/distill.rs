@@ -9,8 +9,7 @@ use taper::distill::{KnowledgeDistillation, softened_softmax};
 fn logits(samples: usize, classes: usize, seed: u64) -> Array2<f32> {
     Array2::from_shape_fn((samples, classes), |(i, j)| {
         let stream = (i * classes + j) as u64;
-        let value = taper::Seed::from(seed).derive(stream).value();
-        ((value >> 40) as f32 / (1 << 24) as f32 - 0.5) * 20.0
+        taper::Seed::from(seed).uniform(stream) as f32 * 10.0
     })
 }
 

@@ -7,6 +7,7 @@ mod shared;
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use ndarray::Axis;
 use shared::{config, faer_product, random};
 use taper::quantize::fixed_point::{FixedPointQuantizer, Range};
 use taper::{LinearOp, Quantizer};
@@ -36,6 +37,42 @@ fn apply(c: &mut Criterion) {
     }
 }
 
+/// One product of tens of microseconds: with the queue of `src/parallel.rs`, with rayon's parallel iterator over pieces of
+/// the matrix, each of which is too small to use several threads itself, and on one thread.
+#[cfg(feature = "rayon")]
+fn pool(c: &mut Criterion) {
+    use rayon::prelude::*;
+
+    const PIECE: usize = 64;
+    let weights = random(1, (SIZE, SIZE));
+    let x = random(2, (1, SIZE));
+    let quantizer = FixedPointQuantizer::new(8);
+    let quantize = |weights| quantizer.quantize(weights).expect("finite weights");
+    let whole = quantize(weights.view());
+    let pieces = weights.axis_chunks_iter(Axis(0), PIECE);
+    let pieces: Vec<_> = pieces.map(quantize).collect();
+    let one = rayon::ThreadPoolBuilder::new()
+        .num_threads(1)
+        .build()
+        .expect("a pool of one thread");
+    let mut group = c.benchmark_group("pool: product of 8 bits 2048x2048, batch 1");
+    let product = || whole.apply_rounded(black_box(x.view())).expect("few bits");
+    group.bench_function("queue", |b| b.iter(product));
+    group.bench_function("parallel iterator", |b| {
+        b.iter(|| {
+            let products = pieces
+                .par_iter()
+                .map(|piece| piece.apply_rounded(black_box(x.view())).expect("few bits"));
+            products.collect::<Vec<_>>()
+        });
+    });
+    group.bench_function("one thread", |b| b.iter(|| one.install(product)));
+    group.finish();
+}
+
+#[cfg(not(feature = "rayon"))]
+fn pool(_: &mut Criterion) {}
+
 fn quantize(c: &mut Criterion) {
     let weights = random(3, (512, 512));
     let mut group = c.benchmark_group("quantize 512x512 to 4 bits");
@@ -59,6 +96,6 @@ fn quantize(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = config();
-    targets = apply, quantize
+    targets = apply, pool, quantize
 }
 criterion_main!(benches);

@@ -23,8 +23,9 @@ use support::random;
 use support::report::Report;
 use support::table::{Table, bytes};
 use support::timing::least_seconds;
+use taper::Geometry;
 use taper::factorize::Rank;
-use taper::factorize::convolution::{CpConv2d, Geometry, Tucker2, TuckerConv2d, conv2d};
+use taper::factorize::convolution::{CpConv2d, Tucker2, TuckerConv2d, conv2d};
 use taper::factorize::cp::{Constraint, CpAdmm, CpAls};
 use taper::limit::UnfoldingLimit;
 use taper::{Compressed, Factorizer, Precision, Seed};
@@ -105,6 +106,7 @@ const STAGES: [usize; 2] = [1, 2];
 const GEOMETRY: Geometry = Geometry {
     stride: [1, 1],
     padding: [1, 1],
+    dilation: [1, 1],
 };
 const METHODS: [&str; 3] = ["cp-als", "cp-admm", "tucker2"];
 /// Images per measured batch.

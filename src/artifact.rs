@@ -1,4 +1,4 @@
-//! What compression results in: an artifact that owns the small representation.
+//! Artifacts: what a compressor returns.
 
 use std::borrow::Cow;
 use std::fmt::{self, Debug};
@@ -7,10 +7,9 @@ use ndarray::{Array2, ArrayD, ArrayView2, ArrayViewMut2, ArrayViewMutD, IxDyn};
 
 use crate::{DType, Error, Float, Result};
 
-/// A compressed tensor: what it costs, what it rebuilds, and how the fit went.
+/// A compressed tensor: its size, its dense tensor, and the report of its fit.
 ///
-/// The trait is object-safe, so that a model may hold its tensors as `Box<dyn Compressed<f32>>` whatever
-/// made them.
+/// The trait is object-safe: a model can hold tensors of different compressors as `Box<dyn Compressed<f32>>`.
 ///
 /// ```
 /// use taper::factorize::{Rank, svd::TruncatedSvd};
@@ -32,13 +31,13 @@ use crate::{DType, Error, Float, Result};
 /// # Ok::<(), taper::Error>(())
 /// ```
 pub trait Compressed<F: Float>: Debug + Send + Sync {
-    /// The shape of the dense tensor that this stands for.
+    /// The shape of the dense tensor.
     fn shape(&self) -> &[usize];
 
-    /// The arrays of which the artifact consists, as the bytes that a file holds.
+    /// The arrays of the artifact, as the bytes of a file.
     ///
-    /// They are enough to build the artifact again. Bytes are little-endian; packed codes fill a byte
-    /// from its lowest bit on.
+    /// The artifact can be restored from them (`from_parts`). Bytes are little-endian; packed codes fill each byte from its
+    /// lowest bit on.
     fn parts(&self) -> Vec<Part<'_>>;
 
     /// The exact size, counted without serializing.
@@ -65,7 +64,7 @@ pub trait Compressed<F: Float>: Debug + Send + Sync {
         Ok(out)
     }
 
-    /// How the fit went, where the artifact came from an iterative fit.
+    /// The report of the fit, for an artifact of an iterative fit.
     fn report(&self) -> Option<&FitReport> {
         None
     }
@@ -77,7 +76,7 @@ pub trait Compressed<F: Float>: Debug + Send + Sync {
     }
 }
 
-/// A compressed weight matrix W of shape (out_features, in_features) that multiplies as it is.
+/// A compressed weight matrix W of shape (out_features, in_features) that multiplies in its compressed form.
 ///
 /// ```
 /// use taper::ndarray::Array2;
@@ -92,9 +91,9 @@ pub trait Compressed<F: Float>: Debug + Send + Sync {
 /// # Ok::<(), taper::Error>(())
 /// ```
 pub trait LinearOp<F: Float>: Compressed<F> {
-    /// Writes y = x Wᵀ into `y`, without rebuilding W.
+    /// Writes y = x Wᵀ into `y`, without building the dense W.
     ///
-    /// `x` has shape (batch, in_features), `y` (batch, out_features); what `y` held is overwritten.
+    /// `x` has shape (batch, in_features), `y` (batch, out_features). `y` is overwritten.
     ///
     /// # Errors
     ///
@@ -102,7 +101,7 @@ pub trait LinearOp<F: Float>: Compressed<F> {
     /// results that are not finite, as in a dense product.
     fn apply_into(&self, x: ArrayView2<'_, F>, y: ArrayViewMut2<'_, F>) -> Result<()>;
 
-    /// y = x Wᵀ, of shape (batch, out_features).
+    /// Returns y = x Wᵀ, of shape (batch, out_features).
     ///
     /// # Errors
     ///
@@ -122,11 +121,11 @@ pub trait LinearOp<F: Float>: Compressed<F> {
     ///
     /// ```
     /// use taper::ndarray::array;
-    /// use taper::quantize::binary::{Binarizer, Scaling};
+    /// use taper::quantize::binary::{Binarizer, Granularity};
     /// use taper::{LinearOp, Quantizer};
     ///
     /// let w = array![[0.5, -1.5], [2.0, 2.0]];
-    /// let binary = Binarizer::new().scaling(Scaling::PerRow).quantize(w.view())?;
+    /// let binary = Binarizer::new().scaling(Granularity::PerRow).quantize(w.view())?;
     /// assert_eq!(binary.decompress_matrix()?, array![[1.0, -1.0], [2.0, 2.0]]);
     /// # Ok::<(), taper::Error>(())
     /// ```
@@ -160,11 +159,11 @@ pub(crate) fn check_apply<F: Float>(
 ///
 /// ```
 /// use taper::ndarray::array;
-/// use taper::quantize::binary::{Binarizer, Scaling};
+/// use taper::quantize::binary::{Binarizer, Granularity};
 /// use taper::{Compressed, DType, Quantizer, Role};
 ///
 /// let w = array![[0.5_f32, -1.5], [2.0, 2.0]];
-/// let binary = Binarizer::new().scaling(Scaling::PerRow).quantize(w.view())?;
+/// let binary = Binarizer::new().scaling(Granularity::PerRow).quantize(w.view())?;
 /// let parts = binary.parts();
 /// assert_eq!((parts[0].name, parts[0].role), ("signs", Role::Payload));
 /// assert_eq!((parts[1].name, parts[1].dtype, parts[1].shape.as_slice()), ("scales", DType::F32, &[2][..]));
@@ -172,7 +171,7 @@ pub(crate) fn check_apply<F: Float>(
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Part<'a> {
-    /// What the array is, in one word: `codes`, `codebooks`, `scales`.
+    /// The name of the array, such as `codes`, `codebooks` or `scales`.
     pub name: &'static str,
     /// The type of its elements.
     pub dtype: DType,
@@ -184,12 +183,12 @@ pub struct Part<'a> {
     pub bytes: Cow<'a, [u8]>,
 }
 
-/// Whether a stored part stands for single weights or is shared by many. [`StorageBits`] has an example.
+/// Whether a stored part holds a code or number for each weight, or is shared by many weights. [`StorageBits`] has an example.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// What stands for the weights one by one: codes, signs, factors.
+    /// Codes, signs, factors: they grow with the number of weights.
     Payload,
-    /// What is shared by many weights: codebooks, scales, offsets.
+    /// Codebooks, scales, offsets: many weights share each number.
     SideInformation,
 }
 
@@ -226,7 +225,7 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// Bits a value.
+    /// The bits of a value.
     #[must_use]
     pub fn bits(self) -> u64 {
         8 * self.dtype().bytes() as u64
@@ -242,7 +241,7 @@ impl Precision {
         }
     }
 
-    /// The nearest value of this precision: one value among others, whose rounding error is small beside the largest of them.
+    /// Rounds one of many values to the nearest of this precision. The error is small relative to the largest of the values.
     ///
     /// Below the normal numbers, the relative error of the result is not bounded. Use [`round_factor`](Self::round_factor) for
     /// a value that multiplies others, and [`round_tensor`](Self::round_tensor) for all values of a tensor.
@@ -259,9 +258,10 @@ impl Precision {
         }
     }
 
-    /// The nearest value of this precision, for a factor of other values such as a scale: held to the relative rounding error.
+    /// Rounds a factor of other values, such as a scale, to the nearest value of this precision, within the relative rounding
+    /// error.
     ///
-    /// A value whose binary digits would be cut off at the lower end of the range is an error.
+    /// A value that loses binary digits at the lower end of the range is an error.
     ///
     /// # Errors
     ///
@@ -285,7 +285,7 @@ impl Precision {
 
     /// Rounds the values of a tensor to the nearest of this precision.
     ///
-    /// The largest magnitude is held to the relative rounding error u of the precision (2⁻¹¹ for half precision). The absolute
+    /// The largest magnitude is stored within the relative rounding error u of the precision (2⁻¹¹ for half precision). The absolute
     /// error of every other value is then at most u times the largest magnitude. Small values may become zero.
     ///
     /// # Errors
@@ -344,7 +344,7 @@ impl Precision {
         }
     }
 
-    /// Whether `rounded` is as near to `value` as if the range of exponents had no lower end.
+    /// Whether `rounded` is the value that rounding would give with an unlimited range of exponents.
     fn holds<F: Float>(self, value: f64, rounded: F) -> bool {
         const FRACTION: u32 = 52;
         const ONE: u64 = 1023 << FRACTION;
@@ -352,7 +352,7 @@ impl Precision {
             return true;
         }
         if value.is_subnormal() {
-            // What was computed in double precision has lost digits already.
+            // The double itself has lost digits already.
             return false;
         }
         let exponent = value.to_bits() >> FRACTION << FRACTION & !(1 << 63);
@@ -361,7 +361,7 @@ impl Precision {
         rounded.as_f64() == exact
     }
 
-    /// The bytes of `values` in this precision, which they have been [rounded](Self::round) to before.
+    /// The bytes of `values`, which have been [rounded](Self::round) to this precision before.
     pub(crate) fn encode<F: Float>(self, values: impl IntoIterator<Item = F>) -> Vec<u8> {
         let values = values.into_iter().map(Float::as_f64);
         match self {
@@ -373,7 +373,7 @@ impl Precision {
         }
     }
 
-    /// The values that [`encode`](Self::encode) wrote; bytes after the last whole value are left out.
+    /// The values whose bytes [`encode`](Self::encode) wrote. Bytes after the last whole value are ignored.
     pub(crate) fn decode(self, bytes: &[u8]) -> impl Iterator<Item = f64> + '_ {
         bytes
             .chunks_exact(self.dtype().bytes())
@@ -381,18 +381,18 @@ impl Precision {
                 [a, b] => half::f16::from_le_bytes([a, b]).to_f64(),
                 [a, b, c, d] => f32::from_le_bytes([a, b, c, d]).into(),
                 [a, b, c, d, e, f, g, h] => f64::from_le_bytes([a, b, c, d, e, f, g, h]),
-                _ => f64::NAN,
+                _ => unreachable!("a value has 2, 4 or 8 bytes"),
             })
     }
 
-    /// The precision whose values are of this element type.
+    /// The precision with this element type.
     pub(crate) fn of(dtype: DType) -> Option<Self> {
         [Self::F16, Self::F32, Self::F64]
             .into_iter()
             .find(|precision| precision.dtype() == dtype)
     }
 
-    /// The precision that keeps every value of `F` as it is.
+    /// The precision that stores every value of `F` exactly.
     pub(crate) fn exact<F: Float>() -> Self {
         if F::BITS == 32 { Self::F32 } else { Self::F64 }
     }
@@ -410,8 +410,8 @@ impl fmt::Display for Precision {
 
 /// An exact size by part, in bits.
 ///
-/// A part is an array of its own in a file and begins at a whole byte there: [`bytes`](Self::bytes)
-/// rounds each part up, [`total`](Self::total) counts the bits that carry information.
+/// Each part is an array of its own in a file and begins at a whole byte: [`bytes`](Self::bytes) rounds each part up,
+/// [`total`](Self::total) counts the bits before rounding.
 ///
 /// ```
 /// use taper::{Role, StorageBits};
@@ -429,7 +429,7 @@ pub struct StorageBits {
 }
 
 impl StorageBits {
-    /// Nothing stored yet.
+    /// Creates a size without parts.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -447,13 +447,13 @@ impl StorageBits {
         self.parts.iter().copied()
     }
 
-    /// Bits that stand for the weights one by one.
+    /// The bits of all parts with [`Role::Payload`].
     #[must_use]
     pub fn payload(&self) -> u64 {
         self.sum(Role::Payload)
     }
 
-    /// Bits that many weights share.
+    /// The bits of all parts with [`Role::SideInformation`].
     #[must_use]
     pub fn side_information(&self) -> u64 {
         self.sum(Role::SideInformation)
@@ -497,9 +497,9 @@ impl fmt::Display for StorageBits {
     }
 }
 
-/// How an iterative fit went.
+/// The report of an iterative fit.
 ///
-/// A fit that did not converge is no error: the best result so far is returned, and this says so.
+/// A fit that does not converge is not an error: it returns the best result so far, and `converged` is false.
 ///
 /// ```
 /// use taper::ndarray::Array2;
@@ -515,13 +515,13 @@ impl fmt::Display for StorageBits {
 /// ```
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct FitReport {
-    /// Iterations made.
+    /// The number of iterations.
     pub iterations: usize,
-    /// Whether the fit ended by itself rather than at the limit of iterations.
+    /// Whether the fit ended before the limit of iterations because it had converged.
     pub converged: bool,
     /// Whether an [`Observer`](crate::Observer) ended the fit.
     pub stopped: bool,
-    /// The loss before each iteration and after the last; never rising but by rounding. Its docs say what the loss is.
+    /// The loss before each iteration and after the last. It never rises, except by rounding. Each compressor documents its loss.
     pub losses: Vec<f64>,
 }
 
@@ -537,7 +537,7 @@ impl FitReport {
 mod tests {
     use super::*;
 
-    /// A factor is held to half a unit in the last of its digits, at every exponent, or is an error.
+    /// At every exponent, a factor is rounded by at most half a unit in its last place, or is an error.
     #[test]
     fn factors_are_held_to_the_relative_rounding_error() {
         for (precision, digits, least) in [

@@ -10,12 +10,12 @@
 //! | [`running`] | how do compressed layers multiply? |
 //! | [`fine_tuning`] | how are compressed layers trained further? |
 //! | [`limits`] | how far is a result from what is possible? |
-//! | [`file_format`] | what does a file hold? |
+//! | [`file_format`] | what is in a file? |
 //! | [`features`] | which features are there? |
 //! | [`determinism`] | when are two results the same? |
 //!
 //! ```
-//! // Where everything begins: an array goes in, an artifact comes out.
+//! // An array goes in, an artifact comes out.
 //! use taper::ndarray::Array2;
 //! use taper::quantize::fixed_point::FixedPointQuantizer;
 //! use taper::{Compressed, Quantizer};

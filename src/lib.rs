@@ -51,8 +51,8 @@
 //! # A layer
 //!
 //! A *compressor* ([`Quantizer`], [`Factorizer`], [`Pruner`]) is plain data: parameters with defaults and setters. It takes a view
-//! of a weight array and returns an *artifact*, which owns the small representation, knows its exact size, rebuilds
-//! the dense tensor ([`Compressed`]) and multiplies without rebuilding it ([`LinearOp`]).
+//! of a weight array and returns an *artifact*, which owns the small representation, has an exact size, decompresses to
+//! the dense tensor ([`Compressed`]) and multiplies without building it ([`LinearOp`]).
 //!
 //! ```
 //! use taper::ndarray::Array2; // ndarray 0.17, re-exported
@@ -159,7 +159,7 @@ pub use distill::distiller::Distiller;
 pub use dtype::DType;
 pub use error::{Error, ParamError, Result};
 pub use float::Float;
-pub use moments::{InputMoments, Patches};
+pub use moments::{Geometry, InputMoments};
 pub use observer::{Observer, Progress, Stage};
 pub use prune::pruner::Pruner;
 pub use seed::Seed;

@@ -89,7 +89,8 @@ const SPINS: usize = 1 << 10;
 /// For products that take tens of microseconds, where rayon's own parallel iterators spend as long on waking threads. The
 /// calling thread starts at once instead of waiting for a thread of the pool. Each thread first works on its own run of
 /// consecutive items, whose memory may still be in its cache from the last call, and then takes items from the runs of others.
-/// `cargo bench --bench fixed_point` (8 bits, batch 1) and `--bench binary` measure such products.
+/// `cargo bench --bench fixed_point -- pool` compares it with rayon's parallel iterator and with one thread on such a product:
+/// that comparison is the reason for this code.
 pub(crate) fn for_each_with<T: Send, W>(
     items: Vec<T>,
     share: bool,

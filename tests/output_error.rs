@@ -6,7 +6,7 @@ use taper::factorize::cp::CpAls;
 use taper::factorize::svd::TruncatedSvd;
 use taper::ndarray::{Array2, Array4, ArrayView2, Ix2, s};
 use taper::prune::{Keep, MagnitudePruner, Sparsity};
-use taper::quantize::binary::{Binarizer, Scaling};
+use taper::quantize::binary::Binarizer;
 use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range, Symmetry};
 use taper::quantize::product::{Codebook, ProductQuantizer, ResidualQuantizer, SplitAxis};
 use taper::{
@@ -144,10 +144,14 @@ fn weights_that_are_on_the_grid_stay_there() {
 
 #[test]
 fn binary_with_error_feedback() {
-    for scaling in [Scaling::PerRow, Scaling::PerTensor] {
+    for scaling in [Some(Granularity::PerRow), Some(Granularity::PerTensor)] {
         outputs_move_less(&Binarizer::new().scaling(scaling));
     }
-    for scaling in [Scaling::PerRow, Scaling::PerTensor, Scaling::None] {
+    for scaling in [
+        Some(Granularity::PerRow),
+        Some(Granularity::PerTensor),
+        None,
+    ] {
         let binarizer = Binarizer::new().scaling(scaling);
         for seed in 0..8 {
             // Even where inputs hardly say anything, it is not worse than without them.

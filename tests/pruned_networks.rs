@@ -7,22 +7,19 @@ use std::collections::BTreeMap;
 
 use ndarray::{Array1, Array2, Array4, ArrayD, Axis, Ix1, Ix2, Ix4, IxDyn, concatenate, s};
 use proptest::prelude::*;
-use taper::Error;
 use taper::prune::{
-    ChannelScore, ChannelSlimming, CoupledPlan, Coupling, Dropped, Keep, LayerPruner, PrunePlan,
-    Scope, Tensors,
+    ChannelScore, ChannelSlimming, CoupledPlan, Coupling, Keep, LayerPruner, PrunePlan, Scope,
+    Tensors,
 };
+use taper::{Error, Seed};
 
 /// Values that look random and are the same in every run.
 struct Values(u64);
 
 impl Values {
     fn next(&mut self) -> f64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
+        self.0 = self.0.wrapping_add(1);
+        Seed::from(self.0).uniform(0)
     }
 
     fn array(&mut self, shape: &[usize]) -> ArrayD<f64> {
@@ -533,8 +530,7 @@ proptest! {
     ) {
         let Case { coupling, tensors, forward } = CASES[which](seed);
         let plan = random_plan(&coupling, &keep);
-        let dropped = if constant { Dropped::Constant } else { Dropped::Zero };
-        let coupled = CoupledPlan::new(&coupling, &plan).unwrap().dropped(dropped);
+        let coupled = CoupledPlan::new(&coupling, &plan).unwrap().fold_constants(constant);
         let masked = coupled.mask_all(&tensors).unwrap();
         let pruned = coupled.prune_all(&tensors).unwrap();
         let images = images(seed ^ 1);
@@ -565,8 +561,10 @@ fn folding_matters() {
         } = case(3);
         let plan = random_plan(&coupling, &[true, false]);
         let images = images(4);
-        let outputs = [Dropped::Constant, Dropped::Zero].map(|dropped| {
-            let coupled = CoupledPlan::new(&coupling, &plan).unwrap().dropped(dropped);
+        let outputs = [true, false].map(|fold| {
+            let coupled = CoupledPlan::new(&coupling, &plan)
+                .unwrap()
+                .fold_constants(fold);
             forward(&Net(&coupled.prune_all(&tensors).unwrap()), &images, 0)
         });
         let (difference, bound) = difference(&outputs[0], &outputs[1]);
@@ -765,7 +763,7 @@ fn statistics_over_channels_are_those_of_the_kept_ones() {
         let plan = PrunePlan::new(vec![(6, kept.to_vec())]).unwrap();
         let plan = plan.named(["conv"]).unwrap();
         let coupled = CoupledPlan::new(&coupling, &plan).unwrap();
-        let pruned = coupled.dropped(Dropped::Zero).prune_all(&tensors).unwrap();
+        let pruned = coupled.fold_constants(false).prune_all(&tensors).unwrap();
         let net = Net(&pruned);
         let small = net.linear(
             "fc",
@@ -804,7 +802,7 @@ fn constants_that_no_bias_can_hold_are_refused() {
     let plan = plan.named(["conv"]).unwrap();
     let problem = |coupling: &Coupling, tensors: &Tensors<f64>| {
         let coupled = CoupledPlan::new(coupling, &plan).unwrap();
-        let zero = coupled.clone().dropped(Dropped::Zero);
+        let zero = coupled.clone().fold_constants(false);
         assert!(zero.prune_all(tensors).is_ok());
         match coupled.prune_all(tensors) {
             Err(Error::Coupling { problem }) => problem,
@@ -832,9 +830,7 @@ fn constants_that_no_bias_can_hold_are_refused() {
     tensors.insert("norm.running_var".to_owned(), ArrayD::ones(IxDyn(&[6])));
     assert!(problem(&net, &tensors).contains("norm has no scale"));
     // With zeros, the masked network still computes the same.
-    let coupled = CoupledPlan::new(&net, &plan)
-        .unwrap()
-        .dropped(Dropped::Zero);
+    let coupled = CoupledPlan::new(&net, &plan).unwrap().fold_constants(false);
     let forward = |tensors: &Tensors<f64>, x: &Array4<f64>| {
         let net = Net(tensors);
         let y = net.conv("fc", &net.norm("norm", &net.conv("conv", x, 0)), 0);
@@ -877,7 +873,7 @@ fn constants_without_a_bias_to_hold_them_are_refused() {
     assert!(
         coupled
             .clone()
-            .dropped(Dropped::Zero)
+            .fold_constants(false)
             .prune_all(&tensors)
             .is_ok()
     );

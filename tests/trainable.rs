@@ -6,7 +6,7 @@ use taper::factorize::cp::{CpAls, CpTensor};
 use taper::factorize::svd::{SingularValues, TruncatedSvd};
 use taper::ndarray::{Array1, Array2, Array3, ArrayD, array};
 use taper::prune::SparseMatrix;
-use taper::quantize::binary::{Binarizer, Scaling};
+use taper::quantize::binary::Binarizer;
 use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity, Symmetry};
 use taper::quantize::product::{Codebook, ProductQuantizer, ResidualQuantizer, SplitAxis};
 use taper::{Error, Factorizer, Precision, Quantizer, Seed, Trainable};
@@ -152,7 +152,7 @@ proptest! {
                 .precision(Precision::F64);
             laws_hold_for(&mut quantizer.quantize(w.view()).unwrap(), seed);
         }
-        for scaling in [Scaling::None, Scaling::PerTensor, Scaling::PerRow] {
+        for scaling in [None, Some(Granularity::PerTensor), Some(Granularity::PerRow)] {
             let binarizer = Binarizer::new().scaling(scaling).precision(Precision::F64);
             laws_hold_for(&mut binarizer.quantize(w.view()).unwrap(), seed);
         }
@@ -190,7 +190,7 @@ fn scales_do_not_become_negative() {
     fixed.set_parameters(array![-1.0].view()).unwrap();
     assert_eq!(fixed.parameters(), array![0.0]);
     let mut binary = Binarizer::new()
-        .scaling(Scaling::PerTensor)
+        .scaling(Granularity::PerTensor)
         .quantize(w.view())
         .unwrap();
     binary.set_parameters(array![-1.0].view()).unwrap();

@@ -23,7 +23,7 @@ pub fn random(seed: u64, shape: (usize, usize)) -> Array2<f32> {
     let mut stream = 0;
     Array2::from_shape_simple_fn(shape, || {
         stream += 1;
-        (Seed::from(seed).derive(stream).value() >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
+        Seed::from(seed).uniform(stream) as f32
     })
 }
 

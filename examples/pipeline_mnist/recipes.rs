@@ -15,7 +15,7 @@ use taper::model::{
     CompressedModel, CompressedTensor, Dense, FactoredMatrix, NamedTensors, SparseQuantized,
 };
 use taper::prune::SparseMatrix;
-use taper::quantize::binary::{Binarizer, Scaling};
+use taper::quantize::binary::Binarizer;
 use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range};
 use taper::quantize::product::{Codebook, PqMatrix, ProductQuantizer};
 use taper::{Factorizer, Precision, Quantizer, Seed, Trainable};
@@ -176,7 +176,7 @@ pub fn others(
         bar.inc(1);
     }
     let binarizer = Binarizer::new()
-        .scaling(Scaling::PerRow)
+        .scaling(Granularity::PerRow)
         .precision(Precision::F16);
     all.push(tuned(
         "binary, one scale per row",

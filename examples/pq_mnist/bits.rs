@@ -6,7 +6,7 @@ use support::network::inference::{Network, Weight};
 use support::network::statistics::reestimate_with;
 use support::table::Table;
 use taper::ndarray::Ix2;
-use taper::quantize::binary::{Binarizer, Scaling};
+use taper::quantize::binary::Binarizer;
 use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range};
 use taper::{Compressed, InputMoments, Quantizer};
 
@@ -34,7 +34,7 @@ pub(crate) struct Fitted {
 }
 
 pub(crate) fn fit(network: &Network, statistics: &Dataset) -> anyhow::Result<Vec<Fitted>> {
-    let binary = Binarizer::new().scaling(Scaling::PerRow);
+    let binary = Binarizer::new().scaling(Granularity::PerRow);
     let mut all = vec![fit_one("signs".into(), &binary, network, statistics)?];
     for bits in [2, 3, 4] {
         let fixed = FixedPointQuantizer::new(bits)

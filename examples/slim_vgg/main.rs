@@ -23,8 +23,7 @@ use support::report::Report;
 use support::timing::least_seconds;
 use taper::distill::KnowledgeDistillation;
 use taper::prune::{
-    ChannelScore, ChannelSlimming, CoupledPlan, Coupling, Dropped, Keep, PruneReport,
-    SlimmingPenalty, Tensors,
+    ChannelScore, ChannelSlimming, CoupledPlan, Coupling, Keep, PruneReport, Tensors,
 };
 
 support::fast_allocator!();
@@ -213,7 +212,7 @@ impl Experiment {
                 .map_or(1, |&places| places)
         })?;
 
-        let zero = coupled.clone().dropped(Dropped::Zero);
+        let zero = coupled.clone().fold_constants(false);
         let pruned = valid(&zero.prune_all(trained)?)?;
         let masked = valid(&zero.mask_all(trained)?)?;
         let test = &self.data.test;
@@ -286,7 +285,7 @@ impl Experiment {
                 .layers
                 .iter()
                 .filter(|layer| layer.name.starts_with("conv"))
-                .map(|layer| layer.channels.left())
+                .map(|layer| layer.channels.after as f64 / layer.channels.before as f64)
                 .collect(),
         };
         *report = Some(counted);
@@ -318,13 +317,12 @@ fn main() -> anyhow::Result<()> {
         CLASSES,
         args.common.seed("weights"),
     );
-    let penalty = SlimmingPenalty::new(args.penalty)?;
     let (baseline, epochs) = experiment.train(
         "baseline",
         &untrained,
         experiment.epochs,
         &Slimming {
-            penalty: Some(penalty),
+            penalty: Some(args.penalty),
         },
     )?;
     let trained = baseline.tensors()?;

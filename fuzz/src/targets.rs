@@ -118,13 +118,14 @@ fn change(stored: &mut Stored, draw: &mut Draw<'_>) {
             stored.shape[at] = draw.between(0, 8);
         }
         (5, _) => {
-            const NAMES: [&str; 8] = [
+            const NAMES: [&str; 9] = [
                 "axis",
                 "bits",
                 "scaling",
                 "symmetry",
                 "stride",
                 "padding",
+                "dilation",
                 "bias",
                 "precision",
             ];

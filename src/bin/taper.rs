@@ -9,7 +9,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use taper::model::{
-    Budget, Calibration, CompressOptions, Container, NamedTensors, Recipe, Report, Shard, merge,
+    Budget, Calibration, CompressOptions, Container, NamedTensors, Recipe, Report, Shard,
 };
 use taper::{Progress, Stage};
 
@@ -158,7 +158,7 @@ fn run(command: Command) -> Result<(), Box<dyn Error>> {
             write_json(json, &report)
         }
         Command::Merge { output, parts } => {
-            let bytes = merge(&parts, &output)?;
+            let bytes = Shard::merge(&parts, &output)?;
             println!("{}: {bytes} bytes", output.display());
             Ok(())
         }

@@ -171,6 +171,7 @@ fn one_iteration_is_that_of_the_naive_loop() {
                 mass += weight;
             }
             for (found, expected) in one.centroids.row(c as usize).iter().zip(sum / mass) {
+                // The means are rounded to single precision.
                 assert!(
                     (f64::from(*found) - expected).abs()
                         <= f64::from(f32::EPSILON) * expected.abs()

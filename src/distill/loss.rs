@@ -49,7 +49,7 @@ impl<F: Float> LossValue<F> {
     }
 }
 
-/// Converts `value` to `F`, or errs where it is out of range.
+/// Converts `value` to `F`; fails if it is out of range.
 pub(super) fn in_range<F: Float>(what: &'static str, value: f64) -> Result<F> {
     let value = F::from_f64_lossy(value);
     check::no_overflow(what, [&value])?;

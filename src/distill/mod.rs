@@ -37,7 +37,7 @@ pub use hint::{HintLoss, HintRegressor};
 pub use knowledge::KnowledgeDistillation;
 pub use loss::{DistillationLoss, LossValue};
 pub use schedule::Anneal;
-pub use softmax::{log_softened_softmax, softened_softmax};
+pub use softmax::softened_softmax;
 pub use stored::TeacherLogits;
 pub use teacher::{ensemble_logits, smoothed_labels};
 

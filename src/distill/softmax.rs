@@ -54,16 +54,7 @@ pub fn softened_softmax<F: Float>(
 /// # Errors
 ///
 /// As [`softened_softmax`], and [`Error::Overflow`] for a logarithm that leaves the range of the type.
-///
-/// ```
-/// use taper::distill::log_softened_softmax;
-/// use taper::ndarray::array;
-///
-/// let log_p = log_softened_softmax(array![[0.0_f32, -1000.0]].view(), 1.0)?;
-/// assert_eq!(log_p, array![[0.0, -1000.0]]);
-/// # Ok::<(), taper::Error>(())
-/// ```
-pub fn log_softened_softmax<F: Float>(
+pub(super) fn log_softened_softmax<F: Float>(
     logits: ArrayView2<'_, F>,
     temperature: f64,
 ) -> Result<Array2<F>> {
@@ -113,4 +104,49 @@ fn by_row<F: Float>(
         }
     });
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Seed;
+    use ndarray::array;
+    use proptest::prelude::*;
+
+    #[test]
+    fn logarithms_out_of_range_are_errors() {
+        let accurate = log_softened_softmax(array![[0.0_f32, -1000.0]].view(), 1.0);
+        assert_eq!(accurate, Ok(array![[0.0, -1000.0]]));
+        let extreme = array![[f32::MAX, -f32::MAX, 0.0]];
+        assert!(matches!(
+            log_softened_softmax(extreme.view(), 1.0),
+            Err(Error::Overflow { .. })
+        ));
+        assert!(log_softened_softmax(array![[1.0]].view(), 0.0).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn logarithms_are_those_of_the_probabilities(
+            seed: u64,
+            classes in 1_usize..70,
+            spread in 0.0_f64..200.0,
+            log_temperature in -3.0_f64..6.0,
+        ) {
+            let seed = Seed::from(seed);
+            let z = Array2::from_shape_fn((3, classes), |(i, j)| {
+                (spread * seed.uniform((classes * i + j) as u64)) as f32
+            });
+            let temperature = log_temperature.exp();
+            let p = softened_softmax(z.view(), temperature).unwrap();
+            let log_p = log_softened_softmax(z.view(), temperature).unwrap();
+            for (&p, &log_p) in p.iter().zip(&log_p) {
+                // Rounding of the exponent, whose size is |ln p|.
+                let relative = (8.0 + 4.0 * log_p.abs()) * f32::EPSILON;
+                // Numbers near the smallest normal one may be flushed to zero.
+                let tolerance = relative * p + 2.0 * f32::MIN_POSITIVE;
+                prop_assert!((p - log_p.exp()).abs() <= tolerance);
+            }
+        }
+    }
 }

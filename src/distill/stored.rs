@@ -8,7 +8,7 @@ use super::check_temperature;
 use crate::packing::PackedCodes;
 use crate::{Compressed, DType, Error, Float, Part, Precision, Result, Role, StorageBits, check};
 
-/// The name under which parts are refused.
+/// The name of the artifact in errors.
 const ARTIFACT: &str = "TeacherLogits";
 
 /// The logits of a teacher for every sample of a data set, computed once and stored in few bytes.
@@ -405,7 +405,7 @@ fn find<'p, 'b>(parts: &'p [Part<'b>], name: &str) -> Result<Option<&'p Part<'b>
     }
 }
 
-/// Errs where `part` does not hold finite values of this precision and shape.
+/// Fails if `part` does not hold finite values of this precision and shape.
 fn check_values(part: &Part<'_>, precision: Precision, shape: &[usize]) -> Result<()> {
     let count = shape
         .iter()

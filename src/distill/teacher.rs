@@ -2,7 +2,8 @@
 
 use ndarray::{Array2, ArrayView2, Zip};
 
-use super::{check_temperature, log_softened_softmax};
+use super::check_temperature;
+use super::softmax::log_softened_softmax;
 use crate::{Error, Float, Result, check};
 
 /// Returns the logits of an ensemble: their softened probabilities at `temperature` are the mean of the members'
@@ -13,8 +14,8 @@ use crate::{Error, Float, Result, check};
 ///
 /// # Errors
 ///
-/// [`Error::EmptyAxis`] for an empty ensemble, [`Error::ShapeMismatch`] for members of different shapes, and
-/// those of [`log_softened_softmax`].
+/// [`Error::EmptyAxis`] for an empty ensemble, [`Error::ShapeMismatch`] for members of different shapes,
+/// [`Error::Overflow`] for a logit out of range, and those of [`softened_softmax`](super::softened_softmax).
 ///
 /// ```
 /// use taper::distill::{ensemble_logits, softened_softmax};

@@ -426,7 +426,8 @@ mod tests {
             let signs = random(seed, width * words);
             let noise = random(seed ^ 1, height * words * 64);
             let bytes: Vec<u8> = noise.iter().map(|&x| x as u8).collect();
-            let reals: Vec<f64> = noise.iter().map(|&x| x as f64 / u64::MAX as f64 - 0.5).collect();
+            let reals = (0..noise.len() as u64).map(|i| Seed::from(seed ^ 1).uniform(i) / 2.0);
+            let reals: Vec<f64> = reals.collect();
             let singles: Vec<f32> = reals.iter().map(|&x| x as f32).collect();
             let set = |j: usize, k: usize| signs[j * words + k / 64] >> (k % 64) & 1 == 1;
             let mut by_byte = vec![0_u32; height * width];

@@ -108,7 +108,7 @@ impl Level {
     }
 }
 
-/// The kernels that exist for both number types; [`Float`](crate::Float) asks for it.
+/// The kernels for both number types, a supertrait of [`Float`](crate::Float).
 ///
 /// Public in name only: the module is private.
 pub trait KernelFloat:

@@ -75,7 +75,7 @@ mod tests {
         let mut bytes = Placed::<u8>::default();
         bytes.room(100).fill(7);
         assert_eq!(place_of(bytes.values()), 0);
-        // Less than there is leaves it as it is.
+        // A smaller request does not change the memory.
         assert_eq!(bytes.room(40), [7; 40]);
         assert_eq!(bytes.values().len(), 100);
         assert_eq!(bytes.room(200).len(), 200);

@@ -8,7 +8,6 @@ use std::fmt;
 /// use taper::limit::Bounds;
 ///
 /// let bounds = Bounds { lower: 1.0, upper: 2.0 };
-/// assert_eq!((bounds.width(), bounds.middle()), (1.0, 1.5));
 /// assert_eq!(format!("{bounds:.1}"), "1.0 to 2.0");
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -29,15 +28,8 @@ impl Bounds {
     }
 
     /// The distance between the two bounds.
-    #[must_use]
-    pub fn width(&self) -> f64 {
+    pub(super) fn width(&self) -> f64 {
         self.upper - self.lower
-    }
-
-    /// The middle between the two bounds.
-    #[must_use]
-    pub fn middle(&self) -> f64 {
-        self.lower + self.width() / 2.0
     }
 }
 

@@ -46,31 +46,9 @@ pub struct RateDistortionGap {
     pub limit_bits: Option<Bounds>,
     /// The error of Gaussian weights of this variance at the artifact's bits: a reference, not a bound.
     pub gaussian_error: f64,
-    /// How `limit_error` was computed. `limit_bits` comes from the iteration of Blahut and Arimoto if it resolves the error.
-    pub estimator: Estimator,
-}
-
-/// How a limit was computed.
-///
-/// ```
-/// use taper::Quantizer;
-/// use taper::limit::{Estimator, RateDistortionGap};
-/// use taper::ndarray::Array2;
-/// use taper::quantize::fixed_point::FixedPointQuantizer;
-///
-/// let weights = Array2::from_shape_fn((64, 64), |(o, i)| ((o * 64 + i) as f32).sin());
-/// let two_bits = FixedPointQuantizer::new(2).quantize(weights.view())?;
-/// let gap = RateDistortionGap::of(&two_bits, weights.view().into_dyn())?;
-/// assert_eq!(gap.estimator, Estimator::BlahutArimoto);
-/// # Ok::<(), taper::Error>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Estimator {
-    /// The iteration of Blahut and Arimoto on the histogram: proven bounds.
-    BlahutArimoto,
-    /// The Shannon lower bound, from an estimate of the entropy, at five bits a weight and more.
-    Shannon,
+    /// Whether `limit_error` is a proven bound, by the iteration of Blahut and Arimoto on the histogram. At five bits a weight
+    /// and more it is Shannon's lower bound, with an estimate of the entropy.
+    pub proven: bool,
 }
 
 impl RateDistortionGap {
@@ -126,14 +104,14 @@ impl RateDistortionGap {
         let variance = source.variance();
         let gaussian_error = gaussian_distortion(variance, bits_per_weight)?;
         let high = HIGH_RATE * variance;
-        let (limit_error, estimator) =
-            if gaussian_error >= high && source.is_resolved(gaussian_error) {
-                let error = source.distortion(bits_per_weight)?;
-                (error, Estimator::BlahutArimoto)
-            } else {
-                let error = source.shannon_distortion(bits_per_weight)?;
-                (Bounds::exactly(error), Estimator::Shannon)
-            };
+        let (limit_error, proven) = if gaussian_error >= high && source.is_resolved(gaussian_error)
+        {
+            let error = source.distortion(bits_per_weight)?;
+            (error, true)
+        } else {
+            let error = source.shannon_distortion(bits_per_weight)?;
+            (Bounds::exactly(error), false)
+        };
         let limit_bits = if mean_squared_error == 0.0 {
             None
         } else if mean_squared_error >= high && source.is_resolved(mean_squared_error) {
@@ -148,7 +126,7 @@ impl RateDistortionGap {
             limit_error,
             limit_bits,
             gaussian_error,
-            estimator,
+            proven,
         })
     }
 

@@ -7,9 +7,9 @@
 //! |---|---|---|
 //! | [`EmpiricalSource::rate`], [`distortion`](EmpiricalSource::distortion) | bits a weight at a mean squared error, and the error at a number of bits | weights drawn independently from their own histogram, which the decoder knows at no cost |
 //! | [`EmpiricalSource::shannon_rate`] | a simpler lower bound on the same | as above, and the weights have a density, whose entropy is estimated |
-//! | [`gaussian_rate`] | a reference, not a bound: R(D) of Gaussian weights | Gaussian weights, which need *more* bits than any other distribution of this variance |
-//! | [`WaterFilling`] | bits a weight at a mean squared output error of a linear layer | independent Gaussian weights, a known second moment of the inputs |
-//! | [`levels_error`], [`EmpiricalSource::levels_error`] | the error of any k values shared by all weights | none: these weights |
+//! //! | [`WaterFilling::of`] | with one variance a reference, not a bound: R(D) of Gaussian weights | Gaussian weights, which need *more* bits than any other distribution of this variance |
+//! | [`WaterFilling::linear_layer`] | bits a weight at a mean squared output error of a linear layer | independent Gaussian weights, a known second moment of the inputs |
+//! | [`EmpiricalSource::levels_error`] | the error of any k values shared by all weights | none: these weights |
 //! | [`sign_error`] | the error of any α·(±1) | none: these weights |
 //! | [`LowRankLimit`] | the error of any matrix of rank r, in the weights or in the outputs | none: these weights |
 //! | [`UnfoldingLimit`] | the error of any CP or Tucker model of given ranks, from below | none: these weights |
@@ -18,11 +18,11 @@
 //! below it shows how far the weights are from independent. [`RateDistortionGap`] compares an artifact with the limit.
 //!
 //! ```
-//! use taper::limit::{gaussian_rate, sign_error};
+//! use taper::limit::{WaterFilling, sign_error};
 //! use taper::ndarray::arr1;
 //!
 //! // A quarter of the variance takes one bit of a Gaussian source.
-//! assert!((gaussian_rate(1.0, 0.25)? - 1.0).abs() < 1e-12);
+//! assert_eq!(WaterFilling::of(arr1(&[1.0]).view())?.rate(0.25)?, 1.0);
 //! assert_eq!(sign_error(arr1(&[1.0_f64, -1.0, 3.0, -3.0]).view().into_dyn())?, 1.0); // by ±2
 //! # Ok::<(), taper::Error>(())
 //! ```
@@ -41,9 +41,9 @@ mod unfolding;
 mod water_filling;
 
 pub use bounds::Bounds;
-pub use gap::{Estimator, RateDistortionGap};
-pub use gaussian::{gaussian_distortion, gaussian_rate};
-pub use optimum::{levels_error, sign_error};
+pub use gap::RateDistortionGap;
+use gaussian::gaussian_distortion;
+pub use optimum::sign_error;
 pub use source::EmpiricalSource;
 pub use spectrum::LowRankLimit;
 pub use unfolding::UnfoldingLimit;

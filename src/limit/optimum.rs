@@ -1,38 +1,8 @@
-//! The least errors of weights with few values, and of signs with one scale.
+//! The least error of signs with one scale.
 
-use ndarray::{ArrayView, ArrayView1, Dimension};
+use ndarray::{ArrayView, Dimension};
 
-use crate::cluster::cluster_scalars;
 use crate::{Float, Result, check};
-
-/// The least mean squared error of weights that take at most `levels` values, of any choice of values: the optimum of
-/// k-means in one dimension.
-///
-/// A bound for any scalar quantizer of `levels` values a tensor: fixed point, codebooks, binary. Exact, in
-/// O(k n log n) time ([`cluster_scalars`]); [`EmpiricalSource::levels_error`](super::EmpiricalSource::levels_error)
-/// bounds it from a histogram in a fraction of the time.
-///
-/// ```
-/// use taper::limit::levels_error;
-/// use taper::ndarray::array;
-///
-/// assert_eq!(levels_error(array![[0.0, 2.0], [10.0, 12.0]].view(), 2)?, 1.0);
-/// # Ok::<(), taper::Error>(())
-/// ```
-///
-/// # Errors
-///
-/// [`Error::EmptyAxis`](crate::Error::EmptyAxis), [`Error::NonFinite`](crate::Error::NonFinite),
-/// [`Error::Parameter`](crate::Error::Parameter) for no levels, [`Error::Overflow`](crate::Error::Overflow).
-pub fn levels_error<F: Float, D: Dimension>(
-    weights: ArrayView<'_, F, D>,
-    levels: usize,
-) -> Result<f64> {
-    check::finite("weights", &weights)?;
-    let values: Vec<f64> = weights.iter().map(|w| w.as_f64()).collect();
-    let fit = cluster_scalars(ArrayView1::from(&values), None, levels)?;
-    Ok(fit.report.loss().expect("an optimal fit reports its loss"))
-}
 
 /// The least mean squared error of weights α·(±1) with one α for all: mean(w²) − mean(|w|)².
 ///

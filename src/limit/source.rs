@@ -271,7 +271,7 @@ impl EmpiricalSource {
     /// The least mean squared error of weights that take at most `levels` values, of any choice of values.
     ///
     /// It is the optimal k-means of a histogram of at most 16,384 bins; the bounds account for the width of the bins.
-    /// [`levels_error`](super::levels_error) computes the exact error, in more time.
+    /// [`cluster_scalars`](crate::cluster::cluster_scalars) computes the exact error, in more time.
     ///
     /// # Errors
     ///

@@ -81,8 +81,7 @@ impl LowRankLimit {
     }
 
     /// The largest rank, at which the error is zero.
-    #[must_use]
-    pub fn largest_rank(&self) -> usize {
+    pub(super) fn largest_rank(&self) -> usize {
         self.discarded.len() - 1
     }
 

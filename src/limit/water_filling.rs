@@ -74,12 +74,6 @@ impl WaterFilling {
         Ok(Self { variances })
     }
 
-    /// The variances of the components, falling.
-    #[must_use]
-    pub fn variances(&self) -> &[f64] {
-        &self.variances
-    }
-
     /// R(D), in bits a component, at a mean squared error of `distortion` a component.
     ///
     /// # Errors

@@ -84,7 +84,7 @@ fn products<F: Float, B: Backend<F>>() {
                 });
             });
         });
-        // Into a view with gaps, added to what is there; what lies between is left alone.
+        // Adds to a view with gaps. The values in the gaps do not change.
         let two = F::one() + F::one();
         let mut around = Array2::from_elem((2 * m + 1, n + 1), F::one());
         let out = around.slice_mut(s![..2 * m;2, ..n]);

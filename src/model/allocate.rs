@@ -2,21 +2,18 @@
 
 use crate::{Error, ParamError, Result};
 
-/// Size and error of one way to compress one layer. [`allocate`] has an example.
+/// Size and error of one way to compress one layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct RatePoint {
+pub(super) struct RatePoint {
     /// Its bytes in the file.
-    pub bytes: u64,
+    pub(super) bytes: u64,
     /// Its error, multiplied by the sensitivity of the layer: errors of different layers add up.
-    pub error: f64,
+    pub(super) error: f64,
 }
 
 /// The limit within which [`allocate`] chooses.
-///
-/// The function has an example of each.
 #[derive(Debug, Clone, Copy, PartialEq)]
-#[non_exhaustive]
-pub enum Limit {
+pub(super) enum Limit {
     /// The least error in at most this many bytes.
     Bytes(u64),
     /// The fewest bytes at no more than this error.
@@ -31,25 +28,11 @@ pub enum Limit {
 /// along the hulls reach exactly are optimal; others miss the optimum by less than one such step (Shoham and Gersho,
 /// "Efficient bit allocation for an arbitrary set of quantizers", 1988, doi:10.1109/29.90373).
 ///
-/// ```
-/// use taper::model::{Limit, RatePoint, allocate};
-///
-/// let point = |bytes, error| RatePoint { bytes, error };
-/// let layers = [
-///     vec![point(1, 10.0), point(2, 1.0)],
-///     vec![point(10, 5.0), point(20, 4.0)],
-/// ];
-/// // The first layer saves an error of 9 with one byte, the second saves 1 with ten.
-/// assert_eq!(allocate(&layers, Limit::Bytes(20))?, [1, 0]);
-/// assert_eq!(allocate(&layers, Limit::Error(5.5))?, [1, 1]);
-/// # Ok::<(), taper::Error>(())
-/// ```
-///
 /// # Errors
 ///
 /// [`Error::EmptyAxis`] for a layer without points, [`Error::Parameter`] for errors that are negative or not finite, and
 /// [`Error::BudgetOutOfReach`] where even the cheapest (or the most accurate) points of all layers exceed the limit.
-pub fn allocate(layers: &[Vec<RatePoint>], limit: Limit) -> Result<Vec<usize>> {
+pub(super) fn allocate(layers: &[Vec<RatePoint>], limit: Limit) -> Result<Vec<usize>> {
     for points in layers {
         crate::check::not_empty("the points of a layer", &[points.len()])?;
         if let Some(point) = points

@@ -17,7 +17,7 @@ use crate::{Observer, Precision, Result, check};
 /// A budget for the file of a whole model, and how it is spent.
 ///
 /// Tensors of two axes and more are rounded by a [trellis](crate::quantize::trellis), each with a step of its own. The curve of
-/// size and error over the step is estimated on some rows of each tensor, [`allocate`](super::allocate) chooses a point of each, and the
+/// size and error over the step is estimated on some rows of each tensor, a Lagrangian chooses a point of each, and the
 /// whole tensors are fitted there. Vectors are kept or stored in half precision. With
 /// [`candidates`](Self::candidates), these chains are tried on each tensor instead, such as [`few_bit_candidates`], whose results
 /// multiply without being decompressed. A tensor can always be kept. Candidates that do not fit a tensor are left out for it.

@@ -74,80 +74,55 @@ fn power_of_two(code: u8) -> f32 {
 /// [`Error::Overflow`] for a value beyond the range of `dtype`, [`Error::Unsupported`] for a `dtype` that does not hold
 /// single real numbers.
 pub(super) fn encode(values: impl ExactSizeIterator<Item = f32>, dtype: DType) -> Result<Vec<u8>> {
-    fn floats<const N: usize>(
-        values: impl Iterator<Item = f32>,
-        what: &'static str,
-        element: impl Fn(f32) -> (f32, [u8; N]),
-    ) -> Result<Vec<u8>> {
-        let mut bytes = Vec::with_capacity(N * values.size_hint().0);
-        for value in values {
-            let (rounded, element) = element(value);
-            if rounded.is_infinite() && value.is_finite() {
-                return Err(Error::Overflow { what });
+    /// Numbers of 16 bits.
+    macro_rules! halves {
+        ($name:literal, $type:ty) => {{
+            let mut bytes = Vec::with_capacity(2 * values.len());
+            for value in values {
+                let rounded = <$type>::from_f32(value);
+                if rounded.is_infinite() && value.is_finite() {
+                    return Err(Error::Overflow {
+                        what: concat!("a weight as ", $name),
+                    });
+                }
+                bytes.extend(rounded.to_le_bytes());
             }
-            bytes.extend(element);
-        }
-        Ok(bytes)
+            Ok(bytes)
+        }};
     }
-    fn integers<const N: usize>(
-        values: impl Iterator<Item = f32>,
-        what: &'static str,
-        [low, beyond]: [f32; 2],
-        element: impl Fn(f32) -> [u8; N],
-    ) -> Result<Vec<u8>> {
-        let mut bytes = Vec::with_capacity(N * values.size_hint().0);
-        for value in values {
-            let rounded = value.round_ties_even();
-            // A NaN is in no range.
-            if !(low..beyond).contains(&rounded) {
-                return Err(Error::Overflow { what });
+    macro_rules! integers {
+        ($name:literal, $type:ty) => {{
+            // The largest integer of 64 bits is no double, the power of two above it is: MAX + 1 gives it in both cases.
+            let range = <$type>::MIN as f64..<$type>::MAX as f64 + 1.0;
+            let mut bytes = Vec::with_capacity(size_of::<$type>() * values.len());
+            for value in values {
+                let rounded = value.round_ties_even();
+                // A NaN is in no range.
+                if !range.contains(&f64::from(rounded)) {
+                    return Err(Error::Overflow {
+                        what: concat!("a weight as ", $name),
+                    });
+                }
+                bytes.extend((rounded as $type).to_le_bytes());
             }
-            bytes.extend(element(rounded));
-        }
-        Ok(bytes)
+            Ok(bytes)
+        }};
     }
-    // Powers of two are exact, the largest integers of 32 and 64 bits are not.
-    let signed = |bits: i32| [-(2_f32.powi(bits - 1)), 2_f32.powi(bits - 1)];
-    let unsigned = |bits: i32| [0.0, 2_f32.powi(bits)];
     match dtype {
-        DType::F64 => floats(values, "a weight as F64", |x| {
-            (x, f64::from(x).to_le_bytes())
-        }),
-        DType::F32 => floats(values, "a weight as F32", |x| (x, x.to_le_bytes())),
-        DType::F16 => floats(values, "a weight as F16", |x| {
-            let rounded = half::f16::from_f32(x);
-            (rounded.to_f32(), rounded.to_le_bytes())
-        }),
-        DType::BF16 => floats(values, "a weight as BF16", |x| {
-            let rounded = half::bf16::from_f32(x);
-            (rounded.to_f32(), rounded.to_le_bytes())
-        }),
+        DType::F64 => Ok(values.flat_map(|x| f64::from(x).to_le_bytes()).collect()),
+        DType::F32 => Ok(values.flat_map(f32::to_le_bytes).collect()),
+        DType::F16 => halves!("F16", half::f16),
+        DType::BF16 => halves!("BF16", half::bf16),
         DType::F8_E4M3 => eight_bits(values, "a weight as F8_E4M3", Eight::E4M3),
         DType::F8_E5M2 => eight_bits(values, "a weight as F8_E5M2", Eight::E5M2),
-        DType::I8 => integers(values, "a weight as I8", signed(8), |x| {
-            (x as i8).to_le_bytes()
-        }),
-        DType::I16 => integers(values, "a weight as I16", signed(16), |x| {
-            (x as i16).to_le_bytes()
-        }),
-        DType::I32 => integers(values, "a weight as I32", signed(32), |x| {
-            (x as i32).to_le_bytes()
-        }),
-        DType::I64 => integers(values, "a weight as I64", signed(64), |x| {
-            (x as i64).to_le_bytes()
-        }),
-        DType::U8 => integers(values, "a weight as U8", unsigned(8), |x| {
-            (x as u8).to_le_bytes()
-        }),
-        DType::U16 => integers(values, "a weight as U16", unsigned(16), |x| {
-            (x as u16).to_le_bytes()
-        }),
-        DType::U32 => integers(values, "a weight as U32", unsigned(32), |x| {
-            (x as u32).to_le_bytes()
-        }),
-        DType::U64 => integers(values, "a weight as U64", unsigned(64), |x| {
-            (x as u64).to_le_bytes()
-        }),
+        DType::I8 => integers!("I8", i8),
+        DType::I16 => integers!("I16", i16),
+        DType::I32 => integers!("I32", i32),
+        DType::I64 => integers!("I64", i64),
+        DType::U8 => integers!("U8", u8),
+        DType::U16 => integers!("U16", u16),
+        DType::U32 => integers!("U32", u32),
+        DType::U64 => integers!("U64", u64),
         other => Err(unsupported(
             other,
             "weights are written as F64, F32, F16, BF16, F8_E4M3, F8_E5M2 or integers of 8 to 64 bits",

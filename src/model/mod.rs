@@ -1,9 +1,9 @@
 //! Whole models: from a safetensors file to a compressed container and back.
 //!
 //! A [`Recipe`] says how each tensor is compressed; [`Budget`] finds one for a size or an error. The result is a
-//! [`CompressedModel`], which holds the tensors by name. Its container is a safetensors file whose arrays are the parts of the
-//! compressed tensors, entropy-coded where that is smaller. A model larger than memory is compressed from file to file,
-//! tensor by tensor ([`Recipe::compress_file`]), by several processes if need be ([`Shard`], [`merge`]).
+//! [`CompressedModel`], which holds the tensors by name. It is saved as a safetensors file whose arrays are the parts of the
+//! compressed tensors, entropy-coded where that is smaller. [`Recipe::compress_file`] compresses a model that is larger than
+//! memory from file to file, tensor by tensor; several processes can share the work ([`Shard`]).
 //! [`extend`] is for artifacts of your own.
 //!
 //! ```
@@ -56,17 +56,18 @@ mod tensors;
 mod tests;
 mod ties;
 
-pub use allocate::{Limit, RatePoint, allocate};
 pub use budget::{Budget, few_bit_candidates};
 pub use calibration::Calibration;
 pub use compress::CompressOptions;
 pub use compressed::CompressedModel;
-pub use container::{Container, ContainerWriter};
+pub use container::Container;
+#[doc(hidden)]
+pub use container::ContainerWriter;
 pub use entry::{CompressedTensor, Entry};
 pub use kinds::{Dense, FactoredMatrix, FactoredTensor, SparseQuantized};
 pub use recipe::{Recipe, Rule};
 pub use report::{Report, ReportRow};
 pub use search::BudgetSearch;
-pub use shard::{Shard, merge};
+pub use shard::Shard;
 pub use step::Step;
 pub use tensors::{NamedTensors, TensorData};

@@ -11,7 +11,7 @@ use crate::{Error, Result};
 
 /// A chain of compressors for each tensor of a model, chosen by its name.
 ///
-/// The first rule that matches a tensor holds; where none does, the tensor is kept as it is. Names are matched by
+/// The first rule that matches a tensor applies; a tensor without one is kept as it is. Names are matched by
 /// patterns in which `*` stands for any text, `?` for any character and `[a-f]` for one of several.
 ///
 /// ```

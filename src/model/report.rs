@@ -93,8 +93,7 @@ impl Report {
     }
 
     /// The bytes of the container that hold names, shapes and descriptions.
-    #[must_use]
-    pub fn header_bytes(&self) -> u64 {
+    pub(super) fn header_bytes(&self) -> u64 {
         let arrays: u64 = self.rows.iter().map(|row| row.bytes_after).sum();
         self.bytes_after.saturating_sub(arrays)
     }

@@ -12,7 +12,7 @@ use crate::{Error, ParamError, Result};
 
 /// One of n parts of a model, which several processes compress at the same time.
 ///
-/// Tensors are independent of each other and draw from seeds of their own, so that the parts, once [merged](merge), equal
+/// Tensors are independent of each other and draw from seeds of their own, so that the parts, once [merged](Self::merge), equal
 /// the file that one process writes, byte for byte. Each process computes the same division: the largest tensor first,
 /// each to the part that has the fewest bytes so far. Tensors that are equal are in the same part, which has them once.
 ///
@@ -74,6 +74,69 @@ impl Shard {
         self.count
     }
 
+    /// Joins all parts of a model into the container `output`; returns its length in bytes.
+    ///
+    /// ```
+    /// use taper::model::{CompressOptions, NamedTensors, Recipe, Shard};
+    /// use taper::ndarray::ArrayD;
+    ///
+    /// let (a, b) = (ArrayD::<f32>::zeros(vec![4, 4]), ArrayD::<f32>::ones(vec![4, 4]));
+    /// let bytes = NamedTensors::to_bytes([("a", a.view()), ("b", b.view())])?;
+    /// let model = NamedTensors::from_bytes(bytes)?;
+    /// let folder = std::env::temp_dir().join(format!("taper-merge-{}", std::process::id()));
+    /// std::fs::create_dir_all(&folder).unwrap();
+    /// let parts = [1, 2].map(|i| folder.join(format!("part-{i}")));
+    /// for (i, part) in parts.iter().enumerate() {
+    ///     let options = CompressOptions::default().shard(Shard::new(i + 1, 2)?);
+    ///     Recipe::default().compress_file(&model, part, &options)?;
+    /// }
+    /// assert!(Shard::merge(&parts, folder.join("whole"))? > 128);
+    /// # std::fs::remove_dir_all(&folder).unwrap();
+    /// # Ok::<(), taper::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Shards`] where a part is missing, is given twice or belongs to another model, and for a file that is not a part;
+    /// [`Error::File`], and [`Error::Malformed`] for a file that is not a container.
+    pub fn merge(parts: &[impl AsRef<Path>], output: impl AsRef<Path>) -> Result<u64> {
+        let shards = |problem: String| Error::Shards { problem };
+        let mut writer = ContainerWriter::create(output)?;
+        let mut seen = Vec::new();
+        let mut metadata = None;
+        for path in parts {
+            let path = path.as_ref();
+            let container = Container::open(path)?;
+            let tensors = container.raw();
+            let shard: Self = match tensors.metadata().get(SHARD_KEY) {
+                Some(shard) => shard.parse()?,
+                None => {
+                    return Err(shards(format!(
+                        "{} is not a part of a model",
+                        path.display()
+                    )));
+                }
+            };
+            if shard.count != parts.len() || seen.contains(&shard) {
+                return Err(shards(format!(
+                    "{} is part {shard}, but {} parts were given, or it is given twice",
+                    path.display(),
+                    parts.len()
+                )));
+            }
+            seen.push(shard);
+            let own = container.metadata();
+            if metadata.get_or_insert_with(|| own.clone()) != own {
+                return Err(shards(format!("{} is of another model", path.display())));
+            }
+            writer.container(&container)?;
+        }
+        if seen.is_empty() {
+            return Err(shards("no parts were given".to_owned()));
+        }
+        writer.finish()
+    }
+
     /// The names of this part's tensors, in rising order. All names of a tensor are in one part.
     pub(super) fn names(&self, tensors: &NamedTensors, ties: &Ties) -> Result<Vec<String>> {
         let mut sizes = Vec::new();
@@ -120,67 +183,4 @@ impl fmt::Display for Shard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.index, self.count)
     }
-}
-
-/// Joins all parts of a model into the container `output`; returns its length in bytes.
-///
-/// ```
-/// use taper::model::{CompressOptions, NamedTensors, Recipe, Shard, merge};
-/// use taper::ndarray::ArrayD;
-///
-/// let (a, b) = (ArrayD::<f32>::zeros(vec![4, 4]), ArrayD::<f32>::ones(vec![4, 4]));
-/// let bytes = NamedTensors::to_bytes([("a", a.view()), ("b", b.view())])?;
-/// let model = NamedTensors::from_bytes(bytes)?;
-/// let folder = std::env::temp_dir().join(format!("taper-merge-{}", std::process::id()));
-/// std::fs::create_dir_all(&folder).unwrap();
-/// let parts = [1, 2].map(|i| folder.join(format!("part-{i}")));
-/// for (i, part) in parts.iter().enumerate() {
-///     let options = CompressOptions::default().shard(Shard::new(i + 1, 2)?);
-///     Recipe::default().compress_file(&model, part, &options)?;
-/// }
-/// assert!(merge(&parts, folder.join("whole"))? > 128);
-/// # std::fs::remove_dir_all(&folder).unwrap();
-/// # Ok::<(), taper::Error>(())
-/// ```
-///
-/// # Errors
-///
-/// [`Error::Shards`] where a part is missing, is given twice or belongs to another model, and for a file that is not a part;
-/// [`Error::File`], and [`Error::Malformed`] for a file that is not a container.
-pub fn merge(parts: &[impl AsRef<Path>], output: impl AsRef<Path>) -> Result<u64> {
-    let shards = |problem: String| Error::Shards { problem };
-    let mut writer = ContainerWriter::create(output)?;
-    let mut seen = Vec::new();
-    let mut metadata = None;
-    for path in parts {
-        let path = path.as_ref();
-        let container = Container::open(path)?;
-        let tensors = container.raw();
-        let shard: Shard = match tensors.metadata().get(SHARD_KEY) {
-            Some(shard) => shard.parse()?,
-            None => {
-                return Err(shards(format!(
-                    "{} is not a part of a model",
-                    path.display()
-                )));
-            }
-        };
-        if shard.count != parts.len() || seen.contains(&shard) {
-            return Err(shards(format!(
-                "{} is part {shard}, but {} parts were given, or it is given twice",
-                path.display(),
-                parts.len()
-            )));
-        }
-        seen.push(shard);
-        let own = container.metadata();
-        if metadata.get_or_insert_with(|| own.clone()) != own {
-            return Err(shards(format!("{} is of another model", path.display())));
-        }
-        writer.container(&container)?;
-    }
-    if seen.is_empty() {
-        return Err(shards("no parts were given".to_owned()));
-    }
-    writer.finish()
 }

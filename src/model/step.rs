@@ -14,7 +14,7 @@ use crate::factorize::convolution::{Tucker2, TuckerSize};
 use crate::factorize::cp::{CpAdmm, CpAls};
 use crate::factorize::svd::TruncatedSvd;
 use crate::prune::{Keep, MagnitudePruner, Sparsity};
-use crate::quantize::binary::{Binarizer, Scaling};
+use crate::quantize::binary::Binarizer;
 use crate::quantize::fixed_point::{FixedPointQuantizer, Granularity};
 use crate::quantize::product::{
     Codebook, OptimizedProductQuantizer, ProductQuantizer, ResidualQuantizer, Split, SplitAxis,
@@ -246,7 +246,7 @@ impl Step {
             Self::FixedPoint(q) if q.granularity != Granularity::PerTensor => {
                 Some("needs one scale per tensor after prune")
             }
-            Self::Binary(q) if q.scaling == Scaling::PerRow => {
+            Self::Binary(q) if q.scaling == Some(Granularity::PerRow) => {
                 Some("needs one scale per tensor after prune")
             }
             Self::RotatedProduct(_) | Self::Trellis(_) => Some("does not code a list of weights"),

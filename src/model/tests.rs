@@ -12,12 +12,13 @@ use proptest::prelude::*;
 use safetensors::SafeTensors;
 
 use super::*;
+use crate::Geometry;
 use crate::factorize::Rank;
-use crate::factorize::convolution::{CpConv2d, Geometry, Tucker2};
+use crate::factorize::convolution::{CpConv2d, Tucker2};
 use crate::factorize::cp::CpAls;
 use crate::factorize::svd::{SingularValues, TruncatedSvd};
 use crate::prune::SparseMatrix;
-use crate::quantize::binary::{Binarizer, Scaling};
+use crate::quantize::binary::Binarizer;
 use crate::quantize::fixed_point::{FixedPointQuantizer, Granularity, Symmetry};
 use crate::quantize::product::{
     Codebook, OptimizedProductQuantizer, ProductQuantizer, ResidualQuantizer, SplitAxis,
@@ -28,8 +29,7 @@ fn numbers(shape: &[usize], seed: u64) -> ArrayD<f32> {
     let mut stream = 0;
     ArrayD::from_shape_simple_fn(IxDyn(shape), || {
         stream += 1;
-        let uniform =
-            |i: u64| Seed::from(seed).derive(2 * stream + i).value() as f64 / u64::MAX as f64;
+        let uniform = |i: u64| (Seed::from(seed).uniform(2 * stream + i) + 1.0) / 2.0;
         // Bell-shaped, as weights are.
         ((-2.0 * (uniform(0) + 1e-9).ln()).sqrt() * (std::f64::consts::TAU * uniform(1)).cos())
             as f32
@@ -83,7 +83,11 @@ fn tensor(kind: usize, [rows, columns]: [usize; 2], seed: u64) -> Result<Compres
         3 => CompressedTensor::new(fixed.quantize(view)?),
         4 => CompressedTensor::new(fixed.granularity(Granularity::PerRow).quantize(view)?),
         5 => {
-            let scaling = [Scaling::None, Scaling::PerTensor, Scaling::PerRow];
+            let scaling = [
+                None,
+                Some(Granularity::PerTensor),
+                Some(Granularity::PerRow),
+            ];
             let scaling = scaling[seed as usize % 3];
             CompressedTensor::new(Binarizer::new().scaling(scaling).quantize(view)?)
         }
@@ -112,6 +116,7 @@ fn tensor(kind: usize, [rows, columns]: [usize; 2], seed: u64) -> Result<Compres
             let geometry = Geometry {
                 stride: [1, 2],
                 padding: [1, 0],
+                dilation: [1, 1],
             };
             CompressedTensor::new(CpConv2d::new(&kernel, None, geometry)?)
         }

@@ -7,54 +7,7 @@ use super::tensors::Tensors;
 use super::{Coupling, PrunePlan, fold};
 use crate::{Error, Float, Result, check};
 
-/// The output assumed for dropped channels.
-///
-/// ```
-/// use taper::ndarray::{arr1, arr2};
-/// use taper::prune::{CoupledPlan, Coupling, Dropped, PrunePlan, Tensors};
-///
-/// let mut net = Coupling::new();
-/// let x = net.input(1)?;
-/// let x = net.layer("fc1", x, 2)?;
-/// let x = net.layer("fc2", x, 1)?;
-/// net.output(x)?;
-/// let tensors: Tensors<f64> = [
-///     ("fc1.weight", arr2(&[[1.0], [1e-3]]).into_dyn()),
-///     ("fc1.bias", arr1(&[0.0, 2.0]).into_dyn()),
-///     ("fc2.weight", arr2(&[[5.0, 3.0]]).into_dyn()),
-///     ("fc2.bias", arr1(&[1.0]).into_dyn()),
-/// ]
-/// .map(|(name, tensor)| (name.to_owned(), tensor))
-/// .into();
-/// // Channel 1 of "fc1" is dropped. Its output is close to its bias of 2, whatever the input.
-/// let plan = PrunePlan::new(vec![(2, vec![0])])?.named(["fc1"])?;
-/// let bias = |dropped| {
-///     let pruned = CoupledPlan::new(&net, &plan)?.dropped(dropped).prune_all(&tensors)?;
-///     Ok::<_, taper::Error>(pruned["fc2.bias"][0])
-/// };
-/// assert_eq!(bias(Dropped::Zero)?, 1.0);
-/// assert_eq!(bias(Dropped::Constant)?, 1.0 + 3.0 * 2.0);
-/// # Ok::<(), taper::Error>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Dropped {
-    /// Zero: filter, bias, scale and shift are zero in the masked network.
-    ///
-    /// The pruned network equals the masked one where activations map zero to zero.
-    Zero,
-    /// The constant that is left when the filter (and the scale of its normalization) is zero: the bias, or the shift β,
-    /// after the declared activations.
-    ///
-    /// What these constants add to the outputs of the next layers is folded into the biases of those layers, or, without
-    /// a bias, subtracted from the running mean of the batch normalization that follows. A penalty on scales makes them
-    /// small and leaves the shifts, so folding removes most of the error of pruning. It is exact except at the border of
-    /// a convolution that pads with zeros, where the original network adds less than the whole constant, and where a
-    /// [layer](Coupling::layer_norm) or [RMS](Coupling::rms_norm) normalization takes its statistics over constants.
-    #[default]
-    Constant,
-}
-
-/// A [`PrunePlan`] together with the [`Coupling`] that tells which tensors it applies to.
+/// A [`PrunePlan`] together with the [`Coupling`] that defines which tensors it applies to.
 ///
 /// [`prune_all`](Self::prune_all) returns the tensors of the small network, [`mask_all`](Self::mask_all) those of a network
 /// of the original size that computes the same function, with zeros in place of what was dropped.
@@ -90,7 +43,8 @@ pub struct CoupledPlan<'a> {
     pub(super) graph: &'a Graph,
     /// For each declared group, which of its channels are kept.
     masks: Vec<Vec<bool>>,
-    dropped: Dropped,
+    /// Whether the constants of dropped channels are folded into the layers that read them.
+    folds: bool,
 }
 
 impl<'a> CoupledPlan<'a> {
@@ -140,16 +94,52 @@ impl<'a> CoupledPlan<'a> {
         let coupled = Self {
             graph,
             masks,
-            dropped: Dropped::default(),
+            folds: true,
         };
         coupled.check_group_norms()?;
         Ok(coupled)
     }
 
-    /// Sets the output assumed for dropped channels: [`Dropped::Constant`] unless set.
+    /// Sets whether the constants of dropped channels are folded into the layers that read them; true unless set.
+    ///
+    /// A dropped channel still gives a constant: with its filter (and the scale of its normalization) at zero, the bias or the
+    /// shift β is left, after the declared activations. Folding adds what these constants add to the outputs of the next
+    /// layers to the biases of those layers, or, without a bias, subtracts it from the running mean of the batch normalization
+    /// that follows. A penalty on scales makes them small and leaves the shifts, so folding removes most of the error of
+    /// pruning. It is exact except at the border of a convolution that pads with zeros, where the original network adds less
+    /// than the whole constant, and where a [layer](Coupling::layer_norm) or [RMS](Coupling::rms_norm) normalization takes its
+    /// statistics over constants.
+    ///
+    /// With `false`, dropped channels are taken to be zero: filter, bias, scale and shift are zero in the masked network. The
+    /// pruned network equals the masked one where activations map zero to zero.
+    ///
+    /// ```
+    /// use taper::ndarray::{arr1, arr2};
+    /// use taper::prune::{CoupledPlan, Coupling, PrunePlan, Tensors};
+    ///
+    /// let mut net = Coupling::new();
+    /// let x = net.input(1)?;
+    /// let x = net.layer("fc1", x, 2)?;
+    /// let x = net.layer("fc2", x, 1)?;
+    /// net.output(x)?;
+    /// let tensors: Tensors<f64> = [
+    ///     ("fc1.weight", arr2(&[[1.0], [1e-3]]).into_dyn()),
+    ///     ("fc1.bias", arr1(&[0.0, 2.0]).into_dyn()),
+    ///     ("fc2.weight", arr2(&[[5.0, 3.0]]).into_dyn()),
+    ///     ("fc2.bias", arr1(&[1.0]).into_dyn()),
+    /// ]
+    /// .map(|(name, tensor)| (name.to_owned(), tensor))
+    /// .into();
+    /// // Channel 1 of "fc1" is dropped. Its output is close to its bias of 2, whatever the input.
+    /// let plan = PrunePlan::new(vec![(2, vec![0])])?.named(["fc1"])?;
+    /// let plan = CoupledPlan::new(&net, &plan)?;
+    /// assert_eq!(plan.prune_all(&tensors)?["fc2.bias"][0], 1.0 + 3.0 * 2.0);
+    /// assert_eq!(plan.fold_constants(false).prune_all(&tensors)?["fc2.bias"][0], 1.0);
+    /// # Ok::<(), taper::Error>(())
+    /// ```
     #[must_use]
-    pub fn dropped(mut self, dropped: Dropped) -> Self {
-        self.dropped = dropped;
+    pub fn fold_constants(mut self, fold: bool) -> Self {
+        self.folds = fold;
         self
     }
 
@@ -182,17 +172,17 @@ impl<'a> CoupledPlan<'a> {
     ///
     /// # Errors
     ///
-    /// As [`prune`](Self::prune), and [`Error::UnknownTensor`] for a missing tensor. With [`Dropped::Constant`] also
+    /// As [`prune`](Self::prune), and [`Error::UnknownTensor`] for a missing tensor. Where constants are
+    /// [folded](Self::fold_constants) also
     /// [`Error::Coupling`] for constants that cannot be folded (a layer without a bias or a batch normalization of its
     /// own, a [transposed convolution](Coupling::transposed), a normalization without a scale), and [`Error::NonFinite`]
     /// for constants that are not finite.
     pub fn prune_all<F: Float>(&self, tensors: &Tensors<F>) -> Result<Tensors<F>> {
         self.graph.check_tensors(tensors)?;
-        let folded = match self.dropped {
-            Dropped::Zero => Tensors::new(),
-            Dropped::Constant => {
-                fold::folded(self.graph, tensors, |segments| self.entry_mask(segments))?
-            }
+        let folded = if self.folds {
+            fold::folded(self.graph, tensors, |segments| self.entry_mask(segments))?
+        } else {
+            Tensors::new()
         };
         let pruned = tensors.iter().map(|(name, tensor)| {
             let tensor = folded.get(name).unwrap_or(tensor);
@@ -239,7 +229,7 @@ impl<'a> CoupledPlan<'a> {
             self.graph.check_axis(binding, tensor.shape())?;
             let zero = match binding.role {
                 MaskRole::Source | MaskRole::RmsScale => true,
-                MaskRole::Shift => self.dropped == Dropped::Zero,
+                MaskRole::Shift => !self.folds,
                 MaskRole::Follower => false,
             };
             if zero {

@@ -138,7 +138,7 @@ impl Coupling {
 
     /// Declares a function that is applied value by value.
     ///
-    /// The function is called only to fold constants ([`Dropped::Constant`](super::Dropped::Constant)).
+    /// The function is called only to fold constants ([`CoupledPlan::fold_constants`](super::CoupledPlan::fold_constants)).
     ///
     /// # Errors
     ///

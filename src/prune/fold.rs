@@ -8,7 +8,7 @@ use crate::{Float, Result, check};
 
 /// Returns the biases and running means that take up the constants of dropped channels, in their original size.
 ///
-/// `mask` tells for each entry of some segments whether it is kept.
+/// `mask` returns for each entry of some segments whether it is kept.
 pub(super) fn folded<F: Float>(
     graph: &Graph,
     tensors: &Tensors<F>,
@@ -44,7 +44,7 @@ pub(super) fn folded<F: Float>(
         if layout.transposed && weight.ndim() > 2 {
             return Err(refused(format!(
                 "{name} is a transposed convolution, which spreads the constants of dropped channels unevenly over \
-                 positions: use Dropped::Zero"
+                 positions: use CoupledPlan::fold_constants(false)"
             )));
         }
         let Some((target, sign)) = target(graph, tensors, index, name)? else {
@@ -54,7 +54,7 @@ pub(super) fn folded<F: Float>(
             // The constants of two uses are equal only by chance.
             return Err(refused(format!(
                 "{name} is used twice and reads constants of dropped channels, which {target} cannot hold for both: use \
-                 Dropped::Zero"
+                 CoupledPlan::fold_constants(false)"
             )));
         }
         let outputs = weight.axis_iter(Axis(out_axis(*layout))).map(|filter| {
@@ -109,7 +109,7 @@ fn target<F: Float>(
     }
     Err(refused(format!(
         "{name} reads the constants of dropped channels, but has no bias {bias} and no batch normalization of its own to \
-         fold them into: add a bias of zeros, or use Dropped::Zero"
+         fold them into: add a bias of zeros, or use CoupledPlan::fold_constants(false)"
     )))
 }
 
@@ -170,7 +170,7 @@ fn per_channel<F: Float>(tensors: &Tensors<F>, name: &str, mask: &[bool]) -> Res
             return Ok(first);
         }
         Err(refused(format!(
-            "{name}, of shape {:?}, gives the dropped channel {entry} more than one constant: use Dropped::Zero",
+            "{name}, of shape {:?}, gives the dropped channel {entry} more than one constant: use CoupledPlan::fold_constants(false)",
             tensor.shape()
         )))
     });
@@ -200,7 +200,7 @@ fn check_scale<F: Float>(
     }
     Err(refused(format!(
         "{name} has no scale that could be zero for the dropped ones of {}, so that what it gives for them depends on \
-         its statistics: use Dropped::Zero",
+         its statistics: use CoupledPlan::fold_constants(false)",
         graph.describe(&node.segments)
     )))
 }

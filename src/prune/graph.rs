@@ -112,7 +112,7 @@ pub(super) enum MaskRole {
     /// As `Source`, and pruning multiplies the kept entries by √(all / kept): the mean square of an RMS
     /// normalization is over fewer entries then.
     RmsScale,
-    /// They are what a channel without a source still gives: zero with [`Dropped::Zero`](super::Dropped::Zero).
+    /// They are what a channel without a source still gives: zero unless constants are [folded](super::CoupledPlan::fold_constants).
     Shift,
     /// They read the channel, or do not matter once its source is zero: they stay.
     Follower,

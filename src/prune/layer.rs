@@ -9,7 +9,7 @@ use crate::{Float, ParamError, Pruner, Result};
 ///
 /// Each layer of the plan keeps all of its channels or none. A layer may only be dropped where the network has a path
 /// around it: give the scores of the hidden channels of residual branches. A branch without hidden channels adds a
-/// constant; [`Dropped::Constant`](super::Dropped::Constant) folds it into the layers that read it, and the branch need
+/// constant; [`CoupledPlan`](super::CoupledPlan) folds it into the layers that read it, and the branch need
 /// not be computed any more.
 ///
 /// The fraction or the count is of layers. Of equal means the earlier layer is kept.

@@ -58,7 +58,7 @@ mod sparse;
 mod tensors;
 mod trainable;
 
-pub use coupled::{CoupledPlan, Dropped};
+pub use coupled::CoupledPlan;
 pub use coupling::{ChannelGroup, Channels, Coupling};
 pub use keep::{Keep, Scope};
 pub use layer::LayerPruner;
@@ -67,6 +67,8 @@ pub use plan::PrunePlan;
 pub use report::{Change, LayerReport, PruneReport};
 pub use schedule::{Decay, IterativeSchedule};
 pub use score::ChannelScore;
-pub use slimming::{ChannelSlimming, SlimmingPenalty};
-pub use sparse::{SparseMatrix, SparsePositions};
+pub use slimming::ChannelSlimming;
+pub use sparse::SparseMatrix;
+#[cfg(feature = "model")]
+pub(crate) use sparse::SparsePositions;
 pub use tensors::{TensorNames, Tensors};

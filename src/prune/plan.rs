@@ -6,7 +6,7 @@ use crate::{Error, Result, check};
 
 /// The channels that each layer keeps.
 ///
-/// A [`Pruner`](crate::Pruner) knows its layers by their place in a list of scores, and so does the plan that it returns. A plan
+/// A [`Pruner`](crate::Pruner) identifies layers by their place in a list of scores, and so does the plan that it returns. A plan
 /// for a [`Coupling`](super::Coupling) names them too, so that it cannot be applied to other channels by mistake:
 /// [`Coupling::plan`](super::Coupling::plan) gives the names, and so does [`named`](Self::named).
 ///
@@ -134,8 +134,7 @@ impl PrunePlan {
     }
 
     /// Returns for each channel of layer `layer` whether it is kept.
-    #[must_use]
-    pub fn mask(&self, layer: usize) -> Option<Vec<bool>> {
+    pub(super) fn mask(&self, layer: usize) -> Option<Vec<bool>> {
         let layer = self.layers.get(layer)?;
         let mut mask = vec![false; layer.channels];
         for &index in &layer.kept {

@@ -13,7 +13,7 @@ use crate::{Float, Result};
 /// use taper::prune::Change;
 ///
 /// let channels = Change { before: 64, after: 16 };
-/// assert_eq!((channels.ratio(), channels.left()), (4.0, 0.25));
+/// assert_eq!(channels.ratio(), 4.0);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Change {
@@ -31,15 +31,6 @@ impl Change {
             return 1.0;
         }
         self.before as f64 / self.after as f64
-    }
-
-    /// Returns the fraction that is left; 1 where there was nothing.
-    #[must_use]
-    pub fn left(self) -> f64 {
-        if self.before == self.after {
-            return 1.0;
-        }
-        self.after as f64 / self.before as f64
     }
 
     fn add(&mut self, other: Self) {

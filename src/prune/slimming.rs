@@ -1,6 +1,6 @@
 //! Choosing channels by their scores, and the penalty that makes scales of batch normalization small.
 
-use ndarray::{Array1, ArrayView1, ArrayViewMut1};
+use ndarray::{ArrayView1, ArrayViewMut1};
 
 use super::{Keep, PrunePlan, Scope, keep};
 use crate::{Float, ParamError, Pruner, Result, check};
@@ -9,7 +9,7 @@ use crate::{Float, ParamError, Pruner, Result, check};
 ///
 /// With the scales γ of batch normalizations as scores this is network slimming (Liu et al., "Learning Efficient
 /// Convolutional Networks through Network Slimming", 2017, [arXiv:1708.06519](https://arxiv.org/abs/1708.06519)): train
-/// with [`SlimmingPenalty`], prune, fine-tune. Other scores work too. Norms of filters are comparable within a layer only:
+/// with the [`penalty`](Self::penalty), prune, fine-tune. Other scores work too. Norms of filters are comparable within a layer only:
 /// use [`Scope::Layer`] (Li et al., "Pruning Filters for Efficient ConvNets", 2017,
 /// [arXiv:1608.08710](https://arxiv.org/abs/1608.08710)).
 ///
@@ -70,6 +70,56 @@ impl ChannelSlimming {
         self
     }
 
+    /// Returns the ℓ1 penalty λ Σ|γ| on the scales γ of a batch normalization, and adds its subgradient λ·sign(γ), which is 0
+    /// at γ = 0, to `gradient`.
+    ///
+    /// Call it before each step of the optimizer with the gradient that the framework computed for γ. The scales of
+    /// unimportant channels go to zero in training, and pruning these channels costs little (Liu et al., 2017,
+    /// [arXiv:1708.06519](https://arxiv.org/abs/1708.06519), who use λ from 10⁻⁵ to 10⁻³).
+    ///
+    /// ```
+    /// use taper::ndarray::arr1;
+    /// use taper::prune::ChannelSlimming;
+    ///
+    /// let scales = arr1(&[2.0, -1.0, 0.0]);
+    /// let mut gradient = arr1(&[0.25, 0.25, 0.25]);
+    /// let value = ChannelSlimming::penalty(0.5, scales.view(), gradient.view_mut())?;
+    /// assert_eq!(value, 1.5);
+    /// assert_eq!(gradient, arr1(&[0.75, -0.25, 0.25]));
+    /// # Ok::<(), taper::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ParamError::OutOfRange`] for a `weight` λ that is negative or not finite; [`Error::NonFinite`](crate::Error::NonFinite)
+    /// and [`Error::EmptyAxis`](crate::Error::EmptyAxis) for the scales; and
+    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) for a `gradient` of another length.
+    pub fn penalty<F: Float>(
+        weight: f64,
+        scales: ArrayView1<'_, F>,
+        mut gradient: ArrayViewMut1<'_, F>,
+    ) -> Result<F> {
+        let inside = weight.is_finite() && weight >= 0.0;
+        check::in_range(
+            "the weight of the penalty",
+            weight,
+            "finite and not negative",
+            inside,
+        )?;
+        check::finite("scales", &scales)?;
+        check::same_shape("gradient", scales.shape(), gradient.shape())?;
+        let slope = F::from_f64_lossy(weight);
+        gradient.zip_mut_with(&scales, |gradient, &scale| {
+            if scale > F::zero() {
+                *gradient += slope;
+            } else if scale < F::zero() {
+                *gradient -= slope;
+            }
+        });
+        let sum: f64 = scales.iter().map(|scale| scale.as_f64().abs()).sum();
+        Ok(F::from_f64_lossy(weight * sum))
+    }
+
     /// Checks the parameters. Every call that uses them does so too.
     ///
     /// # Errors
@@ -92,98 +142,11 @@ impl<F: Float> Pruner<F> for ChannelSlimming {
     }
 }
 
-/// The ℓ1 penalty λ Σ|γ| on the scales of batch normalizations, and its subgradient λ·sign(γ), which is 0 at γ = 0.
-///
-/// Before each step of the optimizer, add the subgradient to the gradient that the framework computed for γ. The scales of
-/// unimportant channels go to zero in training, and pruning these channels costs little (Liu et al., 2017,
-/// [arXiv:1708.06519](https://arxiv.org/abs/1708.06519), with λ = 10⁻⁴ for VGG on CIFAR).
-///
-/// ```
-/// use taper::ndarray::arr1;
-/// use taper::prune::SlimmingPenalty;
-///
-/// let penalty = SlimmingPenalty::new(0.5)?;
-/// let scales = arr1(&[2.0, -1.0, 0.0]);
-/// assert_eq!(penalty.value(scales.view())?, 1.5);
-///
-/// let mut gradient = arr1(&[0.25, 0.25, 0.25]);
-/// penalty.add_gradient(scales.view(), gradient.view_mut())?;
-/// assert_eq!(gradient, arr1(&[0.75, -0.25, 0.25]));
-/// # Ok::<(), taper::Error>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct SlimmingPenalty {
-    weight: f64,
-}
-
-impl SlimmingPenalty {
-    /// Creates a penalty with weight λ.
-    ///
-    /// # Errors
-    ///
-    /// [`ParamError::OutOfRange`] for a `weight` that is negative or not finite.
-    pub fn new(weight: f64) -> Result<Self, ParamError> {
-        check::in_range(
-            "the weight of the penalty",
-            weight,
-            "finite and not negative",
-            weight.is_finite() && weight >= 0.0,
-        )?;
-        Ok(Self { weight })
-    }
-
-    /// Returns λ Σ|γ| of one layer.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NonFinite`](crate::Error::NonFinite) and [`Error::EmptyAxis`](crate::Error::EmptyAxis).
-    pub fn value<F: Float>(&self, scales: ArrayView1<'_, F>) -> Result<F> {
-        check::finite("scales", &scales)?;
-        let sum: f64 = scales.iter().map(|scale| scale.as_f64().abs()).sum();
-        Ok(F::from_f64_lossy(self.weight * sum))
-    }
-
-    /// Returns λ·sign(γ) of one layer.
-    ///
-    /// # Errors
-    ///
-    /// As [`value`](Self::value).
-    pub fn gradient<F: Float>(&self, scales: ArrayView1<'_, F>) -> Result<Array1<F>> {
-        let mut gradient = Array1::zeros(scales.len());
-        self.add_gradient(scales, gradient.view_mut())?;
-        Ok(gradient)
-    }
-
-    /// Adds λ·sign(γ) of one layer to `gradient`.
-    ///
-    /// # Errors
-    ///
-    /// As [`value`](Self::value), and [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) for a
-    /// `gradient` of another length.
-    pub fn add_gradient<F: Float>(
-        &self,
-        scales: ArrayView1<'_, F>,
-        mut gradient: ArrayViewMut1<'_, F>,
-    ) -> Result<()> {
-        check::finite("scales", &scales)?;
-        check::same_shape("gradient", scales.shape(), gradient.shape())?;
-        let weight = F::from_f64_lossy(self.weight);
-        gradient.zip_mut_with(&scales, |gradient, &scale| {
-            if scale > F::zero() {
-                *gradient += weight;
-            } else if scale < F::zero() {
-                *gradient -= weight;
-            }
-        });
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::Error;
-    use ndarray::arr1;
+    use ndarray::{Array1, arr1};
     use proptest::prelude::*;
 
     proptest! {
@@ -192,16 +155,20 @@ mod tests {
             scales in prop::collection::vec(-3.0_f64..3.0, 1..10),
             weight in 0.0_f64..2.0,
         ) {
-            let penalty = SlimmingPenalty::new(weight).unwrap();
             let scales = Array1::from(scales);
-            let gradient = penalty.gradient(scales.view()).unwrap();
+            let penalty = |scales: &Array1<f64>| {
+                let mut gradient = Array1::zeros(scales.len());
+                let value = ChannelSlimming::penalty(weight, scales.view(), gradient.view_mut());
+                (value.unwrap(), gradient)
+            };
+            let (_, gradient) = penalty(&scales);
             let step = 1e-6;
             for i in (0..scales.len()).filter(|&i| scales[i].abs() > step) {
                 let mut ahead = scales.clone();
                 ahead[i] += step;
                 let mut behind = scales.clone();
                 behind[i] -= step;
-                let difference = penalty.value(ahead.view()).unwrap() - penalty.value(behind.view()).unwrap();
+                let difference = penalty(&ahead).0 - penalty(&behind).0;
                 // Piecewise linear, so that only the rounding of two sums below 60 divided by the step remains.
                 let bound = 2.0 * 60.0 * 16.0 * f64::EPSILON / step;
                 prop_assert!((difference / (2.0 * step) - gradient[i]).abs() <= bound);
@@ -227,9 +194,10 @@ mod tests {
             ));
         }
         for weight in [-1.0, f64::NAN, f64::INFINITY] {
+            let mut gradient = arr1(&[0.0]);
             assert!(matches!(
-                SlimmingPenalty::new(weight),
-                Err(ParamError::OutOfRange { .. })
+                ChannelSlimming::penalty(weight, arr1(&[1.0]).view(), gradient.view_mut()),
+                Err(Error::Parameter(ParamError::OutOfRange { .. }))
             ));
         }
     }
@@ -253,9 +221,8 @@ mod tests {
 
     #[test]
     fn gradients_of_other_lengths_are_refused() {
-        let penalty = SlimmingPenalty::new(1.0).unwrap();
         let mut gradient = arr1(&[0.0_f32]);
-        let error = penalty.add_gradient(arr1(&[1.0, 2.0]).view(), gradient.view_mut());
+        let error = ChannelSlimming::penalty(1.0, arr1(&[1.0, 2.0]).view(), gradient.view_mut());
         assert!(matches!(error, Err(Error::ShapeMismatch { .. })));
     }
 }

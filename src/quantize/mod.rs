@@ -14,5 +14,6 @@
 
 pub mod binary;
 pub mod fixed_point;
+mod granularity;
 pub mod product;
 pub mod trellis;

@@ -1,23 +1,22 @@
 //! Every kind of artifact, and the ways in which it is made: one line each.
 
 use taper::factorize::Rank;
-use taper::factorize::convolution::{CpConv2d, Geometry, Tucker2};
+use taper::factorize::convolution::{CpConv2d, Tucker2};
 use taper::factorize::cp::{Constraint, CpAdmm, CpAls, CpTensor};
 use taper::factorize::svd::{SingularValues, SvdMethod, TruncatedSvd};
 use taper::model::extend::Artifact;
 use taper::model::{Dense, FactoredMatrix, FactoredTensor, SparseQuantized};
 use taper::ndarray::{Array2, ArrayView, ArrayView2, ArrayViewD, Dimension, Ix2, Ix4, IxDyn};
 use taper::prune::SparseMatrix;
-use taper::quantize::binary::{Binarizer, Scaling};
+use taper::quantize::binary::Binarizer;
 use taper::quantize::fixed_point::{
     FixedPointMatrix, FixedPointQuantizer, Granularity, Range, Symmetry,
 };
 use taper::quantize::product::{
-    Codebook, OptimizedProductQuantizer, ProductQuantizer, ResidualQuantizer, RotationStart,
-    SplitAxis,
+    Codebook, OptimizedProductQuantizer, ProductQuantizer, ResidualQuantizer, SplitAxis,
 };
 use taper::quantize::trellis::TrellisQuantizer;
-use taper::{Compressed, Error, Factorizer, Float, Precision, Quantizer, Result};
+use taper::{Compressed, Error, Factorizer, Float, Geometry, Precision, Quantizer, Result};
 
 use crate::draw::Draw;
 
@@ -259,7 +258,7 @@ fn rotated<F: Float>(
         .seed(d.seed());
     OptimizedProductQuantizer::new(plain)
         .block(block)
-        .start(d.choose(&[RotationStart::Identity, RotationStart::Eigenvalues]))
+        .eigenvalue_start(d.choose(&[false, true]))
         .iterations(3)
         .rotation_precision(precision(d))
         .quantize(w)
@@ -287,7 +286,11 @@ fn widened<F: Float>(
 
 fn binarizer(d: &mut Draw<'_>) -> Binarizer {
     Binarizer::new()
-        .scaling(d.choose(&[Scaling::None, Scaling::PerTensor, Scaling::PerRow]))
+        .scaling(d.choose(&[
+            None,
+            Some(Granularity::PerTensor),
+            Some(Granularity::PerRow),
+        ]))
         .precision(precision(d))
 }
 
@@ -321,5 +324,6 @@ fn geometry(d: &mut Draw<'_>) -> Geometry {
     Geometry {
         stride: [d.between(1, 3), d.between(1, 3)],
         padding: [d.between(0, 2), d.between(0, 2)],
+        dilation: [d.between(1, 3), d.between(1, 3)],
     }
 }

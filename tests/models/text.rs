@@ -8,11 +8,10 @@ use taper::factorize::svd::{SingularValues, SvdMethod, TruncatedSvd};
 use taper::model::{CompressOptions, Recipe, Step};
 use taper::ndarray::{Array2, Array4};
 use taper::prune::{Keep, MagnitudePruner, Scope, Sparsity};
-use taper::quantize::binary::{Binarizer, Scaling};
+use taper::quantize::binary::Binarizer;
 use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range, Symmetry};
 use taper::quantize::product::{
-    Codebook, OptimizedProductQuantizer, ProductQuantizer, ResidualQuantizer, RotationStart,
-    SplitAxis,
+    Codebook, OptimizedProductQuantizer, ProductQuantizer, ResidualQuantizer, SplitAxis,
 };
 use taper::quantize::trellis::TrellisQuantizer;
 use taper::{Error, Factorizer, ParamError, Precision, Quantizer};
@@ -67,7 +66,7 @@ fn all_parameters_set() -> Vec<Step> {
             .damping(0.5)
             .into(),
         Binarizer::new()
-            .scaling(Scaling::PerRow)
+            .scaling(Granularity::PerRow)
             .precision(Precision::F64)
             .damping(0.5)
             .stochastic(6)
@@ -77,7 +76,7 @@ fn all_parameters_set() -> Vec<Step> {
         OptimizedProductQuantizer::new(product)
             .iterations(3)
             .tolerance(0.25)
-            .start(RotationStart::Eigenvalues)
+            .eigenvalue_start(true)
             .block(4)
             .rotation_precision(Precision::F16)
             .into(),

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
-use taper::quantize::binary::{BinaryMlp, Scaling};
+use taper::quantize::binary::BinaryMlp;
 use taper::{DType, Part, Role};
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -106,7 +106,7 @@ pub fn from_bytes(bytes: &[u8]) -> anyhow::Result<BinaryMlp<f32>> {
     }
     ensure!(rest.is_empty(), "{} bytes after the network", rest.len());
     let signs = layers.len().saturating_sub(1);
-    let scalings = vec![Scaling::None; signs];
+    let scalings = vec![None; signs];
     Ok(BinaryMlp::from_parts(header.inputs, &scalings, &layers)?)
 }
 

@@ -199,16 +199,13 @@ impl LowBitMlp {
             .layers
             .split_last()
             .context("the network has no layers")?;
-        let (first, hidden) = hidden
-            .split_first()
-            .context("the network has no hidden layers")?;
-        let signs = |layer: &Layer| Binarizer::new().quantize(layer.matrix()?.view());
-        let mut network = BinaryMlp::new(signs(first)?, &first.norm()?)?;
+        let mut signs = Vec::new();
         for layer in hidden {
-            network = network.hidden(signs(layer)?, &layer.norm()?)?;
+            let matrix = Binarizer::new().quantize(layer.matrix()?.view())?;
+            signs.push((matrix, layer.norm()?));
         }
         let (weights, bias) = output.norm()?.fold(output.matrix()?.view())?;
-        Ok(network.output(weights, bias)?)
+        Ok(BinaryMlp::new(signs, weights, bias)?)
     }
 
     /// Writes the state of the training, which has a figure for each epoch: epochs and steps, each array after its length, and

@@ -14,7 +14,7 @@ use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor, TensorData};
 use ndarray::{Array1, ArrayD, IxDyn};
 use taper::Seed;
-use taper::prune::{Coupling, SlimmingPenalty, Tensors};
+use taper::prune::{ChannelSlimming, Coupling, Tensors};
 
 use super::convolution::convolution;
 use super::distill::Student;
@@ -277,20 +277,16 @@ impl Student for Vgg {
 /// Cross-entropy, with an optional penalty on the scales of the batch normalizations.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Slimming {
-    /// The penalty.
-    pub penalty: Option<SlimmingPenalty>,
+    /// The weight λ of the penalty.
+    pub penalty: Option<f64>,
 }
 
 impl Slimming {
     /// Adds the gradient of the penalty to a gradient.
-    fn add(
-        penalty: &SlimmingPenalty,
-        scales: Tensor<1>,
-        gradient: Tensor<1>,
-    ) -> anyhow::Result<Tensor<1>> {
+    fn add(penalty: f64, scales: Tensor<1>, gradient: Tensor<1>) -> anyhow::Result<Tensor<1>> {
         let device = gradient.device();
         let mut sum: Array1<f32> = vector(gradient)?;
-        penalty.add_gradient(vector(scales)?.view(), sum.view_mut())?;
+        ChannelSlimming::penalty(penalty, vector(scales)?.view(), sum.view_mut())?;
         let length = sum.len();
         Ok(Tensor::from_data(
             TensorData::new(sum.to_vec(), [length]),
@@ -308,7 +304,7 @@ impl Objective<Vgg> for Slimming {
     }
 
     fn gradients(&self, model: &Vgg, mut gradients: GradientsParams) -> GradientsParams {
-        let Some(penalty) = &self.penalty else {
+        let Some(penalty) = self.penalty else {
             return gradients;
         };
         for block in &model.blocks {

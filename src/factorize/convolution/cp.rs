@@ -3,23 +3,25 @@
 use ndarray::{Array1, Array2, Array4, ArrayView4, ArrayViewMutD};
 
 use super::dense::{for_each_image, matrix};
-use super::geometry::{Geometry, check_bias, check_image};
+use super::inputs::{check_bias, check_image};
 use crate::factorize::cp::CpTensor;
 use crate::kernels::{Level, hadamard};
-use crate::{Compressed, Error, Float, Part, Precision, Result, Role, StorageBits, check, linalg};
+use crate::{
+    Compressed, Error, Float, Geometry, Part, Precision, Result, Role, StorageBits, check, linalg,
+};
 
 /// A convolution as a chain of four smaller ones: 1×1 (in_channels to R), k×1 and 1×k depthwise, 1×1 (R to out_channels); or of
 /// three, with one k×k depthwise convolution in the middle.
 ///
 /// Lebedev et al., "Speeding-up convolutional neural networks using fine-tuned CP-decomposition", ICLR 2015,
-/// arXiv:1412.6553. The vertical stride and padding belong to the k×1 link, the horizontal ones to the 1×k link, and the bias
+/// arXiv:1412.6553. The vertical geometry belongs to the k×1 link, the horizontal one to the 1×k link, and the bias
 /// to the last link.
 ///
 /// ```
 /// use ndarray::Array4;
-/// use taper::factorize::convolution::{conv2d, CpConv2d, Geometry};
+/// use taper::factorize::convolution::{conv2d, CpConv2d};
 /// use taper::factorize::{Rank, cp::CpAls};
-/// use taper::{Compressed, Factorizer};
+/// use taper::{Compressed, Factorizer, Geometry};
 ///
 /// // A kernel of rank two, 16 outputs and 8 inputs.
 /// let kernel = Array4::from_shape_fn((16, 8, 3, 3), |(o, i, y, x)| {
@@ -27,7 +29,7 @@ use crate::{Compressed, Error, Float, Part, Precision, Result, Role, StorageBits
 ///     (1.0 + o) * (1.0 - i) * (1.0 + y) * x + o * i * (1.0 - y)
 /// });
 /// let fit = CpAls::new(Rank::Fixed(2)).factorize(kernel.view())?;
-/// let geometry = Geometry { stride: [1, 1], padding: [1, 1] };
+/// let geometry = Geometry { padding: [1, 1], ..Geometry::default() };
 /// let chain = CpConv2d::new(&fit, None, geometry)?;
 /// assert_eq!(chain.links()[1].shape(), [2, 1, 3, 1]);
 /// assert!(chain.ratio() > 19.0);
@@ -74,7 +76,7 @@ impl<F: Float> CpConv2d<F> {
     /// # Errors
     ///
     /// [`Error::Dimensions`] for a kernel without four axes, [`Error::ShapeMismatch`] and [`Error::NonFinite`] for the bias,
-    /// [`Error::Parameter`] for a stride of zero.
+    /// [`Error::Parameter`] for a stride or a dilation of zero.
     pub fn new(kernel: &CpTensor<F>, bias: Option<Array1<F>>, geometry: Geometry) -> Result<Self> {
         let [output, input, vertical, horizontal] = kernel.factors() else {
             return Err(axes("four axes", kernel));
@@ -185,7 +187,7 @@ impl<F: Float> CpConv2d<F> {
     /// # Errors
     ///
     /// [`Error::Malformed`] for links of other shapes or values that are not finite; [`Error::ShapeMismatch`] and
-    /// [`Error::NonFinite`] for the bias, [`Error::Parameter`] for a stride of zero, [`Error::Overflow`] for
+    /// [`Error::NonFinite`] for the bias, [`Error::Parameter`] for a stride or a dilation of zero, [`Error::Overflow`] for
     /// values beyond the range of `precision`.
     pub fn from_parts(
         links: &[Array4<F>],
@@ -288,7 +290,7 @@ impl<F: Float> CpConv2d<F> {
         self.bias.as_ref()
     }
 
-    /// Stride and padding of the whole chain.
+    /// The geometry of the whole chain.
     #[must_use]
     pub fn geometry(&self) -> Geometry {
         self.geometry

@@ -2,15 +2,16 @@
 
 use ndarray::{Array4, ArrayView1, ArrayView2, ArrayView4};
 
-use super::geometry::{Geometry, check_image, dimensions};
+use super::inputs::{check_image, dimensions};
 use crate::factorize::cp::standard;
-use crate::{Float, Result, check, linalg, parallel};
+use crate::{Float, Geometry, Result, check, linalg, parallel};
 
 /// Convolves images `x` (batch, in_channels, height, width) with `kernel` (out_channels, in_channels, height, width).
 ///
 /// ```
 /// use ndarray::{array, Array4};
-/// use taper::factorize::convolution::{conv2d, Geometry};
+/// use taper::Geometry;
+/// use taper::factorize::convolution::conv2d;
 ///
 /// let x = Array4::from_shape_fn((1, 1, 3, 3), |(_, _, i, j)| (3 * i + j) as f32);
 /// let kernel = Array4::ones((1, 1, 2, 2));
@@ -149,11 +150,29 @@ pub(super) mod tests {
     use crate::factorize::cp::random_factors;
     use ndarray::{Array1, s};
 
+    pub(in crate::factorize) fn largest(x: &Array4<f64>) -> f64 {
+        check::largest(x)
+    }
+
     /// Standard normal values.
     pub(in super::super) fn random(shape: [usize; 4], seed: u64) -> Array4<f64> {
         let size = shape.iter().product();
         let values = random_factors(&[size], 1, Seed::from(seed)).remove(0);
         Array4::from_shape_vec(shape, values).unwrap()
+    }
+
+    /// How much two ways to compute a chain of convolutions may differ, on images whose values are at most `largest` and with a
+    /// bias of at most 1. A value is a sum of n products, n the product of the summands of all links, and its rounding error is
+    /// at most n·ε times the sum of their magnitudes.
+    pub(in crate::factorize) fn rounding(links: &[Array4<f64>], largest: f64) -> f64 {
+        let (mut summands, mut magnitude) = (1, largest);
+        for link in links {
+            summands *= link.len() / link.shape()[0];
+            let filters = link.outer_iter();
+            let sums = filters.map(|filter| filter.iter().map(|w| w.abs()).sum::<f64>());
+            magnitude *= sums.fold(0.0, f64::max);
+        }
+        2.0 * (summands + 1) as f64 * f64::EPSILON * (magnitude + 1.0)
     }
 
     /// The convolution by its definition.
@@ -166,7 +185,8 @@ pub(super) mod tests {
             for c in 0..channels {
                 for i in 0..kh {
                     for j in 0..kw {
-                        let (y, z) = (y * geometry.stride[0] + i, z * geometry.stride[1] + j);
+                        let y = y * geometry.stride[0] + i * geometry.dilation[0];
+                        let z = z * geometry.stride[1] + j * geometry.dilation[1];
                         let inside = |at: usize, padding: usize, size: usize| {
                             (padding..padding + size).contains(&at)
                         };
@@ -185,20 +205,24 @@ pub(super) mod tests {
 
     #[test]
     fn conv2d_equals_the_definition() {
-        for (stride, padding) in [
-            ([1, 1], [0, 0]),
-            ([1, 1], [1, 2]),
-            ([2, 1], [1, 0]),
-            ([2, 3], [2, 2]),
+        for (stride, padding, dilation) in [
+            ([1, 1], [0, 0], [1, 1]),
+            ([1, 1], [1, 2], [1, 2]),
+            ([2, 1], [1, 0], [2, 1]),
+            ([2, 3], [2, 2], [2, 3]),
         ] {
-            let geometry = Geometry { stride, padding };
-            for kernel in [[3, 3], [1, 1], [5, 2]] {
+            let geometry = Geometry {
+                stride,
+                padding,
+                dilation,
+            };
+            for kernel in [[3, 3], [1, 1], [4, 2]] {
                 let x = random([2, 3, 7, 6], 1);
                 let kernel = random([4, 3, kernel[0], kernel[1]], 2);
                 let bias = Array1::from(vec![1.0, -1.0, 0.5, 0.0]);
                 let y = conv2d(x.view(), kernel.view(), Some(bias.view()), geometry).unwrap();
                 let expected = naive(&x, &kernel, geometry);
-                let bound = 8.0 * f64::EPSILON * kernel.len() as f64;
+                let bound = rounding(&[kernel.clone()], largest(&x));
                 for ((b, o, i, j), y) in y.indexed_iter() {
                     assert!((y - bias[o] - expected[[b, o, i, j]]).abs() <= bound);
                 }

@@ -22,12 +22,13 @@
 
 mod cp;
 mod dense;
-mod geometry;
+mod inputs;
 mod tucker;
 mod tucker_conv;
 
 pub use cp::CpConv2d;
 pub use dense::conv2d;
-pub use geometry::Geometry;
+#[cfg(test)]
+pub(in crate::factorize) use dense::tests::{largest, rounding};
 pub use tucker::{Tucker2, TuckerSize};
 pub use tucker_conv::TuckerConv2d;

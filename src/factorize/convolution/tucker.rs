@@ -2,14 +2,14 @@
 
 use ndarray::{Array2, Array4, ArrayView, Ix4};
 
-use super::geometry::{Geometry, dimensions};
+use super::inputs::dimensions;
 use super::tucker_conv::TuckerConv2d;
 use crate::factorize::Rank;
 use crate::factorize::cp::{End, leading_vectors, multiply_mode, standard, unfolding_spectrum};
 use crate::observer::ObservedFit;
 use crate::{
-    Error, Factorizer, FitContext, FitReport, Float, Observer, ParamError, Precision, Result,
-    Stage, check, moments,
+    Error, Factorizer, FitContext, FitReport, Float, Geometry, Observer, ParamError, Precision,
+    Result, Stage, check, moments,
 };
 
 /// Tucker-2: a kernel becomes a smaller kernel between two 1×1 convolutions.
@@ -25,13 +25,13 @@ use crate::{
 ///
 /// ```
 /// use ndarray::Array4;
-/// use taper::factorize::convolution::{Geometry, Tucker2};
+/// use taper::factorize::convolution::Tucker2;
 /// use taper::{Compressed, Factorizer};
 ///
 /// let kernel = Array4::from_shape_fn((16, 8, 3, 3), |(o, i, y, x)| ((o + 2 * i) * (y + 3 * x)) as f32);
 /// let chain = Tucker2::ranks(2, 2).factorize(kernel.view())?;
 /// assert!(chain.report().unwrap().loss().unwrap() < 1e-6);
-/// let chain = chain.with_geometry(Geometry { stride: [1, 1], padding: [1, 1] }, None)?;
+/// let chain = chain.with_geometry(Geometry { padding: [1, 1], ..Geometry::default() }, None)?;
 /// assert_eq!(chain.apply(Array4::ones((1, 8, 5, 5)).view())?.shape(), [1, 16, 5, 5]);
 /// # Ok::<(), taper::Error>(())
 /// ```

@@ -3,15 +3,16 @@
 use ndarray::{Array1, Array2, Array4, ArrayView4, ArrayViewMutD, Axis, s};
 
 use super::dense::{for_each_image, matrix, patches};
-use super::geometry::{Geometry, check_bias, check_image};
+use super::inputs::{check_bias, check_image};
 use crate::factorize::cp::{multiply_mode, standard};
 use crate::{
-    Compressed, Error, FitReport, Float, Part, Precision, Result, Role, StorageBits, check, linalg,
+    Compressed, Error, FitReport, Float, Geometry, Part, Precision, Result, Role, StorageBits,
+    check, linalg,
 };
 
 /// A convolution as a chain of three smaller ones: 1×1 (in_channels to q), k×k (q to p), 1×1 (p to out_channels).
 ///
-/// Stride and padding belong to the middle link, the bias to the last. The losses of the [report](Compressed::report) are the
+/// The geometry belongs to the middle link, the bias to the last. The losses of the [report](Compressed::report) are the
 /// squared errors divided by the squared norm of the kernel, at the start and after each round.
 ///
 /// The [module](super) has an example.
@@ -67,11 +68,11 @@ impl<F: Float> TuckerConv2d<F> {
         chain.with_geometry(geometry, bias)
     }
 
-    /// Sets stride, padding and bias.
+    /// Sets the geometry and the bias.
     ///
     /// # Errors
     ///
-    /// [`Error::Parameter`] for a stride of zero, [`Error::ShapeMismatch`] and [`Error::NonFinite`] for the bias.
+    /// [`Error::Parameter`] for a stride or a dilation of zero, [`Error::ShapeMismatch`] and [`Error::NonFinite`] for the bias.
     pub fn with_geometry(mut self, geometry: Geometry, bias: Option<Array1<F>>) -> Result<Self> {
         geometry.check()?;
         check_bias(bias.as_ref(), self.shape[0])?;
@@ -145,7 +146,7 @@ impl<F: Float> TuckerConv2d<F> {
         self.bias.as_ref()
     }
 
-    /// Stride and padding of the whole chain.
+    /// The geometry of the whole chain.
     #[must_use]
     pub fn geometry(&self) -> Geometry {
         self.geometry

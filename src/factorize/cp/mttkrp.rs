@@ -390,6 +390,7 @@ mod tests {
             for mode in 0..shape.len() {
                 let product = mttkrp(tensor.view(), &views, mode).unwrap();
                 let expected = naive(&tensor, &factors, mode);
+                // Sums of fewer than n products of standard normal values.
                 let tolerance = 4.0 * f64::EPSILON * tensor.len() as f64;
                 for (a, b) in product.iter().zip(&expected) {
                     assert!(

@@ -4,9 +4,9 @@ use ndarray::{Array1, Array2, ArrayViewMutD};
 
 use super::model::{Model, normalize_columns};
 use super::mttkrp::Walk;
-use super::problem::{Problem, scale};
+use super::problem::Problem;
 use crate::{
-    Compressed, Error, FitReport, Float, Part, Precision, Result, Role, StorageBits, check,
+    Compressed, Error, FitReport, Float, Part, Precision, Result, Role, StorageBits, check, power,
 };
 
 /// The course and the result of a CP fit. The [module](crate::factorize::cp) has an example.
@@ -50,7 +50,6 @@ pub struct CpReport {
 /// assert_eq!(tensor.decompress()?[[0, 1, 0]], 1.6);
 /// // One weight, and five numbers in the factors.
 /// assert_eq!(tensor.storage().bytes(), 4 * 6);
-/// assert_eq!(tensor.formula_ratio(), 4.0 / 5.0);
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq)]
@@ -186,7 +185,7 @@ impl<F: Float> CpTensor<F> {
         }
         let weights = order
             .iter()
-            .map(|&r| F::from_f64_lossy(scale(model.weights[r], problem.exponent)))
+            .map(|&r| F::from_f64_lossy(power::times(model.weights[r], problem.exponent)))
             .collect::<Array1<F>>();
         check::no_overflow("the weight of a CP term", &weights)?;
         let factors = model.factors.iter().map(|factor| {
@@ -230,21 +229,6 @@ impl<F: Float> CpTensor<F> {
     #[must_use]
     pub fn norm(&self) -> f64 {
         self.model().squared_norm().sqrt()
-    }
-
-    /// The norm of each term.
-    #[must_use]
-    pub fn term_norms(&self) -> Array1<f64> {
-        self.model().term_norms().into()
-    }
-
-    /// The ratio of the counts of values, (n₁ ⋯ n_d) / (R (n₁ + … + n_d)), without the R weights, which can be multiplied into
-    /// a factor.
-    #[must_use]
-    pub fn formula_ratio(&self) -> f64 {
-        let dense: f64 = self.shape.iter().map(|&n| n as f64).product();
-        let sum: f64 = self.shape.iter().map(|&n| n as f64).sum();
-        dense / (self.rank() as f64 * sum)
     }
 
     pub(super) fn model(&self) -> Model<F> {
@@ -389,9 +373,10 @@ mod tests {
             CpTensor::<f64>::from_parts(array![2.0, 1.0], factors, Precision::F64).unwrap();
         let dense = tensor.decompress().unwrap();
         let norm = dense.iter().map(|x| x * x).sum::<f64>().sqrt();
-        assert!((tensor.norm() - norm).abs() <= 8.0 * f64::EPSILON * norm);
-        let norms = tensor.term_norms();
-        assert!((norms[0] - 10.0).abs() < 1e-12 && (norms[1] - 5.0_f64.sqrt()).abs() < 1e-12);
+        // Sums of four squares, and a root.
+        assert!((tensor.norm() - norm).abs() <= 2.0 * 4.0 * f64::EPSILON * norm);
+        let norms = tensor.model().term_norms();
+        assert_eq!((norms[0], norms[1]), (10.0, 5.0_f64.sqrt()));
         assert!(column_norms(&[3.0_f32, 4.0], 1)[0] == 5.0);
     }
 

@@ -4,8 +4,9 @@ use ndarray::{Array2, ArrayView2, CowArray, Ix2};
 
 use super::low_rank::LowRankMatrix;
 use super::randomized::Projection;
+use super::report::largest_useful;
 use super::triplets::sum_of_squares;
-use super::{LowRankWarning, SvdMethod, SvdReport, TruncatedSvd, exact, randomized};
+use super::{SvdMethod, SvdReport, TruncatedSvd, exact, randomized};
 use crate::linalg::Cholesky;
 use crate::{Factorizer, FitContext, Float, LinearOp, Result, check, linalg, parallel};
 
@@ -109,7 +110,7 @@ impl<F: Float> Factorizer<F, Ix2> for TruncatedSvd {
             singular_values: kept,
             relative_error: relative(distance, total),
             optimal_error,
-            warning: LowRankWarning::of_size(rank, m, n),
+            largest_useful_rank: largest_useful(m, n),
         });
         Ok(artifact)
     }

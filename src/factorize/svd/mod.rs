@@ -30,5 +30,5 @@ mod triplets;
 
 pub use low_rank::LowRankMatrix;
 pub use params::{SingularValues, SvdMethod, TruncatedSvd};
-pub use report::{LowRankWarning, SvdReport};
+pub use report::SvdReport;
 pub use spatial::SpatialConv2d;

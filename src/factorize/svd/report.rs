@@ -19,8 +19,9 @@ pub struct SvdReport {
     /// The smallest such distance of any matrix of this rank (Eckart and Young); `None` if the whole spectrum was not
     /// computed.
     pub optimal_error: Option<f64>,
-    /// A reason why the result does not save anything.
-    pub warning: Option<LowRankWarning>,
+    /// The largest rank that saves anything, r < m n / (m + n); 0 if none does. The factors of a larger rank hold as many
+    /// values as the matrix, or more.
+    pub largest_useful_rank: usize,
 }
 
 impl SvdReport {
@@ -32,39 +33,8 @@ impl SvdReport {
     }
 }
 
-/// A reason why a low-rank matrix does not save anything.
-///
-/// ```
-/// use taper::factorize::{Rank, svd::{LowRankWarning, TruncatedSvd}};
-/// use taper::ndarray::Array2;
-/// use taper::Factorizer;
-///
-/// // Rank 3 of a 4×4 matrix takes 24 values instead of 16.
-/// let factors = TruncatedSvd::new(Rank::Fixed(3)).factorize(Array2::<f32>::eye(4).view())?;
-/// let warning = factors.svd_report().and_then(|report| report.warning);
-/// assert_eq!(warning, Some(LowRankWarning::SavesNothing { rank: 3, largest_useful: 1 }));
-/// # Ok::<(), taper::Error>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum LowRankWarning {
-    /// The factors hold as many values as the matrix, or more: r ≥ m n / (m + n).
-    SavesNothing {
-        /// The rank.
-        rank: usize,
-        /// The largest rank that saves something; 0 if none does.
-        largest_useful: usize,
-    },
-}
-
-impl LowRankWarning {
-    /// The warning for factors (m, rank) and (rank, n) that hold no fewer values than an (m, n) matrix.
-    pub(super) fn of_size(rank: usize, m: usize, n: usize) -> Option<Self> {
-        let (dense, per_term) = (m as u128 * n as u128, m as u128 + n as u128);
-        (rank as u128 * per_term >= dense).then(|| Self::SavesNothing {
-            rank,
-            largest_useful: usize::try_from(dense.saturating_sub(1) / per_term.max(1))
-                .unwrap_or(usize::MAX),
-        })
-    }
+/// The largest rank whose factors (m, rank) and (rank, n) hold fewer values than an (m, n) matrix.
+pub(super) fn largest_useful(m: usize, n: usize) -> usize {
+    let (dense, per_term) = (m as u128 * n as u128, m as u128 + n as u128);
+    usize::try_from(dense.saturating_sub(1) / per_term.max(1)).unwrap_or(usize::MAX)
 }

@@ -3,9 +3,10 @@
 use ndarray::{Array4, ArrayView1, ArrayView4, ArrayViewMutD, Ix4};
 
 use super::{LowRankMatrix, TruncatedSvd};
-use crate::factorize::convolution::{Geometry, conv2d};
+use crate::factorize::convolution::conv2d;
 use crate::{
-    Compressed, Error, Factorizer, FitContext, Float, Part, Result, StorageBits, check, moments,
+    Compressed, Error, Factorizer, FitContext, Float, Geometry, Part, Result, StorageBits, check,
+    moments,
 };
 
 /// A kernel (out, in, h, w) as a column convolution (r, in, h, 1) followed by a row convolution (out, r, 1, w).
@@ -14,8 +15,8 @@ use crate::{
 /// low rank expansions", 2014, arXiv:1405.3866 (their second scheme), in closed form: the truncated SVD of the kernel as a
 /// matrix with rows (in, h) and columns (out, w). No kernel of this form and rank is closer to the original.
 ///
-/// In a framework, the first convolution has the vertical stride and padding of the original and no bias. The second has the
-/// horizontal ones and the original bias. [`Geometry::separate`] returns both; dilations split in the same way. At stride one
+/// In a framework, the first convolution has the vertical stride, padding and dilation of the original and no bias. The second
+/// has the horizontal ones and the original bias. [`Geometry::separate`] returns both. At stride one
 /// each output position costs r (in · h + out · w) multiply-adds instead of out · in · h · w.
 ///
 /// ```

@@ -1,10 +1,10 @@
-//! Without an instruction for products of bytes: as numbers of 16 bits.
+//! Products of bytes with AVX2, which has no exact instruction for them: bytes are widened to 16 bits.
 
 use std::arch::x86_64::*;
 
 use super::{Panel, Rows, STEP};
 
-/// Rows of `a` from which on it is worth making numbers of 16 bits of those of `b` first.
+/// The number of rows of `a` from which it pays to widen the rows of `b` first.
 pub(super) const PACKED: usize = 4;
 /// Rows of `b` in a panel.
 const PANEL: usize = 4;
@@ -30,7 +30,7 @@ pub(super) unsafe fn dot(a: Rows<'_, i8>, b: Rows<'_, u8>, columns: usize, out: 
                         _mm_loadu_si128(b.as_ptr().cast()),
                     )
                 };
-                // As 16-bit numbers: the product of bytes by maddubs would saturate.
+                // 16-bit numbers, because the products of bytes by maddubs saturate.
                 let product = _mm256_madd_epi16(_mm256_cvtepi8_epi16(a), _mm256_cvtepu8_epi16(b));
                 sum = _mm256_add_epi32(sum, product);
             }
@@ -43,12 +43,12 @@ pub(super) unsafe fn dot(a: Rows<'_, i8>, b: Rows<'_, u8>, columns: usize, out: 
     }
 }
 
-/// Brings up to four rows of `b` into a panel: for each sixteen columns a vector a row, of numbers of 16 bits. Rows and
-/// columns that there are not become zeros.
+/// Widens up to four rows of `b` into a panel: one vector of sixteen 16-bit numbers for each row and each sixteen columns.
+/// Missing rows and columns are filled with zeros.
 ///
 /// # Safety
 ///
-/// So many rows of so many columns must be readable, and `panel` have room for four rows of whole steps.
+/// `rows` rows of `columns` columns must be readable, and `panel` must have room for four rows of whole steps.
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn widen(b: *const u8, stride: usize, rows: usize, columns: usize, panel: *mut u8) {
@@ -76,11 +76,11 @@ unsafe fn widen(b: *const u8, stride: usize, rows: usize, columns: usize, panel:
     }
 }
 
-/// Sums of A rows of `a` with the four of a panel.
+/// The products of `A` rows of `a` with the four rows of a panel.
 ///
 /// # Safety
 ///
-/// A rows of `a` must be readable for whole steps, and the panel hold so many.
+/// `A` rows of `a` must be readable for whole steps, and the panel must have as many steps.
 #[inline]
 #[target_feature(enable = "avx2")]
 // Loops over constant ranges, which unroll into registers.
@@ -134,7 +134,7 @@ pub(super) unsafe fn dot_packed(
     for j in (0..width).step_by(PANEL) {
         let rows = (width - j).min(PANEL);
         let from = b.values[j * b.stride..].as_ptr();
-        // SAFETY: so many rows are left, and the panel was made for four of them.
+        // SAFETY: `rows` rows are left, and the panel has room for four.
         unsafe { widen(from, b.stride, rows, columns, panel) };
         let mut write = |i: usize, sums: __m128i| {
             let mut lanes = [0_i32; PANEL];
@@ -146,7 +146,7 @@ pub(super) unsafe fn dot_packed(
         let mut i = 0;
         while i < height {
             let from = a.values[i * a.stride..].as_ptr();
-            // SAFETY: so many rows of `a` are left, for whole steps.
+            // SAFETY: two rows of `a`, or one, are left, and readable for whole steps.
             unsafe {
                 if i + 2 <= height {
                     let [first, second] = panel_tile::<2>(from, a.stride, panel, steps);

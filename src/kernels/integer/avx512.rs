@@ -1,22 +1,22 @@
-//! With the instruction for products of bytes (VNNI).
+//! Products of bytes with the instructions of AVX-512 VNNI.
 
 use std::arch::x86_64::*;
 
 use super::{Panel, Rows, STEP, UNIT};
 use crate::kernels::placed::place_of;
 
-/// Rows of `a` from which on it is worth bringing those of `b` into another order.
+/// The number of rows of `a` from which it pays to rearrange the rows of `b` first.
 pub(super) const PACKED: usize = 8;
 /// Rows of `b` in a panel.
 const PANEL: usize = 16;
 
-/// The lowest `count` bytes, of 64 at most.
+/// A mask of the lowest `count` bytes, at most 64.
 #[inline(always)]
 fn mask(count: usize) -> u64 {
     if count >= 64 { !0 } else { (1 << count) - 1 }
 }
 
-/// How many columns there are before a line of the cache begins, if it does so in all rows at once.
+/// The number of columns before the next cache line begins, if it is the same in all rows; otherwise 0.
 fn head(a: Rows<'_, i8>, b: Rows<'_, u8>, columns: usize) -> usize {
     let place = place_of(b.values);
     let alike = place_of(a.values) == place && b.stride.is_multiple_of(UNIT);
@@ -27,11 +27,11 @@ fn head(a: Rows<'_, i8>, b: Rows<'_, u8>, columns: usize) -> usize {
     }
 }
 
-/// 64 bytes; with `MASKED`, those that the mask lets through, and zeros.
+/// Loads 64 bytes; with `MASKED`, those that the mask selects, and zeros for the others.
 ///
 /// # Safety
 ///
-/// They must be readable.
+/// The loaded bytes must be readable.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 unsafe fn load<const MASKED: bool, T>(bytes: *const T, mask: u64) -> __m512i {
@@ -45,7 +45,7 @@ unsafe fn load<const MASKED: bool, T>(bytes: *const T, mask: u64) -> __m512i {
     }
 }
 
-/// Some rows of `a` and some of `b`, from given ones on.
+/// A block of rows of `a` and of rows of `b`, given by the first of each.
 #[derive(Clone, Copy)]
 struct Pair {
     a: *const i8,
@@ -57,11 +57,11 @@ struct Pair {
 }
 
 impl Pair {
-    /// Adds the products of 64 columns to the sums, or of those of them that the mask lets through.
+    /// Adds the products of 64 columns to the sums; with `MASKED`, only of the columns that the mask selects.
     ///
     /// # Safety
     ///
-    /// A rows of `a` and B rows of `b` must have these columns.
+    /// `A` rows of `a` and `B` rows of `b` must have these columns.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     // Loops over constant ranges, which unroll into registers.
@@ -72,7 +72,7 @@ impl Pair {
         mask: u64,
         sums: &mut [[__m512i; B]; A],
     ) {
-        // The codes stay in registers while the rows pass by.
+        // The codes stay in registers for all rows of `a`.
         let mut codes = [_mm512_setzero_si512(); B];
         for j in 0..B {
             // SAFETY: the caller's promise.
@@ -89,7 +89,7 @@ impl Pair {
 
     /// # Safety
     ///
-    /// A rows of `a` and B rows of `b` must be readable.
+    /// `A` rows of `a` and `B` rows of `b` must be readable.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     unsafe fn tile<const A: usize, const B: usize>(self) -> [[__m512i; B]; A] {
@@ -111,7 +111,7 @@ impl Pair {
         sums
     }
 
-    /// One row of each, in four sums: memory is read from one end to the other.
+    /// The product of one row of each, in four sums. Memory is read sequentially.
     ///
     /// # Safety
     ///
@@ -145,7 +145,7 @@ impl Pair {
     }
 }
 
-/// Writes the sums of A rows with B rows, each row `width` after the one before.
+/// Writes the sums of `A` rows with `B` rows; a row of `out` has length `width`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn write<const A: usize, const B: usize>(sums: [[__m512i; B]; A], width: usize, out: &mut [i32]) {
@@ -162,7 +162,7 @@ fn write<const A: usize, const B: usize>(sums: [[__m512i; B]; A], width: usize, 
     }
 }
 
-/// The sums of the lanes of four vectors, together in a third of the instructions of one after the other.
+/// The sums of the lanes of four vectors. Computed together, they take a third of the instructions.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn four_sums(vectors: [__m512i; 4]) -> __m128i {
@@ -197,7 +197,7 @@ pub(super) unsafe fn dot(a: Rows<'_, i8>, b: Rows<'_, u8>, columns: usize, out: 
                 head,
             };
             let out = &mut out[i * width + j..];
-            // SAFETY: as many rows are left as the sizes say.
+            // SAFETY: `tall` rows of `a` are left, and four rows of `b`, or one.
             unsafe {
                 match (tall, four) {
                     (1, true) => {
@@ -222,12 +222,12 @@ pub(super) unsafe fn dot(a: Rows<'_, i8>, b: Rows<'_, u8>, columns: usize, out: 
     }
 }
 
-/// Brings up to sixteen rows of `b` into a panel: for each sixteen columns four vectors, of which lane l of vector v holds
-/// those of row 4·l + v. Bytes of rows and columns that there are not become zeros.
+/// Rearranges up to sixteen rows of `b` into a panel: four vectors for each sixteen columns, where lane l of vector v holds the
+/// columns of row 4·l + v. Missing rows and columns are filled with zeros.
 ///
 /// # Safety
 ///
-/// So many rows of so many columns must be readable, and `panel` have room for sixteen rows of whole steps.
+/// `rows` rows of `columns` columns must be readable, and `panel` must have room for sixteen rows of whole steps.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 unsafe fn pack(b: *const u8, stride: usize, rows: usize, columns: usize, panel: *mut u8) {
@@ -247,7 +247,7 @@ unsafe fn pack(b: *const u8, stride: usize, rows: usize, columns: usize, panel: 
             let lanes = [0, 1, 2, 3].map(|l| {
                 let mask = if 4 * l + v < rows { left } else { 0 };
                 let row = rows_of_vector[l].wrapping_add(step * STEP);
-                // SAFETY: the mask lets through what there is.
+                // SAFETY: the mask selects columns of the row only.
                 unsafe { _mm_maskz_loadu_epi8(mask, row.cast()) }
             });
             // SAFETY: as above.
@@ -264,13 +264,13 @@ fn side_by_side([first, second, third, fourth]: [__m128i; 4]) -> __m512i {
     _mm512_inserti64x4::<1>(_mm512_castsi256_si512(lower), upper)
 }
 
-/// Sums of A rows of `a` with a panel: those of each row are a vector.
+/// The products of `A` rows of `a` with a panel: a vector of sums for each row.
 ///
 /// # Safety
 ///
-/// A rows of `a` must be readable for whole steps, and the panel hold so many.
+/// `A` rows of `a` must be readable for whole steps, and the panel must have as many steps.
 ///
-/// `next` is what will be read afterwards: a line of it a step is asked for already.
+/// `next` points to what is read afterwards; each step prefetches a cache line of it.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 // Loops over constant ranges, which unroll into registers.
@@ -284,9 +284,9 @@ unsafe fn panel_tile<const A: usize>(
 ) -> [__m512i; A] {
     let mut sums = [[_mm512_setzero_si512(); 4]; A];
     for step in 0..steps {
-        // Safe from some version of Rust on.
+        // Newer versions of Rust declare it safe.
         #[allow(unused_unsafe)]
-        // SAFETY: it has no effect on anything but time, wherever it points to.
+        // SAFETY: a prefetch of any address is allowed; it changes the time only.
         unsafe {
             _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(step * UNIT).cast());
         }
@@ -324,14 +324,14 @@ pub(super) unsafe fn dot_packed(
     panel: &mut Panel,
     out: &mut [i32],
 ) {
-    /// As many as there are registers for: 24 sums, 4 vectors of codes and one of a row.
+    /// The most that fit into the registers: 24 sums, 4 vectors of codes and one of a row.
     const TALL: usize = 6;
     let (height, width) = (a.count(columns), b.count(columns));
     let steps = columns.div_ceil(STEP);
     let panel = panel.room(PANEL * STEP * steps).as_mut_ptr();
     for j in (0..width).step_by(PANEL) {
         let rows = (width - j).min(PANEL);
-        // SAFETY: so many rows are left, and the panel was made for sixteen of them.
+        // SAFETY: `rows` rows are left, and the panel has room for sixteen.
         unsafe {
             pack(
                 b.values[j * b.stride..].as_ptr(),
@@ -351,7 +351,7 @@ pub(super) unsafe fn dot_packed(
             let out = out[i * width + j..(i + tall - 1) * width + j + rows].as_mut_ptr();
             macro_rules! tile {
                 ($rows:literal) => {
-                    // SAFETY: so many rows are left of `a`, and as many numbers in each of those of `out`.
+                    // SAFETY: `tall` rows of `a` are left, and `out` has `rows` numbers for each.
                     unsafe {
                         let sums = panel_tile::<$rows>(from, a.stride, panel, steps, next);
                         for (i, sums) in sums.into_iter().enumerate() {

@@ -1,7 +1,8 @@
 //! Products of rows of unsigned bytes with rows of signed bytes, summed as integers.
 //!
-//! Few rows are multiplied as they are in memory, vector by vector along the rows. For many rows that takes more loads than
-//! multiplications: a panel of sixteen rows of the unsigned bytes is first brought into the order in which it is read.
+//! A few rows are multiplied directly from memory, one vector after the other along the rows. With many rows, this would take
+//! more loads than multiplications. Panels of rows of the unsigned bytes are therefore first rearranged into the order in which
+//! they are read.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -11,12 +12,12 @@ mod avx512;
 use super::Level;
 use super::placed::Placed;
 
-/// The longest row whose sum always fits 32 bits: 2³¹ / (255·128), rounded down to a multiple of the vectors' length.
+/// The longest row whose sum always fits into 32 bits: 2³¹ / (255·128), rounded down to a multiple of the vectors' length.
 pub(crate) const LONGEST: usize = 65_536;
 /// The distance between rows of `a` is a multiple of this many bytes.
 pub(crate) const UNIT: usize = 64;
 
-/// Columns that are multiplied at once, where rows of `b` are brought into another order.
+/// The columns of a panel that are multiplied at once.
 const STEP: usize = 16;
 
 /// Rows of bytes, each of which begins `stride` bytes after the one before.
@@ -42,7 +43,7 @@ impl<'a, T> Rows<'a, T> {
 
     /// The columns from `from` on.
     pub(crate) fn starting_at(self, from: usize) -> Self {
-        // Without rows there is nothing to leave out.
+        // `from` may lie past the end if there are no rows.
         let values = &self.values[from.min(self.values.len())..];
         Self { values, ..self }
     }
@@ -53,8 +54,9 @@ pub(crate) type Panel = Placed<u8>;
 
 /// `out[i * rows(b) + j]` = Σ b[j]·a[i] over the first `columns` of row i of `a` and row j of `b`.
 ///
-/// Rows of `a` are a multiple of [`UNIT`] apart, and the last is as long as that too. Vectors are loaded without reaching over two
-/// lines of the cache where those of `b` are as well, and the first rows lie at the same place of a line.
+/// Rows of `a` are padded: its stride is a multiple of [`UNIT`], and the last row too can be read up to a multiple of [`STEP`]
+/// columns. If the stride of `b` is a multiple of [`UNIT`] as well, and the first rows of both begin at the same offset in a cache
+/// line, no load of a vector crosses a cache line.
 pub(crate) fn dot_bytes(
     level: Level,
     a: Rows<'_, i8>,
@@ -76,7 +78,7 @@ pub(crate) fn dot_bytes(
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 if is_x86_feature_detected!("avx512vnni") => {
             if height < avx512::PACKED {
-                // SAFETY: the processor has what the function is compiled for, and there is a sum for each pair of rows.
+                // SAFETY: the processor has the features of the level and VNNI, and `out` has a number for each pair of rows.
                 unsafe { avx512::dot(a, b, columns, out) }
             } else {
                 // SAFETY: as above.
@@ -86,7 +88,7 @@ pub(crate) fn dot_bytes(
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 | Level::Avx2 => {
             if height < avx2::PACKED {
-                // SAFETY: as above.
+                // SAFETY: both levels have AVX2, and `out` has a number for each pair of rows.
                 unsafe { avx2::dot(a, b, columns, out) }
             } else {
                 // SAFETY: as above.

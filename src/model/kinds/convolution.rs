@@ -2,14 +2,14 @@
 
 use ndarray::{Array4, Ix4};
 
-use crate::factorize::convolution::{CpConv2d, Geometry, TuckerConv2d};
+use crate::factorize::convolution::{CpConv2d, TuckerConv2d};
 use crate::model::extend::{Artifact, Attributes, Stored, malformed};
-use crate::{Error, Precision, Result};
+use crate::{Error, Geometry, Precision, Result};
 
 pub(super) const CP: &str = "cp_convolution";
 pub(super) const TUCKER: &str = "tucker_convolution";
 
-/// Stride and padding. A bias is a separate tensor of the model.
+/// The geometry; a dilation is stored where it differs from 1. A bias is a separate tensor of the model.
 fn describe(kind: &str, geometry: Geometry, has_bias: bool) -> Result<Attributes> {
     if has_bias {
         return Err(Error::Unsupported {
@@ -17,11 +17,14 @@ fn describe(kind: &str, geometry: Geometry, has_bias: bool) -> Result<Attributes
             reason: "a container holds biases as tensors of their own".to_owned(),
         });
     }
-    let Geometry { stride, padding } = geometry;
     let pair = |[a, b]: [usize; 2]| format!("{a}x{b}");
-    Ok(Attributes::default()
-        .with("stride", pair(stride))
-        .with("padding", pair(padding)))
+    let attributes = Attributes::default()
+        .with("stride", pair(geometry.stride))
+        .with("padding", pair(geometry.padding));
+    Ok(match geometry.dilation {
+        [1, 1] => attributes,
+        dilation => attributes.with("dilation", pair(dilation)),
+    })
 }
 
 fn geometry(attributes: &Attributes) -> Result<Geometry> {
@@ -34,6 +37,10 @@ fn geometry(attributes: &Attributes) -> Result<Geometry> {
     Ok(Geometry {
         stride: pair("stride")?,
         padding: pair("padding")?,
+        dilation: match attributes.text("dilation") {
+            Some(_) => pair("dilation")?,
+            None => [1, 1],
+        },
     })
 }
 

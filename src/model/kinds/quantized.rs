@@ -5,7 +5,7 @@ use ndarray::Ix3;
 use crate::model::extend::{
     Artifact, Attributes, CodeLayout, CodeMeaning, Stored, downcast, malformed,
 };
-use crate::quantize::binary::{BinaryMatrix, Scaling};
+use crate::quantize::binary::BinaryMatrix;
 use crate::quantize::fixed_point::{FixedPointMatrix, Granularity, Symmetry};
 use crate::quantize::product::{OptimizedPqMatrix, PqMatrix, ResidualPqMatrix, SplitAxis};
 use crate::quantize::trellis::TrellisMatrix;
@@ -42,10 +42,10 @@ fn layout(
     })
 }
 
-const SCALINGS: [(&str, Scaling); 3] = [
-    ("none", Scaling::None),
-    ("tensor", Scaling::PerTensor),
-    ("row", Scaling::PerRow),
+const SCALINGS: [(&str, Option<Granularity>); 3] = [
+    ("none", None),
+    ("tensor", Some(Granularity::PerTensor)),
+    ("row", Some(Granularity::PerRow)),
 ];
 
 impl Artifact for BinaryMatrix<f32> {
@@ -70,8 +70,8 @@ impl Artifact for BinaryMatrix<f32> {
         let scaling = stored.attributes.choice("scaling", &SCALINGS)?;
         let signs = stored.bytes("signs")?;
         let (scales, precision) = match scaling {
-            Scaling::None => (Vec::new(), Precision::default()),
-            Scaling::PerTensor | Scaling::PerRow => {
+            None => (Vec::new(), Precision::default()),
+            Some(_) => {
                 let (scales, precision) = stored.vector("scales")?;
                 (scales.to_vec(), precision)
             }

@@ -88,7 +88,7 @@ impl Artifact for SparseMatrix<f32> {
         let positions = positions(&mut stored)?;
         let (values, precision) = stored.vector(VALUES)?;
         stored.finish()?;
-        Self::from_parts(shape, precision, positions, values.to_vec())
+        Self::from_positions(shape, precision, positions, values.to_vec())
     }
 }
 
@@ -185,7 +185,7 @@ impl SparseQuantized {
             return Err(malformed(format!("{count} values for {most} positions")));
         }
         let dense = values.decompress()?.iter().copied().collect();
-        let matrix = SparseMatrix::from_parts(shape, Precision::F32, positions, dense)?;
+        let matrix = SparseMatrix::from_positions(shape, Precision::F32, positions, dense)?;
         Ok(Self { matrix, values })
     }
 

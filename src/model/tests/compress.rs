@@ -19,7 +19,7 @@ fn numbers(shape: &[usize], seed: u64) -> ArrayD<f32> {
     let mut stream = 0;
     ArrayD::from_shape_simple_fn(IxDyn(shape), || {
         stream += 1;
-        Seed::from(seed).derive(stream).value() as f32 / u64::MAX as f32 - 0.5
+        Seed::from(seed).uniform(stream) as f32 / 2.0
     })
 }
 
@@ -145,7 +145,7 @@ fn every_chain_reads_back_as_it_was_reported() {
                 "{}",
                 row.name
             );
-            // Where the limit of independent weights exists it is below what a code of each by itself takes.
+            // A limit for independent weights is below the bits of a code for single weights.
             if let Some(limit) = row.limit_bits {
                 assert!(limit >= 0.0 && row.weight_error > 0.0);
                 let scalar = row.method.starts_with("fixed_point") || row.method == "binary";
@@ -189,21 +189,21 @@ fn files_are_equal_whoever_writes_them() {
                 part
             })
             .collect();
-        let length = merge(&parts, path("merged")).unwrap();
+        let length = Shard::merge(&parts, path("merged")).unwrap();
         assert_eq!(length, one.len() as u64);
         assert_eq!(std::fs::read(path("merged")).unwrap(), one);
         assert!(matches!(
-            merge(&parts[1..], path("no")),
+            Shard::merge(&parts[1..], path("no")),
             Err(Error::Shards { .. })
         ));
         let twice = [&parts[0]; 2];
         assert!(matches!(
-            merge(&twice[..], path("no")),
+            Shard::merge(&twice[..], path("no")),
             Err(Error::Shards { .. })
         ));
     }
     assert!(matches!(
-        merge(&[path("one")], path("no")),
+        Shard::merge(&[path("one")], path("no")),
         Err(Error::Shards { .. })
     ));
     // Nothing is left of what failed, and nothing beside what succeeded.

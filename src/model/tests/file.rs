@@ -321,7 +321,7 @@ fn a_file_is_saved_over_while_it_is_mapped() {
     NamedTensors::save(&path, [("a", large.view())]).unwrap();
     let mapped = NamedTensors::open(&path).unwrap();
     NamedTensors::save(&path, [("a", arr2(&[[2.0_f32]]).view().into_dyn())]).unwrap();
-    // The map shows the file as it was opened, the path the new file.
+    // The map has the content of the opened file, and the path leads to the new file.
     assert_eq!(mapped.get("a").unwrap(), large);
     assert_eq!(
         NamedTensors::open(&path).unwrap().get("a").unwrap().shape(),
@@ -585,7 +585,7 @@ fn parts_of_a_model_with_any_names_are_joined() {
         write("1", Some("1/2"), &entries[..2]),
         write("2", Some("2/2"), &entries[2..]),
     ];
-    merge(&parts, path("merged")).unwrap();
+    Shard::merge(&parts, path("merged")).unwrap();
     assert_eq!(
         std::fs::read(path("merged")).unwrap(),
         std::fs::read(whole).unwrap()
@@ -596,7 +596,7 @@ fn parts_of_a_model_with_any_names_are_joined() {
         write("1", Some("1/2"), &entries[..2]),
         write("2", Some("2/2"), &clash),
     ];
-    let error = merge(&parts, path("merged")).unwrap_err();
+    let error = Shard::merge(&parts, path("merged")).unwrap_err();
     assert_eq!(
         error,
         Error::DuplicateName {

@@ -62,7 +62,7 @@ impl Coupling {
     /// `ConvTranspose2d`), or a linear layer that stores its matrix as (in, out).
     ///
     /// A transposed convolution spreads the constants of dropped channels over positions by its stride, so they do not
-    /// fit into a bias: prune with [`Dropped::Zero`](super::super::Dropped::Zero) where it reads such constants.
+    /// fit into a bias: prune with [`fold_constants(false)`](super::super::CoupledPlan::fold_constants) where it reads such constants.
     ///
     /// ```
     /// use taper::ndarray::{Array2, Array4};
@@ -191,26 +191,19 @@ impl Coupling {
         layout: Layout,
     ) -> Result<Channels> {
         let inputs = self.graph.segments(x.0)?.to_vec();
-        let weight = self.graph.tensor(name, |names| &names.weight);
-        let bias = self.graph.tensor(name, |names| &names.bias);
         let made = self.graph.add_group(name, blocks, length)?;
         let (out, read) = if layout.transposed { (1, 0) } else { (0, 1) };
-        let bound = self.graph.bind(vec![
-            Binding::new(weight.clone(), out, &[made], MaskRole::Source),
-            Binding::new(weight, read, &inputs, MaskRole::Follower),
-            Binding::new(bias, 0, &[made], MaskRole::Shift).optional(),
-        ]);
+        let axes = [
+            (out, &[made][..], MaskRole::Source),
+            (read, &inputs, MaskRole::Follower),
+        ];
+        let bound = self.bind_layer(name, &axes, &[made]);
         if bound.is_err() {
             self.graph.groups.pop();
             bound?;
         }
         self.graph.mark_read(&inputs);
-        let origin = Origin::Layer {
-            name: name.to_owned(),
-            input: x.0,
-            layout,
-        };
-        Ok(self.node(vec![made], origin))
+        Ok(self.layer_node(name, x, vec![made], layout))
     }
 
     fn by_groups(
@@ -242,22 +235,44 @@ impl Coupling {
             .iter()
             .map(|&segment| Segment { block, ..segment })
             .collect();
-        let weight = self.graph.tensor(name, |names| &names.weight);
-        let bias = self.graph.tensor(name, |names| &names.bias);
         // Groups are dropped whole, so that an axis of inputs makes a group as well as one of outputs.
         let first = if transposed { &inputs } else { &made };
-        self.graph.bind(vec![
-            Binding::new(weight, 0, first, MaskRole::Source),
-            Binding::new(bias, 0, &made, MaskRole::Shift).optional(),
-        ])?;
+        self.bind_layer(name, &[(0, first, MaskRole::Source)], &made)?;
+        let layout = Layout {
+            transposed,
+            groups: Some(groups),
+        };
+        Ok(self.layer_node(name, x, made, layout))
+    }
+
+    /// Binds axes of a layer's weight to channels, and its bias to the channels that the layer makes.
+    fn bind_layer(
+        &mut self,
+        name: &str,
+        axes: &[(usize, &[Segment], MaskRole)],
+        made: &[Segment],
+    ) -> Result<()> {
+        let weight = self.graph.tensor(name, |names| &names.weight);
+        let bias = self.graph.tensor(name, |names| &names.bias);
+        let axes = axes
+            .iter()
+            .map(|&(axis, channels, role)| Binding::new(weight.clone(), axis, channels, role));
+        let bias = Binding::new(bias, 0, made, MaskRole::Shift).optional();
+        self.graph.bind(axes.chain([bias]).collect())
+    }
+
+    fn layer_node(
+        &mut self,
+        name: &str,
+        x: Channels,
+        made: Vec<Segment>,
+        layout: Layout,
+    ) -> Channels {
         let origin = Origin::Layer {
             name: name.to_owned(),
             input: x.0,
-            layout: Layout {
-                transposed,
-                groups: Some(groups),
-            },
+            layout,
         };
-        Ok(self.node(made, origin))
+        self.node(made, origin)
     }
 }

@@ -9,7 +9,7 @@ impl Coupling {
     /// Declares batch normalization with running statistics: scale γ and shift β, if it has them, and the running mean and
     /// variance, all of shape (entries of `x`).
     ///
-    /// Pruning is exact. Without a scale, only [`Dropped::Zero`](super::super::Dropped::Zero) can be used.
+    /// Pruning is exact. Without a scale, only [`fold_constants(false)`](super::super::CoupledPlan::fold_constants) can be used.
     ///
     /// # Errors
     ///
@@ -52,7 +52,7 @@ impl Coupling {
     ///
     /// Where k of n entries are kept, the sum is divided by k afterwards. Pruning multiplies γ by $\sqrt{n/k}$ to
     /// compensate. The pruned network then equals the masked one if the dropped channels are zero before the normalization
-    /// ([`Dropped::Zero`](super::super::Dropped::Zero), or layers without biases) and ε is multiplied by n/k; with the
+    /// ([`fold_constants(false)`](super::super::CoupledPlan::fold_constants), or layers without biases) and ε is multiplied by n/k; with the
     /// old ε it differs as far as ε counts beside the mean square.
     ///
     /// ```

@@ -15,7 +15,7 @@ use crate::kernels::sparse::bitmap_columns;
 use crate::packing::PackedCodes;
 use crate::{Compressed, DType, Error, Float, Part, Precision, Result, Role, StorageBits, check};
 
-pub use self::positions::SparsePositions;
+pub(crate) use self::positions::SparsePositions;
 
 /// A matrix of shape (out_features, in_features) that stores only the weights that are not zero.
 ///
@@ -95,11 +95,47 @@ impl<F: Float> SparseMatrix<F> {
 
     /// Creates a matrix from the contents of its [`parts`](Compressed::parts).
     ///
+    /// `positions` is the `bitmap` if `gap_bits` is `None`: a bit for every weight of the matrix in row-major order, from the
+    /// lowest bit of the first byte on, set if the weight is stored. Otherwise it holds the `gaps`: for every stored weight the
+    /// number of weights left out since the one before it, packed in `gap_bits` bits each (0 to 32).
+    ///
+    /// ```
+    /// use taper::prune::SparseMatrix;
+    /// use taper::{Compressed, Precision};
+    ///
+    /// // Weights 1 and 4 of a matrix of 2 × 3.
+    /// for (gap_bits, positions) in [(None, vec![0b01_0010]), (Some(2), vec![0b10_01])] {
+    ///     let values = vec![7.0_f32, 8.0];
+    ///     let sparse = SparseMatrix::from_parts([2, 3], Precision::F32, gap_bits, positions, values)?;
+    ///     let dense: Vec<f32> = sparse.decompress()?.into_iter().collect();
+    ///     assert_eq!(dense, [0.0, 7.0, 0.0, 0.0, 8.0, 0.0]);
+    /// }
+    /// # Ok::<(), taper::Error>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::Malformed`] for positions of another length or number than `shape` and `values` need, for positions beyond
     /// the matrix, and for values that the precision cannot hold; [`Error::NonFinite`] and [`Error::EmptyAxis`].
     pub fn from_parts(
+        shape: [usize; 2],
+        precision: Precision,
+        gap_bits: Option<u32>,
+        positions: Vec<u8>,
+        values: Vec<F>,
+    ) -> Result<Self> {
+        let positions = match gap_bits {
+            None => SparsePositions::Bitmap(positions),
+            Some(bits) => SparsePositions::Gaps {
+                bits,
+                bytes: positions,
+            },
+        };
+        Self::from_positions(shape, precision, positions, values)
+    }
+
+    /// [`from_parts`](Self::from_parts), with the form of the positions as a type.
+    pub(crate) fn from_positions(
         shape: [usize; 2],
         precision: Precision,
         positions: SparsePositions,
@@ -189,8 +225,7 @@ impl<F: Float> SparseMatrix<F> {
     }
 
     /// Returns the fraction of all weights that is stored.
-    #[must_use]
-    pub fn density(&self) -> f64 {
+    fn density(&self) -> f64 {
         let [rows, columns] = self.shape;
         self.values.len() as f64 / (rows as f64 * columns as f64)
     }
@@ -199,12 +234,6 @@ impl<F: Float> SparseMatrix<F> {
     #[must_use]
     pub fn precision(&self) -> Precision {
         self.precision
-    }
-
-    /// Returns whether positions are stored as a bitmap rather than as gaps.
-    #[must_use]
-    pub fn is_bitmap(&self) -> bool {
-        matches!(self.positions, Positions::Bitmap(_))
     }
 
     /// Returns the stored weights, row by row.

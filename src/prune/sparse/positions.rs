@@ -4,26 +4,9 @@ use crate::kernels::Level;
 use crate::kernels::sparse::bitmap_columns;
 use crate::packing::PackedCodes;
 
-/// The positions of the stored weights of a [`SparseMatrix`](super::SparseMatrix), in row-major order, as
-/// [`SparseMatrix::from_parts`](super::SparseMatrix::from_parts) takes them.
-///
-/// ```
-/// use taper::prune::{SparseMatrix, SparsePositions};
-/// use taper::{Compressed, Precision};
-///
-/// // Weights 1 and 4 of a matrix of 2 × 3: as bits, and as the number of weights left out before each.
-/// let bitmap = SparsePositions::Bitmap(vec![0b01_0010]);
-/// let gaps = SparsePositions::Gaps { bits: 2, bytes: vec![0b10_01] };
-/// for positions in [bitmap, gaps] {
-///     let values = vec![7.0_f32, 8.0];
-///     let sparse = SparseMatrix::from_parts([2, 3], Precision::F32, positions, values)?;
-///     let dense: Vec<f32> = sparse.decompress()?.into_iter().collect();
-///     assert_eq!(dense, [0.0, 7.0, 0.0, 0.0, 8.0, 0.0]);
-/// }
-/// # Ok::<(), taper::Error>(())
-/// ```
+/// The positions of the stored weights of a [`SparseMatrix`](super::SparseMatrix), in row-major order, as a file holds them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SparsePositions {
+pub(crate) enum SparsePositions {
     /// A bit for every weight of the matrix, from the lowest bit of the first byte on: set if the weight is stored.
     Bitmap(Vec<u8>),
     /// For every stored weight the number of weights that are not stored between the one before and it, each in `bits` bits.

@@ -1,18 +1,17 @@
 //! Laws of sparse matrices.
 
 use super::*;
-use crate::LinearOp;
+use crate::{LinearOp, Seed};
 use ndarray::{Array2, Axis, s};
 use proptest::prelude::*;
 
 fn matrix(rows: usize, columns: usize, keep: usize, seed: usize) -> Array2<f32> {
     Array2::from_shape_fn((rows, columns), |(i, j)| {
-        let mixed = (i * columns + j)
-            .wrapping_mul(2_654_435_761)
-            .wrapping_add(seed)
-            % 1009;
-        if mixed % 100 < keep {
-            mixed as f32 / 504.0 - 1.0
+        let place = 2 * (i * columns + j) as u64;
+        let uniform = |stream| Seed::from(seed as u64).uniform(stream);
+        // `keep` of a hundred weights, on average.
+        if uniform(place) < keep as f64 / 50.0 - 1.0 {
+            uniform(place + 1) as f32
         } else {
             0.0
         }
@@ -53,7 +52,7 @@ proptest! {
         // A bitmap is the largest form.
         prop_assert!(bytes <= (rows * columns).div_ceil(8) + 4 * sparse.nonzeros());
 
-        let again = SparseMatrix::from_parts(
+        let again = SparseMatrix::from_positions(
             [rows, columns], Precision::F32, forms(&sparse), sparse.values.clone(),
         );
         prop_assert_eq!(again.as_ref(), Ok(&sparse));
@@ -77,8 +76,8 @@ proptest! {
 #[test]
 fn the_smaller_form_is_taken() {
     let form = |keep| SparseMatrix::from_dense(matrix(64, 64, keep, 0).view(), Precision::F32);
-    assert!(form(50).unwrap().is_bitmap());
-    assert!(!form(1).unwrap().is_bitmap());
+    let is_bitmap = |count| matches!(forms(&form(count).unwrap()), SparsePositions::Bitmap(_));
+    assert!(is_bitmap(50) && !is_bitmap(1));
     let nothing = form(0).unwrap();
     assert_eq!(nothing.storage().bytes(), 1);
     assert_eq!(nothing.density(), 0.0);
@@ -93,7 +92,7 @@ fn half_precision_rounds_and_overflows() {
     for (&w, &rebuilt) in weights.iter().zip(&sparse.decompress().unwrap()) {
         assert!((w - rebuilt).abs() <= w.abs() / 2048.0);
     }
-    let again = SparseMatrix::from_parts(
+    let again = SparseMatrix::from_positions(
         [5, 9],
         Precision::F16,
         forms(&sparse),
@@ -111,7 +110,7 @@ fn half_precision_rounds_and_overflows() {
 fn forged_parts_are_refused() {
     let bitmap = |byte: u8| SparsePositions::Bitmap(vec![byte]);
     let from = |shape, positions, values: &[f32]| {
-        SparseMatrix::from_parts(shape, Precision::F16, positions, values.to_vec())
+        SparseMatrix::from_positions(shape, Precision::F16, positions, values.to_vec())
     };
     assert!(from([2, 3], bitmap(0b11), &[1.0, 2.0]).is_ok());
     for (shape, positions, values) in [

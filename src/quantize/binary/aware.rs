@@ -2,9 +2,10 @@
 
 use ndarray::{Array2, ArrayView2};
 
-use super::scaling::Scaling;
+use super::scaling::of_row;
 use super::straight_through::sign;
 use crate::feedback::Feedback;
+use crate::quantize::granularity::Granularity;
 use crate::{Error, Float, InputMoments, Precision, Result, linalg};
 
 /// Rounds of signs and scales, each fitted to the other.
@@ -13,7 +14,7 @@ const ROUNDS: usize = 4;
 /// The parameters of a fit.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Parameters {
-    pub(super) scaling: Scaling,
+    pub(super) scaling: Option<Granularity>,
     pub(super) precision: Precision,
     pub(super) damping: f64,
 }
@@ -57,7 +58,7 @@ pub(super) fn fit<F: Float>(
     for _ in 0..ROUNDS {
         let rounded = feedback.run(weights, |i, _, target| {
             // Where a scale is zero the signs do not matter.
-            sign(target) * parameters.scaling.of_row(&scales, i)
+            sign(target) * of_row(parameters.scaling, &scales, i)
         });
         let mut next = Fit {
             signs: rounded.mapv(sign),
@@ -66,7 +67,7 @@ pub(super) fn fit<F: Float>(
         let fitted = rows.errors(&next).1;
         let fitted = fitted.into_iter().zip(&scales);
         let fitted = fitted.map(|(scale, &before)| match round(scale) {
-            // Too small for the precision: the row goes on with the scale before.
+            // Too small for the precision: the row keeps its previous scale.
             Err(Error::Underflow { .. }) => Ok(before),
             rounded => rounded,
         });
@@ -83,7 +84,7 @@ pub(super) fn fit<F: Float>(
 
 /// The values from which the errors of rows are computed.
 struct Rows {
-    scaling: Scaling,
+    scaling: Option<Granularity>,
     /// W M.
     images: Array2<f64>,
     /// The diagonal of W M Wᵀ.
@@ -100,15 +101,17 @@ impl Rows {
         let with_weights = row_products(&signs, &self.images);
         let errors = (0..own.len())
             .map(|i| {
-                let scale = self.scaling.of_row(&fit.scales, i).as_f64();
+                let scale = of_row(self.scaling, &fit.scales, i).as_f64();
                 (self.squares[i] - 2.0 * scale * with_weights[i]) + scale * scale * own[i]
             })
             .collect();
         let ratio = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
         let scales = match self.scaling {
-            Scaling::None => Vec::new(),
-            Scaling::PerTensor => vec![ratio(with_weights.iter().sum(), own.iter().sum())],
-            Scaling::PerRow => with_weights
+            None => Vec::new(),
+            Some(Granularity::PerTensor) => {
+                vec![ratio(with_weights.iter().sum(), own.iter().sum())]
+            }
+            Some(Granularity::PerRow) => with_weights
                 .iter()
                 .zip(&own)
                 .map(|(&a, &b)| ratio(a, b))
@@ -125,7 +128,7 @@ impl Rows {
         next: &Fit<F>,
         errors: &[f64],
     ) {
-        if self.scaling == Scaling::PerTensor {
+        if self.scaling == Some(Granularity::PerTensor) {
             if errors.iter().sum::<f64>() < least.iter().sum() {
                 *best = next.clone();
                 *least = errors.to_vec();
@@ -136,7 +139,7 @@ impl Rows {
             if errors[i] < least[i] {
                 least[i] = errors[i];
                 best.signs.row_mut(i).assign(&next.signs.row(i));
-                if self.scaling == Scaling::PerRow {
+                if self.scaling == Some(Granularity::PerRow) {
                     best.scales[i] = next.scales[i];
                 }
             }

@@ -75,17 +75,11 @@ impl<F: Float> BatchNorm<F> {
 
     /// The number of neurons.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn neurons(&self) -> usize {
         self.gamma.len()
     }
 
-    /// Whether there is no neuron; there always is one.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.gamma.is_empty()
-    }
-
-    /// γ (z − μ) / √(v + ε) + β of one neuron, evaluated in this order; `None` where there is no such neuron.
+    /// γ (z − μ) / √(v + ε) + β of one neuron, evaluated in this order; `None` for a neuron that does not exist.
     #[must_use]
     pub fn apply(&self, neuron: usize, z: F) -> Option<F> {
         let gamma = *self.gamma.get(neuron)?;
@@ -95,14 +89,18 @@ impl<F: Float> BatchNorm<F> {
         Some((z - mean) / deviation * gamma + beta)
     }
 
-    /// Folds this into the linear layer before it: `weights`, of shape (neurons, in_features), with its rows
-    /// scaled, and the bias that goes with them.
+    /// Folds the normalization into the linear layer before it. Returns `weights`, of shape (neurons, in_features), with scaled
+    /// rows, and the bias.
     ///
     /// # Errors
     ///
     /// [`Error::ShapeMismatch`] where `weights` has another number of rows.
     pub fn fold(&self, weights: ArrayView2<'_, F>) -> Result<(Array2<F>, Array1<F>)> {
-        check::same_shape("weights", &[self.len(), weights.ncols()], weights.shape())?;
+        check::same_shape(
+            "weights",
+            &[self.neurons(), weights.ncols()],
+            weights.shape(),
+        )?;
         let factors = &self.gamma / &self.deviation;
         let bias = &self.beta - &(&self.mean * &factors);
         Ok((&weights * &factors.insert_axis(Axis(1)), bias))

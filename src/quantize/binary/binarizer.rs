@@ -5,8 +5,8 @@ use rand::RngCore;
 
 use super::aware;
 use super::matrix::BinaryMatrix;
-use super::scaling::Scaling;
 use super::signs::{Signs, pack};
+use crate::quantize::granularity::Granularity;
 use crate::{
     Error, FitContext, Float, ParamError, Precision, Quantizer, Result, Seed, check, parallel,
 };
@@ -29,11 +29,11 @@ use crate::{
 ///
 /// ```
 /// use ndarray::array;
-/// use taper::quantize::binary::{Binarizer, Scaling};
+/// use taper::quantize::binary::{Binarizer, Granularity};
 /// use taper::{Compressed, LinearOp, Quantizer};
 ///
 /// let weights = array![[0.5, -1.5, 1.0], [-0.25, 0.25, 0.25]];
-/// let binary = Binarizer::new().scaling(Scaling::PerRow).quantize(weights.view())?;
+/// let binary = Binarizer::new().scaling(Granularity::PerRow).quantize(weights.view())?;
 /// assert_eq!(binary.decompress()?, array![[1.0, -1.0, 1.0], [-0.25, 0.25, 0.25]].into_dyn());
 /// assert_eq!(binary.apply(array![[1.0, 2.0, 3.0]].view())?, array![[2.0, 1.0]]);
 /// # Ok::<(), taper::Error>(())
@@ -43,8 +43,9 @@ use crate::{
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Binarizer {
-    /// The factors by which signs are multiplied.
-    pub scaling: Scaling,
+    /// Which weights share the scale by which signs are multiplied. `None` gives weights of ±1, for a network whose batch
+    /// normalization sets the scale.
+    pub scaling: Option<Granularity>,
     /// The precision in which scales are stored.
     pub precision: Precision,
     /// The seed from which signs are drawn at random; `None` takes the sign of each weight.
@@ -64,17 +65,17 @@ impl Binarizer {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            scaling: Scaling::None,
+            scaling: None,
             precision: Precision::F32,
             stochastic: None,
             damping: 0.01,
         }
     }
 
-    /// Sets the scales by which signs are multiplied; none by default.
+    /// Sets which weights share the scale by which signs are multiplied; without scales by default.
     #[must_use]
-    pub fn scaling(mut self, scaling: Scaling) -> Self {
-        self.scaling = scaling;
+    pub fn scaling(mut self, scaling: impl Into<Option<Granularity>>) -> Self {
+        self.scaling = scaling.into();
         self
     }
 
@@ -104,7 +105,7 @@ impl Binarizer {
     ///
     /// # Errors
     ///
-    /// The first parameter that no input could make right.
+    /// [`ParamError`] for the first parameter that is out of its range.
     pub fn validate(&self) -> Result<(), ParamError> {
         check::damping(self.damping)?;
         Ok(())
@@ -143,9 +144,9 @@ impl<F: Float> Quantizer<F> for Binarizer {
             }),
         };
         let means = match self.scaling {
-            Scaling::None => Vec::new(),
-            Scaling::PerTensor => vec![mean_magnitude(weights.iter(), weights.len())],
-            Scaling::PerRow => parallel::map(weights.nrows(), |i| {
+            None => Vec::new(),
+            Some(Granularity::PerTensor) => vec![mean_magnitude(weights.iter(), weights.len())],
+            Some(Granularity::PerRow) => parallel::map(weights.nrows(), |i| {
                 mean_magnitude(weights.row(i).into_iter(), weights.ncols())
             }),
         };
@@ -202,7 +203,7 @@ mod tests {
         // The least mean squared error of a scale is mean(w²) − mean(|w|)², and no other scale reaches it.
         #[test]
         fn the_scale_minimizes_the_squared_error(w in weights(), other in 0.0_f64..3.0) {
-            let binarizer = Binarizer::new().scaling(Scaling::PerTensor).precision(Precision::F64);
+            let binarizer = Binarizer::new().scaling(Granularity::PerTensor).precision(Precision::F64);
             let binary = binarizer.quantize(w.view()).unwrap();
             let dense = binary.decompress().unwrap();
             let error = mean(w.iter().zip(&dense).map(|(w, q)| (w - q).powi(2)));
@@ -214,13 +215,13 @@ mod tests {
             let worse = mean(w.iter().map(|w| (w.abs() - other).powi(2)));
             prop_assert!(worse >= error - tolerance);
             // A scale for each row can only be better.
-            let rows = binarizer.scaling(Scaling::PerRow).quantize(w.view()).unwrap().decompress().unwrap();
+            let rows = binarizer.scaling(Granularity::PerRow).quantize(w.view()).unwrap().decompress().unwrap();
             prop_assert!(mean(w.iter().zip(&rows).map(|(w, q)| (w - q).powi(2))) <= error + tolerance);
         }
 
         #[test]
         fn binarizing_twice_changes_nothing(w in weights()) {
-            for scaling in [Scaling::None, Scaling::PerTensor, Scaling::PerRow] {
+            for scaling in [None, Some(Granularity::PerTensor), Some(Granularity::PerRow)] {
                 let binarizer = Binarizer::new().scaling(scaling);
                 let once = binarizer.quantize(w.view()).unwrap().decompress().unwrap();
                 let again = binarizer.quantize(once.view().into_dimensionality().unwrap()).unwrap();
@@ -232,7 +233,7 @@ mod tests {
 
         #[test]
         fn strides_make_no_difference(w in weights()) {
-            let binarizer = Binarizer::new().scaling(Scaling::PerRow);
+            let binarizer = Binarizer::new().scaling(Granularity::PerRow);
             let view = w.slice(s![..;-1, ..;2]);
             prop_assert_eq!(binarizer.quantize(view).unwrap(), binarizer.quantize(view.to_owned().view()).unwrap());
             let stochastic = binarizer.stochastic(3);
@@ -276,14 +277,14 @@ mod tests {
             Err(Error::EmptyAxis { .. })
         ));
         let large = Binarizer::new()
-            .scaling(Scaling::PerTensor)
+            .scaling(Granularity::PerTensor)
             .precision(Precision::F16);
         assert!(matches!(
             large.quantize(array![[1e6_f32]].view()),
             Err(Error::Overflow { .. })
         ));
         let largest = Binarizer::new()
-            .scaling(Scaling::PerTensor)
+            .scaling(Granularity::PerTensor)
             .quantize(array![[f32::MAX, f32::MAX]].view());
         assert_eq!(largest.unwrap().scales(), [f32::MAX]);
     }

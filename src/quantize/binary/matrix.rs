@@ -3,8 +3,9 @@
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, ArrayViewMutD};
 
 use super::product::in_blocks;
+use super::scaling::{count, of_row};
 use super::signs::Signs;
-use super::{BinaryActivations, Scaling};
+use super::{BinaryActivations, Granularity};
 use crate::artifact::check_apply;
 use crate::kernels::masked_sum::MaskedSum;
 use crate::kernels::{Level, xnor};
@@ -41,7 +42,7 @@ const NAME: &str = "BinaryMatrix";
 pub struct BinaryMatrix<F: Float> {
     shape: [usize; 2],
     pub(super) signs: Signs,
-    pub(super) scaling: Scaling,
+    pub(super) scaling: Option<Granularity>,
     pub(super) precision: Precision,
     pub(super) scales: Vec<F>,
 }
@@ -49,7 +50,7 @@ pub struct BinaryMatrix<F: Float> {
 impl<F: Float> BinaryMatrix<F> {
     pub(super) fn new(
         signs: Signs,
-        scaling: Scaling,
+        scaling: Option<Granularity>,
         precision: Precision,
         scales: Vec<F>,
     ) -> Self {
@@ -77,7 +78,7 @@ impl<F: Float> BinaryMatrix<F> {
     pub fn from_parts(
         shape: [usize; 2],
         signs: &[u8],
-        scaling: Scaling,
+        scaling: Option<Granularity>,
         precision: Precision,
         scales: Vec<F>,
     ) -> Result<Self> {
@@ -87,10 +88,10 @@ impl<F: Float> BinaryMatrix<F> {
         };
         let [rows, columns] = shape;
         let signs = Signs::from_bytes(NAME, rows, columns, signs)?;
-        if scales.len() != scaling.count(rows) {
+        if scales.len() != count(scaling, rows) {
             return Err(malformed(format!(
                 "{} scales are needed, found {}",
-                scaling.count(rows),
+                count(scaling, rows),
                 scales.len()
             )));
         }
@@ -105,9 +106,9 @@ impl<F: Float> BinaryMatrix<F> {
         Ok(Self::new(signs, scaling, precision, scales))
     }
 
-    /// The scales by which signs are multiplied.
+    /// Which weights share a scale; `None` for weights of ±1.
     #[must_use]
-    pub fn scaling(&self) -> Scaling {
+    pub fn scaling(&self) -> Option<Granularity> {
         self.scaling
     }
 
@@ -186,7 +187,7 @@ impl<F: Float> BinaryMatrix<F> {
     fn positive_sums<T: MaskedSum + Send + Sync>(&self, padded: &[T], batch: usize) -> Vec<T::Sum> {
         let width = self.signs.width();
         let (level, weights) = (Level::current(), self.signs.words());
-        // A word of weights is worth 64 additions here, some sixteen times the work of a population count.
+        // A word of weights means 64 additions here, some sixteen times the work of a population count.
         in_blocks(batch, self.shape[0], 16 * width, |rows, columns, out| {
             let x = &padded[rows.start * 64 * width..rows.end * 64 * width];
             let weights = &weights[columns.start * width..columns.end * width];
@@ -276,7 +277,7 @@ impl<F: Float> Compressed<F> for BinaryMatrix<F> {
 impl<F: Float> BinaryMatrix<F> {
     /// The scale of row `i`.
     pub(super) fn scale(&self, i: usize) -> F {
-        self.scaling.of_row(&self.scales, i)
+        of_row(self.scaling, &self.scales, i)
     }
 }
 
@@ -316,12 +317,16 @@ mod tests {
         let mut stream = 0;
         Array2::from_shape_simple_fn(shape, || {
             stream += 1;
-            (Seed::from(seed).derive(stream).value() as f64 / u64::MAX as f64 * 2.0 - 1.0) as f32
+            Seed::from(seed).uniform(stream) as f32
         })
     }
 
-    fn scalings() -> [Scaling; 3] {
-        [Scaling::None, Scaling::PerTensor, Scaling::PerRow]
+    fn scalings() -> [Option<Granularity>; 3] {
+        [
+            None,
+            Some(Granularity::PerTensor),
+            Some(Granularity::PerRow),
+        ]
     }
 
     proptest! {
@@ -414,19 +419,24 @@ mod tests {
         let build = |shape, signs: &[u8], scaling, scales| {
             BinaryMatrix::<f32>::from_parts(shape, signs, scaling, Precision::F16, scales)
         };
-        assert!(build([1, 3], &[0b101], Scaling::PerRow, vec![0.5]).is_ok());
+        assert!(build([1, 3], &[0b101], Some(Granularity::PerRow), vec![0.5]).is_ok());
         for wrong in [
-            build([1, 3], &[0b1101], Scaling::PerRow, vec![0.5]),
-            build([1, 3], &[0b101, 0], Scaling::PerRow, vec![0.5]),
-            build([1, 3], &[], Scaling::PerRow, vec![0.5]),
-            build([0, 3], &[], Scaling::None, vec![]),
-            build([usize::MAX, 2], &[], Scaling::None, vec![]),
-            build([1, 3], &[0b101], Scaling::PerRow, vec![]),
-            build([1, 3], &[0b101], Scaling::None, vec![0.5]),
-            build([1, 3], &[0b101], Scaling::PerRow, vec![f32::NAN]),
-            build([1, 3], &[0b101], Scaling::PerRow, vec![f32::INFINITY]),
-            build([1, 3], &[0b101], Scaling::PerRow, vec![-0.5]),
-            build([1, 3], &[0b101], Scaling::PerRow, vec![0.1]),
+            build([1, 3], &[0b1101], Some(Granularity::PerRow), vec![0.5]),
+            build([1, 3], &[0b101, 0], Some(Granularity::PerRow), vec![0.5]),
+            build([1, 3], &[], Some(Granularity::PerRow), vec![0.5]),
+            build([0, 3], &[], None, vec![]),
+            build([usize::MAX, 2], &[], None, vec![]),
+            build([1, 3], &[0b101], Some(Granularity::PerRow), vec![]),
+            build([1, 3], &[0b101], None, vec![0.5]),
+            build([1, 3], &[0b101], Some(Granularity::PerRow), vec![f32::NAN]),
+            build(
+                [1, 3],
+                &[0b101],
+                Some(Granularity::PerRow),
+                vec![f32::INFINITY],
+            ),
+            build([1, 3], &[0b101], Some(Granularity::PerRow), vec![-0.5]),
+            build([1, 3], &[0b101], Some(Granularity::PerRow), vec![0.1]),
         ] {
             assert!(matches!(wrong, Err(Error::Malformed { .. })), "{wrong:?}");
         }

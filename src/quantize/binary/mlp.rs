@@ -6,7 +6,7 @@ use super::matrix::{padded_rows, row_totals};
 use super::signs::{Signs, pack};
 use super::{BatchNorm, BinaryActivations, BinaryMatrix};
 use crate::kernels::Level;
-use crate::{Float, LinearOp, Result, check};
+use crate::{Error, Float, LinearOp, Result, check};
 
 mod stored;
 
@@ -27,9 +27,10 @@ mod stored;
 ///
 /// let norm = BatchNorm::new(array![1.0, -1.0], Array1::zeros(2), array![0.5, 0.5], Array1::ones(2), 1e-4)?;
 /// let signs = |w| Binarizer::new().quantize(w);
-/// let network = BinaryMlp::new(signs(array![[0.2, -0.1], [0.3, 0.4]].view())?, &norm)?
-///     .hidden(signs(array![[-0.5, 0.5], [0.5, 0.5]].view())?, &norm)?
-///     .output(array![[0.5, 1.0]], array![0.25])?;
+/// let first = signs(array![[0.2, -0.1], [0.3, 0.4]].view())?;
+/// let hidden = signs(array![[-0.5, 0.5], [0.5, 0.5]].view())?;
+/// let layers = vec![(first, norm.clone()), (hidden, norm)];
+/// let network = BinaryMlp::new(layers, array![[0.5, 1.0]], array![0.25])?;
 /// // The sums 1 and 3 give the signs +1 and −1, these the sums −2 and 0, these the signs −1 and +1.
 /// assert_eq!(network.forward(array![[2.0, 1.0]].view())?, array![[0.75]]);
 /// assert_eq!(network.forward_bytes(array![[2, 1]].view(), 1.0)?, array![[0.75]]);
@@ -37,7 +38,7 @@ mod stored;
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct BinaryMlp<F: Float> {
-    layers: BinaryMlpBuilder<F>,
+    layers: SignLayers<F>,
     output: Array2<F>,
     /// The rows of `output`, each filled up to whole words of activations.
     padded: Vec<F>,
@@ -46,27 +47,14 @@ pub struct BinaryMlp<F: Float> {
     bias: Array1<F>,
 }
 
-/// The layers of a [`BinaryMlp`] up to its last one.
-///
-/// ```
-/// use taper::Quantizer;
-/// use taper::ndarray::{Array1, array};
-/// use taper::quantize::binary::{BatchNorm, Binarizer, BinaryMlp, BinaryMlpBuilder};
-///
-/// let norm = BatchNorm::new(array![1.0], Array1::zeros(1), array![0.5], Array1::ones(1), 1e-4)?;
-/// let first = Binarizer::new().quantize(array![[0.2, -0.1]].view())?;
-/// let builder: BinaryMlpBuilder<f64> = BinaryMlp::new(first, &norm)?;
-/// let network = builder.output(array![[0.5], [1.0]], array![0.0, 0.0])?;
-/// assert_eq!(network.forward(array![[2.0, 1.0]].view())?, array![[0.5, 1.0]]);
-/// # Ok::<(), taper::Error>(())
-/// ```
+/// The layers up to the last one.
 #[derive(Debug, Clone, PartialEq)]
-pub struct BinaryMlpBuilder<F: Float> {
+struct SignLayers<F: Float> {
     first: (BinaryMatrix<F>, Thresholds<F>),
     hidden: Vec<(BinaryMatrix<F>, Thresholds<i32>)>,
 }
 
-/// A comparison a neuron: +1 where z ≥ threshold, or where it is not.
+/// A comparison for each neuron: its sign is +1 where z ≥ threshold if it rises, and where z < threshold otherwise.
 #[derive(Debug, Clone, PartialEq)]
 struct Thresholds<T> {
     values: Vec<T>,
@@ -80,12 +68,12 @@ impl<T: PartialOrd + Copy + Send + Sync> Thresholds<T> {
         one: impl Fn(usize) -> Option<(T, bool)>,
     ) -> Result<Self> {
         let outputs = matrix.signs.rows();
-        check::same_shape("the BatchNorm", &[outputs], &[norm.len()])?;
+        check::same_shape("the BatchNorm", &[outputs], &[norm.neurons()])?;
         let (values, rises) = (0..outputs).filter_map(one).unzip();
         Ok(Self { values, rises })
     }
 
-    /// The signs of a batch of sums, one row a vector.
+    /// The signs of a batch of sums; each row holds the sums of one input.
     fn signs(&self, sums: ArrayView2<'_, T>) -> BinaryActivations {
         let signs = Signs::from_fn(sums.dim(), |i, words| {
             let neurons = self.values.iter().zip(&self.rises);
@@ -96,7 +84,7 @@ impl<T: PartialOrd + Copy + Send + Sync> Thresholds<T> {
     }
 }
 
-/// The doubles in rising order: `real(place(x)) == x`.
+/// The place of a double in the rising order of all doubles. [`real`] is the inverse.
 fn place(x: f64) -> i64 {
     let bits = x.to_bits() as i64;
     // The magnitude of a negative number falls as it rises.
@@ -108,37 +96,35 @@ fn real(place: i64) -> f64 {
 }
 
 impl<F: Float> BinaryMlp<F> {
-    /// A network that begins with `matrix`, followed by BatchNorm and sign.
+    /// Creates a network from its layers of signs, first layer first, each with the BatchNorm that follows it, and from the real
+    /// `weights`, of shape (classes, features), and the `bias` of its last layer.
     ///
     /// # Errors
     ///
-    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) where `norm` has another number of neurons.
-    #[allow(clippy::new_ret_no_self)]
-    pub fn new(matrix: BinaryMatrix<F>, norm: &BatchNorm<F>) -> Result<BinaryMlpBuilder<F>> {
-        let largest = F::max_value().as_f64();
-        let range = (place(-largest), place(largest));
-        let thresholds = Thresholds::fold(&matrix, norm, |neuron| {
-            let (place, rises) = norm.threshold(neuron, range, |k| F::from_f64_lossy(real(k)))?;
-            // Beyond every number: no sum reaches it.
-            let beyond = place > range.1;
-            let value = if beyond {
-                F::infinity()
-            } else {
-                F::from_f64_lossy(real(place))
-            };
-            Some((value, rises))
+    /// [`Error::EmptyAxis`] without a layer of signs, [`Error::ShapeMismatch`] where a layer does not fit the one before it, or a
+    /// BatchNorm or the bias its layer, and [`Error::NonFinite`] for weights and biases.
+    pub fn new(
+        signs: Vec<(BinaryMatrix<F>, BatchNorm<F>)>,
+        weights: Array2<F>,
+        bias: Array1<F>,
+    ) -> Result<Self> {
+        let mut signs = signs.into_iter();
+        let (matrix, norm) = signs.next().ok_or_else(|| Error::EmptyAxis {
+            what: "the list of layers of signs",
+            shape: vec![0],
         })?;
-        Ok(BinaryMlpBuilder {
-            first: (matrix, thresholds),
-            hidden: Vec::new(),
-        })
+        let mut layers = SignLayers::new(matrix, &norm)?;
+        for (matrix, norm) in signs {
+            layers.push(matrix, &norm)?;
+        }
+        layers.output(weights, bias)
     }
 
-    /// The output of the last layer, of shape (batch, classes), for real inputs of shape (batch, features).
+    /// Computes the output of the last layer, of shape (batch, classes), for real inputs of shape (batch, features).
     ///
     /// # Errors
     ///
-    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch), and [`Error::NonFinite`](crate::Error::NonFinite) for inputs that have no sign.
+    /// [`Error::ShapeMismatch`], and [`Error::NonFinite`] for inputs that are not finite.
     pub fn forward(&self, x: ArrayView2<'_, F>) -> Result<Array2<F>> {
         let (matrix, thresholds) = &self.layers.first;
         check::same_shape("x", &[x.nrows(), matrix.signs.columns()], x.shape())?;
@@ -149,8 +135,8 @@ impl<F: Float> BinaryMlp<F> {
         self.after_first(thresholds.signs(sums.view()))
     }
 
-    /// As [`forward`](Self::forward), for inputs of 8 bits whose real values are `unit` times the byte: the
-    /// first layer sums integers.
+    /// Computes [`forward`](Self::forward) for inputs of 8 bits, whose real values are `unit` times the byte. The first layer
+    /// adds integers.
     ///
     /// # Errors
     ///
@@ -175,7 +161,7 @@ impl<F: Float> BinaryMlp<F> {
         let (classes, batch) = (self.output.nrows(), x.batch());
         let mut sums = vec![F::zero(); classes * batch];
         if batch > 0 {
-            // The roles are turned around: the weights are summed under the bits of the activations.
+            // The weights are the summands here, and the bits of the activations select them.
             let width = x.signs.width();
             F::masked_sums(
                 Level::current(),
@@ -200,13 +186,13 @@ impl<F: Float> BinaryMlp<F> {
         Ok(y)
     }
 
-    /// The matrices of signs, first layer first.
+    /// Iterates over the matrices of signs, first layer first.
     pub fn matrices(&self) -> impl Iterator<Item = &BinaryMatrix<F>> {
         let hidden = self.layers.hidden.iter().map(|(matrix, _)| matrix);
         std::iter::once(&self.layers.first.0).chain(hidden)
     }
 
-    /// The bytes that all layers take in memory.
+    /// Returns the bytes that all layers take in memory.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         let first = &self.layers.first.1;
@@ -225,13 +211,30 @@ impl<F: Float> BinaryMlp<F> {
     }
 }
 
-impl<F: Float> BinaryMlpBuilder<F> {
+impl<F: Float> SignLayers<F> {
+    /// The first layer: `matrix`, followed by BatchNorm and sign.
+    fn new(matrix: BinaryMatrix<F>, norm: &BatchNorm<F>) -> Result<Self> {
+        let largest = F::max_value().as_f64();
+        let range = (place(-largest), place(largest));
+        let thresholds = Thresholds::fold(&matrix, norm, |neuron| {
+            let (place, rises) = norm.threshold(neuron, range, |k| F::from_f64_lossy(real(k)))?;
+            // Larger than every number, so that no sum reaches it.
+            let beyond = place > range.1;
+            let value = if beyond {
+                F::infinity()
+            } else {
+                F::from_f64_lossy(real(place))
+            };
+            Some((value, rises))
+        })?;
+        Ok(Self {
+            first: (matrix, thresholds),
+            hidden: Vec::new(),
+        })
+    }
+
     /// Adds a hidden layer: `matrix`, followed by BatchNorm and sign, on the signs of the layer before.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) where the layer does not fit the one before or `norm` does not fit it.
-    pub fn hidden(mut self, matrix: BinaryMatrix<F>, norm: &BatchNorm<F>) -> Result<Self> {
+    fn push(&mut self, matrix: BinaryMatrix<F>, norm: &BatchNorm<F>) -> Result<()> {
         let inputs = matrix.signs.columns();
         self.fits("the hidden weights", &[matrix.signs.rows(), inputs])?;
         let thresholds = Thresholds::fold(&matrix, norm, |neuron| {
@@ -242,16 +245,11 @@ impl<F: Float> BinaryMlpBuilder<F> {
             Some((i32::try_from(place).ok()?, rises))
         })?;
         self.hidden.push((matrix, thresholds));
-        Ok(self)
+        Ok(())
     }
 
     /// The network that ends with a layer of real `weights`, of shape (classes, features), and a `bias`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) where the weights do not fit the layer before or the bias does not fit them,
-    /// [`Error::EmptyAxis`](crate::Error::EmptyAxis), [`Error::NonFinite`](crate::Error::NonFinite).
-    pub fn output(self, weights: Array2<F>, bias: Array1<F>) -> Result<BinaryMlp<F>> {
+    fn output(self, weights: Array2<F>, bias: Array1<F>) -> Result<BinaryMlp<F>> {
         check::finite("weights", &weights.view())?;
         check::finite("bias", &bias.view())?;
         self.fits("the output weights", weights.shape())?;
@@ -291,11 +289,11 @@ pub(super) mod tests {
         let mut stream = 0;
         Array2::from_shape_simple_fn(shape, || {
             stream += 1;
-            seed.derive(stream).value() as f64 / u64::MAX as f64 * 2.0 - 1.0
+            seed.uniform(stream)
         })
     }
 
-    /// Statistics of a kind that training gives, with γ of both signs.
+    /// Statistics as training produces them, with γ of both signs.
     pub(in crate::quantize::binary) fn norm(seed: Seed, neurons: usize) -> BatchNorm<f64> {
         let row = |k, factor: f64, shift: f64| {
             random(seed.derive(k), (1, neurons))
@@ -339,10 +337,9 @@ pub(super) mod tests {
                 .collect();
             // An output of the identity shows the last activations themselves.
             let [a, b, c] = matrices;
-            let network = BinaryMlp::new(a, &norms[0]).unwrap()
-                .hidden(b, &norms[1]).unwrap()
-                .hidden(c, &norms[2]).unwrap()
-                .output(Array2::eye(first), Array1::zeros(first)).unwrap();
+            let [norm_a, norm_b, norm_c] = norms;
+            let signs = vec![(a, norm_a), (b, norm_b), (c, norm_c)];
+            let network = BinaryMlp::new(signs, Array2::eye(first), Array1::zeros(first)).unwrap();
             let expected = simulate(&x, &layers);
             prop_assert_eq!(&network.forward(x.view()).unwrap(), &expected);
             prop_assert_eq!(&network.forward_bytes(bytes.view(), 1.0 / 256.0).unwrap(), &expected);
@@ -365,12 +362,8 @@ pub(super) mod tests {
         let w = Binarizer::new()
             .quantize(random(seed, (70, 9)).view())
             .unwrap();
-        let build = |output, bias| {
-            BinaryMlp::new(w.clone(), &norm(seed, 70))
-                .unwrap()
-                .output(output, bias)
-                .unwrap()
-        };
+        let build =
+            |output, bias| BinaryMlp::new(vec![(w.clone(), norm(seed, 70))], output, bias).unwrap();
         let (weights, bias) = (
             random(seed.derive(1), (10, 70)),
             Array1::linspace(-1.0, 1.0, 10),
@@ -395,23 +388,28 @@ pub(super) mod tests {
                 .quantize(random(seed, shape).view())
                 .unwrap()
         };
-        assert!(BinaryMlp::new(matrix((3, 4)), &norm(seed, 2)).is_err());
-        let start = || BinaryMlp::new(matrix((3, 4)), &norm(seed, 3)).unwrap();
-        assert!(start().hidden(matrix((5, 4)), &norm(seed, 5)).is_err());
-        assert!(start().hidden(matrix((5, 3)), &norm(seed, 4)).is_err());
-        assert!(
-            start()
-                .output(Array2::zeros((2, 4)), Array1::zeros(2))
-                .is_err()
-        );
-        assert!(
-            start()
-                .output(Array2::zeros((2, 3)), Array1::zeros(3))
-                .is_err()
-        );
-        let network = start()
-            .output(Array2::zeros((2, 3)), Array1::zeros(2))
-            .unwrap();
+        let build = |signs: &[((usize, usize), usize)], output: (usize, usize), bias: usize| {
+            let signs = signs
+                .iter()
+                .map(|&(shape, neurons)| (matrix(shape), norm(seed, neurons)));
+            BinaryMlp::new(signs.collect(), Array2::zeros(output), Array1::zeros(bias))
+        };
+        let first = ((3, 4), 3);
+        assert!(matches!(
+            build(&[], (2, 3), 2),
+            Err(Error::EmptyAxis { .. })
+        ));
+        for (signs, output, bias) in [
+            (&[((3, 4), 2)][..], (2, 3), 2),
+            (&[first, ((5, 4), 5)], (2, 5), 2),
+            (&[first, ((5, 3), 4)], (2, 5), 2),
+            (&[first], (2, 4), 2),
+            (&[first], (2, 3), 3),
+        ] {
+            let refused = build(signs, output, bias);
+            assert!(matches!(refused, Err(Error::ShapeMismatch { .. })));
+        }
+        let network = build(&[first], (2, 3), 2).unwrap();
         assert!(network.forward(Array2::zeros((1, 3)).view()).is_err());
         assert!(
             network

@@ -6,14 +6,14 @@
 //!
 //! ```
 //! use taper::ndarray::array;
-//! use taper::quantize::binary::{Binarizer, Scaling};
+//! use taper::quantize::binary::{Binarizer, Granularity};
 //! use taper::{LinearOp, Quantizer};
 //!
 //! let w = array![[0.5, -1.5], [2.0, 2.0]];
-//! let of = |scaling| Binarizer::new().scaling(scaling).quantize(w.view());
-//! assert_eq!(of(Scaling::None)?.decompress_matrix()?, array![[1.0, -1.0], [1.0, 1.0]]);
-//! assert_eq!(of(Scaling::PerTensor)?.decompress_matrix()?, array![[1.5, -1.5], [1.5, 1.5]]);
-//! assert_eq!(of(Scaling::PerRow)?.decompress_matrix()?, array![[1.0, -1.0], [2.0, 2.0]]);
+//! let of = |scaling: Option<Granularity>| Binarizer::new().scaling(scaling).quantize(w.view());
+//! assert_eq!(of(None)?.decompress_matrix()?, array![[1.0, -1.0], [1.0, 1.0]]);
+//! assert_eq!(of(Some(Granularity::PerTensor))?.decompress_matrix()?, array![[1.5, -1.5], [1.5, 1.5]]);
+//! assert_eq!(of(Some(Granularity::PerRow))?.decompress_matrix()?, array![[1.0, -1.0], [2.0, 2.0]]);
 //! # Ok::<(), taper::Error>(())
 //! ```
 
@@ -29,10 +29,10 @@ mod signs;
 mod straight_through;
 mod trainable;
 
+pub use super::granularity::Granularity;
 pub use activations::BinaryActivations;
 pub use batch_norm::BatchNorm;
 pub use binarizer::Binarizer;
 pub use matrix::BinaryMatrix;
-pub use mlp::{BinaryMlp, BinaryMlpBuilder};
-pub use scaling::Scaling;
+pub use mlp::BinaryMlp;
 pub use straight_through::StraightThrough;

@@ -1,19 +1,18 @@
-//! Sharing out a product of rows with rows over the threads.
+//! Divides a product of rows with rows among threads.
 
 use crate::parallel;
 
-/// Below this many words of work a product stays on its thread: some thirty microseconds, in which another one hardly woke up.
+/// A product with fewer words of work runs on one thread: it takes some thirty microseconds, about the time to wake another.
 const ALONE: usize = 1 << 18;
-/// Pieces of a single row for each thread: one that comes late takes fewer.
+/// The pieces for each thread of a product with a single row: a thread that starts late takes fewer.
 const PIECES: usize = 4;
-/// Rows of the batch from which on each thread takes rows of it, rather than of the matrix.
+/// The batch from which threads divide the rows of the batch, and not those of the matrix.
 const BATCH: usize = 8;
 
 /// All values of a (batch, outputs) product, computed block by block.
 ///
-/// `block(rows, columns, out)` writes the values of these rows and columns into `out`, row by row. Which
-/// blocks there are depends on the sizes and the number of threads; a value never does, since each is
-/// computed by itself.
+/// `block(rows, columns, out)` writes the values of these rows and columns into `out`, row by row. The blocks depend on the sizes
+/// and on the number of threads. The values do not, because each is computed independently.
 pub(super) fn in_blocks<T: Copy + Default + Send>(
     batch: usize,
     outputs: usize,

@@ -1,4 +1,4 @@
-//! A matrix of signs, one bit each: what binary weights and binary activations have in common.
+//! A matrix of signs, one bit each: binary weights and binary activations consist of it.
 
 use ndarray::ArrayView2;
 
@@ -8,7 +8,7 @@ use crate::{Error, Float, Result, parallel};
 /// A matrix of ±1, a set bit for +1.
 ///
 /// In memory a row begins at a word of 64 bits, so that rows are compared word by word; in a file the rows
-/// follow each other bit by bit. The bits beyond a row's end are zero and stand for nothing.
+/// follow each other bit by bit. Bits beyond the end of a row are zero and have no meaning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Signs {
     rows: usize,
@@ -35,7 +35,7 @@ impl Signs {
     ) -> Self {
         let width = columns.div_ceil(64);
         let mut words = vec![0; rows * width];
-        // A task of less than some thousand values is not worth its start.
+        // A task of fewer than some thousand values takes less time than its start.
         let together = (1_usize << 14).div_ceil(columns.max(1));
         parallel::for_each_chunk_mut(&mut words, together * width, |chunk, words| {
             for (i, row) in words.chunks_mut(width.max(1)).enumerate() {
@@ -49,7 +49,7 @@ impl Signs {
         }
     }
 
-    /// Signs as a file holds them.
+    /// Signs in the layout of a file.
     pub(super) fn from_bytes(
         artifact: &'static str,
         rows: usize,

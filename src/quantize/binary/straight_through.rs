@@ -47,7 +47,7 @@ pub(crate) fn sign<F: Float>(x: F) -> F {
 pub struct StraightThrough;
 
 impl StraightThrough {
-    /// The signs of `x`: +1 where x ≥ 0 (−0.0 is), else −1.
+    /// The signs of `x`: +1 where x ≥ 0 (also for −0.0), else −1.
     ///
     /// # Errors
     ///
@@ -95,7 +95,7 @@ impl StraightThrough {
     ///
     /// # Errors
     ///
-    /// As [`backward`](Self::backward); `gradient` is then as it was.
+    /// As [`backward`](Self::backward); `gradient` is not changed then.
     pub fn backward_in_place<F: Float, D: Dimension>(
         &self,
         x: ArrayView<'_, F, D>,
@@ -119,7 +119,7 @@ impl StraightThrough {
     /// # Errors
     ///
     /// [`Error::EmptyAxis`](crate::Error::EmptyAxis), [`Error::NonFinite`](crate::Error::NonFinite); the
-    /// weights are then as they were.
+    /// weights do not change then.
     pub fn clip<F: Float, D: Dimension>(&self, mut latent: ArrayViewMut<'_, F, D>) -> Result<()> {
         check::finite("latent", &latent.view())?;
         latent.mapv_inplace(|x| x.max(-F::one()).min(F::one()));

@@ -2,7 +2,7 @@
 
 use ndarray::{Array1, ArrayView1, ArrayViewD};
 
-use super::{BinaryMatrix, Scaling};
+use super::{BinaryMatrix, Granularity};
 use crate::trainable::{check_dense, check_parameters, gradient_of};
 use crate::{Compressed, Float, Result, Trainable};
 
@@ -29,9 +29,9 @@ impl<F: Float> Trainable<F> for BinaryMatrix<F> {
             terms.map(|(x, sign)| (*x * sign).as_f64()).sum::<f64>()
         });
         gradient_of(match self.scaling {
-            Scaling::None => Vec::new(),
-            Scaling::PerTensor => vec![rows.sum()],
-            Scaling::PerRow => rows.collect(),
+            None => Vec::new(),
+            Some(Granularity::PerTensor) => vec![rows.sum()],
+            Some(Granularity::PerRow) => rows.collect(),
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::kernels::Level;
 use crate::kernels::evenly::{self, Spacing};
-use crate::{Float, parallel};
+use crate::{Float, parallel, power};
 
 /// Values whose sums a thread takes at a time.
 const CHUNK: usize = 1 << 13;
@@ -37,34 +37,6 @@ pub enum Symmetry {
     /// A range that does not include zero is extended to it. At one bit, the values are zero and the scale, or zero and minus
     /// the scale.
     Affine,
-}
-
-/// Which weights share a grid.
-///
-/// ```
-/// use taper::ndarray::array;
-/// use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity};
-/// use taper::{LinearOp, Quantizer};
-///
-/// let w = array![[0.25_f64, -0.5], [8.0, 24.0]];
-/// let rounded = |granularity| {
-///     let quantizer = FixedPointQuantizer::new(3).granularity(granularity);
-///     quantizer.quantize(w.view())?.decompress_matrix()
-/// };
-/// // The small row is below half a step of the large one.
-/// assert_eq!(rounded(Granularity::PerTensor)?, array![[0.0, 0.0], [8.0, 24.0]]);
-/// assert!((&rounded(Granularity::PerRow)? - &w).iter().all(|x| x.abs() <= 0.5 / 6.0 + 1e-6));
-/// # Ok::<(), taper::Error>(())
-/// ```
-#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Granularity {
-    /// All weights.
-    #[default]
-    PerTensor,
-    /// The weights of one output, that is, of one row.
-    PerRow,
 }
 
 /// Which range the grid covers. Values beyond the range become its ends.
@@ -176,7 +148,7 @@ impl Codes {
     /// The grid for `values`, which are finite.
     pub(super) fn fit<F: Float>(self, range: Range, values: &[F]) -> Grid {
         let (low, high) = extremes(values);
-        let exponent = exponent(low.abs().max(high.abs()));
+        let exponent = power::exponent(low.abs().max(high.abs()));
         if range == Range::SquaredError && exponent.abs() > FAR {
             // The squares of such values leave the range of a double.
             let power = 2_f64.powi(-exponent.clamp(-1000, 1000));
@@ -301,11 +273,6 @@ impl Codes {
 
 /// Values whose binary exponent is beyond this are scaled before their errors are squared and summed.
 const FAR: i32 = 400;
-
-/// The binary exponent of a finite number; that of the smallest normal number for smaller ones.
-fn exponent(x: f64) -> i32 {
-    ((x.to_bits() >> 52) & 0x7ff) as i32 - 1023
-}
 
 /// The zero point for values from `-below` to `above` on codes from 0 to `last`: the one with the smallest step.
 ///

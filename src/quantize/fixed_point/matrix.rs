@@ -2,7 +2,8 @@
 
 use ndarray::{Array2, ArrayViewMutD};
 
-use super::grid::{Codes, Granularity, Grid, Symmetry};
+use super::Granularity;
+use super::grid::{Codes, Grid, Symmetry};
 use crate::kernels::{Level, evenly};
 use crate::packing::PackedCodes;
 use crate::{

@@ -25,6 +25,7 @@ mod product;
 mod quantizer;
 mod trainable;
 
-pub use grid::{Granularity, Range, Symmetry};
+pub use super::granularity::Granularity;
+pub use grid::{Range, Symmetry};
 pub use matrix::FixedPointMatrix;
 pub use quantizer::FixedPointQuantizer;

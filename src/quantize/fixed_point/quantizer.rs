@@ -2,7 +2,8 @@
 
 use ndarray::{Array2, ArrayView2};
 
-use super::grid::{Codes, Granularity, Grid, Range, Symmetry};
+use super::Granularity;
+use super::grid::{Codes, Grid, Range, Symmetry};
 use super::matrix::{FixedPointMatrix, grid_of};
 use crate::feedback::Feedback;
 use crate::kernels::Level;
@@ -299,7 +300,7 @@ fn rows_together(columns: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quantize::binary::{Binarizer, Scaling};
+    use crate::quantize::binary::Binarizer;
     use crate::{Compressed, Error};
     use ndarray::{array, s};
     use proptest::prelude::*;
@@ -384,7 +385,7 @@ mod tests {
         // At one symmetric bit the grid of least squared error is the binary matrix with its best scale.
         #[test]
         fn one_bit_is_binary(w in weights(), rows in any::<bool>()) {
-            let (granularity, scaling) = if rows { (Granularity::PerRow, Scaling::PerRow) } else { (Granularity::PerTensor, Scaling::PerTensor) };
+            let (granularity, scaling) = if rows { (Granularity::PerRow, Some(Granularity::PerRow)) } else { (Granularity::PerTensor, Some(Granularity::PerTensor)) };
             let fixed = FixedPointQuantizer::new(1).range(Range::SquaredError).granularity(granularity).precision(Precision::F64);
             let fixed = fixed.quantize(w.view()).unwrap().decompress().unwrap();
             let binary = Binarizer::new().scaling(scaling).precision(Precision::F64).quantize(w.view()).unwrap().decompress().unwrap();

@@ -2,7 +2,8 @@
 
 use ndarray::{Array1, ArrayView1, ArrayViewD};
 
-use super::grid::{Granularity, Grid};
+use super::Granularity;
+use super::grid::Grid;
 use super::matrix::FixedPointMatrix;
 use crate::trainable::{check_dense, check_parameters, gradient_of};
 use crate::{Compressed, Float, Result, Trainable};

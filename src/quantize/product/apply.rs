@@ -38,7 +38,8 @@ pub enum ProductMethod {
 }
 
 impl<F: Float> LinearOp<F> for PqMatrix<F> {
-    /// By the [`method`](Self::method) that is expected to be faster.
+    /// By look-ups, as [the module](super) explains, or by decompressing one block of W after the other, whichever is expected
+    /// to be faster for this batch.
     fn apply_into(&self, x: ArrayView2<'_, F>, y: ArrayViewMut2<'_, F>) -> Result<()> {
         self.apply_by(self.method(x.nrows()), x, y)
     }
@@ -67,6 +68,7 @@ impl<F: Float> PqMatrix<F> {
     /// | | 16 | 8 | out | 507 / 2944 | 1368 / 3543 | 3421 / 5493 | 6996 / 15577 | 26716 / 64993 |
     /// | | 256 | 8 | in | 367 / 12028 | 747 / 16441 | 1275 / 20720 | 4961 / 27838 | 16618 / 76967 |
     /// | | 256 | 8 | out | 436 / 4394 | 1152 / 5134 | 2232 / 7207 | 5876 / 16430 | 27729 / 55229 |
+    #[doc(hidden)]
     #[must_use]
     pub fn method(&self, batch: usize) -> ProductMethod {
         let books = &self.codebooks;
@@ -97,6 +99,7 @@ impl<F: Float> PqMatrix<F> {
     /// # Errors
     ///
     /// Those of [`apply_into`](LinearOp::apply_into).
+    #[doc(hidden)]
     pub fn apply_by(
         &self,
         method: ProductMethod,

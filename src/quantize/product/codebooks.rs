@@ -102,8 +102,7 @@ impl<F: Float> ProductCodebooks<F> {
     }
 
     /// The length m·d of the axis that is split.
-    #[must_use]
-    pub fn split_length(&self) -> usize {
+    pub(super) fn split_length(&self) -> usize {
         self.groups * self.group_width()
     }
 
@@ -157,8 +156,7 @@ impl<F: Float> ProductCodebooks<F> {
     }
 
     /// The size of a code in bits, ⌈log₂ k⌉.
-    #[must_use]
-    pub fn code_bits(&self) -> u32 {
+    pub(crate) fn code_bits(&self) -> u32 {
         PackedCodes::bits_for(self.centroids())
     }
 

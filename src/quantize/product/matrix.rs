@@ -20,11 +20,11 @@ use crate::{
 /// ```
 /// use taper::ndarray::Array2;
 /// use taper::quantize::product::{PqMatrix, ProductQuantizer};
-/// use taper::Quantizer;
+/// use taper::{Compressed, Quantizer};
 ///
 /// let weights = Array2::from_shape_fn((64, 32), |(o, i)| ((o * 3 + i * 5) as f32).sin());
 /// let matrix = ProductQuantizer::with_width(4).centroids(8).quantize(weights.view())?;
-/// let (books, codes) = (matrix.codebooks(), matrix.packed_codes().to_vec());
+/// let (books, codes) = (matrix.codebooks(), matrix.parts()[0].bytes.to_vec());
 /// let again = PqMatrix::from_parts([64, 32], books.axis(), books.precision(), books.values(), codes)?;
 /// assert_eq!(again.codes(), matrix.codes());
 /// # Ok::<(), taper::Error>(())
@@ -114,12 +114,6 @@ impl<F: Float> PqMatrix<F> {
         let shape = (self.codebooks.groups(), self.points());
         let codes = Array2::from_shape_vec(shape, self.codes.unpack());
         codes.expect("there is one code for each group and point")
-    }
-
-    /// The packed codes: (m, n) codes of ⌈log₂ k⌉ bits each, from the lowest bit of each byte to the highest.
-    #[must_use]
-    pub fn packed_codes(&self) -> &[u8] {
-        self.codes.bytes()
     }
 
     /// The compression ratio by the published formula, which counts log₂ k bits for a code (a file takes ⌈log₂ k⌉) and 32

@@ -68,10 +68,12 @@ mod split;
 mod tests;
 mod trainable;
 
+// Only the benchmark of both methods needs it.
+#[doc(hidden)]
 pub use apply::ProductMethod;
 pub use codebooks::ProductCodebooks;
 pub use matrix::PqMatrix;
-pub use optimized::{OptimizedPqMatrix, OptimizedProductQuantizer, RotationStart};
+pub use optimized::{OptimizedPqMatrix, OptimizedProductQuantizer};
 pub use params::ProductQuantizer;
 pub use residual::{ResidualPqMatrix, ResidualQuantizer};
 pub use split::{Codebook, Split, SplitAxis};

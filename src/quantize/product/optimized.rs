@@ -24,8 +24,8 @@ use crate::{
 /// the error $\\sum \\lVert v R - q(v R) \\rVert^2$: codes and codebooks for the given R, by iterations of k-means that start from
 /// the codebooks before; and R for the given codes, by the singular value decomposition of $V^T Q$.
 ///
-/// With [`RotationStart::Identity`], the default, the first step is product quantization itself, so that the error is never
-/// larger than without a rotation. R is stored beside the codes. For a split axis of length n it has n² values, which only
+/// The fit starts without a rotation, so that its first step is product quantization itself and the error is never larger than
+/// that. [`eigenvalue_start`](OptimizedProductQuantizer::eigenvalue_start) starts from the principal directions instead. R is stored beside the codes. For a split axis of length n it has n² values, which only
 /// pays off if there are many vectors. With a [`block`](OptimizedProductQuantizer::block) of b, R consists of b × b blocks along
 /// its diagonal, b·n values in all, and mixes neighbouring values only.
 ///
@@ -64,9 +64,10 @@ pub struct OptimizedProductQuantizer<C = KMeans> {
         serde(default = "crate::defaults::rotation_tolerance")
     )]
     pub tolerance: f64,
-    /// The first rotation.
+    /// Whether the first rotation turns to the principal directions, assigned to the groups so that the product of variances is
+    /// about the same in each: optimal for normally distributed vectors. Otherwise the fit starts without a rotation.
     #[cfg_attr(feature = "model", serde(default))]
-    pub start: RotationStart,
+    pub eigenvalue_start: bool,
     /// The size b of the blocks of the rotation; `None` for one block over the whole axis. It must divide the length of the
     /// split axis and be a multiple of the width of a group. Blocks of a single group gain nothing.
     #[cfg_attr(feature = "model", serde(default))]
@@ -74,33 +75,6 @@ pub struct OptimizedProductQuantizer<C = KMeans> {
     /// The precision in which the rotation is stored. Codes are chosen for the rounded rotation.
     #[cfg_attr(feature = "model", serde(default))]
     pub rotation_precision: Precision,
-}
-
-/// Where the rotation of [`OptimizedProductQuantizer`] starts.
-///
-/// ```
-/// use taper::Quantizer;
-/// use taper::ndarray::Array2;
-/// use taper::quantize::product::{OptimizedProductQuantizer, ProductQuantizer, RotationStart};
-///
-/// let weights = Array2::from_shape_fn((100, 8), |(o, i)| ((o * (2 * (i % 4) + 1)) as f32).sin());
-/// let rotated = OptimizedProductQuantizer::new(ProductQuantizer::new(4).centroids(16));
-/// let identity = rotated.clone().iterations(0).quantize(weights.view())?;
-/// assert_eq!(identity.rotation()[[0, 1, 1]], 1.0);
-/// let turned = rotated.start(RotationStart::Eigenvalues).iterations(0).quantize(weights.view())?;
-/// assert!(turned.rotation()[[0, 1, 1]] < 1.0);
-/// # Ok::<(), taper::Error>(())
-/// ```
-#[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "model", serde(rename_all = "snake_case"))]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum RotationStart {
-    /// No rotation.
-    #[default]
-    Identity,
-    /// The principal directions, assigned to the groups so that the product of variances is about the same in each. Optimal
-    /// for normally distributed vectors.
-    Eigenvalues,
 }
 
 impl<C> OptimizedProductQuantizer<C> {
@@ -111,7 +85,7 @@ impl<C> OptimizedProductQuantizer<C> {
             quantizer,
             iterations: crate::defaults::rotations(),
             tolerance: crate::defaults::rotation_tolerance(),
-            start: RotationStart::default(),
+            eigenvalue_start: false,
             block: None,
             rotation_precision: Precision::F32,
         }
@@ -131,10 +105,23 @@ impl<C> OptimizedProductQuantizer<C> {
         self
     }
 
-    /// Sets the first rotation; [`RotationStart::Identity`] unless set.
+    /// Sets whether the first rotation turns to the principal directions; false unless set.
+    ///
+    /// ```
+    /// use taper::Quantizer;
+    /// use taper::ndarray::Array2;
+    /// use taper::quantize::product::{OptimizedProductQuantizer, ProductQuantizer};
+    ///
+    /// let weights = Array2::from_shape_fn((100, 8), |(o, i)| ((o * (2 * (i % 4) + 1)) as f32).sin());
+    /// let rotated = OptimizedProductQuantizer::new(ProductQuantizer::new(4).centroids(16)).iterations(0);
+    /// assert_eq!(rotated.quantize(weights.view())?.rotation()[[0, 1, 1]], 1.0);
+    /// let turned = rotated.eigenvalue_start(true).quantize(weights.view())?;
+    /// assert!(turned.rotation()[[0, 1, 1]] < 1.0);
+    /// # Ok::<(), taper::Error>(())
+    /// ```
     #[must_use]
-    pub fn start(mut self, start: RotationStart) -> Self {
-        self.start = start;
+    pub fn eigenvalue_start(mut self, eigenvalues: bool) -> Self {
+        self.eigenvalue_start = eigenvalues;
         self
     }
 
@@ -243,9 +230,10 @@ impl<F: Float, C: Clusterer<F>> Quantizer<F> for OptimizedProductQuantizer<C> {
                 stopped: fit.report.stopped,
             })
         };
-        let start = match self.start {
-            RotationStart::Identity => Rotation::identity(length, size),
-            RotationStart::Eigenvalues => Rotation::of_eigenvalues(vectors, size, width)?,
+        let start = if self.eigenvalue_start {
+            Rotation::of_eigenvalues(vectors, size, width)?
+        } else {
+            Rotation::identity(length, size)
         };
         let mut best = step(start, None)?;
         let loss_of_weights = |loss: f64| power::times(loss, 2 * exponent);

@@ -406,7 +406,7 @@ fn forged_parts_are_refused() {
     let rebuild = |shape, books, codes: &[u8]| {
         PqMatrix::from_parts(shape, SplitAxis::Out, Precision::F64, books, codes.to_vec())
     };
-    let codes = matrix.packed_codes();
+    let codes = matrix.codes.bytes();
     assert_eq!(
         dense(&rebuild([24, 10], books, codes).unwrap()),
         dense(&matrix)

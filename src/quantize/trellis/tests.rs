@@ -8,7 +8,7 @@ use super::layout::{Layout, Line, POINTS};
 use super::machine::Machine;
 use super::search::{Search, Target};
 use crate::kernels::Level;
-use crate::{Compressed, Error, FitContext, InputMoments, LinearOp, Precision, Quantizer, Seed};
+use crate::{Error, FitContext, InputMoments, LinearOp, Precision, Quantizer, Seed};
 
 fn uniform(shape: (usize, usize), seed: u64) -> Array2<f64> {
     let seed = Seed::from(seed);

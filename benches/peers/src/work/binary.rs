@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context;
 use taper::Quantizer;
 use taper::ndarray::{Array2, Ix2};
-use taper::quantize::binary::{Binarizer, BinaryActivations, BinaryMatrix, Scaling};
+use taper::quantize::binary::{Binarizer, BinaryActivations, BinaryMatrix};
 
 use super::{Arguments, Work};
 use crate::Numbers;
@@ -23,9 +23,7 @@ impl Product {
         let weights = arguments.array::<Ix2>("input")?;
         let x = arguments.array::<Ix2>("x")?;
         Ok(Self {
-            weights: Binarizer::new()
-                .scaling(Scaling::None)
-                .quantize(weights.view())?,
+            weights: Binarizer::new().quantize(weights.view())?,
             x: BinaryActivations::from_signs(x.view())?,
             y: None,
         })

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use anyhow::Context;
+use taper::Geometry;
 use taper::factorize::Rank;
-use taper::factorize::convolution::{CpConv2d, Geometry};
+use taper::factorize::convolution::CpConv2d;
 use taper::factorize::cp::CpTensor;
 use taper::factorize::svd::TruncatedSvd;
 use taper::ndarray::{Array1, Array2, Array4, Ix2};

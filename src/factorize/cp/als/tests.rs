@@ -99,6 +99,7 @@ fn losses_never_rise_and_are_those_of_the_result() {
             never_rise(&report.fit);
             assert_eq!(report.fit.losses.len(), report.fit.iterations + 1);
             let error = relative_error(&tensor, &fit);
+            // Rounding errors of n values add up like √n; each value is a sum of five products.
             let tolerance = 16.0 * f64::from(f32::EPSILON) * (tensor.len() as f64).sqrt();
             assert!(
                 (error - report.relative_error).abs() < tolerance,
@@ -159,8 +160,11 @@ fn a_fit_of_a_matrix_is_the_truncated_svd() {
         .factorize(dense.view())
         .unwrap();
     let error = relative_error(&matrix, &fit);
-    assert!((error - (discarded / total).sqrt()).abs() < 1e-6, "{error}");
-    assert!(error >= (discarded / total).sqrt() * (1.0 - 1e-12));
+    let optimum = (discarded / total).sqrt();
+    // The fit ends when a sweep gains less than 1e-12 of the squared error, 1e-6 of the error.
+    assert!((error - optimum).abs() < 1e-6, "{error}");
+    // Two sums over 9 · 7 squares are rounded.
+    assert!(error >= optimum * (1.0 - 2.0 * 63.0 * f64::EPSILON));
 }
 
 #[test]
@@ -267,7 +271,8 @@ fn signs_scales_and_order_follow_the_convention() {
     for (mode, factor) in fit.factors().iter().enumerate() {
         for column in factor.columns() {
             let norm: f32 = column.iter().map(|x| x * x).sum();
-            assert!((norm - 1.0).abs() < 8.0 * f32::EPSILON);
+            // A column of at most six values: each is rounded, squared and added.
+            assert!((norm - 1.0).abs() <= 3.0 * 6.0 * f32::EPSILON);
             let largest = column
                 .iter()
                 .copied()

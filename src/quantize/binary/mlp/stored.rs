@@ -1,9 +1,9 @@
-//! A binary network as bytes, and from bytes.
+//! Storing a binary network as bytes and restoring it.
 
 use ndarray::{Array1, Array2};
 
-use super::super::{BinaryMatrix, Scaling};
-use super::{BinaryMlp, BinaryMlpBuilder, Thresholds};
+use super::super::{BinaryMatrix, Granularity};
+use super::{BinaryMlp, SignLayers, Thresholds};
 use crate::{Compressed, DType, Error, Float, Part, Precision, Result, Role};
 
 const NAME: &str = "BinaryMlp";
@@ -15,13 +15,13 @@ fn malformed(problem: String) -> Error {
     }
 }
 
-/// Numbers that a threshold of a layer may be.
+/// The number type of a layer's thresholds.
 trait Threshold: Copy {
-    /// How they are stored.
+    /// The element type in a file.
     fn dtype() -> DType;
     fn bytes(self) -> Vec<u8>;
     fn read(bytes: &[u8]) -> Vec<Self>;
-    /// Whether a layer of so many inputs may compare with this.
+    /// Whether this is a threshold for sums over `inputs` values.
     fn fits(self, inputs: usize) -> bool;
 }
 
@@ -40,7 +40,7 @@ impl<F: Float> Threshold for F {
     }
 
     fn fits(self, _: usize) -> bool {
-        // Infinity is beyond every sum: the sign never changes.
+        // No sum reaches infinity: the sign never changes.
         self.is_finite() || self == F::infinity()
     }
 }
@@ -101,10 +101,10 @@ fn layer<'a, F: Float, T: Threshold>(
 }
 
 impl<F: Float> BinaryMlp<F> {
-    /// The arrays of which the network consists, layer by layer, as the bytes that a file holds.
+    /// Returns the arrays of the network, layer by layer, as the bytes of a file.
     ///
-    /// A layer of signs has the parts of its [`BinaryMatrix`], `thresholds`, and `rises`: a bit a neuron,
-    /// set where a sum of at least the threshold gives +1. The last layer has `weights` and `bias`.
+    /// A layer of signs has the parts of its [`BinaryMatrix`], `thresholds`, and `rises`: one bit for each neuron, set if a sum
+    /// of at least the threshold gives +1. The last layer has `weights` and `bias`.
     #[must_use]
     pub fn parts(&self) -> Vec<Vec<Part<'_>>> {
         let (matrix, thresholds) = &self.layers.first;
@@ -132,30 +132,29 @@ impl<F: Float> BinaryMlp<F> {
         layers
     }
 
-    /// The network of its [`parts`](Self::parts), with `inputs` values into the first layer, and how each
-    /// layer of signs is scaled.
+    /// Restores a network from its [`parts`](Self::parts), the number of inputs of its first layer, and the scaling of each layer
+    /// of signs.
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`] where a layer or a part is missing or one too many, where a part has another type
-    /// or length than the layers before ask for, where bits are set beyond the last one, and for numbers
-    /// that are no threshold, scale, weight or bias.
+    /// [`Error::Malformed`] for missing or surplus layers and parts, for a part of another type or length than the layers before
+    /// it need, for bits that are set after the last neuron, and for numbers that cannot be a threshold, scale, weight or bias.
     ///
     /// ```
     /// use ndarray::{Array1, array};
     /// use taper::Quantizer;
-    /// use taper::quantize::binary::{BatchNorm, Binarizer, BinaryMlp, Scaling};
+    /// use taper::quantize::binary::{BatchNorm, Binarizer, BinaryMlp};
     ///
     /// let norm = BatchNorm::new(array![1.0, -1.0], Array1::zeros(2), array![0.5, 0.5], Array1::ones(2), 1e-4)?;
     /// let signs = Binarizer::new().quantize(array![[0.2, -0.1], [0.3, 0.4]].view())?;
-    /// let network = BinaryMlp::new(signs, &norm)?.output(array![[0.5, 1.0]], array![0.25])?;
-    /// let read = BinaryMlp::from_parts(2, &[Scaling::None], &network.parts())?;
+    /// let network = BinaryMlp::new(vec![(signs, norm)], array![[0.5, 1.0]], array![0.25])?;
+    /// let read = BinaryMlp::from_parts(2, &[None], &network.parts())?;
     /// assert_eq!(read, network);
     /// # Ok::<(), taper::Error>(())
     /// ```
     pub fn from_parts(
         inputs: usize,
-        scalings: &[Scaling],
+        scalings: &[Option<Granularity>],
         layers: &[Vec<Part<'_>>],
     ) -> Result<Self> {
         let Some((output, signs)) = layers.split_last() else {
@@ -163,16 +162,16 @@ impl<F: Float> BinaryMlp<F> {
         };
         if signs.is_empty() || scalings.len() != signs.len() {
             return Err(malformed(format!(
-                "{} layers of signs, and {} scalings for them",
+                "{} layers of signs with {} scalings",
                 signs.len(),
                 scalings.len()
             )));
         }
         let mut width = inputs;
-        let mut builder: Option<BinaryMlpBuilder<F>> = None;
+        let mut builder: Option<SignLayers<F>> = None;
         for (parts, &scaling) in signs.iter().zip(scalings) {
             builder = Some(match builder {
-                None => BinaryMlpBuilder {
+                None => SignLayers {
                     first: read_layer(width, scaling, parts)?,
                     hidden: Vec::new(),
                 },
@@ -184,11 +183,9 @@ impl<F: Float> BinaryMlp<F> {
                     builder
                 }
             });
-            width = parts.iter().find(|part| part.name == "thresholds").map_or(
-                0,
-                // Its type was checked as the layer was read.
-                |part| part.bytes.len() / part.dtype.bytes(),
-            );
+            let thresholds = parts.iter().find(|part| part.name == "thresholds");
+            let thresholds = thresholds.expect("a layer that was read has thresholds");
+            width = thresholds.bytes.len() / thresholds.dtype.bytes();
         }
         let builder = builder.ok_or_else(|| malformed("there are no layers".to_owned()))?;
         let real = Precision::exact::<F>();
@@ -198,7 +195,7 @@ impl<F: Float> BinaryMlp<F> {
         let bias: Array1<F> = Array1::from_vec(read(bias));
         let weights = Array2::from_shape_vec((bias.len(), width), read(weights)).map_err(|_| {
             malformed(format!(
-                "{} bytes are no output of {} classes over {width} neurons",
+                "{} bytes of output weights for {} classes and {width} neurons",
                 weights.bytes.len(),
                 bias.len()
             ))
@@ -209,10 +206,10 @@ impl<F: Float> BinaryMlp<F> {
     }
 }
 
-/// A layer of signs on `inputs` values.
+/// Reads a layer of signs with `inputs` inputs.
 fn read_layer<F: Float, T: Threshold>(
     inputs: usize,
-    scaling: Scaling,
+    scaling: Option<Granularity>,
     parts: &[Part<'_>],
 ) -> Result<(BinaryMatrix<F>, Thresholds<T>)> {
     let scales = parts.iter().find(|part| part.name == "scales");
@@ -221,7 +218,7 @@ fn read_layer<F: Float, T: Threshold>(
             .ok_or_else(|| malformed(format!("scales of type {:?}", part.dtype)))
     })?;
     let types = (DType::U8, precision.dtype(), T::dtype());
-    let (signs, thresholds, rises) = if scaling == Scaling::None {
+    let (signs, thresholds, rises) = if scaling.is_none() {
         let names = ["signs", "thresholds", "rises"];
         let [signs, thresholds, rises] = expect(parts, names, [types.0, types.2, types.0])?;
         (signs, thresholds, rises)
@@ -235,7 +232,7 @@ fn read_layer<F: Float, T: Threshold>(
     let outputs = values.len();
     if let Some(neuron) = values.iter().position(|t| !t.fits(inputs)) {
         return Err(malformed(format!(
-            "the threshold of neuron {neuron} is none on {inputs} inputs"
+            "the threshold of neuron {neuron} is out of range for {inputs} inputs"
         )));
     }
     let used = outputs % 8;
@@ -243,7 +240,7 @@ fn read_layer<F: Float, T: Threshold>(
         || (used > 0 && rises.bytes.last().is_some_and(|&last| last >> used != 0))
     {
         return Err(malformed(format!(
-            "{} bytes of comparisons are not those of {outputs} neurons",
+            "{} bytes of comparisons for {outputs} neurons",
             rises.bytes.len()
         )));
     }
@@ -265,7 +262,7 @@ fn read_layer<F: Float, T: Threshold>(
     Ok((matrix, Thresholds { values, rises }))
 }
 
-/// The parts of these names and types, which must be all there are, each of whole elements.
+/// Returns the parts of these names and types. There must be no others, and each must consist of whole elements.
 fn expect<'p, 'b, const N: usize>(
     parts: &'p [Part<'b>],
     names: [&str; N],
@@ -300,10 +297,14 @@ mod tests {
     use crate::{Quantizer, Seed};
     use proptest::prelude::*;
 
-    const SCALINGS: [Scaling; 3] = [Scaling::None, Scaling::PerTensor, Scaling::PerRow];
+    const SCALINGS: [Option<Granularity>; 3] = [
+        None,
+        Some(Granularity::PerTensor),
+        Some(Granularity::PerRow),
+    ];
 
     /// Widths of all layers, inputs first; each layer of signs with a scaling of its own.
-    fn network(widths: &[usize], scalings: &[Scaling], seed: Seed) -> BinaryMlp<f64> {
+    fn network(widths: &[usize], scalings: &[Option<Granularity>], seed: Seed) -> BinaryMlp<f64> {
         let matrix = |k: usize| {
             let params = Binarizer::new()
                 .scaling(scalings[k])
@@ -312,14 +313,11 @@ mod tests {
             params.quantize(weights.view()).unwrap()
         };
         let norm = |k: usize| norm(seed.derive(100 + k as u64), widths[k + 1]);
-        let mut builder = BinaryMlp::new(matrix(0), &norm(0)).unwrap();
-        for k in 1..scalings.len() {
-            builder = builder.hidden(matrix(k), &norm(k)).unwrap();
-        }
+        let signs = (0..scalings.len()).map(|k| (matrix(k), norm(k)));
         let last = widths[widths.len() - 2..].to_vec();
         let output = random(seed.derive(200), (last[1], last[0]));
         let bias = random(seed.derive(201), (1, last[1])).row(0).to_owned();
-        builder.output(output, bias).unwrap()
+        BinaryMlp::new(signs.collect(), output, bias).unwrap()
     }
 
     proptest! {
@@ -329,7 +327,7 @@ mod tests {
             kinds in prop::collection::vec(0_usize..3, 4),
             seed in any::<u64>(),
         ) {
-            let scalings: Vec<Scaling> = kinds.iter().take(widths.len() - 2).map(|&k| SCALINGS[k]).collect();
+            let scalings: Vec<Option<Granularity>> = kinds.iter().take(widths.len() - 2).map(|&k| SCALINGS[k]).collect();
             let network = network(&widths, &scalings, Seed::from(seed));
             let parts = network.parts();
             let read = BinaryMlp::from_parts(widths[0], &scalings, &parts).unwrap();
@@ -340,7 +338,7 @@ mod tests {
         // Whatever the bytes are: an error or a network that runs, never a panic.
         #[test]
         fn forged_bytes_are_refused_or_run(layer in 0_usize..3, part in 0_usize..4, at in any::<prop::sample::Index>(), byte in any::<u8>()) {
-            let scalings = [Scaling::PerRow, Scaling::PerTensor];
+            let scalings = [Some(Granularity::PerRow), Some(Granularity::PerTensor)];
             let network = network(&[9, 12, 20, 3], &scalings, Seed::from(5));
             let mut parts = network.parts();
             let count = parts[layer].len();
@@ -356,10 +354,10 @@ mod tests {
 
     #[test]
     fn a_network_that_is_cut_or_does_not_fit_is_refused() {
-        let scalings = [Scaling::PerRow, Scaling::None];
+        let scalings = [Some(Granularity::PerRow), None];
         let network = network(&[9, 12, 21, 3], &scalings, Seed::from(5));
         let parts = network.parts();
-        let refused = |inputs, scalings: &[Scaling], parts: &[Vec<Part<'_>>]| {
+        let refused = |inputs, scalings: &[Option<Granularity>], parts: &[Vec<Part<'_>>]| {
             let read = BinaryMlp::<f64>::from_parts(inputs, scalings, parts);
             assert!(matches!(read, Err(Error::Malformed { .. })), "{read:?}");
         };
@@ -389,7 +387,7 @@ mod tests {
             refused(inputs, &scalings, &parts);
         }
         refused(9, &scalings[..1], &parts);
-        refused(9, &[Scaling::PerTensor, Scaling::None], &parts);
+        refused(9, &[Some(Granularity::PerTensor), None], &parts);
         refused(9, &scalings, &parts[1..]);
         refused(9, &[], &parts[2..]);
         refused(9, &scalings, &[]);
@@ -399,7 +397,7 @@ mod tests {
     fn numbers_that_cannot_be_are_refused() {
         let network = network(
             &[9, 12, 21, 3],
-            &[Scaling::PerRow, Scaling::None],
+            &[Some(Granularity::PerRow), None],
             Seed::from(5),
         );
         let with = |layer: usize, name: &str, value: &[u8]| {
@@ -408,7 +406,7 @@ mod tests {
             let bytes = part.unwrap().bytes.to_mut();
             let end = bytes.len();
             bytes[end - value.len()..].copy_from_slice(value);
-            BinaryMlp::<f64>::from_parts(9, &[Scaling::PerRow, Scaling::None], &parts)
+            BinaryMlp::<f64>::from_parts(9, &[Some(Granularity::PerRow), None], &parts)
         };
         assert!(with(0, "thresholds", &f64::INFINITY.to_le_bytes()).is_ok());
         assert!(with(1, "thresholds", &13_i32.to_le_bytes()).is_ok());
@@ -437,12 +435,11 @@ mod tests {
                 .quantize(random(seed.derive(k), shape).view())
                 .unwrap()
         };
-        let network = BinaryMlp::new(matrix(0, (64, 100)), &norm(seed, 64))
-            .unwrap()
-            .hidden(matrix(1, (128, 64)), &norm(seed, 128))
-            .unwrap()
-            .output(Array2::zeros((10, 128)), Array1::zeros(10))
-            .unwrap();
+        let signs = vec![
+            (matrix(0, (64, 100)), norm(seed, 64)),
+            (matrix(1, (128, 64)), norm(seed, 128)),
+        ];
+        let network = BinaryMlp::new(signs, Array2::zeros((10, 128)), Array1::zeros(10)).unwrap();
         let sizes: Vec<Vec<usize>> = network
             .parts()
             .iter()

@@ -9,7 +9,7 @@ fn random(seed: u64, shape: (usize, usize)) -> Array2<f64> {
     let mut stream = 0;
     Array2::from_shape_simple_fn(shape, || {
         stream += 1;
-        Seed::from(seed).derive(stream).value() as f64 / u64::MAX as f64 * 2.0 - 1.0
+        Seed::from(seed).uniform(stream)
     })
 }
 

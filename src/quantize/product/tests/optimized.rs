@@ -25,18 +25,18 @@ fn a_learned_rotation_beats_none_on_correlated_vectors() {
             .seed(3);
         let error = |rebuilt: ArrayView2<'_, f64>| squared_error(rebuilt, w.view());
         let without = error(dense(&plain.quantize(w.view()).unwrap()).view());
-        for start in [RotationStart::Identity, RotationStart::Eigenvalues] {
+        for start in [false, true] {
             for (block, share) in [(16, 0.8), (8, 0.95)] {
                 let quantizer = OptimizedProductQuantizer::new(plain.clone());
-                let quantizer = quantizer.start(start).block(block);
+                let quantizer = quantizer.eigenvalue_start(start).block(block);
                 let matrix = quantizer.quantize(w.view()).unwrap();
                 let rebuilt = matrix.decompress().unwrap().into_dimensionality().unwrap();
                 let with: f64 = error(rebuilt.view());
                 assert!(
                     with < share * without,
-                    "{axis:?} {start:?} {block}: {with} and {without}"
+                    "{axis:?} {start} {block}: {with} and {without}"
                 );
-                // The loss that the fit tells is the error of the matrix, up to the rounding of values to f32.
+                // The reported loss is the error of the matrix, up to the rounding of values to f32.
                 let told = matrix.report().unwrap().loss().unwrap() * w.len() as f64;
                 let rounding =
                     f64::from(f32::EPSILON) * 16.0 * w.iter().map(|w| w * w).sum::<f64>();

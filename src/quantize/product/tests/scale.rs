@@ -70,9 +70,9 @@ fn hold<F: Float>(axis: SplitAxis, codebook: Codebook, seed: u64, k: i32, m: i32
         assert_scales::<F, _>(&quantizer.clone().precision(Precision::F64), seed, k, m);
         assert_scales::<F, _>(&residual, seed, k, m);
     }
-    for start in [RotationStart::Identity, RotationStart::Eigenvalues] {
+    for start in [false, true] {
         let rotated = OptimizedProductQuantizer::new(quantizer.clone());
-        let rotated = rotated.start(start).block(4).iterations(3);
+        let rotated = rotated.eigenvalue_start(start).block(4).iterations(3);
         assert_scales::<F, _>(&rotated, seed, k, None);
     }
 }
