@@ -244,12 +244,17 @@ impl InputMoments {
     ///
     /// As [`matrix`](Self::matrix).
     pub(crate) fn normalized(&self) -> Result<(Self, i32)> {
-        let exponent = power::largest_exponent(&self.diagonal()?.view());
+        let exponent = self.exponent()?;
         let normalized = Self {
             count: self.count,
             sum: power::scaled(&self.sum.view(), -exponent),
         };
         Ok((normalized, exponent))
+    }
+
+    /// The e of [`normalized`](Self::normalized).
+    pub(crate) fn exponent(&self) -> Result<i32> {
+        Ok(power::largest_exponent(&self.diagonal()?.view()))
     }
 
     /// M + λ m I, where m is the mean of its diagonal (1 where that is zero): positive definite for λ > 0.

@@ -197,7 +197,8 @@ pub fn kinds() -> Vec<Kind> {
             }
         ),
         kind!("factored tensor", IxDyn, single, LOCAL, |w, d| {
-            let tensor: CpTensor<f32> = als(w.shape(), d).factorize(w)?;
+            let als = als(w.shape(), d).precision(Precision::F32);
+            let tensor: CpTensor<f32> = als.factorize(w)?;
             let quantizer = fixed_point(d);
             let factors = tensor
                 .factors()

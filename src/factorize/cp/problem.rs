@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use ndarray::{ArrayView, ArrayViewD, Dimension};
+use ndarray::{ArrayView, ArrayView1, ArrayViewD, Dimension};
 
-use crate::{Error, Float, Result, check};
+use crate::{Error, Float, Result, check, power};
 
 /// A tensor in row-major order, scaled by a power of two so that its largest magnitude lies in [1, 2). Squares then neither
 /// overflow nor vanish, and the scaling does not round.
@@ -26,19 +26,7 @@ impl<F: Float> Problem<F> {
         let shape = tensor.shape().to_vec();
         check_order(&shape)?;
         check::finite("the tensor", tensor)?;
-        let mut values = standard(tensor).into_owned();
-        let largest = check::largest(tensor).as_f64();
-        let exponent = if largest > 0.0 {
-            largest.log2().floor() as i32
-        } else {
-            0
-        };
-        if exponent != 0 {
-            let (first, second) = powers(-exponent);
-            for x in &mut values {
-                *x = F::from_f64_lossy(x.as_f64() * first * second);
-            }
-        }
+        let (values, exponent) = normalized(tensor);
         let squared_norm = squared_norm(&values);
         Ok(Self {
             shape,
@@ -76,15 +64,14 @@ pub(super) fn largest_rank(shape: &[usize]) -> usize {
     shape.iter().product::<usize>() / longest
 }
 
-/// `value` times two to the power of `exponent`, in two steps so that the factor itself cannot overflow.
-pub(super) fn scale(value: f64, exponent: i32) -> f64 {
-    let (first, second) = powers(exponent);
-    value * first * second
-}
-
-fn powers(exponent: i32) -> (f64, f64) {
-    let half = exponent / 2;
-    (2.0_f64.powi(half), 2.0_f64.powi(exponent - half))
+/// The values of `array` in row-major order, divided by 2ᵉ, and e: the largest magnitude is in [1, 2).
+pub(in crate::factorize) fn normalized<F: Float, D: Dimension>(
+    array: &ArrayView<'_, F, D>,
+) -> (Vec<F>, i32) {
+    let exponent = power::largest_exponent(array);
+    let values = standard(array);
+    let values = power::scaled(&ArrayView1::from(&*values), -exponent);
+    (values.to_vec(), exponent)
 }
 
 /// Σ x², in double precision.

@@ -4,9 +4,9 @@ use ndarray::{Array1, Array2, ArrayViewMutD};
 
 use super::model::{Model, normalize_columns};
 use super::mttkrp::Walk;
-use super::problem::{Problem, scale};
+use super::problem::Problem;
 use crate::{
-    Compressed, Error, FitReport, Float, Part, Precision, Result, Role, StorageBits, check,
+    Compressed, Error, FitReport, Float, Part, Precision, Result, Role, StorageBits, check, power,
 };
 
 /// The course and the result of a CP fit. The [module](crate::factorize::cp) has an example.
@@ -186,7 +186,7 @@ impl<F: Float> CpTensor<F> {
         }
         let weights = order
             .iter()
-            .map(|&r| F::from_f64_lossy(scale(model.weights[r], problem.exponent)))
+            .map(|&r| F::from_f64_lossy(power::times(model.weights[r], problem.exponent)))
             .collect::<Array1<F>>();
         check::no_overflow("the weight of a CP term", &weights)?;
         let factors = model.factors.iter().map(|factor| {
@@ -245,6 +245,28 @@ impl<F: Float> CpTensor<F> {
         let dense: f64 = self.shape.iter().map(|&n| n as f64).product();
         let sum: f64 = self.shape.iter().map(|&n| n as f64).sum();
         dense / (self.rank() as f64 * sum)
+    }
+
+    /// For each of `count` factors that the terms are divided among, the share that it takes of every weight: nearly the
+    /// `count`-th root. Powers of two are divided between the factors, so that no root of one is rounded. The first factor takes
+    /// the signs.
+    pub(crate) fn shares(&self, count: usize) -> Vec<Array1<F>> {
+        let exponent = power::largest_exponent(&self.weights.view());
+        let roots = self.weights.mapv(|weight| {
+            let weight = power::times(weight.as_f64(), -exponent);
+            weight.abs().powf(1.0 / count as f64)
+        });
+        let exponents = power::divided(exponent, count).into_iter().enumerate();
+        let share = |(factor, exponent)| {
+            let mut share = roots.mapv(|root| F::from_f64_lossy(power::times(root, exponent)));
+            if factor == 0 {
+                share.zip_mut_with(&self.weights, |share, weight| {
+                    *share = share.copysign(*weight)
+                });
+            }
+            share
+        };
+        exponents.map(share).collect()
     }
 
     pub(super) fn model(&self) -> Model<F> {
