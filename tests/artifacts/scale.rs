@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use taper::factorize::Rank;
 use taper::factorize::svd::{SingularValues, SvdMethod, TruncatedSvd};
-use taper::ndarray::{Array2, ArrayD, ArrayView2, ArrayViewD};
+use taper::ndarray::{Array2, ArrayD, ArrayView2, ArrayViewD, Ix2};
 use taper::prune::{Keep, MagnitudePruner, Sparsity};
 use taper::quantize::binary::{Binarizer, Scaling};
 use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range, Symmetry};
@@ -218,7 +218,7 @@ fn moments(features: usize, exponent: i32, draw: &mut Draw<'_>) -> [InputMoments
     let x = numbers(&[2 * features, features], draw).mapv(f64::from);
     let x: Array2<f64> = x.into_dimensionality().unwrap();
     let mix = numbers(&[features, features], draw).mapv(f64::from);
-    let x = x.dot(&mix.into_dimensionality::<taper::ndarray::Ix2>().unwrap());
+    let x = x.dot(&mix.into_dimensionality::<Ix2>().unwrap());
     let mut inputs = InputMoments::new(features).unwrap();
     inputs.add(x.view()).unwrap();
     // A count that is a power of two divides and multiplies without rounding.

@@ -161,10 +161,11 @@ impl<F: Float> CpConv2d<F> {
             Depthwise::Separable {
                 vertical,
                 horizontal,
-            } => check::largest(vertical) * check::largest(horizontal),
-            Depthwise::Square { taps } => check::largest(taps),
+            } => [check::largest(vertical), check::largest(horizontal)],
+            Depthwise::Square { taps } => [check::largest(taps), F::one()],
         };
-        let links = [middle, check::largest(&expand), check::largest(&input)];
+        let ends = [check::largest(&expand), check::largest(&input)];
+        let links = middle.into_iter().chain(ends);
         check::product_in_range("the product of the links", expand.ncols(), links)?;
         Ok(Self {
             shape: vec![expand.nrows(), input.nrows(), size[0], size[1]],

@@ -399,6 +399,10 @@ mod tests {
             build(array![1e6, 1.0], vec![a, b]),
             Err(Error::Overflow { .. })
         ));
+        // The product of the first two factors is out of range, that of all three is not.
+        let factors = [1e30, 1e30, 1e-30].map(|x| Array2::from_elem((2, 1), x));
+        let tensor = CpTensor::<f32>::from_parts(array![1.0], factors.to_vec(), Precision::F32);
+        assert!(matches!(tensor, Err(Error::Overflow { .. })));
     }
 
     #[test]

@@ -193,6 +193,7 @@ impl Coupling {
         let inputs = self.graph.segments(x.0)?.to_vec();
         let weight = self.graph.tensor(name, |names| &names.weight);
         let bias = self.graph.tensor(name, |names| &names.bias);
+        self.graph.check_kind(&weight, false)?;
         let made = self.graph.add_group(name, blocks, length)?;
         let (out, read) = if layout.transposed { (1, 0) } else { (0, 1) };
         let bound = self.graph.bind(vec![
@@ -244,6 +245,7 @@ impl Coupling {
             .collect();
         let weight = self.graph.tensor(name, |names| &names.weight);
         let bias = self.graph.tensor(name, |names| &names.bias);
+        self.graph.check_kind(&weight, false)?;
         // Groups are dropped whole, so that an axis of inputs makes a group as well as one of outputs.
         let first = if transposed { &inputs } else { &made };
         self.graph.bind(vec![
