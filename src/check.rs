@@ -1,5 +1,7 @@
 //! The checks that public functions make on their inputs.
 
+use std::cmp::Ordering;
+
 use ndarray::{ArrayBase, ArrayView, Data, Dimension};
 
 use crate::{Error, Float, ParamError, Result};
@@ -93,16 +95,27 @@ pub(crate) fn no_overflow<'a, F: Float>(
     Err(Error::Overflow { what })
 }
 
-/// Fails if a sum of `terms` products may leave the range of the type. Each product takes one value from every
-/// factor; `factors` holds the largest magnitude of each.
+/// Fails if a sum of `terms` products may leave the range of the type. Each product takes one value from every factor;
+/// `factors` holds the largest magnitude of each. Of three factors and more, any may be multiplied and summed first: these
+/// sums must be in range too.
 pub(crate) fn product_in_range<F: Float>(
     what: &'static str,
     terms: usize,
     factors: impl IntoIterator<Item = F>,
 ) -> Result<()> {
+    let mut factors: Vec<F> = factors.into_iter().collect();
+    // In rising order, so that no product of the first of them is larger than that of all.
+    factors.sort_by(|a, b| a.partial_cmp(b).unwrap_or(Ordering::Equal));
+    let product = |factors: &mut dyn Iterator<Item = F>| factors.fold(F::one(), |a, b| a * b);
+    let large = product(&mut factors.iter().map(|&x| x.max(F::one())));
     let terms = F::from_usize(terms).expect("every count has a nearest number");
-    let product = factors.into_iter().fold(terms, |product, x| product * x);
-    no_overflow(what, [&product])
+    let first = if factors.len() > 2 {
+        large * terms
+    } else {
+        large
+    };
+    let all = product(&mut factors.iter().copied()) * terms;
+    no_overflow(what, [&first, &all])
 }
 
 /// Fails if the count `value` is zero.
@@ -198,6 +211,22 @@ mod tests {
             finite("a", &a.view()),
             Err(Error::EmptyAxis { .. })
         ));
+    }
+
+    #[test]
+    fn factors_are_in_range_in_any_order() {
+        let range = |terms, factors: &[f32]| product_in_range("a", terms, factors.iter().copied());
+        assert!(range(2, &[1e30, 1e-30, 1e30]).is_err());
+        assert!(range(2, &[1e-30, 1e30, 1e30]).is_err());
+        // A sum of two such products is out of range before the third factor makes it smaller.
+        assert!(range(2, &[1e19, 2e19, 1e-30]).is_err());
+        assert!(range(2, &[3e38, 0.1]).is_ok());
+        assert!(range(20, &[3e38, 0.1]).is_err());
+        assert!(range(2, &[1e30, 1e-30, 1e-30]).is_ok());
+        assert!(range(2, &[1e-30, 0.0, 1e30]).is_ok());
+        for bad in [f32::NAN, f32::INFINITY] {
+            assert!(range(1, &[bad, 1.0]).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -245,12 +245,17 @@ impl InputMoments {
     ///
     /// As [`matrix`](Self::matrix).
     pub(crate) fn normalized(&self) -> Result<(Self, i32)> {
-        let exponent = power::largest_exponent(&self.diagonal()?.view());
+        let exponent = self.exponent()?;
         let normalized = Self {
             count: self.count,
             sum: power::scaled(&self.sum.view(), -exponent),
         };
         Ok((normalized, exponent))
+    }
+
+    /// The e of [`normalized`](Self::normalized).
+    pub(crate) fn exponent(&self) -> Result<i32> {
+        Ok(power::largest_exponent(&self.diagonal()?.view()))
     }
 
     /// M + λ m I, where m is the mean of its diagonal (1 where that is zero): positive definite for λ > 0.
@@ -275,22 +280,18 @@ impl InputMoments {
     ///
     /// # Errors
     ///
-    /// As [`matrix`](Self::matrix); [`Error::ShapeMismatch`], [`Error::NonFinite`].
+    /// As [`matrix`](Self::matrix); [`Error::ShapeMismatch`], [`Error::NonFinite`], and [`Error::Overflow`] for an error out of
+    /// the range of `f64`.
     pub fn output_error<F: Float>(
         &self,
         weights: ArrayView2<'_, F>,
         compressed: ArrayView2<'_, F>,
     ) -> Result<f64> {
-        check::same_shape(
-            "the compressed weights",
-            weights.shape(),
-            compressed.shape(),
-        )?;
-        check::finite("the compressed weights", &compressed)?;
-        check::finite("the weights", &weights)?;
-        let mut error = weights.mapv(Float::as_f64);
-        error.zip_mut_with(&compressed, |e, &w| *e -= w.as_f64());
-        self.quadratic(error.view())
+        check_pair(weights, compressed)?;
+        let (error, exponent) = self.difference(weights, compressed)?;
+        let error = power::times(error, exponent);
+        check::no_overflow("the output error", [&error])?;
+        Ok(error)
     }
 
     /// [`output_error`](Self::output_error) divided by the mean squared norm of the output, tr(W M Wᵀ): 0 for equal
@@ -304,19 +305,29 @@ impl InputMoments {
         weights: ArrayView2<'_, F>,
         compressed: ArrayView2<'_, F>,
     ) -> Result<f64> {
-        let error = self.output_error(weights, compressed)?;
-        let output = self.quadratic(weights.mapv(Float::as_f64).view())?;
-        Ok(if error == 0.0 { 0.0 } else { error / output })
+        check_pair(weights, compressed)?;
+        let (error, of_error) = self.difference(weights, compressed)?;
+        let (output, of_output) = self.difference(weights, Array2::zeros(weights.dim()).view())?;
+        Ok(if error == 0.0 {
+            0.0
+        } else {
+            power::times(error / output, of_error - of_output)
+        })
     }
 
     /// tr(W M Wᵀ) divided by m ‖W‖², where m is the mean of the diagonal of M: how many times larger the output is than for
     /// inputs of the same power in all directions. It is 1 where there is no output.
     #[cfg(feature = "model")]
     pub(crate) fn alignment<F: Float>(&self, weights: ArrayView2<'_, F>) -> Result<f64> {
-        let weights = weights.mapv(Float::as_f64);
-        let norm: f64 = weights.iter().map(|w| w * w).sum();
-        let mean = self.diagonal()?.sum() / self.features() as f64;
-        let ratio = self.quadratic(weights.view())? / (mean * norm);
+        // All in the units of `difference`.
+        let (output, _) = self.difference(weights, Array2::zeros(weights.dim()).view())?;
+        let exponent = power::largest_exponent(&weights);
+        let squares = weights
+            .iter()
+            .map(|w| power::times(w.as_f64(), -exponent).powi(2));
+        let moments = self.normalized()?.0.diagonal()?;
+        let mean = moments.sum() / self.features() as f64;
+        let ratio = output / (mean * squares.sum::<f64>());
         Ok(if ratio > 0.0 && ratio.is_finite() {
             ratio
         } else {
@@ -324,16 +335,27 @@ impl InputMoments {
         })
     }
 
-    fn quadratic(&self, error: ArrayView2<'_, f64>) -> Result<f64> {
+    /// tr(E M Eᵀ) · 2⁻ᵉ for E = `weights` − `compressed`, and e: in units in which no square overflows or vanishes.
+    fn difference<F: Float>(
+        &self,
+        weights: ArrayView2<'_, F>,
+        compressed: ArrayView2<'_, F>,
+    ) -> Result<(f64, i32)> {
+        let largest = check::largest(&weights).max(check::largest(&compressed));
+        let exponent = power::exponent(largest.as_f64());
+        let in_units = |x: F| power::times(x.as_f64(), -exponent);
+        let mut error = weights.mapv(in_units);
+        error.zip_mut_with(&compressed, |e, &w| *e -= in_units(w));
         check::same_shape(
             "the weights",
             &[error.nrows(), self.features()],
             error.shape(),
         )?;
-        let product = linalg::product(error, self.matrix()?.view());
+        let (moments, squares) = self.normalized()?;
+        let product = linalg::product(error.view(), moments.matrix()?.view());
         let sum: f64 = product.iter().zip(&error).map(|(a, b)| a * b).sum();
         // Rounding may make it slightly negative.
-        Ok(sum.max(0.0))
+        Ok((sum.max(0.0), 2 * exponent + squares))
     }
 
     /// M and its Cholesky factor, damped by `damping`, or by the first of ten times as much, a hundred times … that has one.
@@ -379,6 +401,17 @@ impl InputMoments {
         }
         Ok(())
     }
+}
+
+/// Fails unless both have the same shape and finite values.
+fn check_pair<F: Float>(weights: ArrayView2<'_, F>, compressed: ArrayView2<'_, F>) -> Result<()> {
+    check::same_shape(
+        "the compressed weights",
+        weights.shape(),
+        compressed.shape(),
+    )?;
+    check::finite("the compressed weights", &compressed)?;
+    check::finite("the weights", &weights)
 }
 
 /// Fails if there are moments: for compressors that cannot use them.
@@ -519,6 +552,28 @@ mod tests {
         assert!(matches!(large, Err(Error::Overflow { .. })));
         let again = InputMoments::from_matrix(inputs.matrix().unwrap().view(), 1).unwrap();
         assert_eq!(again, inputs);
+    }
+
+    #[test]
+    fn errors_of_weights_whose_squares_are_out_of_range_are_right() {
+        let mut inputs = InputMoments::new(4).unwrap();
+        inputs.add(numbers(9, 4, 3).view()).unwrap();
+        let (weights, half) = (numbers(3, 4, 5), numbers(3, 4, 5) * 0.5);
+        let relative = |exponent: i32, moments: &InputMoments| {
+            let [weights, half] = [&weights, &half].map(|w| power::scaled(&w.view(), exponent));
+            moments.relative_output_error(weights.view(), half.view())
+        };
+        for exponent in [-1000, -600, 0, 500, 1000] {
+            // E = W / 2.
+            assert_eq!(relative(exponent, &inputs), Ok(0.25), "2^{exponent}");
+        }
+        let tiny = power::scaled(&inputs.matrix().unwrap().view(), -1000);
+        let tiny = InputMoments::from_matrix(tiny.view(), 9).unwrap();
+        assert_eq!(relative(0, &tiny), Ok(0.25));
+        let large = power::scaled(&weights.view(), 900);
+        let zeros = Array2::zeros(large.dim());
+        let error = inputs.output_error(large.view(), zeros.view());
+        assert!(matches!(error, Err(Error::Overflow { .. })), "{error:?}");
     }
 
     #[test]

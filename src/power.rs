@@ -1,5 +1,7 @@
 //! Powers of two. Multiplying by one changes no digit of a number, as long as the result is in the type's range.
 
+use std::f64::consts::SQRT_2;
+
 use ndarray::{Array, ArrayView, Dimension};
 
 use crate::{Float, check};
@@ -36,6 +38,21 @@ pub(crate) fn scaled<F: Float, D: Dimension>(
     array.mapv(|x| F::from_f64_lossy(x.as_f64() * first * second))
 }
 
+/// √2^`exponent`.
+pub(crate) fn root(exponent: i32) -> f64 {
+    let odd = exponent.rem_euclid(2) == 1;
+    times(if odd { SQRT_2 } else { 1.0 }, exponent.div_euclid(2))
+}
+
+/// `exponent` as the sum of `parts` numbers that differ by one at most, the larger ones last.
+pub(crate) fn divided(exponent: i32, parts: usize) -> Vec<i32> {
+    let count = i32::try_from(parts).expect("a tensor has few axes");
+    let larger = exponent.rem_euclid(count);
+    (0..count)
+        .map(|part| exponent.div_euclid(count) + i32::from(part >= count - larger))
+        .collect()
+}
+
 /// Two factors with the product 2^`exponent`, which are in the range of `f64` even if the product is not.
 fn factors(exponent: i32) -> (f64, f64) {
     let half = exponent / 2;
@@ -56,6 +73,18 @@ mod tests {
             if e > -1022 {
                 assert_eq!(exponent(power.next_down()), e - 1);
                 assert_eq!(exponent(power.next_up()), e);
+            }
+        }
+    }
+
+    #[test]
+    fn exponents_are_divided_evenly_and_without_a_rest() {
+        for exponent in -40..=40 {
+            for count in 1..=6 {
+                let parts = divided(exponent, count);
+                assert_eq!(parts.len(), count);
+                assert_eq!(parts.iter().sum::<i32>(), exponent);
+                assert!(parts.is_sorted() && parts[count - 1] <= parts[0] + 1);
             }
         }
     }

@@ -412,6 +412,7 @@ impl Recipe {
         let mut report = Report {
             bytes_before: input.file_bytes(),
             recipe: self.clone(),
+            notes: self.without_effect(input)?,
             ..Report::default()
         };
         let ties = Ties::of(input)?;

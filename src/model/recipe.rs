@@ -5,9 +5,10 @@ use std::path::Path;
 use glob::Pattern;
 use serde::{Deserialize, Serialize};
 
-use super::TensorData;
 use super::step::{self, Step};
-use crate::{Error, Result};
+use super::tensors::is_float;
+use super::{NamedTensors, TensorData};
+use crate::{DType, Error, Result};
 
 /// A chain of compressors for each tensor of a model, chosen by its name.
 ///
@@ -214,20 +215,58 @@ impl Recipe {
     ///
     /// [`Error::Recipe`] for a pattern that means nothing.
     pub fn chain(&self, name: &str, tensor: &TensorData<'_>) -> Result<&[Step]> {
-        let values = tensor
-            .shape
-            .iter()
-            .try_fold(1_usize, |n, &m| n.checked_mul(m));
-        for rule in &self.rules {
+        let rule = self.rule_for(name, tensor.dtype, &tensor.shape)?;
+        Ok(rule.map_or(&[], |rule| &self.rules[rule].chain))
+    }
+
+    /// The place of the rule for a tensor in the list.
+    fn rule_for(&self, name: &str, dtype: DType, shape: &[usize]) -> Result<Option<usize>> {
+        let values = shape.iter().try_fold(1_usize, |n, &m| n.checked_mul(m));
+        for (place, rule) in self.rules.iter().enumerate() {
             let fits = step::keeps(&rule.chain)
-                || (tensor.is_float()
+                || (is_float(dtype)
                     && values != Some(0)
-                    && (tensor.shape.len() >= 2 || !step::needs_matrix(&rule.chain)));
+                    && (shape.len() >= 2 || !step::needs_matrix(&rule.chain)));
             let large = values.is_none_or(|values| values >= rule.min_values);
             if fits && large && rule.matches(name)? {
-                return Ok(&rule.chain);
+                return Ok(Some(place));
             }
         }
-        Ok(&[])
+        Ok(None)
+    }
+
+    /// A note for each rule that is used for no tensor of the model, and for each exception that matches none: a name may be
+    /// misspelled.
+    pub(super) fn without_effect(&self, input: &NamedTensors) -> Result<Vec<String>> {
+        let mut used = vec![false; self.rules.len()];
+        for (name, place) in &input.tensors {
+            if let Some(rule) = self.rule_for(name, place.info.dtype, &place.info.shape)? {
+                used[rule] = true;
+            }
+        }
+        let matched = |text: &str| {
+            let pattern = pattern(text)?;
+            Ok::<_, Error>(input.names().any(|name| pattern.matches(name)))
+        };
+        let mut notes = Vec::new();
+        for ((number, rule), used) in (1..).zip(&self.rules).zip(used) {
+            let tensors = &rule.tensors;
+            if !matched(tensors)? {
+                notes.push(format!("rule {number}, {tensors:?}, matches no tensor"));
+            } else if !used {
+                notes.push(format!(
+                    "rule {number}, {tensors:?}, is used for no tensor: those that it matches have an earlier rule, are exceptions, \
+                     or have fewer values or axes than it asks for"
+                ));
+            }
+            for except in &rule.except {
+                if !matched(except)? {
+                    notes.push(format!(
+                        "rule {number}, {tensors:?}: the exception {except:?} matches no tensor"
+                    ));
+                }
+            }
+        }
+        Ok(notes)
     }
 }

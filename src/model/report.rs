@@ -83,6 +83,8 @@ pub struct Report {
     pub bytes_after: u64,
     /// The recipe that was applied; empty in the report of an existing container.
     pub recipe: Recipe,
+    /// What the recipe says without effect: rules that are used for no tensor, and exceptions that match none.
+    pub notes: Vec<String>,
 }
 
 impl Report {
@@ -149,6 +151,9 @@ impl fmt::Display for Report {
             for note in &row.notes {
                 writeln!(f, "{}: {note}", row.name)?;
             }
+        }
+        for note in &self.notes {
+            writeln!(f, "{note}")?;
         }
         write!(
             f,

@@ -467,15 +467,11 @@ impl Fit<'_> {
             [step @ (Step::Cp(_) | Step::CpAdmm(_)), quantizer] => {
                 let cp = self.cp(step, weights)?;
                 // Each factor takes an equal share of the weight of every term.
-                let axes = cp.factors().len() as f32;
-                let share = cp.weights().mapv(|weight| weight.abs().powf(1.0 / axes));
-                let signs = cp
-                    .weights()
-                    .mapv(|weight| if weight < 0.0 { -1.0 } else { 1.0 });
+                let shares = cp.shares(cp.factors().len());
                 let seed = self.seed;
-                let factors = cp.factors().iter().enumerate().map(|(axis, factor)| {
-                    let scaled = factor * &share;
-                    let scaled = if axis == 0 { scaled * &signs } else { scaled };
+                let factors = cp.factors().iter().zip(&shares).enumerate();
+                let factors = factors.map(|(axis, (factor, share))| {
+                    let scaled = factor * share;
                     // Moments are known for the inputs of the layer, not for those of a factor.
                     self.part(None, seed.derive(axis as u64), |part| {
                         part.quantize(quantizer, scaled.view())

@@ -89,6 +89,14 @@ pub struct TensorData<'a> {
 /// A type in words, a shape, and the bytes of a tensor.
 type Identity<'a> = (String, Vec<usize>, Vec<&'a [u8]>);
 
+/// Whether elements of this type are read as weights.
+pub(super) fn is_float(dtype: DType) -> bool {
+    matches!(
+        dtype,
+        DType::F64 | DType::F32 | DType::F16 | DType::BF16 | DType::F8_E4M3 | DType::F8_E5M2
+    )
+}
+
 impl TensorData<'_> {
     /// The values as `f32`, which holds those of F16, BF16, F8_E4M3 and F8_E5M2 exactly. F64 values are rounded.
     ///
@@ -108,10 +116,7 @@ impl TensorData<'_> {
     /// Whether [`to_f32`](Self::to_f32) reads elements of this type.
     #[must_use]
     pub fn is_float(&self) -> bool {
-        matches!(
-            self.dtype,
-            DType::F64 | DType::F32 | DType::F16 | DType::BF16 | DType::F8_E4M3 | DType::F8_E5M2
-        )
+        is_float(self.dtype)
     }
 
     /// The same tensor, with a copy of the bytes where they are borrowed.

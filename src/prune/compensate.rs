@@ -3,21 +3,25 @@
 use ndarray::{Array1, Array2, ArrayView2};
 
 use crate::feedback::Feedback;
-use crate::{Float, InputMoments, Result, linalg};
+use crate::{Float, InputMoments, Result, linalg, power};
 
 /// Returns the square root of twice the saliency of B. Hassibi and D. Stork's optimal brain surgeon, |w| / √[H⁻¹]ᵢᵢ: by how
-/// much the output changes when a weight is removed and the others of its row compensate as far as they can.
+/// much the output changes when a weight is removed and the others of its row compensate as far as they can. The moments are
+/// divided by 2^`exponent`.
 pub(super) fn scores<F: Float>(
     weights: ArrayView2<'_, F>,
     inputs: &InputMoments,
     damping: f64,
-) -> Result<Array1<F>> {
+    exponent: i32,
+) -> Result<Vec<f64>> {
+    let (inputs, own) = inputs.normalized()?;
     let inverse = inputs.cholesky(damping)?.inverse();
-    let factors: Vec<f64> = inverse.diag().iter().map(|x| x.sqrt().recip()).collect();
+    let in_units = |x: f64| power::times(x, exponent - own);
+    let factors = inverse.diag().mapv(|x| in_units(x).sqrt().recip());
     let rows = weights.rows().into_iter();
     let scores = rows.flat_map(|row| {
         let pairs = row.into_iter().zip(&factors);
-        pairs.map(|(w, factor)| F::from_f64_lossy(w.as_f64() * factor))
+        pairs.map(|(w, factor)| w.as_f64().abs() * factor)
     });
     Ok(scores.collect())
 }
@@ -36,7 +40,11 @@ pub(super) fn compensate<F: Float>(
 ) -> Result<Array2<F>> {
     // Products round by the order in memory, and the result must not depend on strides.
     let weights = weights.as_standard_layout();
+    // In units in which no square overflows or vanishes.
+    let exponent = power::largest_exponent(&weights.view());
+    let weights = power::scaled(&weights.view(), -exponent);
     let weights = weights.view();
+    let (inputs, _) = &inputs.normalized()?;
     let columns = weights.ncols();
     let kept = |i: usize, j: usize| mask[i * columns + j];
     let feedback = Feedback::new(inputs, damping)?;
@@ -47,7 +55,7 @@ pub(super) fn compensate<F: Float>(
         },
     );
     if refinements == 0 {
-        return Ok(rebuilt);
+        return Ok(power::scaled(&rebuilt.view(), exponent));
     }
     let moments = inputs.damped(damping)?;
     let inside = |mut a: Array2<f64>| {
@@ -80,7 +88,7 @@ pub(super) fn compensate<F: Float>(
         direction += &scaled;
         energies = next;
     }
-    Ok(solution.mapv(F::from_f64_lossy))
+    Ok(solution.mapv(|x| F::from_f64_lossy(power::times(x, exponent))))
 }
 
 /// The diagonal of A Bᵀ.

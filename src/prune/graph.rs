@@ -301,6 +301,21 @@ impl Graph {
         format!("{layer}.{}", suffix(&self.names))
     }
 
+    /// Errs where the tensor was declared before as a weight and is now the scale of a normalization, or the other way round.
+    pub(super) fn check_kind(&self, tensor: &str, of_norm: bool) -> Result<()> {
+        let declared = self.nodes.iter().any(|node| match &node.origin {
+            Origin::Layer { name, .. } => of_norm && self.tensor(name, |n| &n.weight) == tensor,
+            Origin::Norm { name, .. } => !of_norm && self.tensor(name, |n| &n.scale) == tensor,
+            _ => false,
+        });
+        if declared {
+            return Err(refused(format!(
+                "{tensor} was declared by another kind of layer before: give layers and normalizations names of their own"
+            )));
+        }
+        Ok(())
+    }
+
     fn bound(&self, binding: &Binding) -> Option<&Binding> {
         self.bindings
             .iter()

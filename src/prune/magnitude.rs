@@ -1,10 +1,12 @@
 //! Pruning of single weights by their magnitude.
 
-use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
+use ndarray::{Array2, ArrayView1, ArrayView2};
 
 use super::compensate::{compensate, scores};
 use super::{Keep, PrunePlan, Scope, SparseMatrix, keep};
-use crate::{FitContext, Float, ParamError, Precision, Pruner, Result, check, parallel};
+use crate::{
+    FitContext, Float, InputMoments, ParamError, Precision, Pruner, Result, check, parallel, power,
+};
 
 /// The pattern of the weights that are kept.
 #[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
@@ -121,16 +123,25 @@ impl MagnitudePruner {
                 inputs.fits(weights.ncols())?;
             }
         }
+        // Scores are divided by √2ᵉ, so that moments times a power of two make the same choice.
+        let exponents = (0..weights.len()).filter_map(inputs);
+        let exponents = exponents.map(InputMoments::exponent);
+        let exponents = exponents.collect::<Result<Vec<_>>>()?;
+        let exponent = exponents.into_iter().max().unwrap_or(0);
+        let unit = power::root(exponent);
         let magnitudes = parallel::map(weights.len(), |layer| match inputs(layer) {
-            None => Ok(weights[layer].iter().map(|w| w.as_f64().abs()).collect()),
+            None => {
+                let magnitudes = weights[layer].iter().map(|w| w.as_f64().abs() / unit);
+                Ok(magnitudes.collect())
+            }
             Some(inputs) => {
-                let scores: Array1<F> = scores(weights[layer], inputs, self.damping)?;
-                check::finite("scores", &scores.view())?;
-                Ok(scores.iter().map(|score| score.as_f64().abs()).collect())
+                let scores = scores(weights[layer], inputs, self.damping, exponent)?;
+                check::finite("scores", &ArrayView1::from(&scores))?;
+                Ok(scores)
             }
         });
         let magnitudes = magnitudes.into_iter().collect::<Result<Vec<_>>>()?;
-        let plan = self.choose(&magnitudes)?;
+        let plan = self.choose(&magnitudes, unit)?;
         let layers = weights.iter().enumerate();
         layers
             .map(|(layer, weights)| {
@@ -252,8 +263,13 @@ impl MagnitudePruner {
         }
     }
 
-    fn choose(&self, layers: &[Vec<f64>]) -> Result<PrunePlan> {
+    /// The plan for magnitudes in this unit, in which a threshold is measured too.
+    fn choose(&self, layers: &[Vec<f64>], unit: f64) -> Result<PrunePlan> {
         let (n, m) = match self.sparsity {
+            Sparsity::Unstructured(Keep::Threshold(threshold)) => {
+                let keep = Keep::Threshold(threshold / unit);
+                return keep::plan(layers, keep, self.scope, 0);
+            }
             Sparsity::Unstructured(keep) => return keep::plan(layers, keep, self.scope, 0),
             Sparsity::NOfM { n, m } => (n, m),
         };
@@ -283,7 +299,7 @@ impl<F: Float> Pruner<F> for MagnitudePruner {
     /// As [`Pruner::plan`], and [`Error::Indivisible`](crate::Error::Indivisible) where groups of m do not fill a layer.
     fn plan(&self, scores: &[ArrayView1<'_, F>]) -> Result<PrunePlan> {
         self.validate()?;
-        self.choose(&keep::magnitudes(scores)?)
+        self.choose(&keep::magnitudes(scores)?, 1.0)
     }
 }
 

@@ -196,10 +196,12 @@ pub fn kinds() -> Vec<Kind> {
             }
         ),
         kind!("factored tensor", IxDyn, single, LOCAL, |w, d| {
-            let tensor: CpTensor<f32> = als(w.shape(), d).factorize(w)?;
+            let als = als(w.shape(), d).precision(Precision::F32);
+            let tensor: CpTensor<f32> = als.factorize(w)?;
+            let mut factors = tensor.factors().to_vec();
+            factors[0] *= tensor.weights();
             let quantizer = fixed_point(d);
-            let factors = tensor
-                .factors()
+            let factors = factors
                 .iter()
                 .map(|factor| widened(quantizer.clone(), factor.view()));
             FactoredTensor::new(factors.collect::<Result<Vec<_>>>()?)

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use taper::model::extend::{Artifact, Registry};
 use taper::model::{CompressedModel, CompressedTensor};
 use taper::ndarray::{Array2, ArrayD, ArrayViewD, Axis, Ix2, Slice};
-use taper::{Compressed, Error, Float};
+use taper::{Compressed, Float};
 
 use crate::draw::Draw;
 use crate::kinds::{Again, Kind, kinds};
@@ -220,68 +220,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn powers_of_two_scale_the_result(seed in any::<u64>().no_shrink()) {
-        let scaled = kinds().into_iter().filter(|kind| SCALED.contains(&kind.name));
-        let broken: Vec<_> = scaled.filter(|kind| {
-            std::panic::catch_unwind(|| powers_of_two_scale(kind, seed)).is_err()
-        }).map(|kind| kind.name).collect();
-        prop_assert!(broken.is_empty(), "{broken:?} with seed {seed}");
-    }
-
-    #[test]
     fn hold_for_every_kind(seed in any::<u64>().no_shrink()) {
         let broken: Vec<_> = kinds().into_iter().filter(|kind| {
             std::panic::catch_unwind(|| hold(kind, seed)).is_err()
         }).map(|kind| kind.name).collect();
         prop_assert!(broken.is_empty(), "{broken:?} with seed {seed}");
-    }
-}
-
-/// Kinds whose parameters do not depend on the size of the weights, as the step of a trellis does, and whose values are not
-/// products of roots.
-const SCALED: [&str; 7] = [
-    "dense",
-    "product",
-    "residual product",
-    "fixed point",
-    "fixed point of the whole range",
-    "binary",
-    "sparse",
-];
-
-/// Weights times a power of two become the result times that power, bit for bit. Half precision may be an error, and rounds
-/// differently below its normal numbers: there the error grows by no more than rounding.
-fn powers_of_two_scale(kind: &Kind, seed: u64) {
-    let mut draw = Draw::from(seed);
-    let weights = weights(kind.axes, &mut draw);
-    let compress = |weights: ArrayViewD<'_, f32>| (kind.single)(weights, &mut draw.clone());
-    let artifact = compress(weights.view()).unwrap();
-    let once = artifact.decompress().unwrap();
-    let signs = kind.name == "binary" && artifact.parts().len() == 1;
-    let in_halves = |artifact: &dyn Artifact| rounding(artifact) > f64::from(f32::EPSILON);
-    for exponent in [-60, -21, -2, 3, 10, 40] {
-        let power = 2_f32.powi(exponent);
-        let halves = in_halves(&*artifact);
-        let scaled = match compress((&weights * power).view()) {
-            Err(Error::Underflow { .. }) if halves && exponent < 0 => continue,
-            Err(Error::Overflow { .. }) if halves && exponent > 0 => continue,
-            scaled => scaled.unwrap(),
-        };
-        // Scales that half precision cannot hold are in single precision, whichever of the two has them.
-        let halves = halves || in_halves(&*scaled);
-        let rounding = rounding(&*artifact).max(rounding(&*scaled));
-        let scaled = scaled.decompress().unwrap();
-        if signs {
-            assert_eq!(scaled, once);
-        } else if !halves {
-            assert_eq!(scaled, &once * power, "2^{exponent}");
-        } else {
-            let errors = [(&scaled / power), once.clone()]
-                .map(|rebuilt| squared_error(&rebuilt, weights.view()).sqrt());
-            let bound = 8.0 * rounding * (weights.len() as f64).sqrt();
-            let bound = bound * squared_norm(&weights).sqrt();
-            assert!(errors[0] <= errors[1] + bound, "2^{exponent}: {errors:?}");
-        }
     }
 }
 

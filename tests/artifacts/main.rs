@@ -7,6 +7,7 @@ mod kinds;
 mod ladders;
 mod laws;
 mod replay;
+mod scale;
 mod stored;
 #[path = "../../fuzz/src/targets.rs"]
 mod targets;

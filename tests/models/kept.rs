@@ -3,7 +3,7 @@
 use taper::Error;
 use taper::factorize::Rank;
 use taper::factorize::svd::TruncatedSvd;
-use taper::model::{Budget, CompressOptions, Step};
+use taper::model::{Budget, CompressOptions, Recipe, Step};
 use taper::ndarray::ArrayD;
 use taper::prune::{Keep, MagnitudePruner, Sparsity};
 use taper::quantize::fixed_point::FixedPointQuantizer;
@@ -66,6 +66,36 @@ fn a_tensor_that_its_chain_cannot_compress_is_kept_with_a_note_and_an_error_if_s
             other => panic!("{name}: {other:?}"),
         }
     }
+}
+
+#[test]
+fn rules_and_exceptions_without_effect_are_named_in_the_notes() {
+    let network = model(&[
+        ("fc.bias", numbers(&[16], 1)),
+        ("fc.weight", numbers(&[16, 8], 2)),
+    ]);
+    let fixed = || -> Vec<Step> { vec![FixedPointQuantizer::new(4).into()] };
+    let mut recipe = recipe(fixed());
+    recipe.rules[0].except = vec!["haed.*".to_owned(), "*.bias".to_owned()];
+    recipe.rules.push(crate::rule("fc.wieght", fixed()));
+    recipe.rules.push(crate::rule("fc.*", fixed()));
+    let notes = |recipe: &Recipe| {
+        let (_, report) = recipe
+            .compress(&network, &CompressOptions::default())
+            .unwrap();
+        for note in &report.notes {
+            assert!(report.to_string().contains(note), "{report}");
+        }
+        report.notes
+    };
+    let found = notes(&recipe);
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert!(found[0].starts_with("rule 1, \"*\": the exception \"haed.*\" matches no tensor"));
+    assert!(found[1].starts_with("rule 2, \"fc.wieght\", matches no tensor"));
+    assert!(found[2].starts_with("rule 3, \"fc.*\", is used for no tensor"));
+    recipe.rules.truncate(1);
+    recipe.rules[0].except.remove(0);
+    assert_eq!(notes(&recipe), Vec::<String>::new());
 }
 
 #[test]

@@ -71,7 +71,7 @@ impl<F: Float> CpConv2d<F> {
     /// Creates the chain of four links from a decomposed kernel (out_channels, in_channels, height, width) and a bias of length
     /// out_channels.
     ///
-    /// The weights of the terms are distributed evenly over the links.
+    /// The weights of the terms are distributed evenly over the links, up to a factor of two.
     ///
     /// # Errors
     ///
@@ -81,12 +81,12 @@ impl<F: Float> CpConv2d<F> {
         let [output, input, vertical, horizontal] = kernel.factors() else {
             return Err(axes("four axes", kernel));
         };
-        let share = shares(kernel, 4);
+        let shares = kernel.shares(4);
         Self::build(
-            (output * &share, input * &share),
+            (output * &shares[0], input * &shares[1]),
             Depthwise::Separable {
-                vertical: vertical * &share,
-                horizontal: horizontal * &share,
+                vertical: vertical * &shares[2],
+                horizontal: horizontal * &shares[3],
             },
             [vertical.nrows(), horizontal.nrows()],
             bias,
@@ -127,11 +127,11 @@ impl<F: Float> CpConv2d<F> {
             }
             _ => return Err(axes("three or four axes", kernel)),
         };
-        let share = shares(kernel, 3);
+        let shares = kernel.shares(3);
         let depthwise = Depthwise::Square {
-            taps: taps * &share,
+            taps: taps * &shares[2],
         };
-        let ends = (output * &share, input * &share);
+        let ends = (output * &shares[0], input * &shares[1]);
         Self::build(ends, depthwise, size, bias, geometry, kernel.precision())
     }
 
@@ -163,10 +163,11 @@ impl<F: Float> CpConv2d<F> {
             Depthwise::Separable {
                 vertical,
                 horizontal,
-            } => check::largest(vertical) * check::largest(horizontal),
-            Depthwise::Square { taps } => check::largest(taps),
+            } => [check::largest(vertical), check::largest(horizontal)],
+            Depthwise::Square { taps } => [check::largest(taps), F::one()],
         };
-        let links = [middle, check::largest(&expand), check::largest(&input)];
+        let ends = [check::largest(&expand), check::largest(&input)];
+        let links = middle.into_iter().chain(ends);
         check::product_in_range("the product of the links", expand.ncols(), links)?;
         Ok(Self {
             shape: vec![expand.nrows(), input.nrows(), size[0], size[1]],
@@ -418,12 +419,6 @@ fn depthwise<F: Float>(
         }
     }
     out
-}
-
-/// The part of each term's weight that each of `links` links gets.
-fn shares<F: Float>(kernel: &CpTensor<F>, links: i32) -> Array1<F> {
-    let power = F::one() / F::from_f64_lossy(f64::from(links));
-    kernel.weights().mapv(|weight| weight.powf(power))
 }
 
 fn axes<F: Float>(expected: &'static str, kernel: &CpTensor<F>) -> Error {

@@ -5,11 +5,11 @@ use ndarray::{Array2, Array4, ArrayView, Ix4};
 use super::inputs::dimensions;
 use super::tucker_conv::TuckerConv2d;
 use crate::factorize::Rank;
-use crate::factorize::cp::{End, leading_vectors, multiply_mode, standard, unfolding_spectrum};
+use crate::factorize::cp::{End, leading_vectors, multiply_mode, normalized, unfolding_spectrum};
 use crate::observer::ObservedFit;
 use crate::{
     Error, Factorizer, FitContext, FitReport, Float, Geometry, Observer, ParamError, Precision,
-    Result, Stage, check, moments,
+    Result, Stage, check, moments, power,
 };
 
 /// Tucker-2: a kernel becomes a smaller kernel between two 1×1 convolutions.
@@ -274,15 +274,7 @@ impl<F: Float> Factorizer<F, Ix4> for Tucker2 {
         moments::unused("Tucker2", inputs)?;
         check::finite("the kernel", &weights)?;
         let shape = dimensions(weights.dim());
-        let values = standard(&weights);
-        let largest = check::largest(&weights);
-        // Values of at most one in magnitude have no squares out of range.
-        let scale = if largest > F::zero() {
-            largest
-        } else {
-            F::one()
-        };
-        let values: Vec<F> = values.iter().map(|&x| x / scale).collect();
+        let (values, exponent) = normalized(&weights);
         let [p, q] = self.resolve(&values, shape)?;
         let kernel = Alternation {
             values: &values,
@@ -297,7 +289,10 @@ impl<F: Float> Factorizer<F, Ix4> for Tucker2 {
             core,
             ..
         } = fit;
-        let core = core.into_iter().map(|x| x * scale).collect();
+        let core = core
+            .into_iter()
+            .map(|x| power::times(x, exponent))
+            .collect();
         let core = Array4::from_shape_vec((p, q, shape[2], shape[3]), core)
             .expect("a core has p · q · height · width values");
         let reduce = input.reversed_axes();

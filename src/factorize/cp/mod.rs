@@ -41,7 +41,7 @@ pub(in crate::factorize) use end::End;
 #[cfg(test)]
 pub(in crate::factorize) use model::random_factors;
 use mttkrp::mttkrp;
-pub(in crate::factorize) use problem::standard;
+pub(in crate::factorize) use problem::{normalized, standard};
 pub use start::Start;
 pub(in crate::factorize) use start::{leading_vectors, multiply_mode, unfolding_spectrum};
 pub use tensor::{CpReport, CpTensor};

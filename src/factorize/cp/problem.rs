@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use ndarray::{ArrayView, ArrayViewD, Dimension};
+use ndarray::{ArrayView, ArrayView1, ArrayViewD, Dimension};
 
 use crate::{Error, Float, Result, check, power};
 
@@ -26,13 +26,7 @@ impl<F: Float> Problem<F> {
         let shape = tensor.shape().to_vec();
         check_order(&shape)?;
         check::finite("the tensor", tensor)?;
-        let exponent = power::largest_exponent(tensor);
-        let mut values = standard(tensor).into_owned();
-        if exponent != 0 {
-            for x in &mut values {
-                *x = power::times(*x, -exponent);
-            }
-        }
+        let (values, exponent) = normalized(tensor);
         let squared_norm = squared_norm(&values);
         Ok(Self {
             shape,
@@ -68,6 +62,16 @@ pub(super) fn check_order(shape: &[usize]) -> Result<()> {
 pub(super) fn largest_rank(shape: &[usize]) -> usize {
     let longest = shape.iter().copied().max().unwrap_or(1).max(1);
     shape.iter().product::<usize>() / longest
+}
+
+/// The values of `array` in row-major order, divided by 2ᵉ, and e: the largest magnitude is in [1, 2).
+pub(in crate::factorize) fn normalized<F: Float, D: Dimension>(
+    array: &ArrayView<'_, F, D>,
+) -> (Vec<F>, i32) {
+    let exponent = power::largest_exponent(array);
+    let values = standard(array);
+    let values = power::scaled(&ArrayView1::from(&*values), -exponent);
+    (values.to_vec(), exponent)
 }
 
 /// Σ x², in double precision.

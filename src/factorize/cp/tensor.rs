@@ -231,6 +231,28 @@ impl<F: Float> CpTensor<F> {
         self.model().squared_norm().sqrt()
     }
 
+    /// For each of `count` factors that the terms are divided among, the share that it takes of every weight: nearly the
+    /// `count`-th root. Powers of two are divided between the factors, so that no root of one is rounded. The first factor takes
+    /// the signs.
+    pub(crate) fn shares(&self, count: usize) -> Vec<Array1<F>> {
+        let exponent = power::largest_exponent(&self.weights.view());
+        let roots = self.weights.mapv(|weight| {
+            let weight = power::times(weight.as_f64(), -exponent);
+            weight.abs().powf(1.0 / count as f64)
+        });
+        let exponents = power::divided(exponent, count).into_iter().enumerate();
+        let share = |(factor, exponent)| {
+            let mut share = roots.mapv(|root| F::from_f64_lossy(power::times(root, exponent)));
+            if factor == 0 {
+                share.zip_mut_with(&self.weights, |share, weight| {
+                    *share = share.copysign(*weight)
+                });
+            }
+            share
+        };
+        exponents.map(share).collect()
+    }
+
     pub(super) fn model(&self) -> Model<F> {
         let factors = self.factors.iter().map(|f| f.iter().copied().collect());
         let weights = self.weights.iter().map(|w| w.as_f64());
@@ -361,6 +383,10 @@ mod tests {
             build(array![1e6, 1.0], vec![a, b]),
             Err(Error::Overflow { .. })
         ));
+        // The product of the first two factors is out of range, that of all three is not.
+        let factors = [1e30, 1e30, 1e-30].map(|x| Array2::from_elem((2, 1), x));
+        let tensor = CpTensor::<f32>::from_parts(array![1.0], factors.to_vec(), Precision::F32);
+        assert!(matches!(tensor, Err(Error::Overflow { .. })));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The fit: from a matrix to a [`LowRankMatrix`].
 
-use ndarray::{Array2, ArrayView2, CowArray, Ix2};
+use ndarray::{Array2, ArrayView2, Ix2};
 
 use super::low_rank::LowRankMatrix;
 use super::randomized::Projection;
@@ -8,7 +8,7 @@ use super::report::largest_useful;
 use super::triplets::sum_of_squares;
 use super::{SvdMethod, SvdReport, TruncatedSvd, exact, randomized};
 use crate::linalg::Cholesky;
-use crate::{Factorizer, FitContext, Float, LinearOp, Result, check, linalg, parallel};
+use crate::{Factorizer, FitContext, Float, LinearOp, Result, check, linalg, parallel, power};
 
 /// If a larger fraction of the squared norm is lost, the error is computed from the singular values.
 const LARGE_REST: f64 = 0.25;
@@ -34,24 +34,29 @@ impl<F: Float> Factorizer<F, Ix2> for TruncatedSvd {
         self.validate()?;
         let inputs = context.inputs;
         check::finite("weights", &weights)?;
-        let root = match inputs {
-            None => None,
+        // In units of powers of two, so that the result of weights or moments times such a power is the same, bit for bit.
+        let (normal, exponent) = normalized(weights);
+        let (target, exponent, root) = match inputs {
+            None => (normal, exponent, None),
             Some(inputs) => {
                 inputs.fits(weights.ncols())?;
-                Some(inputs.cholesky(self.damping)?)
+                let (inputs, squares) = inputs.normalized()?;
+                let root = Root {
+                    cholesky: inputs.cholesky(self.damping)?,
+                    squares,
+                };
+                let whitened = whitened(normal.view(), &root.cholesky);
+                let further = power::largest_exponent(&whitened.view());
+                let target = whitened.mapv(|x| F::from_f64_lossy(power::times(x, -further)));
+                (target, exponent + further, Some(root))
             }
-        };
-        let target = match &root {
-            None => CowArray::from(weights),
-            Some(root) => whitened(weights, root).into(),
         };
         let (m, n) = weights.dim();
         let by_shape = self
             .rank
             .by_shape(m.min(n), m.saturating_mul(n), m.saturating_add(n))?;
-        let (scaled, scale) = scale_to_one(target.view());
-        let scaled = scaled.view();
-        let total = norm(scaled);
+        let target = target.view();
+        let total = norm(target);
         let (mut triplets, method, spectrum) = match by_shape {
             Some(rank) if self.method_for(m, n, rank) != SvdMethod::Exact => {
                 let method = self.method_for(m, n, rank);
@@ -61,9 +66,9 @@ impl<F: Float> Factorizer<F, Ix2> for TruncatedSvd {
                     krylov: method == SvdMethod::BlockKrylov,
                     seed: self.seed,
                 };
-                let triplets = randomized::leading(scaled, rank, projection)?;
+                let triplets = randomized::leading(target, rank, projection)?;
                 let spectrum = if self.measure_optimum {
-                    let all = linalg::thin_svd(scaled)?.s;
+                    let all = linalg::thin_svd(target)?.s;
                     Some(all.iter().map(|s| s.as_f64()).collect())
                 } else {
                     None
@@ -71,7 +76,7 @@ impl<F: Float> Factorizer<F, Ix2> for TruncatedSvd {
                 (triplets, method, spectrum)
             }
             _ => {
-                let (triplets, spectrum) = exact::leading(scaled, by_shape, self.rank)?;
+                let (triplets, spectrum) = exact::leading(target, by_shape, self.rank)?;
                 (triplets, SvdMethod::Exact, Some(spectrum))
             }
         };
@@ -82,14 +87,17 @@ impl<F: Float> Factorizer<F, Ix2> for TruncatedSvd {
             relative(tail.sqrt(), total)
         });
         let energy: f64 = triplets.s.iter().map(|s| s.as_f64().powi(2)).sum();
-        let kept = triplets.s.iter().map(|s| s.as_f64() * scale).collect();
+        let units = root.as_ref().map_or(1.0, |root| power::root(root.squares));
+        let kept = triplets.s.iter();
+        let kept = kept.map(|s| power::times(s.as_f64() * units, exponent));
+        let kept = kept.collect();
         if let Some(root) = &root {
             let mut right = triplets.vt.mapv(Float::as_f64);
-            root.unwhiten_rows(right.view_mut());
+            root.cholesky.unwhiten_rows(right.view_mut());
             triplets.vt = right.mapv(F::from_f64_lossy);
         }
         let mut artifact =
-            LowRankMatrix::new(triplets, scale, self.singular_values, self.precision)?;
+            LowRankMatrix::new(triplets, exponent, self.singular_values, self.precision)?;
         let rest = total * total - energy;
         let distance = match &root {
             // For orthonormal vectors the squared error is the difference of the squared norms. Rounding matters little
@@ -99,10 +107,11 @@ impl<F: Float> Factorizer<F, Ix2> for TruncatedSvd {
             {
                 rest.sqrt()
             }
-            None => artifact.distance(weights, scale),
+            None => artifact.distance(weights, exponent),
             Some(root) => {
                 let error = &weights - &artifact.decompress_matrix()?;
-                norm(whitened(error.view(), root).view()) / scale
+                let error = error.mapv(|x| power::times(x.as_f64(), -exponent));
+                norm(whitened(error.view(), &root.cholesky).view())
             }
         };
         artifact.set_report(SvdReport {
@@ -132,30 +141,23 @@ impl TruncatedSvd {
     }
 }
 
-/// W L. Distances between such products are those between the outputs.
-fn whitened<F: Float>(weights: ArrayView2<'_, F>, root: &Cholesky<f64>) -> Array2<F> {
-    let weights = weights.mapv(Float::as_f64);
-    linalg::product(weights.view(), root.lower().view()).mapv(F::from_f64_lossy)
+/// The moments of the inputs divided by 2^`squares`, as L Lᵀ.
+struct Root {
+    cholesky: Cholesky<f64>,
+    squares: i32,
 }
 
-/// Returns the matrix without gaps, and the power of two by which it was divided. It is divided only if its largest magnitude
-/// is far from one, so that squares neither overflow nor vanish.
-fn scale_to_one<F: Float>(weights: ArrayView2<'_, F>) -> (CowArray<'_, F, Ix2>, f64) {
-    let weights = match weights.is_standard_layout() {
-        true => weights.into(),
-        false => CowArray::from(weights.as_standard_layout().into_owned()),
-    };
-    let largest = parallel::map(weights.nrows(), |i| {
-        check::largest(&weights.row(i)).as_f64()
-    });
-    let largest = largest.into_iter().fold(0.0, f64::max);
-    if largest == 0.0 || (1e-6..=1e6).contains(&largest) {
-        return (weights, 1.0);
-    }
-    // Both the power and its inverse must be finite.
-    let scale = 2.0_f64.powi((largest.log2().floor() as i32).clamp(-1020, 1020));
-    let scaled = weights.mapv(|x| F::from_f64_lossy(x.as_f64() / scale));
-    (scaled.into(), scale)
+/// W L. Distances between such products are those between the outputs.
+fn whitened<F: Float>(weights: ArrayView2<'_, F>, root: &Cholesky<f64>) -> Array2<f64> {
+    let weights = weights.mapv(Float::as_f64);
+    linalg::product(weights.view(), root.lower().view())
+}
+
+/// The matrix without gaps, divided by 2ᵉ, and e: its largest magnitude is in [1, 2). Squares then neither overflow nor vanish.
+fn normalized<F: Float>(weights: ArrayView2<'_, F>) -> (Array2<F>, i32) {
+    let weights = weights.as_standard_layout();
+    let exponent = power::largest_exponent(&weights.view());
+    (power::scaled(&weights.view(), -exponent), exponent)
 }
 
 /// The Frobenius norm, summed in double precision.

@@ -2,14 +2,17 @@
 
 use std::borrow::Cow;
 
-use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2, ArrayViewMutD, Axis, Ix2, s};
+use ndarray::{
+    Array, Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2, ArrayViewMutD, Axis, Dimension,
+    Ix2, s,
+};
 
 use super::triplets::{Triplets, sum_of_squares};
 use super::{SingularValues, SvdReport};
 use crate::artifact::check_apply;
 use crate::{
     Compressed, Error, Float, LinearOp, Part, Precision, Result, Role, StorageBits, check, linalg,
-    parallel,
+    parallel, power,
 };
 
 const ARTIFACT: &str = "a low-rank matrix";
@@ -52,43 +55,42 @@ pub struct LowRankMatrix<F> {
 }
 
 impl<F: Float> LowRankMatrix<F> {
-    /// Multiplies `triplets` by `scale`, multiplies the singular values into the factors, and rounds.
+    /// Multiplies `triplets` by 2^`exponent`, multiplies the singular values into the factors, and rounds.
     pub(super) fn new(
         triplets: Triplets<F>,
-        scale: f64,
+        exponent: i32,
         folding: SingularValues,
         precision: Precision,
     ) -> Result<Self> {
         let Triplets { u, s, vt } = triplets;
-        let s = s.mapv(|s| s.as_f64() * scale);
+        let s = s.mapv(Float::as_f64);
         let one = Array1::ones(s.len());
         let (left, apart, right) = match folding {
-            SingularValues::Split => (s.mapv(f64::sqrt), None, s.mapv(f64::sqrt)),
-            SingularValues::Left => (s, None, one),
-            SingularValues::Right => (one, None, s),
-            SingularValues::Apart => (one.clone(), Some(s), one),
-        };
-        let product = |what, value: f64| {
-            let value = F::from_f64_lossy(value);
-            check::no_overflow(what, [&value])?;
-            Ok::<F, Error>(value)
-        };
-        let fold = |what, mut factor: Array2<F>, axis, scales: Array1<f64>| {
-            for (mut lane, &scale) in factor.axis_iter_mut(axis).zip(&scales) {
-                for x in &mut lane {
-                    *x = product(what, x.as_f64() * scale)?;
-                }
+            SingularValues::Split => {
+                let roots = s.mapv(f64::sqrt);
+                // √2 is no power of two: each factor takes half of the exponent, and the right one the rest.
+                let halves = power::divided(exponent, 2);
+                ((roots.clone(), halves[0]), None, (roots, halves[1]))
             }
-            precision.round_tensor(what, &mut factor)?;
+            SingularValues::Left => ((s, exponent), None, (one, 0)),
+            SingularValues::Right => ((one, 0), None, (s, exponent)),
+            SingularValues::Apart => ((one.clone(), 0), Some(s), (one, 0)),
+        };
+        let fold = |what, mut factor: Array2<F>, axis, (scales, exponent): (Array1<f64>, i32)| {
+            for (mut lane, &scale) in factor.axis_iter_mut(axis).zip(&scales) {
+                lane.mapv_inplace(|x| {
+                    F::from_f64_lossy(power::times(x.as_f64() * scale, exponent))
+                });
+            }
+            store(what, &mut factor, precision)?;
             Ok::<_, Error>(factor.as_standard_layout().into_owned())
         };
         let left = fold("the left factor", u, Axis(1), left)?;
         let right = fold("the right factor", vt, Axis(0), right)?;
         let singular_values = apart
             .map(|s| {
-                let values = s.iter().map(|&s| product("a singular value", s));
-                let mut values = values.collect::<Result<Array1<F>>>()?;
-                precision.round_tensor("a singular value", &mut values)?;
+                let mut values = s.mapv(|s| F::from_f64_lossy(power::times(s, exponent)));
+                store("a singular value", &mut values, precision)?;
                 Ok::<_, Error>(values)
             })
             .transpose()?;
@@ -215,10 +217,12 @@ impl<F: Float> LowRankMatrix<F> {
         self.report = Some(report);
     }
 
-    /// The distance from `weights`, divided by `scale`.
-    pub(super) fn distance(&self, weights: ArrayView2<'_, F>, scale: f64) -> f64 {
+    /// The distance from `weights`, divided by 2^`exponent`.
+    pub(super) fn distance(&self, weights: ArrayView2<'_, F>, exponent: i32) -> f64 {
         let scaled = self.scaled_left();
-        let inverse = 1.0 / scale;
+        // The least numbers have no inverse in the range of the type.
+        let inner = (-exponent).clamp(-1020, 1020);
+        let inverse = power::times(1.0, inner);
         // In blocks of rows that stay in the cache.
         const ROWS: usize = 32;
         let squares = parallel::map(weights.nrows().div_ceil(ROWS), |block| {
@@ -232,7 +236,7 @@ impl<F: Float> LowRankMatrix<F> {
             let rows = difference.rows().into_iter();
             rows.map(|row| sum_of_squares(row, inverse)).sum::<f64>()
         });
-        squares.into_iter().sum::<f64>().sqrt()
+        power::times(squares.into_iter().sum::<f64>().sqrt(), -exponent - inner)
     }
 
     /// L diag(s).
@@ -242,6 +246,18 @@ impl<F: Float> LowRankMatrix<F> {
             None => Cow::Borrowed(&self.left),
         }
     }
+}
+
+/// Rounds values to the precision in which they are stored.
+fn store<F: Float, D: Dimension>(
+    what: &'static str,
+    values: &mut Array<F, D>,
+    precision: Precision,
+) -> Result<()> {
+    check::no_overflow(what, &*values)?;
+    precision.round_tensor(what, values.iter_mut())?;
+    // Values below the normal numbers of `F` were rounded before.
+    precision.fits_tensor(what, check::largest(&*values))
 }
 
 /// Fails if a sum of products of the factors may be out of the range of the type.

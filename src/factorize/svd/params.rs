@@ -28,7 +28,7 @@ pub enum SvdMethod {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum SingularValues {
-    /// Both factors, as square roots. The factors are then equally large, which is best for training.
+    /// Both factors, as square roots. The factors are then equally large, up to a factor of two, which is best for training.
     #[default]
     Split,
     /// The left factor; the rows of the right one stay orthonormal.

@@ -191,6 +191,8 @@ impl Coupling {
         layout: Layout,
     ) -> Result<Channels> {
         let inputs = self.graph.segments(x.0)?.to_vec();
+        let weight = self.graph.tensor(name, |names| &names.weight);
+        self.graph.check_kind(&weight, false)?;
         let made = self.graph.add_group(name, blocks, length)?;
         let (out, read) = if layout.transposed { (1, 0) } else { (0, 1) };
         let axes = [
@@ -235,6 +237,8 @@ impl Coupling {
             .iter()
             .map(|&segment| Segment { block, ..segment })
             .collect();
+        let weight = self.graph.tensor(name, |names| &names.weight);
+        self.graph.check_kind(&weight, false)?;
         // Groups are dropped whole, so that an axis of inputs makes a group as well as one of outputs.
         let first = if transposed { &inputs } else { &made };
         self.bind_layer(name, &[(0, first, MaskRole::Source)], &made)?;

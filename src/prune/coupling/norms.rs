@@ -132,6 +132,7 @@ impl Coupling {
         let shift = tensor(|names| &names.shift);
         let mean = tensor(|names| &names.mean);
         let variance = tensor(|names| &names.variance);
+        self.graph.check_kind(&scale, true)?;
         let scale = match kind {
             NormKind::Rms => Binding::new(scale, 0, &segments, MaskRole::RmsScale),
             _ => Binding::new(scale, 0, &segments, MaskRole::Source).optional(),

@@ -125,9 +125,13 @@ fn a_name_belongs_to_one_kind_of_layer() {
     let groups = net.graph.groups.len();
     assert!(problem(net.transposed("a", a, 4)).contains("another kind of layer"));
     assert!(problem(net.rms_norm("a", a)).contains("another kind of layer"));
+    assert!(problem(net.layer_norm("a", a)).contains("another kind of layer"));
+    assert!(problem(net.batch_norm("a", a)).contains("another kind of layer"));
     assert_eq!(net.graph.groups.len(), groups);
     let b = net.batch_norm("n", a).unwrap();
     assert!(problem(net.rms_norm("n", b)).contains("another kind of layer"));
+    assert!(problem(net.layer("n", b, 4)).contains("another kind of layer"));
+    assert!(problem(net.depthwise("n", b)).contains("another kind of layer"));
     assert!(net.batch_norm("n", b).is_ok());
 }
 

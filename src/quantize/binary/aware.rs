@@ -6,7 +6,7 @@ use super::scaling::of_row;
 use super::straight_through::sign;
 use crate::feedback::Feedback;
 use crate::quantize::granularity::Granularity;
-use crate::{Error, Float, InputMoments, Precision, Result, linalg};
+use crate::{Error, Float, InputMoments, Precision, Result, linalg, power};
 
 /// Rounds of signs and scales, each fitted to the other.
 const ROUNDS: usize = 4;
@@ -37,14 +37,24 @@ pub(super) fn fit<F: Float>(
     let moments = inputs.normalized()?.0.matrix()?;
     // The rounding of a product depends on the order in memory: here it is always the same.
     let weights = weights.as_standard_layout();
+    // In units in which no square overflows or vanishes. Without scales, all values are ±1 in the units of the weights.
+    let exponent = match parameters.scaling {
+        None => 0,
+        Some(_) => power::largest_exponent(&weights.view()),
+    };
+    let weights = power::scaled(&weights.view(), -exponent);
     let weights = weights.view();
+    let in_units = |scales: Vec<F>, exponent| -> Vec<F> {
+        let scales = scales.into_iter();
+        scales.map(|scale| power::times(scale, exponent)).collect()
+    };
     let exact = weights.mapv(Float::as_f64);
     let images = linalg::product(exact.view(), moments.view());
     let squares = row_products(&exact, &images);
     let feedback = Feedback::new(inputs, parameters.damping)?;
     let mut best = Fit {
         signs: weights.mapv(sign),
-        scales: plain,
+        scales: in_units(plain, -exponent),
     };
     let rows = Rows {
         scaling: parameters.scaling,
@@ -53,7 +63,11 @@ pub(super) fn fit<F: Float>(
         moments,
     };
     let mut least = rows.errors(&best).0;
-    let round = |scale: f64| parameters.precision.round_factor("a scale", scale.max(0.0));
+    let round = |scale: f64| {
+        let scale = power::times(scale.max(0.0), exponent);
+        let rounded: F = parameters.precision.round_factor("a scale", scale)?;
+        Ok(power::times(rounded, -exponent))
+    };
     let mut scales = best.scales.clone();
     for _ in 0..ROUNDS {
         let rounded = feedback.run(weights, |i, _, target| {
@@ -79,6 +93,7 @@ pub(super) fn fit<F: Float>(
         }
         scales = next.scales;
     }
+    best.scales = in_units(best.scales, exponent);
     Ok(best)
 }
 

@@ -42,9 +42,12 @@ use crate::{
 pub struct ResidualQuantizer<C = KMeans> {
     /// The quantizer of each stage.
     pub quantizer: ProductQuantizer<C>,
-    /// The number of stages, at least 1.
+    /// The number of stages, from 1 to 256.
     pub stages: usize,
 }
+
+/// Far more stages than rounding errors leave room for.
+const MAX_STAGES: usize = 256;
 
 impl<C> ResidualQuantizer<C> {
     /// `stages` stages, each with the parameters of `quantizer`.
@@ -56,6 +59,8 @@ impl<C> ResidualQuantizer<C> {
     /// Checks the parameters except those of the clusterer, which its own calls check.
     fn check(&self) -> Result<(), ParamError> {
         check::at_least_one("stages", self.stages)?;
+        let inside = self.stages <= MAX_STAGES;
+        check::in_range("stages", self.stages as f64, "in 1..=256", inside)?;
         self.quantizer.check()?;
         Ok(())
     }
@@ -247,5 +252,23 @@ impl<F: Float> LinearOp<F> for ResidualPqMatrix<F> {
             y += &stage.apply(x)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::array;
+
+    #[test]
+    fn more_stages_than_any_weights_need_are_an_error() {
+        let weights = array![[1.0_f32, 2.0]];
+        let quantizer = |stages| ResidualQuantizer::new(ProductQuantizer::new(1), stages);
+        for stages in [0, MAX_STAGES + 1, usize::MAX] {
+            let found = quantizer(stages).quantize(weights.view());
+            assert!(matches!(found, Err(Error::Parameter(_))), "{stages}");
+        }
+        let most = quantizer(MAX_STAGES).quantize(weights.view());
+        assert_eq!(most.unwrap().stages().len(), MAX_STAGES);
     }
 }

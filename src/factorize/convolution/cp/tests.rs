@@ -28,6 +28,19 @@ fn close(a: &Array4<f64>, b: &Array4<f64>, bound: f64) {
     }
 }
 
+#[test]
+fn terms_of_negative_weight_keep_their_sign() {
+    let factors = [2, 3, 2, 2].map(|length| Array2::<f64>::ones((length, 1)));
+    let kernel = CpTensor::from_parts(ndarray::arr1(&[-2.0]), factors.to_vec(), Precision::F64);
+    let kernel = kernel.unwrap();
+    let separable = CpConv2d::new(&kernel, None, Geometry::default()).unwrap();
+    let square = CpConv2d::square(&kernel, [2, 2], None, Geometry::default()).unwrap();
+    for chain in [separable, square] {
+        let rounded = Array4::from_elem((2, 3, 2, 2), -2.0);
+        close(&dense(&chain), &rounded, rounding(&chain.links(), 1.0));
+    }
+}
+
 fn dense(chain: &CpConv2d<f64>) -> Array4<f64> {
     chain
         .decompress()
