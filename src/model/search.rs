@@ -273,6 +273,18 @@ impl<'m> BudgetSearch<'m> {
         })
     }
 
+    /// A note for each sensitivity that no tensor has.
+    fn unmatched(&self) -> Result<Vec<String>> {
+        let mut notes = Vec::new();
+        for (text, _) in &self.budget.sensitivities {
+            let pattern = super::recipe::pattern(text)?;
+            if !self.input.names().any(|name| pattern.matches(name)) {
+                notes.push(format!("the sensitivity of {text:?} matches no tensor"));
+            }
+        }
+        Ok(notes)
+    }
+
     /// Hands the chosen form of each tensor to `add`, which returns its bytes.
     fn assemble(
         &self,
@@ -282,6 +294,7 @@ impl<'m> BudgetSearch<'m> {
         let mut report = Report {
             bytes_before: self.input.file_bytes(),
             recipe: self.recipe_of(chosen),
+            notes: self.unmatched()?,
             ..Report::default()
         };
         for (layer, &index) in self.layers.iter().zip(chosen) {

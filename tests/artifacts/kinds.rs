@@ -117,8 +117,9 @@ pub fn kinds() -> Vec<Kind> {
             widened(fixed_point(d).range(Range::MinMax), w)
         }),
         kind!("trellis", Ix2, Same, |w, d| {
-            let step = d.choose(&[1.0, 0.25, 0.03, 0.001]);
-            TrellisQuantizer::new(step)
+            let step = d.choose(&[1.5, 0.5, 0.1, 0.01]);
+            TrellisQuantizer::relative(step)
+                .states(d.choose(&[8, 32, 256]))
                 .precision(precision(d))
                 .quantize(w)
         }),

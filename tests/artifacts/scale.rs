@@ -18,16 +18,10 @@ use crate::kinds::{Kind, kinds};
 use crate::laws::{numbers, rounding, squared_error, weights};
 
 /// Kinds for which the law cannot hold, and why.
-const NOT_SCALED: [(&str, &str); 2] = [
-    (
-        "trellis",
-        "its step is a parameter in the units of the weights",
-    ),
-    (
-        "stochastic binary",
-        "the probability of a sign is a function of the weight itself",
-    ),
-];
+const NOT_SCALED: [(&str, &str); 1] = [(
+    "stochastic binary",
+    "the probability of a sign is a function of the weight itself",
+)];
 
 fn power(exponent: i32) -> f64 {
     2_f64.powi(exponent)
