@@ -1,8 +1,8 @@
 //! Whole models: from a safetensors file to a compressed container and back.
 //!
 //! A [`Recipe`] says how each tensor is compressed; [`Budget`] finds one for a size or an error. The result is a
-//! [`CompressedModel`], which holds the tensors by name. Its container is a safetensors file whose arrays are the parts of the
-//! compressed tensors, entropy-coded where that is smaller. A model larger than memory is compressed from file to file,
+//! [`CompressedModel`], which holds the tensors by name. Its container is a safetensors file of the parts of the compressed
+//! tensors and of the tensors that are kept, entropy-coded where that is smaller. A model larger than memory is compressed from file to file,
 //! tensor by tensor ([`Recipe::compress_file`]), by several processes if need be ([`Shard`], [`merge`]).
 //! [`extend`] is for artifacts of your own.
 //!
