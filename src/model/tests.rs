@@ -81,7 +81,10 @@ fn write_containers() {
         let bytes = model(&[(kind, [8, 6], kind as u64)]).to_bytes().unwrap();
         let (text, arrays) = contents(&bytes);
         let file = with_contents(&entropy::text::as_it_is(&text), &arrays);
-        same(&CompressedModel::from_bytes(&file).unwrap(), &CompressedModel::from_bytes(&bytes).unwrap());
+        same(
+            &CompressedModel::from_bytes(&file).unwrap(),
+            &CompressedModel::from_bytes(&bytes).unwrap(),
+        );
         std::fs::write(seeds.join(format!("lines.{kind}")), file).unwrap();
     }
 }
@@ -563,4 +566,58 @@ fn half_precision_is_read_exactly() {
     for (name, values) in expected {
         assert_eq!(tensors.get(name).unwrap(), values);
     }
+}
+
+/// Names and descriptions of a network like a published one take a few bytes a tensor.
+#[test]
+fn tables_of_contents_are_short() {
+    let mut model = CompressedModel::new();
+    let mut count = 0;
+    for layer in 0..6 {
+        for part in [
+            "attention.self.query",
+            "attention.self.key",
+            "attention.output.dense",
+            "intermediate.dense",
+        ] {
+            count += 1;
+            let name = format!("encoder.layer.{layer}.{part}");
+            let quantizer =
+                FixedPointQuantizer::new(3 + count as u32 % 3).granularity(Granularity::PerRow);
+            let weight = quantizer.quantize(matrix(32, 32, count).view()).unwrap();
+            model
+                .insert(&format!("{name}.weight"), CompressedTensor::new(weight))
+                .unwrap();
+            let bias = TensorData::from(numbers(&[32], 100 + count).view());
+            model.insert_plain(&format!("{name}.bias"), bias).unwrap();
+        }
+    }
+    let bytes = model.to_bytes().unwrap();
+    let arrays = contents(&bytes).1.len() as u64;
+    let header = bytes.len() as u64 - arrays;
+    assert!(
+        header <= 25 * 2 * count,
+        "{header} bytes for {} tensors",
+        2 * count
+    );
+}
+
+/// Vectors that are kept take less than their bytes, and come back bit for bit.
+#[test]
+fn kept_vectors_are_coded_without_loss() {
+    let mut vector = TensorData::from(numbers(&[384], 1).view());
+    // A NaN with a payload, negative zero and the least number there is.
+    for (place, bits) in [(7, 0xffc0_1234_u32), (8, 1 << 31), (9, 1)] {
+        vector.bytes.to_mut()[4 * place..][..4].copy_from_slice(&bits.to_le_bytes());
+    }
+    let mut model = CompressedModel::new();
+    model.insert_plain("norm.bias", vector.clone()).unwrap();
+    let container = Container::from_bytes(model.to_bytes().unwrap()).unwrap();
+    let Entry::Plain(again) = container.get("norm.bias").unwrap() else {
+        panic!("the vector was compressed");
+    };
+    assert_eq!(again, vector);
+    // 24 bits and the entropy of the exponents, which is below 3 bits; some bytes to begin with.
+    let bytes = container.report(None, false).unwrap().rows[0].bytes_after;
+    assert!(bytes < 384 * 27 / 8 + 32, "{bytes} bytes");
 }

@@ -23,7 +23,7 @@ const MAX_RATIO: usize = 128;
 /// The upper bits of a mantissa that are coded with the sign.
 const WITH_SIGN: u32 = 3;
 /// Elements from which the modes of planes are chosen: all of a short array, this many runs of a long one.
-const RUNS: usize = 16;
+const RUNS: usize = 8;
 const RUN: usize = 1 << 12;
 /// The part of its packed bits that coding a plane saves at least, as its reciprocal.
 const WORTH: u64 = 32;
@@ -246,13 +246,12 @@ impl Planes {
     /// The shortest modes of the planes of an array.
     fn plan(&self, layout: &Layout, raw: &[u8]) -> Vec<Plane> {
         let step = RUN * layout.width;
-        let mut ranges = vec![[u16::MAX, 0]; layout.planes.len()];
+        // Bits that are set in some element, and bits that are set in all.
+        let (mut some, mut all) = (0, u64::MAX);
         for chunk in raw.chunks(step) {
             for element in layout.read(chunk) {
-                for (range, &(shift, bits)) in ranges.iter_mut().zip(&layout.planes) {
-                    let value = (element >> shift) as u16 & ((1 << bits) - 1);
-                    *range = [range[0].min(value), range[1].max(value)];
-                }
+                some |= element;
+                all &= element;
             }
         }
         let runs = raw.len().div_ceil(step);
@@ -264,31 +263,45 @@ impl Planes {
             })
             .collect();
         let mut planes: Vec<Plane> = Vec::new();
-        for (i, (&place, &range)) in layout.planes.iter().zip(&ranges).enumerate() {
+        for (i, &place) in layout.planes.iter().enumerate() {
+            let (shift, bits) = place;
             let exponents = i == 0 && layout.mantissa.is_some();
-            let of = |mode| Plane::new(place, mode, range, exponents);
-            if range[0] == range[1] {
-                planes.push(of(Mode::Constant));
+            let of = |mode, range| Plane::new(place, mode, range, exponents);
+            let value = |bits_of: u64| (bits_of >> shift) as u16 & ((1 << bits) - 1);
+            if value(some) == value(all) {
+                planes.push(of(Mode::Constant, [value(all); 2]));
                 continue;
             }
-            let packed = sample.len() as u64 * u64::from(place.1) * 256;
+            let range = |elements: &[u64], range: [u16; 2]| {
+                let values = elements.iter().map(|&element| value(element));
+                values.fold(range, |[least, most], value| {
+                    [least.min(value), most.max(value)]
+                })
+            };
+            let seen = range(&sample, [u16::MAX, 0]);
+            let packed = sample.len() as u64 * u64::from(bits) * 256;
             // Packed bits are read much faster than symbols, which have to save something.
-            let mut best = (packed - packed / WORTH, of(Mode::Raw));
-            let coded = of(Mode::Coded);
-            let first = planes.first().unwrap_or(&coded);
-            let dependent = first.is_coded() && i > 0;
+            let mut best = (packed - packed / WORTH, Mode::Raw);
             for mode in [Mode::Coded, Mode::Dependent] {
-                if mode == Mode::Dependent && !dependent {
+                let plane = of(mode, seen);
+                let first = planes.first().unwrap_or(&plane);
+                if mode == Mode::Dependent && !(i > 0 && first.is_coded()) {
                     continue;
                 }
-                let plane = of(mode);
                 // The range has to be paid for, too.
                 let cost = cost(&plane, &sample, first) + 32 * 256;
                 if cost < best.0 {
-                    best = (cost, plane);
+                    best = (cost, mode);
                 }
             }
-            planes.push(best.1);
+            let range = match best.1 {
+                Mode::Raw => [0, (1 << bits) - 1],
+                _ if sampled == runs => seen,
+                _ => raw
+                    .chunks(step)
+                    .fold(seen, |all, chunk| range(&layout.read(chunk), all)),
+            };
+            planes.push(of(best.1, range));
         }
         planes
     }
@@ -324,7 +337,9 @@ impl Planes {
             let first: Vec<u16> = elements.iter().map(|&x| planes[0].value(x)).collect();
             let top = planes[0].range[1];
             for plane in &mut planes {
-                if plane.mode == Mode::Raw {
+                if plane.mode == Mode::Raw && plane.bits == 8 {
+                    coded.extend(elements.iter().map(|&x| plane.value(x) as u8));
+                } else if plane.mode == Mode::Raw {
                     let values = elements.iter().map(|&x| plane.value(x).into());
                     let values: Vec<u32> = values.collect();
                     coded.extend_from_slice(PackedCodes::pack(&values, plane.bits).bytes());

@@ -381,7 +381,8 @@ fn zeros_are_no_error() {
         }
         let report = budget.compress(&input).unwrap().1;
         assert_ne!(row(&report, "dead.weight").method, "keep", "{report}");
-        assert_ne!(row(&report, "zero.weight").method, "keep", "{report}");
+        // Zeros take next to nothing as they are.
+        assert!(row(&report, "zero.weight").bytes_after < 16, "{report}");
     }
 }
 
@@ -461,7 +462,7 @@ fn doubles_are_compressed_and_come_back_as_doubles() {
         assert!(row(&report, name).notes.is_empty());
     }
     assert!(!report.to_string().contains("NaN"), "{report}");
-    let (_, budgeted) = Budget::ratio(1.5).compress(&input).unwrap();
+    let (_, budgeted) = Budget::error(0.1).compress(&input).unwrap();
     assert!(!budgeted.to_string().contains("NaN"), "{budgeted}");
     assert_ne!(row(&budgeted, "weight").method, "keep");
     let folder = folder();
