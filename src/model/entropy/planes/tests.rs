@@ -74,7 +74,7 @@ proptest! {
         let mut raw = Vec::new();
         for i in 0..count as u64 {
             let random = Seed::from(seed).derive(i).value() as usize;
-            let pattern = if special && random % 7 == 0 {
+            let pattern = if special && random.is_multiple_of(7) {
                 special_bits[random / 7 % 6]
             } else {
                 patterns[random / 7 % patterns.len()] ^ (random as u64 >> 50)
