@@ -38,13 +38,13 @@ pub struct CompressedTensor {
     coded: Arc<OnceLock<CodedTensor>>,
 }
 
-/// The arrays of a compressed tensor as a container has them, coded where that is shorter.
-#[derive(Debug)]
+/// A tensor as a container has it, its arrays coded where that is shorter.
+#[derive(Debug, Default)]
 pub(super) struct CodedTensor {
-    /// Each under its path below the tensor.
-    pub(super) arrays: Vec<(String, TensorData<'static>)>,
-    /// The descriptions of the artifacts, under their paths below the tensor.
-    pub(super) descriptions: Vec<(String, String)>,
+    /// Its lines in the table of contents, without its name.
+    pub(super) text: String,
+    /// Its arrays, one after the other.
+    pub(super) bytes: Vec<u8>,
     /// What equal tensors have in common; none for a tensor that cannot be tied to another one.
     pub(super) fingerprint: Option<Fingerprint>,
 }

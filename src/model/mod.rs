@@ -1,9 +1,9 @@
 //! Whole models: from a safetensors file to a compressed container and back.
 //!
 //! A [`Recipe`] says how each tensor is compressed; [`Budget`] finds one for a size or an error. The result is a
-//! [`CompressedModel`], which holds the tensors by name. It is saved as a safetensors file whose arrays are the parts of the
-//! compressed tensors, entropy-coded where that is smaller. [`Recipe::compress_file`] compresses a model that is larger than
-//! memory from file to file, tensor by tensor; several processes can share the work ([`Shard`]).
+//! [`CompressedModel`], which holds the tensors by name. It is saved as a safetensors file of the parts of the compressed
+//! tensors and of the tensors that are kept, entropy-coded where that is smaller. [`Recipe::compress_file`] compresses a model that is
+//! larger than memory from file to file, tensor by tensor; several processes can share the work ([`Shard`]).
 //! [`extend`] is for artifacts of your own.
 //!
 //! ```

@@ -62,7 +62,7 @@ pub struct Recipe {
 /// let half = Rule { tensors: "*.weight".to_owned(), except: vec!["head.*".to_owned()], min_values: 0, chain: vec![Precision::F16.into()] };
 /// let recipe = Recipe { seed: 7, rules: vec![half] };
 /// let (_, report) = recipe.compress(&model, &CompressOptions::default())?;
-/// assert_eq!(report.rows[0].ratio(), 2.0);
+/// assert!(report.rows[0].ratio() > 2.0); // half the bits, and coded
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

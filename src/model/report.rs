@@ -67,7 +67,8 @@ impl ReportRow {
 /// let recipe = Recipe::from_toml("[[rule]]\ntensors = \"*.weight\"\nchain = [{ dense = \"f16\" }]")?;
 /// let (small, report) = recipe.compress(&model, &CompressOptions::default())?;
 /// let row = &report.rows[0];
-/// assert_eq!((row.bits_per_weight(), row.weight_error), (16.0, 0.0)); // whole numbers fit half precision
+/// assert_eq!(row.weight_error, 0.0); // whole numbers fit half precision
+/// assert!(row.bits_per_weight() < 16.0); // and their sixteen bits are coded
 /// assert_eq!(report.bytes_after, small.file_bytes()?);
 /// println!("{report}");
 /// # Ok::<(), taper::Error>(())

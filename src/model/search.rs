@@ -243,7 +243,7 @@ impl<'m> BudgetSearch<'m> {
         let Limit::Bytes(bytes) = limit else {
             return allocate(&points, limit);
         };
-        // The measured shares are upper bounds, so that near the ends only the exact size of a file decides.
+        // Shares do not add up exactly, so that near the ends only the exact size of a file decides.
         if self.file_bytes(|_| Some(0))? <= bytes {
             let best = |points: &Vec<RatePoint>| extreme(points, Limit::Error(0.0));
             return Ok(points.iter().map(best).collect());
@@ -258,7 +258,7 @@ impl<'m> BudgetSearch<'m> {
             if size <= bytes {
                 return Ok(chosen);
             }
-            // Different tensors became equal, and a long name is longer than the arrays that it replaces.
+            // Tables of contents are coded together, and different tensors may have become equal.
             left = share.checked_sub(size - bytes);
         }
         let cheapest: Vec<usize> = points.iter().map(|points| extreme(points, limit)).collect();
@@ -596,20 +596,17 @@ impl<'m> Layer<'m> {
         });
     }
 
-    /// The most bytes by which the tensor makes a file longer, where `add` adds it.
+    /// The bytes by which the tensor makes a file longer, where `add` adds it.
     fn share<T>(
         &self,
         add: impl FnOnce(&mut Assembler<std::io::Sink>) -> Result<T>,
     ) -> Result<u64> {
-        /// Two offsets of an array may take this much more in the header of a long file.
-        const OFFSETS: u64 = 24;
         let empty = Assembler::new(std::io::sink()).file_bytes()?;
         let mut file = Assembler::new(std::io::sink());
         add(&mut file)?;
         for other in &self.others {
             file.tie(other, &self.row.name)?;
         }
-        let arrays = file.arrays() as u64;
-        Ok(file.file_bytes()? - empty + OFFSETS * arrays)
+        Ok(file.file_bytes()? - empty)
     }
 }

@@ -1,19 +1,17 @@
-//! The arrays and descriptions of one tensor in a container.
+//! The arrays and lines of one tensor in a container.
 
-use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hasher};
 
-use super::description::{CodedPart, Description, PartLine, whole_bytes};
-use super::names::join;
+use super::description::{ArrayLine, Description, PartLine, whole_bytes};
 use crate::model::TensorData;
-use crate::model::entropy::{self, Coding, Laws, Order};
+use crate::model::entropy::{self, Coding};
 use crate::model::entry::{CodedTensor, CompressedTensor, Fingerprint};
-use crate::model::extend::Artifact;
+use crate::model::extend::{Artifact, CodeLayout, malformed};
 use crate::model::ties::can_be_tied;
 use crate::{DType, Error, Result};
 
-/// The bytes that the description of a coding takes: a part is coded only if that saves more.
-const MARGIN: usize = 24;
+/// The bytes that the description of a coding takes: an array is coded only if that saves more.
+const MARGIN: usize = 6;
 
 /// Codes a tensor.
 pub(super) fn code(tensor: &CompressedTensor) -> Result<CodedTensor> {
@@ -25,67 +23,89 @@ pub(super) fn code(tensor: &CompressedTensor) -> Result<CodedTensor> {
     if tensor.dtype() != DType::F32 {
         description.dtype = Some(tensor.dtype());
     }
-    let mut coded = CodedTensor {
-        arrays: Vec::new(),
-        descriptions: Vec::new(),
-        fingerprint: None,
-    };
-    coded.artifact("", artifact, description)?;
-    if can_be_tied(tensor.shape()) {
-        coded.fingerprint = Some(fingerprint(&coded.arrays, &coded.descriptions));
-    }
-    Ok(coded)
+    let mut coded = CodedTensor::default();
+    coded.artifact(artifact, description)?;
+    Ok(coded.marked(tensor.shape()))
 }
 
-/// Adds the length of some bytes, and then the bytes.
-fn add(hashers: &mut [DefaultHasher; 2], bytes: &[u8]) {
-    /// What stays in the cache for the second pass.
-    const CHUNK: usize = 1 << 16;
-    for hasher in &mut *hashers {
-        hasher.write_usize(bytes.len());
-    }
-    for chunk in bytes.chunks(CHUNK) {
-        for hasher in &mut *hashers {
-            hasher.write(chunk);
-        }
-    }
+/// Codes a tensor that is kept, without loss.
+pub(super) fn code_plain(tensor: &TensorData<'_>) -> Result<CodedTensor> {
+    let mut coded = CodedTensor::default();
+    let line = coded.array(tensor.dtype, tensor.shape.clone(), &tensor.bytes, None)?;
+    coded.text = line.to_text() + "\n";
+    Ok(coded.marked(&tensor.shape))
 }
 
-/// 128 bits of hash of the arrays and descriptions of a tensor, by which the writer of a container finds tensors that it has
-/// written before.
+/// 128 bits of hash of the lines and arrays of a tensor, by which the writer of a container finds tensors that it has written
+/// before; none for a tensor of this shape that is not compared with others.
 ///
 /// It cannot compare their bytes, which are on the disk or only counted. Among 10^6 tensors two different ones have the same
 /// fingerprint with a probability below 2^-88.
-pub(super) fn fingerprint(
-    arrays: &[(String, TensorData<'_>)],
-    descriptions: &[(String, String)],
-) -> Fingerprint {
-    let mut arrays: Vec<_> = arrays.iter().collect();
-    arrays.sort_by(|a, b| a.0.cmp(&b.0));
-    let mut descriptions: Vec<_> = descriptions.iter().collect();
-    descriptions.sort();
+pub(super) fn fingerprint(text: &str, bytes: &[u8], shape: &[usize]) -> Option<Fingerprint> {
+    /// What stays in the cache for the second pass.
+    const CHUNK: usize = 1 << 16;
+    if !can_be_tied(shape) {
+        return None;
+    }
     let mut hashers = [DefaultHasher::new(), DefaultHasher::new()];
     hashers[1].write_u8(1);
-    for (path, array) in arrays {
-        let kind = format!("{:?} {:?}", array.dtype, array.shape);
-        for bytes in [path.as_bytes(), kind.as_bytes(), &*array.bytes] {
-            add(&mut hashers, bytes);
+    for hasher in &mut hashers {
+        hasher.write_usize(text.len());
+        hasher.write(text.as_bytes());
+    }
+    for chunk in bytes.chunks(CHUNK) {
+        for hasher in &mut hashers {
+            hasher.write(chunk);
         }
     }
-    for (path, text) in descriptions {
-        add(&mut hashers, path.as_bytes());
-        add(&mut hashers, text.as_bytes());
-    }
-    hashers.map(|hasher| hasher.finish())
+    Some(hashers.map(|hasher| hasher.finish()))
 }
 
 impl CodedTensor {
-    fn artifact(
+    fn marked(mut self, shape: &[usize]) -> Self {
+        self.fingerprint = fingerprint(&self.text, &self.bytes, shape);
+        self
+    }
+
+    /// Appends an array, coded where that is shorter; `layout` describes packed codes.
+    fn array(
         &mut self,
-        path: &str,
-        artifact: &dyn Artifact,
-        mut description: Description,
-    ) -> Result<()> {
+        dtype: DType,
+        shape: Vec<usize>,
+        bytes: &[u8],
+        layout: Option<CodeLayout>,
+    ) -> Result<ArrayLine> {
+        let line = ArrayLine::plain(dtype, shape)?;
+        if line.length != bytes.len() {
+            return Err(malformed(format!(
+                "an array {} has {} bytes, which should be {}",
+                line.to_text(),
+                bytes.len(),
+                line.length
+            )));
+        }
+        match entropy::encode(bytes, layout, dtype, MARGIN)? {
+            None => {
+                self.bytes.extend_from_slice(bytes);
+                Ok(line)
+            }
+            Some((coding, coded)) => {
+                self.bytes.extend_from_slice(&coded);
+                match coding {
+                    Coding::Planes(_) => Ok(ArrayLine {
+                        coding: Some(coding),
+                        length: coded.len(),
+                        ..line
+                    }),
+                    Coding::Laws(_) | Coding::Numbers(_) | Coding::Paths(_) => {
+                        ArrayLine::packed(coding, coded.len())
+                    }
+                }
+            }
+        }
+    }
+
+    fn artifact(&mut self, artifact: &dyn Artifact, mut description: Description) -> Result<()> {
         let children = artifact.children();
         let inherited: usize = children.iter().map(|child| child.1.parts().len()).sum();
         let parts = artifact.parts();
@@ -99,48 +119,16 @@ impl CodedTensor {
         })?;
         for part in parts.into_iter().take(own) {
             let layout = artifact.code_layout(part.name);
-            let width = whole_bytes(part.dtype)?.bytes();
-            let coded = entropy::encode(&part.bytes, layout, width, MARGIN)?;
-            let (array, coding) = match coded {
-                Some((coding, bytes)) => {
-                    // The others are packed codes, whose type and shape follow from their number.
-                    let (dtype, shape) = match coding {
-                        Coding::Laws(Laws {
-                            order: Order::Cyclic,
-                            ..
-                        }) => (part.dtype, part.shape),
-                        _ => (DType::U8, vec![part.bytes.len()]),
-                    };
-                    let array = TensorData {
-                        dtype: DType::U8,
-                        shape: vec![bytes.len()],
-                        bytes: Cow::Owned(bytes),
-                    };
-                    let coding = CodedPart {
-                        coding,
-                        dtype,
-                        shape,
-                    };
-                    (array, Some(coding))
-                }
-                None => {
-                    let array = TensorData {
-                        dtype: part.dtype,
-                        shape: part.shape,
-                        bytes: Cow::Owned(part.bytes.into_owned()),
-                    };
-                    (array, None)
-                }
-            };
-            self.arrays.push((join(path, part.name), array));
+            let dtype = whole_bytes(part.dtype)?;
+            let array = self.array(dtype, part.shape, &part.bytes, layout)?;
             let name = part.name.to_owned();
-            description.parts.push(PartLine { name, coding });
+            description.parts.push(PartLine { name, array });
         }
-        for (name, child) in children {
-            self.artifact(&join(path, &name), child, Description::new(child)?)?;
+        self.text += &description.to_text()?;
+        self.text.push('\n');
+        for (_, child) in children {
+            self.artifact(child, Description::new(child)?)?;
         }
-        self.descriptions
-            .push((path.to_owned(), description.to_text()?));
         Ok(())
     }
 }

@@ -1,29 +1,31 @@
-//! One line of text for each artifact: what it is and where its arrays are.
+//! One line of text for each artifact: what it is and which arrays it consists of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
 use serde::de::value::Error as ValueError;
 
-use crate::model::entropy::{Coding, Laws, Numbers, Order, Paths};
+use crate::model::entropy::{Coding, Laws, Numbers, Paths, Planes};
 use crate::model::extend::{Artifact, Attributes, malformed};
 use crate::model::header;
 use crate::{DType, Result};
 
-/// A part in a file: as it is, or coded.
+/// A part of an artifact.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct PartLine {
     pub(super) name: String,
-    pub(super) coding: Option<CodedPart>,
+    pub(super) array: ArrayLine,
 }
 
-/// What coded bytes stand for.
+/// An array in a file: as it is, or coded.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct CodedPart {
-    pub(super) coding: Coding,
+pub(super) struct ArrayLine {
     pub(super) dtype: DType,
     pub(super) shape: Vec<usize>,
+    pub(super) coding: Option<Coding>,
+    /// The bytes that it takes in the file.
+    pub(super) length: usize,
 }
 
 /// The description of one artifact.
@@ -92,102 +94,106 @@ fn is_word(text: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
 }
 
-impl CodedPart {
-    fn to_text(&self) -> String {
-        match self.coding {
-            Coding::Laws(Laws {
-                bits,
-                count,
-                alphabet,
-                contexts,
-                order: Order::Runs,
-            }) => format!("codes:{bits}:{count}:{alphabet}:{contexts}"),
-            Coding::Laws(Laws {
-                alphabet,
-                order: Order::Cyclic,
-                ..
-            }) => {
-                format!(
-                    "bytes:{:?}:{}:{alphabet}",
-                    self.dtype,
-                    shape_text(&self.shape)
-                )
-            }
-            Coding::Paths(Paths {
-                rows,
-                columns,
-                bytes,
-            }) => format!("trellis:{rows}:{columns}:{bytes}"),
-            Coding::Numbers(Numbers {
-                bits,
-                count,
-                columns,
-                zero,
-            }) => format!("numbers:{bits}:{count}:{columns}:{zero}"),
-        }
-    }
+/// The word for arrays of elements that are coded by planes.
+const PLANES: &str = "planes";
 
-    /// Packed codes, whose type and shape follow from their number.
-    fn packed(coding: Coding, text: &str) -> Result<Self> {
-        let bytes = coding
-            .raw_bytes()
-            .ok_or_else(|| malformed(format!("{text} is too large")))?;
+impl ArrayLine {
+    /// An array as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`](crate::Error::Malformed) for a shape whose bytes cannot be counted.
+    pub(super) fn plain(dtype: DType, shape: Vec<usize>) -> Result<Self> {
+        let length = header::bytes_of(dtype, &shape).ok_or_else(|| {
+            malformed(format!(
+                "an array of {dtype:?} and shape {} does not take a whole number of bytes that can be counted",
+                shape_text(&shape)
+            ))
+        })?;
         Ok(Self {
-            coding,
-            dtype: DType::U8,
-            shape: vec![bytes],
+            dtype,
+            shape,
+            coding: None,
+            length,
         })
     }
 
-    fn parse(text: &str) -> Result<Self> {
+    /// Packed codes, whose type and shape follow from their number.
+    pub(super) fn packed(coding: Coding, length: usize) -> Result<Self> {
+        let bytes = coding
+            .raw_bytes()
+            .ok_or_else(|| malformed(format!("the codes of {coding:?} are too many")))?;
+        Ok(Self {
+            dtype: DType::U8,
+            shape: vec![bytes],
+            coding: Some(coding),
+            length,
+        })
+    }
+
+    pub(super) fn to_text(&self) -> String {
+        let elements = format!("{:?}:{}", self.dtype, shape_text(&self.shape));
+        let codes = match self.coding {
+            None => return elements,
+            Some(Coding::Planes(_)) => format!("{elements}:{PLANES}"),
+            Some(Coding::Laws(laws)) => format!(
+                "codes:{}:{}:{}:{}",
+                laws.bits, laws.count, laws.alphabet, laws.contexts
+            ),
+            Some(Coding::Paths(paths)) => {
+                format!("trellis:{}:{}:{}", paths.rows, paths.columns, paths.bytes)
+            }
+            Some(Coding::Numbers(numbers)) => format!(
+                "numbers:{}:{}:{}:{}",
+                numbers.bits, numbers.count, numbers.columns, numbers.zero
+            ),
+        };
+        format!("{codes}:{}", self.length)
+    }
+
+    pub(super) fn parse(text: &str) -> Result<Self> {
         let fields: Vec<&str> = text.split(':').collect();
         match fields.as_slice() {
-            ["codes", bits, count, alphabet, contexts] => {
+            ["codes", bits, count, alphabet, contexts, length] => {
                 let laws = Laws {
                     bits: parse_number(bits)?,
                     count: parse_number(count)?,
                     alphabet: parse_number(alphabet)?,
                     contexts: parse_number(contexts)?,
-                    order: Order::Runs,
                 };
-                Self::packed(Coding::Laws(laws), text)
+                Self::packed(Coding::Laws(laws), parse_number(length)?)
             }
-            ["numbers", bits, count, columns, zero] => {
+            ["numbers", bits, count, columns, zero, length] => {
                 let numbers = Numbers {
                     bits: parse_number(bits)?,
                     count: parse_number(count)?,
                     columns: parse_number(columns)?,
                     zero: parse_number(zero)?,
                 };
-                Self::packed(Coding::Numbers(numbers), text)
+                Self::packed(Coding::Numbers(numbers), parse_number(length)?)
             }
-            ["trellis", rows, columns, bytes] => {
+            ["trellis", rows, columns, bytes, length] => {
                 let paths = Paths {
                     rows: parse_number(rows)?,
                     columns: parse_number(columns)?,
                     bytes: parse_number(bytes)?,
                 };
-                Self::packed(Coding::Paths(paths), text)
+                Self::packed(Coding::Paths(paths), parse_number(length)?)
             }
-            ["bytes", dtype, shape, alphabet] => {
-                let dtype = whole_bytes(parse_dtype(dtype)?)?;
-                let shape = parse_shape(shape)?;
-                let count = header::bytes_of(dtype, &shape)
-                    .ok_or_else(|| malformed(format!("{text} is too large")))?;
-                let laws = Laws {
-                    bits: 8,
-                    count,
-                    alphabet: parse_number(alphabet)?,
-                    contexts: dtype.bytes(),
-                    order: Order::Cyclic,
+            [dtype, shape] => Self::plain(parse_dtype(dtype)?, parse_shape(shape)?),
+            [dtype, shape, PLANES, length] => {
+                let plain = Self::plain(parse_dtype(dtype)?, parse_shape(shape)?)?;
+                let planes = Planes {
+                    dtype: plain.dtype,
+                    length: plain.length,
                 };
                 Ok(Self {
-                    coding: Coding::Laws(laws),
-                    dtype,
-                    shape,
+                    coding: Some(Coding::Planes(planes)),
+                    length: parse_number(length)?,
+                    ..plain
                 })
             }
-            _ => Err(malformed(format!("{text:?} is not a coding"))),
+            _ => Err(malformed(format!("{text:?} is not an array"))),
         }
     }
 }
@@ -225,6 +231,15 @@ impl Description {
         {
             Some(name) => Err(malformed(format!("an attribute cannot be called {name:?}"))),
             None => Ok(()),
+        }?;
+        let parts = self.parts.iter().map(|part| &part.name);
+        let mut names = BTreeSet::new();
+        match parts
+            .chain(&self.children)
+            .find(|name| !names.insert(*name))
+        {
+            Some(name) => Err(malformed(format!("the part {name:?} is given twice"))),
+            None => Ok(()),
         }
     }
 
@@ -246,10 +261,7 @@ impl Description {
             text += &format!(" {name}={value}");
         }
         for part in &self.parts {
-            text += &format!(" +{}", part.name);
-            if let Some(coded) = &part.coding {
-                text += &format!("={}", coded.to_text());
-            }
+            text += &format!(" +{}={}", part.name, part.array.to_text());
         }
         for child in &self.children {
             text += &format!(" /{child}");
@@ -266,12 +278,13 @@ impl Description {
         let mut shape = None;
         for word in words.split(' ') {
             if let Some(part) = word.strip_prefix('+') {
-                let (name, coding) = match part.split_once('=') {
-                    Some((name, coding)) => (name, Some(CodedPart::parse(coding)?)),
-                    None => (part, None),
-                };
+                let (name, array) = part
+                    .split_once('=')
+                    .ok_or_else(|| malformed(format!("the part {part:?} has no array")))?;
+                let array = ArrayLine::parse(array)?;
+                whole_bytes(array.dtype)?;
                 let name = name.to_owned();
-                description.parts.push(PartLine { name, coding });
+                description.parts.push(PartLine { name, array });
             } else if let Some(child) = word.strip_prefix('/') {
                 description.children.push(child.to_owned());
             } else {
@@ -313,28 +326,25 @@ mod tests {
             count in 1_usize..1000,
             half in any::<bool>(),
         ) {
-            let coding = Laws { bits, count, alphabet: 2, contexts: 1, order: Order::Runs };
+            let coding = Laws { bits, count, alphabet: 2, contexts: 1 };
             let coding = Coding::Laws(coding);
             let numbers = if half {
                 Coding::Paths(Paths { rows: count, columns: 3, bytes: 4 * count })
             } else {
                 Coding::Numbers(Numbers { bits, count, columns: count, zero: 1 })
             };
-            let bytes = Laws { bits: 8, count: 4 * count, alphabet: 9, contexts: 4, order: Order::Cyclic };
-            let bytes = Coding::Laws(bytes);
-            let part = |coding: Coding, dtype, shape| PartLine {
-                name: "codes".to_owned(),
-                coding: Some(CodedPart { coding, dtype, shape }),
-            };
+            let planes = Coding::Planes(Planes { dtype: DType::F32, length: 4 * count });
+            let part = |name: &str, array| PartLine { name: name.to_owned(), array };
+            let scales = ArrayLine::plain(DType::F32, vec![count]).unwrap();
             let description = Description {
                 kind: "pq".to_owned(),
                 shape: shape.clone(),
                 attributes: BTreeMap::from([("axis".to_owned(), value)]),
                 parts: vec![
-                    part(coding, DType::U8, vec![coding.raw_bytes().unwrap()]),
-                    part(numbers, DType::U8, vec![numbers.raw_bytes().unwrap()]),
-                    part(bytes, DType::F32, vec![count]),
-                    PartLine { name: "scales".to_owned(), coding: None },
+                    part("codes", ArrayLine::packed(coding, 3).unwrap()),
+                    part("more", ArrayLine::packed(numbers, 5).unwrap()),
+                    part("books", ArrayLine { coding: Some(planes), length: 2, ..scales.clone() }),
+                    part("scales", scales),
                 ],
                 children: vec!["left".to_owned()],
                 view: half.then_some(shape),
@@ -346,7 +356,7 @@ mod tests {
 
         /// Whatever is read is written in a form that reads back equal.
         #[test]
-        fn any_text_is_an_error_or_a_description(text in "[a-z]{1,3} shape=[0-9x]{0,5}( [+/]?[a-z]{1,3}(=[a-z0-9:x]{1,12})?){0,3}") {
+        fn any_text_is_an_error_or_a_description(text in "[a-z]{1,3} shape=[0-9x]{0,5}( [+/]?[a-z]{1,3}(=([a-z0-9:x]{1,12}|F32:[0-9]:planes:[0-9]))?){0,3}") {
             if let Ok(description) = Description::parse(&text) {
                 let again = description.to_text().unwrap();
                 prop_assert_eq!(Description::parse(&again).unwrap(), description);
@@ -361,6 +371,9 @@ mod tests {
             "dense shape=1 view=1 view=1",
             "dense shape=1 dtype=F16 dtype=F16",
             "dense shape=1 bits=1 bits=2",
+            "dense shape=1 +a=U8:1 +a=U8:1",
+            "dense shape=1 /a /a",
+            "dense shape=1 +a=U8:1 /a",
         ] {
             let error = Description::parse(text).unwrap_err();
             assert!(error.to_string().contains("twice"), "{text}: {error}");
@@ -375,7 +388,7 @@ mod tests {
             ("F4", false),
             ("F6_E2M3", false),
         ] {
-            let text = format!("dense shape=2 +values=bytes:{dtype}:4:200");
+            let text = format!("dense shape=2 +values={dtype}:4:planes:3");
             assert_eq!(Description::parse(&text).is_ok(), accepted, "{text}");
         }
     }

@@ -1,10 +1,11 @@
-//! The container: a safetensors file whose tensors are the parts of artifacts.
+//! The container: a safetensors file of two arrays, the parts of all artifacts and their table of contents.
 //!
-//! `docs/format.md` describes the bytes. [`names`] maps the names of a model to those of a file, [`description`] is the text
-//! that says how parts become an artifact, [`coded`] holds a tensor's arrays as they are stored, [`write`] lays a file out,
-//! [`read`] checks and reads one.
+//! `docs/format.md` describes the bytes. [`contents`] is the table of contents, [`description`] one of its lines, [`names`]
+//! how names stand in it; [`coded`] makes the arrays and lines of one tensor, [`write`] lays a file out, [`read`] checks and
+//! reads one.
 
 mod coded;
+mod contents;
 mod description;
 mod names;
 mod read;
@@ -17,8 +18,10 @@ pub use write::ContainerWriter;
 /// The key of the metadata that holds the version, and the beginning of all keys that the container uses itself.
 pub(super) const KEY: &str = "taper";
 /// The version of the format.
-const VERSION: &str = "2";
-/// The beginning of the description of a tensor that is stored under another name; the path of this name follows.
-const ALIAS: &str = "alias: ";
+const VERSION: &str = "3";
 /// The key of the metadata that marks a part of a model.
 pub(super) const SHARD_KEY: &str = "taper-shard";
+/// The name in the file of the arrays of all tensors.
+const ARRAYS: &str = "arrays";
+/// The name in the file of the table of contents.
+const CONTENTS: &str = "contents";

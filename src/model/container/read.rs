@@ -1,13 +1,16 @@
 //! Reads a container, one tensor at a time.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
-use super::description::{Description, whole_bytes};
-use super::names::{described, description_key, join, model_key, name_of, path_of};
-use super::{ALIAS, KEY, SHARD_KEY, VERSION};
+use super::contents::{Contents, Form, Listed, Node};
+use super::description::{ArrayLine, whole_bytes};
+use super::names::model_key;
+use super::{ARRAYS, CONTENTS, KEY, SHARD_KEY, VERSION};
 use crate::model::TensorData;
+use crate::model::entropy::text;
 use crate::model::entry::{CompressedTensor, Entry};
 use crate::model::extend::{Artifact, Attributes, Registry, Stored, StoredPart, malformed};
 use crate::model::header::Planned;
@@ -16,9 +19,6 @@ use crate::model::save::save_tensors;
 use crate::model::source::Source;
 use crate::model::tensors::{NamedTensors, within};
 use crate::{DType, Error, Result};
-
-/// How many times artifacts may be nested.
-const MAX_DEPTH: usize = 8;
 
 /// A container whose tensors are decoded when they are asked for.
 ///
@@ -44,24 +44,11 @@ const MAX_DEPTH: usize = 8;
 /// ```
 #[derive(Debug)]
 pub struct Container {
-    tensors: NamedTensors,
-    descriptions: BTreeMap<String, Description>,
-    /// Every tensor of the model, and whether it is compressed.
-    names: BTreeMap<String, bool>,
-    /// The names of tensors that are stored under another name, and this name.
-    tied: BTreeMap<String, String>,
+    /// The arrays and the table of contents, as any reader of safetensors sees them.
+    file: NamedTensors,
+    contents: Contents,
     metadata: BTreeMap<String, String>,
     registry: Registry,
-}
-
-/// A tensor as it stands in a container.
-pub(super) struct Pieces<'a> {
-    /// Arrays under their paths below the tensor.
-    pub(super) arrays: Vec<(String, TensorData<'a>)>,
-    /// Descriptions under their paths below the tensor.
-    pub(super) descriptions: Vec<(String, String)>,
-    /// The shape of the tensor.
-    pub(super) shape: Vec<usize>,
 }
 
 impl NamedTensors {
@@ -112,8 +99,8 @@ impl Container {
     }
 
     pub(in crate::model) fn new(source: Source) -> Result<Self> {
-        let tensors = NamedTensors::new(source)?;
-        match tensors.metadata().get(KEY).map(String::as_str) {
+        let file = NamedTensors::new(source)?;
+        match file.metadata().get(KEY).map(String::as_str) {
             Some(VERSION) => {}
             Some(other) => {
                 return Err(Error::Unsupported {
@@ -128,32 +115,25 @@ impl Container {
                 ));
             }
         }
-        let mut descriptions = BTreeMap::new();
         let mut metadata = BTreeMap::new();
-        let mut aliases = BTreeMap::new();
-        for (key, text) in tensors.metadata() {
-            if let Some(path) = described(key) {
-                if let Some(target) = text.strip_prefix(ALIAS) {
-                    aliases.insert(path, target);
-                    continue;
-                }
-                descriptions.insert(path.to_owned(), Description::parse(text)?);
-            } else if let Some(key) = model_key(key) {
+        for (key, text) in file.metadata() {
+            if let Some(key) = model_key(key) {
                 metadata.insert(key.to_owned(), text.clone());
             } else if key != KEY && key != SHARD_KEY {
                 return Err(malformed(format!("the metadata {key:?} has no meaning")));
             }
         }
-        let mut names = names(&tensors, &descriptions)?;
-        let tied = tied(&names, &aliases)?;
-        for (name, first) in &tied {
-            names.insert(name.clone(), names[first]);
+        if !file.names().eq([ARRAYS, CONTENTS]) {
+            let names: Vec<&str> = file.names().collect();
+            return Err(malformed(format!(
+                "a container has the tensors {ARRAYS:?} and {CONTENTS:?}, not {names:?}"
+            )));
         }
+        let text = text::decode(&file.data(CONTENTS)?.bytes)?;
+        let length = file.data(ARRAYS)?.bytes.len();
         Ok(Self {
-            tensors,
-            descriptions,
-            names,
-            tied,
+            contents: Contents::parse(&text, length)?,
+            file,
             metadata,
             registry: Registry::default(),
         })
@@ -161,13 +141,13 @@ impl Container {
 
     /// The names of the model's tensors, in rising order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.names.keys().map(String::as_str)
+        self.contents.names()
     }
 
     /// The length of the container in bytes.
     #[must_use]
     pub fn file_bytes(&self) -> u64 {
-        self.tensors.file_bytes()
+        self.file.file_bytes()
     }
 
     /// The model's metadata.
@@ -176,8 +156,9 @@ impl Container {
         &self.metadata
     }
 
+    /// The file as any reader of safetensors sees it.
     pub(in crate::model) fn raw(&self) -> &NamedTensors {
-        &self.tensors
+        &self.file
     }
 
     /// The tensor of this name.
@@ -187,85 +168,65 @@ impl Container {
     /// [`Error::UnknownTensor`], and [`Error::Malformed`] and the errors of the artifact's own `from_parts`
     /// for parts that do not fit together.
     pub fn get(&self, name: &str) -> Result<Entry> {
-        let path = self.path(name);
-        match self.names.get(name) {
-            Some(false) => Ok(Entry::Plain(self.tensors.data(&path)?.into_owned())),
-            Some(true) => {
-                let artifact = self.artifact(&path, 0)?;
-                let description = &self.descriptions[&*path];
-                let tensor = CompressedTensor::from(artifact);
-                let tensor = match &description.view {
+        let listed = self.listed(name)?;
+        match &listed.form {
+            Form::Plain(line) => {
+                let (dtype, shape) = (line.dtype, line.shape.clone());
+                let bytes = self.array(line, &listed.bytes)?.into();
+                Ok(Entry::Plain(TensorData {
+                    dtype,
+                    shape,
+                    bytes,
+                }))
+            }
+            Form::Compressed(node) => {
+                let tensor = CompressedTensor::from(self.artifact(node)?);
+                let tensor = match &node.description.view {
                     Some(shape) => tensor.with_shape(shape)?,
                     None => tensor,
                 };
-                let dtype = description.dtype.unwrap_or(DType::F32);
+                let dtype = node.description.dtype.unwrap_or(DType::F32);
                 Ok(Entry::Compressed(tensor.with_dtype(dtype)))
             }
-            None => Err(Error::UnknownTensor {
-                name: name.to_owned(),
-            }),
         }
+    }
+
+    fn listed(&self, name: &str) -> Result<&Listed> {
+        let listed = self.contents.find(name);
+        listed.ok_or_else(|| Error::UnknownTensor {
+            name: name.to_owned(),
+        })
     }
 
     /// The name under which the tensor `name` is stored, where that is another one.
     pub(in crate::model) fn tied_to(&self, name: &str) -> Option<&str> {
-        self.tied.get(name).map(String::as_str)
+        self.contents.tied.get(name).map(String::as_str)
     }
 
-    /// The path under which a tensor is stored.
-    fn path<'a>(&'a self, name: &'a str) -> Cow<'a, str> {
-        path_of(self.tied_to(name).unwrap_or(name))
+    /// Bytes of the arrays.
+    fn bytes(&self, range: &Range<usize>) -> Result<&[u8]> {
+        match self.file.data(ARRAYS)?.bytes {
+            // The table of contents was checked against their length.
+            Cow::Borrowed(bytes) => Ok(&bytes[range.clone()]),
+            Cow::Owned(_) => {
+                unreachable!("bytes of a file that is mapped or in memory are borrowed")
+            }
+        }
     }
 
-    /// A tensor as it stands in the file.
-    pub(super) fn pieces(&self, name: &str) -> Result<Pieces<'_>> {
-        fn collect<'a>(
-            container: &'a Container,
-            base: &str,
-            below: &str,
-            depth: usize,
-            pieces: &mut Pieces<'a>,
-        ) -> Result<()> {
-            let path = format!("{base}{below}");
-            check_depth(&path, depth)?;
-            let description = &container.descriptions[&path];
-            for part in &description.parts {
-                let array = container.tensors.data(&join(&path, &part.name))?;
-                pieces.arrays.push((join(below, &part.name), array));
-            }
-            for child in &description.children {
-                collect(container, base, &join(below, child), depth + 1, pieces)?;
-            }
-            let text = container.tensors.metadata()[&description_key(&path)].clone();
-            pieces.descriptions.push((below.to_owned(), text));
-            Ok(())
-        }
-        let path = self.path(name);
-        let mut pieces = Pieces {
-            arrays: Vec::new(),
-            descriptions: Vec::new(),
-            shape: self.dense(name)?.shape,
-        };
-        if self.descriptions.contains_key(&*path) {
-            collect(self, &path, "", 0, &mut pieces)?;
-        } else {
-            let array = self.tensors.data(&path)?;
-            pieces.arrays.push((String::new(), array));
-        }
-        Ok(pieces)
+    /// The lines and the arrays of a tensor, as they stand in the file.
+    pub(super) fn stored_form(&self, name: &str) -> Result<(&str, &[u8])> {
+        let listed = self.listed(name)?;
+        Ok((&listed.text, self.bytes(&listed.bytes)?))
     }
 
     /// The type and shape that a tensor has when it is decompressed, as the file says.
     fn dense(&self, name: &str) -> Result<Planned> {
-        let path = self.path(name);
-        match self.descriptions.get(&*path) {
-            Some(description) => {
+        match &self.listed(name)?.form {
+            Form::Plain(line) => Planned::new(name, line.dtype, &line.shape),
+            Form::Compressed(Node { description, .. }) => {
                 let shape = description.view.as_ref().unwrap_or(&description.shape);
                 Planned::new(name, description.dtype.unwrap_or(DType::F32), shape)
-            }
-            None => {
-                let data = self.tensors.data(&path)?;
-                Planned::new(name, data.dtype, &data.shape)
             }
         }
     }
@@ -291,39 +252,18 @@ impl Container {
     /// What the file has of a tensor, without decoding it: the kinds of its artifacts, outermost first, and the bytes of its
     /// arrays.
     pub(in crate::model) fn stored(&self, name: &str) -> Result<(Vec<&str>, u64)> {
-        fn walk<'a>(
-            container: &'a Container,
-            path: &str,
-            depth: usize,
-            kinds: &mut Vec<&'a str>,
-        ) -> Result<u64> {
-            check_depth(path, depth)?;
-            let description = &container.descriptions[path];
-            if !kinds.contains(&description.kind.as_str()) {
-                kinds.push(&description.kind);
+        fn walk<'a>(node: &'a Node, kinds: &mut Vec<&'a str>) {
+            if !kinds.contains(&node.description.kind.as_str()) {
+                kinds.push(&node.description.kind);
             }
-            let mut bytes = 0;
-            for part in &description.parts {
-                let data = container.tensors.data(&join(path, &part.name))?;
-                bytes += data.bytes.len() as u64;
-            }
-            for child in &description.children {
-                bytes += walk(container, &join(path, child), depth + 1, kinds)?;
-            }
-            Ok(bytes)
+            node.children.iter().for_each(|child| walk(child, kinds));
         }
-        let path = self.path(name);
+        let listed = self.listed(name)?;
         let mut kinds = Vec::new();
-        let bytes = match self.names.get(name) {
-            Some(true) => walk(self, &path, 0, &mut kinds)?,
-            Some(false) => self.tensors.data(&path)?.bytes.len() as u64,
-            None => {
-                return Err(Error::UnknownTensor {
-                    name: name.to_owned(),
-                });
-            }
-        };
-        Ok((kinds, bytes))
+        if let Form::Compressed(node) = &listed.form {
+            walk(node, &mut kinds);
+        }
+        Ok((kinds, listed.bytes.len() as u64))
     }
 
     /// The bytes that a tensor has when it is decompressed, and its shape.
@@ -332,109 +272,37 @@ impl Container {
         Ok((planned.length as u64, planned.shape))
     }
 
-    fn artifact(&self, path: &str, depth: usize) -> Result<Box<dyn Artifact>> {
-        check_depth(path, depth)?;
-        // `names` has seen that every child is described.
-        let description = &self.descriptions[path];
+    /// The elements of an array, decoded.
+    fn array(&self, line: &ArrayLine, range: &Range<usize>) -> Result<Vec<u8>> {
+        let bytes = self.bytes(range)?;
+        match line.coding {
+            None => Ok(bytes.to_vec()),
+            Some(coding) => coding.decode(bytes),
+        }
+    }
+
+    fn artifact(&self, node: &Node) -> Result<Box<dyn Artifact>> {
+        let Node {
+            description,
+            parts,
+            children,
+        } = node;
         let mut stored = Stored {
             shape: description.shape.clone(),
             attributes: Attributes(description.attributes.clone()),
             ..Stored::default()
         };
-        for part in &description.parts {
-            let data = self.tensors.data(&join(path, &part.name))?;
-            let part_read = match &part.coding {
-                None => StoredPart {
-                    dtype: whole_bytes(data.dtype)?,
-                    shape: data.shape,
-                    bytes: data.bytes.into_owned(),
-                },
-                Some(coded) => StoredPart {
-                    dtype: coded.dtype,
-                    shape: coded.shape.clone(),
-                    bytes: coded.coding.decode(&data.bytes)?,
-                },
+        for (part, range) in description.parts.iter().zip(parts) {
+            let read = StoredPart {
+                dtype: whole_bytes(part.array.dtype)?,
+                shape: part.array.shape.clone(),
+                bytes: self.array(&part.array, range)?,
             };
-            stored.parts.insert(part.name.clone(), part_read);
+            stored.parts.insert(part.name.clone(), read);
         }
-        for child in &description.children {
-            let artifact = self.artifact(&join(path, child), depth + 1)?;
-            stored.children.push((child.clone(), artifact));
+        for (name, child) in description.children.iter().zip(children) {
+            stored.children.push((name.clone(), self.artifact(child)?));
         }
         self.registry.restore(&description.kind, stored)
-    }
-}
-
-fn check_depth(path: &str, depth: usize) -> Result<()> {
-    if depth <= MAX_DEPTH {
-        return Ok(());
-    }
-    Err(malformed(format!(
-        "{path:?} is nested more than {MAX_DEPTH} artifacts deep"
-    )))
-}
-
-/// The names of tensors that are stored under another name, and this name, by their paths.
-fn tied(
-    names: &BTreeMap<String, bool>,
-    aliases: &BTreeMap<&str, &str>,
-) -> Result<BTreeMap<String, String>> {
-    let mut tied = BTreeMap::new();
-    for (&path, &target) in aliases {
-        let name = name_of(path).filter(|name| !names.contains_key(name));
-        let first = name_of(target).filter(|first| names.contains_key(first));
-        let (Some(name), Some(first)) = (name, first) else {
-            return Err(malformed(format!(
-                "{path:?} is tied to {target:?}, but is stored itself or the other is not"
-            )));
-        };
-        tied.insert(name, first);
-    }
-    Ok(tied)
-}
-
-/// The tensors of the model and whether each is compressed, where descriptions and arrays fit together.
-fn names(
-    tensors: &NamedTensors,
-    descriptions: &BTreeMap<String, Description>,
-) -> Result<BTreeMap<String, bool>> {
-    let mut parts = BTreeSet::new();
-    let mut children = BTreeSet::new();
-    for (path, description) in descriptions {
-        for part in &description.parts {
-            let part = join(path, &part.name);
-            if !parts.insert(part.clone()) {
-                return Err(malformed(format!("the part {part:?} is given twice")));
-            }
-        }
-        for child in &description.children {
-            let child = join(path, child);
-            let Some(described) = descriptions.get(&child) else {
-                return Err(malformed(format!("{child:?} is not described")));
-            };
-            if described.view.is_some() || described.dtype.is_some() {
-                let problem = "has the shape or type of a tensor, but is part of one";
-                return Err(malformed(format!("{child:?} {problem}")));
-            }
-            if !children.insert(child.clone()) {
-                return Err(malformed(format!("{child:?} is given twice")));
-            }
-        }
-    }
-    let name = |path: &str| {
-        name_of(path).ok_or_else(|| malformed(format!("{path:?} belongs to no artifact")))
-    };
-    let mut names = BTreeMap::new();
-    for path in descriptions.keys().filter(|path| !children.contains(*path)) {
-        names.insert(name(path)?, true);
-    }
-    for path in tensors.names().filter(|path| !parts.remove(*path)) {
-        if names.insert(name(path)?, false).is_some() {
-            return Err(malformed(format!("{path:?} is given twice")));
-        }
-    }
-    match parts.first() {
-        Some(part) => Err(malformed(format!("the part {part:?} is missing"))),
-        None => Ok(names),
     }
 }

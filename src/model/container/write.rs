@@ -1,27 +1,23 @@
 //! Lays a container out.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::coded::{code, fingerprint};
-use super::names::{description_key, metadata_key, path_of};
-use super::read::Pieces;
-use super::{ALIAS, Container, KEY, VERSION};
+use super::coded::{code, code_plain, fingerprint};
+use super::contents::{Contents, Line};
+use super::names::metadata_key;
+use super::{ARRAYS, CONTENTS, Container, KEY, VERSION};
 use crate::model::TensorData;
+use crate::model::entropy::text;
 use crate::model::entry::{CodedTensor, Entry, Fingerprint};
 use crate::model::header::{self, Planned};
 use crate::model::save::NewFile;
-use crate::model::ties::can_be_tied;
-use crate::{Error, Result, parallel};
+use crate::{DType, Error, Result, parallel};
 
 /// Tensors that are coded before they are written: enough for all threads, and a small part of a large model.
 const AT_ONCE: usize = 32;
-
-/// An array, and where it is in the spill.
-type Spilled = (Planned, u64);
 
 /// Collects tensors in any order in a spill, and writes them in the order that files have.
 #[derive(Debug)]
@@ -41,12 +37,27 @@ pub(in crate::model) struct Assembler<S> {
 /// A tensor that is in the spill once, whatever the number of its names.
 #[derive(Debug, Default)]
 struct StoredTensor {
-    /// Its arrays stand in the file under the first of these.
+    /// It stands in the file under the first of these.
     names: BTreeSet<String>,
-    /// Arrays under their paths below the tensor, and where they are in the spill.
-    arrays: Vec<(Planned, u64)>,
-    /// Descriptions under their paths below the tensor.
-    descriptions: Vec<(String, String)>,
+    /// Its lines in the table of contents, without its name.
+    text: String,
+    /// Where its arrays begin in the spill, and how many bytes they take.
+    start: u64,
+    length: u64,
+}
+
+impl StoredTensor {
+    fn first_name(&self) -> &str {
+        self.names
+            .first()
+            .expect("each tensor is added with a name")
+    }
+}
+
+/// The first bytes of a file, and the last ones.
+struct Ends {
+    header: Vec<u8>,
+    contents: Vec<u8>,
 }
 
 impl<S: Write> Assembler<S> {
@@ -95,11 +106,15 @@ impl<S: Write> Assembler<S> {
     }
 
     /// Adds a tensor, unless one that is equal has been added before; the bytes that are written are returned.
-    fn add(
+    fn add(&mut self, name: &str, coded: &CodedTensor) -> Result<u64> {
+        self.add_parts(name, &coded.text, &coded.bytes, coded.fingerprint)
+    }
+
+    fn add_parts(
         &mut self,
         name: &str,
-        arrays: &[(String, TensorData<'_>)],
-        descriptions: &[(String, String)],
+        text: &str,
+        bytes: &[u8],
         content: Option<Fingerprint>,
     ) -> Result<u64> {
         self.check_name(name)?;
@@ -107,63 +122,37 @@ impl<S: Write> Assembler<S> {
             self.name(name, number);
             return Ok(0);
         }
-        let mut stored = StoredTensor {
-            descriptions: descriptions.to_vec(),
-            ..StoredTensor::default()
-        };
-        let mut paths = BTreeSet::new();
-        let mut written = 0;
-        for (path, array) in arrays {
-            let whole = || format!("{}{path}", path_of(name));
-            if !paths.insert(path) {
-                return Err(Error::DuplicateName { name: whole() });
-            }
-            array.check(&whole())?;
-            let planned = Planned::new(path, array.dtype, &array.shape)?;
-            self.spill
-                .write_all(&array.bytes)
-                .map_err(|error| Error::file(&self.path, error))?;
-            let length = array.bytes.len() as u64;
-            stored.arrays.push((planned, self.end));
-            self.end += length;
-            written += length;
-        }
+        self.spill
+            .write_all(bytes)
+            .map_err(|error| Error::file(&self.path, error))?;
         let number = self.tensors.len();
-        self.tensors.push(stored);
+        let length = bytes.len() as u64;
+        self.tensors.push(StoredTensor {
+            names: BTreeSet::new(),
+            text: text.to_owned(),
+            start: self.end,
+            length,
+        });
+        self.end += length;
         self.name(name, number);
         if let Some(content) = content {
             self.by_content.insert(content, number);
         }
-        Ok(written)
+        Ok(length)
     }
 
     /// Adds a tensor; the bytes of its arrays are returned, 0 where an equal one has been added before.
     pub(in crate::model) fn entry(&mut self, name: &str, entry: &Entry) -> Result<u64> {
         match entry {
             Entry::Plain(tensor) => self.plain(name, tensor),
-            Entry::Compressed(tensor) => {
-                let coded = tensor.coded(code)?;
-                let CodedTensor {
-                    arrays,
-                    descriptions,
-                    fingerprint,
-                } = coded;
-                self.add(name, arrays, descriptions, *fingerprint)
-            }
+            Entry::Compressed(tensor) => self.add(name, tensor.coded(code)?),
         }
     }
 
     /// Adds a tensor that is not compressed; its bytes are returned, 0 where an equal one has been added before.
     pub(in crate::model) fn plain(&mut self, name: &str, tensor: &TensorData<'_>) -> Result<u64> {
         tensor.check(name)?;
-        let borrowed = TensorData {
-            dtype: tensor.dtype,
-            shape: tensor.shape.clone(),
-            bytes: Cow::Borrowed(&*tensor.bytes),
-        };
-        let arrays = [(String::new(), borrowed)];
-        let content = can_be_tied(&tensor.shape).then(|| fingerprint(&arrays, &[]));
-        self.add(name, &arrays, &[], content)
+        self.add(name, &code_plain(tensor)?)
     }
 
     /// Gives the tensor `first`, which has been added, the name `name` as well.
@@ -180,13 +169,9 @@ impl<S: Write> Assembler<S> {
             self.metadata(key, value);
         }
         for name in container.names() {
-            let Pieces {
-                arrays,
-                descriptions,
-                shape,
-            } = container.pieces(name)?;
-            let content = can_be_tied(&shape).then(|| fingerprint(&arrays, &descriptions));
-            self.add(name, &arrays, &descriptions, content)?;
+            let (text, bytes) = container.stored_form(name)?;
+            let content = fingerprint(text, bytes, &container.dense_size(name)?.1);
+            self.add_parts(name, text, bytes, content)?;
         }
         Ok(())
     }
@@ -199,76 +184,82 @@ impl<S: Write> Assembler<S> {
         let entries: Vec<_> = entries.collect();
         for some in entries.chunks(AT_ONCE) {
             // Errors come again, in order, where the tensors are added.
-            parallel::map(some.len(), |i| match some[i].1 {
-                Entry::Compressed(tensor) => tensor.coded(code).is_ok(),
-                Entry::Plain(_) => true,
+            let plain = parallel::map(some.len(), |i| match some[i].1 {
+                Entry::Compressed(tensor) => tensor.coded(code).err().map(Err),
+                Entry::Plain(tensor) => {
+                    Some(tensor.check(some[i].0).and_then(|()| code_plain(tensor)))
+                }
             });
-            for (name, entry) in some {
-                self.entry(name, entry)?;
+            for ((name, entry), plain) in some.iter().zip(plain) {
+                match plain {
+                    Some(coded) => self.add(name, &coded?)?,
+                    None => self.entry(name, entry)?,
+                };
             }
         }
         Ok(())
     }
 
-    /// The arrays in the order of the file with their places in the spill, and the header of the file.
-    fn layout(&self) -> Result<(Vec<Spilled>, Vec<u8>)> {
-        let mut arrays = Vec::new();
-        let mut metadata = self.metadata.clone();
-        for tensor in &self.tensors {
-            let mut names = tensor.names.iter();
-            let base = path_of(names.next().expect("each tensor is added with a name"));
-            for (array, offset) in &tensor.arrays {
-                let name = format!("{base}{}", array.name);
-                let array = Planned {
-                    name,
-                    ..array.clone()
-                };
-                arrays.push((array, *offset));
-            }
-            for (path, text) in &tensor.descriptions {
-                metadata.insert(description_key(&format!("{base}{path}")), text.clone());
-            }
-            for name in names {
-                metadata.insert(description_key(&path_of(name)), format!("{ALIAS}{base}"));
-            }
-        }
-        arrays.sort_by_cached_key(|(array, _)| array.order());
-        let planned: Vec<Planned> = arrays.iter().map(|(array, _)| array.clone()).collect();
-        let header = header::write(&planned, &metadata)?;
-        Ok((arrays, header))
+    /// The tensors in the order of the file.
+    fn order(&self) -> Vec<&StoredTensor> {
+        let mut order: Vec<_> = self.tensors.iter().collect();
+        order.sort_by_key(|tensor| tensor.first_name());
+        order
     }
 
-    /// The number of arrays so far.
-    pub(in crate::model) fn arrays(&self) -> usize {
-        self.tensors.iter().map(|tensor| tensor.arrays.len()).sum()
+    /// What stands in the file before and after the arrays.
+    fn ends(&self) -> Result<Ends> {
+        let lines = self.tensors.iter().flat_map(|tensor| {
+            let first = tensor.first_name();
+            tensor.names.iter().map(move |name| match name == first {
+                true => (name.as_str(), Line::Stored(&tensor.text)),
+                false => (name.as_str(), Line::Tied(first)),
+            })
+        });
+        let contents = text::encode(&Contents::to_text(lines));
+        let arrays = usize::try_from(self.end).map_err(|_| Error::Unsupported {
+            what: format!("arrays of {} bytes", self.end),
+            reason: "this machine cannot count them".to_owned(),
+        })?;
+        let planned = [(ARRAYS, arrays), (CONTENTS, contents.len())]
+            .map(|(name, length)| Planned::new(name, DType::U8, &[length]));
+        let planned = planned.into_iter().collect::<Result<Vec<_>>>()?;
+        let header = header::write(&planned, &self.metadata)?;
+        Ok(Ends { header, contents })
     }
 
     /// The length of the file.
     pub(in crate::model) fn file_bytes(&self) -> Result<u64> {
-        Ok(self.layout()?.1.len() as u64 + self.end)
+        let Ends { header, contents } = self.ends()?;
+        Ok((header.len() + contents.len()) as u64 + self.end)
     }
 }
 
 impl<S: Write + Read + Seek> Assembler<S> {
     /// Writes the file; its length is returned.
     pub(in crate::model) fn finish(mut self, out: &mut impl Write) -> Result<u64> {
-        let (arrays, header) = self.layout()?;
-        let write = |spill: &mut S, out: &mut dyn Write, tensors: &[(Planned, u64)]| {
+        let Ends { header, contents } = self.ends()?;
+        let order: Vec<_> = self
+            .order()
+            .iter()
+            .map(|tensor| (tensor.start, tensor.length))
+            .collect();
+        let write = |spill: &mut S, out: &mut dyn Write| {
             out.write_all(&header)?;
-            for (tensor, offset) in tensors {
-                spill.seek(SeekFrom::Start(*offset))?;
-                let copied = io::copy(&mut Read::take(&mut *spill, tensor.length as u64), out)?;
-                if copied != tensor.length as u64 {
+            for (start, length) in order {
+                spill.seek(SeekFrom::Start(start))?;
+                if io::copy(&mut Read::take(&mut *spill, length), out)? != length {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
             }
+            out.write_all(&contents)?;
             out.flush()
         };
         let written = self.spill.flush();
         written
-            .and_then(|()| write(&mut self.spill, out, &arrays))
+            .and_then(|()| write(&mut self.spill, out))
             .map_err(|error| Error::file(&self.path, error))?;
-        Ok(header.len() as u64 + self.end)
+        Ok((header.len() + contents.len()) as u64 + self.end)
     }
 }
 
@@ -379,7 +370,7 @@ impl ContainerWriter {
         self.assembler.tie(name, first)
     }
 
-    /// Adds a tensor that is not compressed, without a copy; returns its bytes as [`add`](Self::add) does.
+    /// Adds a tensor that is not compressed, coded without loss where that is shorter; returns its bytes as [`add`](Self::add) does.
     ///
     /// # Errors
     ///

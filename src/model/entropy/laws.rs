@@ -24,15 +24,6 @@ const MAX_RATIO: usize = 128;
 /// Symbols that are packed together: a multiple of eight.
 const STEP: usize = 1 << 13;
 
-/// How the symbols of a part are divided among contexts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::model) enum Order {
-    /// Runs of equal length, one after the other.
-    Runs,
-    /// In turn.
-    Cyclic,
-}
-
 /// How coded bytes are to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::model) struct Laws {
@@ -42,18 +33,13 @@ pub(in crate::model) struct Laws {
     pub(in crate::model) count: usize,
     /// Symbols are below this.
     pub(in crate::model) alphabet: usize,
-    /// The number of laws.
+    /// The number of laws, each of which serves a run of symbols; runs have equal lengths.
     pub(in crate::model) contexts: usize,
-    /// Which symbol follows which law.
-    pub(in crate::model) order: Order,
 }
 
 impl Laws {
     fn context(&self, position: usize) -> usize {
-        match self.order {
-            Order::Cyclic => position % self.contexts,
-            Order::Runs => position / self.count.div_ceil(self.contexts),
-        }
+        position / self.count.div_ceil(self.contexts)
     }
 
     /// The bytes of the laws.
@@ -227,33 +213,26 @@ impl Plan {
     }
 }
 
-/// The shortest way found to code the bytes of a part.
-///
-/// `layout` describes packed codes; other arrays are coded byte by byte, with `width` bytes an element.
-pub(super) fn plan(raw: &[u8], layout: Option<CodeLayout>, width: usize) -> Result<Option<Plan>> {
+/// The shortest way found to code packed codes.
+pub(super) fn plan(raw: &[u8], layout: CodeLayout) -> Result<Option<Plan>> {
     let mut candidates = Vec::new();
-    let new = |bits, count, contexts, order| Laws {
+    let new = |bits, count, contexts| Laws {
         bits,
         count,
         alphabet: 0,
         contexts,
-        order,
     };
-    match layout {
-        Some(CodeLayout {
-            bits, count, runs, ..
-        }) if (1..=MAX_BITS).contains(&bits) && count > 0 => {
-            candidates.push(new(bits, count, 1, Order::Runs));
-            if runs > 1 && runs <= count {
-                candidates.push(new(bits, count, runs, Order::Runs));
-            }
-            if bits < 4 {
-                candidates.push(new(8, raw.len(), 1, Order::Runs));
-            }
+    let CodeLayout {
+        bits, count, runs, ..
+    } = layout;
+    if (1..=MAX_BITS).contains(&bits) && count > 0 {
+        candidates.push(new(bits, count, 1));
+        if runs > 1 && runs <= count {
+            candidates.push(new(bits, count, runs));
         }
-        Some(_) => {}
-        None if !raw.is_empty() => candidates.push(new(8, raw.len(), width.max(1), Order::Cyclic)),
-        None => {}
+        if bits < 4 {
+            candidates.push(new(8, raw.len(), 1));
+        }
     }
     let mut best: Option<Plan> = None;
     for mut coding in candidates {
@@ -305,7 +284,6 @@ mod tests {
         fn what_is_coded_is_decoded(
             bits in 1_u32..=9,
             contexts in 1_usize..5,
-            cyclic in any::<bool>(),
             skew in 1_u32..6,
             random in prop::collection::vec(any::<u32>(), 5..3000),
         ) {
@@ -315,8 +293,7 @@ mod tests {
                 .iter()
                 .map(|&x| ((f64::from(x) / f64::from(u32::MAX)).powi(skew as i32) * scale) as u32)
                 .collect();
-            let order = if cyclic { Order::Cyclic } else { Order::Runs };
-            let coding = Laws { bits, count: symbols.len(), alphabet: 1 << bits, contexts, order };
+            let coding = Laws { bits, count: symbols.len(), alphabet: 1 << bits, contexts };
             let (tables, estimate) = coding.plan(&symbols);
             let coded = coding.encode(&symbols, tables);
             // The coder ends within two words of what the probabilities promise.
@@ -348,7 +325,7 @@ mod tests {
             let raw = PackedCodes::pack(&symbols, bits).bytes().to_vec();
             let layout = CodeLayout { bits, count: symbols.len(), runs, meaning: CodeMeaning::Labels };
             let alphabet = symbols.iter().max().unwrap().max(&1) + 1;
-            match plan(&raw, Some(layout), 1).unwrap() {
+            match plan(&raw, layout).unwrap() {
                 None => prop_assert!(alphabet as usize >= raw.len()),
                 Some(plan) => {
                     let estimate = plan.estimate;
@@ -385,9 +362,7 @@ mod tests {
             runs: 1,
             meaning: CodeMeaning::Labels,
         };
-        let plan = plan(&raw, Some(layout), 1)
-            .unwrap()
-            .expect("there is a law");
+        let plan = plan(&raw, layout).unwrap().expect("there is a law");
         assert!(plan.estimate * (MAX_RATIO as f64) < raw.len() as f64);
         assert!(plan.encode().is_none());
         // A reader refuses data that is said to stand for more.
@@ -396,7 +371,6 @@ mod tests {
             count: 1 << 40,
             alphabet: 2,
             contexts: 1,
-            order: Order::Runs,
         };
         assert!(coding.decode(&[1; 64]).is_err());
     }

@@ -1,25 +1,31 @@
 //! Entropy coding of a part's bytes.
 //!
-//! Packed codes are read as codes, other arrays as bytes. There are two ways to code them, of which the encoder takes the
-//! shorter: under [`laws`] that are stored with the symbols, or, where codes are numbers in rows, under laws that
-//! adapt to the numbers before ([`numbers`]). Trellis codes have a coder of their own ([`paths`]). `docs/format.md` describes the bytes.
+//! There are two ways to code packed codes, of which the encoder takes the shorter: under [`laws`] that are stored with the
+//! symbols, or, where codes are numbers in rows, under laws that adapt to the numbers before ([`numbers`]). Trellis codes have a coder
+//! of their own ([`paths`]). Other arrays are cut into [`planes`] of bits, without loss. [`text`] codes a table of contents.
+//! `docs/format.md` describes the bytes.
 //!
-//! The range coder is that of the crate `constriction` (Bamler, arXiv:2201.01741).
+//! The range coder of codes is that of the crate `constriction` (Bamler, arXiv:2201.01741).
 
 mod activity;
+mod ans;
+mod known;
 mod law;
 mod laws;
 mod numbers;
 mod paths;
+mod planes;
 mod predictor;
+pub(super) mod text;
 
-pub(super) use laws::{Laws, Order};
+pub(super) use laws::Laws;
 pub(super) use numbers::Numbers;
 pub(super) use paths::Paths;
+pub(super) use planes::Planes;
 
 use super::extend::{CodeLayout, CodeMeaning};
 use crate::packing::PackedCodes;
-use crate::{Error, Result};
+use crate::{DType, Error, Result};
 
 /// How coded bytes are to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +33,7 @@ pub(super) enum Coding {
     Laws(Laws),
     Numbers(Numbers),
     Paths(Paths),
+    Planes(Planes),
 }
 
 impl Coding {
@@ -36,6 +43,7 @@ impl Coding {
             Self::Laws(laws) => laws.raw_bytes(),
             Self::Numbers(numbers) => numbers.raw_bytes(),
             Self::Paths(paths) => paths.raw_bytes(),
+            Self::Planes(planes) => Some(planes.length),
         }
     }
 
@@ -49,6 +57,7 @@ impl Coding {
             Self::Laws(laws) => laws.decode(coded),
             Self::Numbers(numbers) => numbers.decode(coded),
             Self::Paths(paths) => paths.decode(coded),
+            Self::Planes(planes) => planes.decode(coded),
         }
     }
 }
@@ -74,36 +83,45 @@ fn words(bytes: &[u8]) -> Result<Vec<u32>> {
     Ok(words.iter().map(|&word| u32::from_le_bytes(word)).collect())
 }
 
-/// The bytes of a part coded in the shortest way found, where that saves more than `margin` bytes.
+/// The bytes of an array coded in the shortest way found, where that saves more than `margin` bytes.
 ///
-/// `layout` describes packed codes; other arrays are coded byte by byte, with `width` bytes an element.
+/// `layout` describes packed codes; other arrays consist of elements of type `dtype`.
 pub(super) fn encode(
     raw: &[u8],
     layout: Option<CodeLayout>,
-    width: usize,
+    dtype: DType,
     margin: usize,
 ) -> Result<Option<(Coding, Vec<u8>)>> {
-    let mut best = match layout {
+    let best = match layout {
         Some(CodeLayout {
             meaning: CodeMeaning::Trellis { rows, columns },
             ..
         }) => {
             let coded = Paths::encode(rows, columns, raw)?;
-            let coded = coded.filter(|(_, coded)| coded.len() + margin < raw.len());
-            return Ok(coded.map(|(paths, coded)| (Coding::Paths(paths), coded)));
+            coded.map(|(paths, coded)| (Coding::Paths(paths), coded))
         }
-        Some(layout) => encode_numbers(raw, layout)?,
-        None => None,
+        Some(layout) => encode_codes(raw, layout)?,
+        None => {
+            let length = raw.len();
+            let planes = Planes { dtype, length };
+            let coded = planes.encode(raw);
+            coded.map(|coded| (Coding::Planes(planes), coded))
+        }
     };
+    Ok(best.filter(|(_, coded)| coded.len() + margin < raw.len()))
+}
+
+fn encode_codes(raw: &[u8], layout: CodeLayout) -> Result<Option<(Coding, Vec<u8>)>> {
+    let mut best = encode_numbers(raw, layout)?;
     let shortest = best.as_ref().map_or(raw.len(), |(_, coded)| coded.len());
-    let plan = laws::plan(raw, layout, width)?;
+    let plan = laws::plan(raw, layout)?;
     if let Some(plan) = plan.filter(|plan| plan.estimate < shortest as f64)
         && let Some((laws, coded)) = plan.encode()
         && coded.len() < shortest
     {
         best = Some((Coding::Laws(laws), coded));
     }
-    Ok(best.filter(|(_, coded)| coded.len() + margin < raw.len()))
+    Ok(best)
 }
 
 fn encode_numbers(raw: &[u8], layout: CodeLayout) -> Result<Option<(Coding, Vec<u8>)>> {

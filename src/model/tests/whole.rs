@@ -3,6 +3,7 @@
 use ndarray::{Array2, ArrayD, IxDyn};
 
 use super::file::{folder, plain};
+use super::{contents, forged};
 use crate::factorize::Rank;
 use crate::factorize::svd::TruncatedSvd;
 use crate::model::*;
@@ -106,11 +107,8 @@ fn tied_tensors_have_one_artifact_and_are_stored_once() {
     assert_eq!(report.bytes_after, bytes.len() as u64);
     assert_eq!(small.file_bytes().unwrap(), bytes.len() as u64);
     let container = Container::from_bytes(bytes.clone()).unwrap();
-    let arrays: Vec<&str> = container.raw().names().collect();
-    assert!(
-        !arrays.iter().any(|name| name.starts_with("lm_head")),
-        "{arrays:?}"
-    );
+    let lines = contents(&bytes).0;
+    assert!(lines.contains("lm_head.weight\t=embed.weight\n"), "{lines}");
     for name in input.names() {
         let dense = small.decompress(name).unwrap();
         assert_eq!(container.get(name).unwrap().decompress().unwrap(), dense);
@@ -383,7 +381,8 @@ fn zeros_are_no_error() {
         }
         let report = budget.compress(&input).unwrap().1;
         assert_ne!(row(&report, "dead.weight").method, "keep", "{report}");
-        assert_ne!(row(&report, "zero.weight").method, "keep", "{report}");
+        // Zeros take next to nothing as they are.
+        assert!(row(&report, "zero.weight").bytes_after < 16, "{report}");
     }
 }
 
@@ -463,7 +462,7 @@ fn doubles_are_compressed_and_come_back_as_doubles() {
         assert!(row(&report, name).notes.is_empty());
     }
     assert!(!report.to_string().contains("NaN"), "{report}");
-    let (_, budgeted) = Budget::ratio(1.5).compress(&input).unwrap();
+    let (_, budgeted) = Budget::error(0.1).compress(&input).unwrap();
     assert!(!budgeted.to_string().contains("NaN"), "{budgeted}");
     assert_ne!(row(&budgeted, "weight").method, "keep");
     let folder = folder();
@@ -696,31 +695,24 @@ fn packed_layouts_are_kept_whole() {
 
 #[test]
 fn forged_ties_are_refused() {
-    let file = |metadata: &str, tensors: &str| {
-        let json = format!(r#"{{"__metadata__":{{"taper":"2"{metadata}}}{tensors}}}"#);
-        let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
-        bytes.extend(json.bytes());
-        bytes.extend([7; 2]);
-        bytes
-    };
-    let array = r#","a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}"#;
-    let good = Container::from_bytes(file(r#","taper:b":"alias: a""#, array)).unwrap();
+    let file = |ties: &str| forged(&format!("a\tU8:2\n{ties}"), &[7; 2]);
+    let good = Container::from_bytes(file("b\t=a\n")).unwrap();
     assert_eq!(good.names().collect::<Vec<_>>(), ["a", "b"]);
     assert!(matches!(good.get("b").unwrap(), Entry::Plain(tensor) if *tensor.bytes == [7, 7]));
-    for metadata in [
-        r#","taper:b":"alias: b""#,
-        r#","taper:b":"alias: c""#,
-        r#","taper:b":"alias: ""#,
-        r#","taper:a":"alias: a""#,
-        r#","taper:b":"alias: a","taper:c":"alias: b""#,
-        r#","taper:b#c":"alias: a""#,
-        r#","taper:b":"alias:a""#,
-        r#","taper:b":"alias: a","taper:b/c":"alias: a#b""#,
+    for ties in [
+        "b\t=b\n",
+        "b\t=c\n",
+        "b\t=\n",
+        "a\t=a\n",
+        "b\t=a\nc\t=b\n",
+        "b\t=a",
+        "b\t= a\n",
+        "b\t=a\n\t=a\n",
     ] {
-        let error = Container::from_bytes(file(metadata, array)).unwrap_err();
+        let error = Container::from_bytes(file(ties)).unwrap_err();
         assert!(
             matches!(error, Error::Malformed { .. }),
-            "{metadata}: {error}"
+            "{ties:?}: {error}"
         );
     }
 }
