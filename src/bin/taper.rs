@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use taper::model::{
     Budget, Calibration, CompressOptions, Container, NamedTensors, Recipe, Report, Shard,
+    few_bit_candidates,
 };
 use taper::{Progress, Stage};
 
@@ -75,6 +76,9 @@ struct Compress {
     /// Multiply the error of matching tensors by a factor, as in `--sensitivity 'pooler.*=4'`. May be repeated.
     #[arg(long, value_name = "PATTERN=FACTOR", value_parser = sensitivity, requires = "budget")]
     sensitivity: Vec<(String, f64)>,
+    /// Choose among methods whose layers multiply from few bits (fixed point, product quantization, pruning), instead of the smallest file.
+    #[arg(long, requires = "budget")]
+    few_bit: bool,
     /// Write the recipe that the budget led to.
     #[arg(long, value_name = "FILE.toml", requires = "budget")]
     save_recipe: Option<PathBuf>,
@@ -178,6 +182,7 @@ fn compress(args: &Compress) -> Result<(), Box<dyn Error>> {
     )?);
     let observer = |progress: &Progress<'_>| {
         if progress.stage == Stage::Model {
+            bar.set_length(progress.max_iterations as u64);
             bar.set_position(progress.iteration as u64);
             bar.set_message(progress.tensor.unwrap_or_default().to_owned());
         }
@@ -197,6 +202,9 @@ fn compress(args: &Compress) -> Result<(), Box<dyn Error>> {
                 .observer(&observer);
             if let Some(calibration) = &calibration {
                 budget = budget.calibration(calibration);
+            }
+            if args.few_bit {
+                budget = budget.candidates(few_bit_candidates());
             }
             for (pattern, factor) in &args.sensitivity {
                 budget = budget.sensitivity(pattern, *factor);

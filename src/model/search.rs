@@ -11,7 +11,7 @@ use super::allocate::{Limit, RatePoint, allocate};
 use super::budget::{Budget, Target};
 use super::compress::{InMemory, Made, Output, Task};
 use super::compressed::CompressedModel;
-use super::container::{Assembler, ContainerWriter};
+use super::container::{Assembler, ContainerWriter, Outline};
 use super::curve::Curve;
 use super::entry::Entry;
 use super::layouts;
@@ -169,14 +169,14 @@ impl<'m> BudgetSearch<'m> {
         };
         let empty = self.file_bytes(|_| None)?;
         let mut aim = limit;
-        let mut best = Err(None);
+        let mut best = Err(());
         for _ in 0..ROUNDS {
             if !self.fit(aim, empty)? {
                 break;
             }
             best = match self.among_fits(limit, empty) {
                 Ok(chosen) => Ok(chosen),
-                Err(error @ Error::BudgetOutOfReach { .. }) => Err(Some(error)),
+                Err(Error::BudgetOutOfReach { .. }) => Err(()),
                 Err(error) => return Err(error),
             };
             match (&best, limit) {
@@ -193,7 +193,15 @@ impl<'m> BudgetSearch<'m> {
         }
         match best {
             Ok(chosen) => Ok(chosen),
-            Err(_) => self.among_fits(limit, empty),
+            Err(_) => {
+                // The end of all curves is the last that could be within the limit.
+                let end = match limit {
+                    Limit::Bytes(_) => Limit::Bytes(0),
+                    Limit::Error(_) => Limit::Error(0.0),
+                };
+                self.fit(end, empty)?;
+                self.among_fits(limit, empty)
+            }
         }
     }
 
@@ -333,9 +341,7 @@ impl<'m> BudgetSearch<'m> {
             let name = &layer.row.name;
             match candidate(number).map(|index| &layer.options[index].made) {
                 None => continue,
-                Some(None) => {
-                    file.plain(name, &layer.data)?;
-                }
+                Some(None) => file.outline(name, &layer.kept)?,
                 Some(Some(made)) => {
                     file.entry(name, &Entry::Compressed(made.tensor.clone()))?;
                 }
@@ -372,6 +378,7 @@ fn tighter(limit: Limit) -> Limit {
 struct Layer<'m> {
     row: ReportRow,
     data: TensorData<'m>,
+    kept: Outline,
     /// The other names of the tensor.
     others: Vec<String>,
     /// What is multiplied with its relative error.
@@ -404,13 +411,14 @@ impl<'m> Layer<'m> {
             sensitivity: 0.0,
             options: Vec::new(),
             curve: None,
+            kept: Outline::new(name, &data)?,
             data,
         };
         layer.options.push(Candidate {
             chain: Vec::new(),
             made: None,
             point: RatePoint {
-                bytes: layer.share(|file| file.plain(name, &layer.data))?,
+                bytes: layer.share(|file| file.outline(name, &layer.kept))?,
                 error: 0.0,
             },
         });

@@ -131,7 +131,7 @@ impl fmt::Display for Step {
             Self::RotatedProduct(q) => write!(f, "rotated_product {}", Product(&q.quantizer)),
             Self::Trellis(q) => {
                 let unit = if q.relative { " rms" } else { "" };
-                write!(f, "trellis {}{unit}", q.step)
+                write!(f, "trellis {:.2e}{unit}", q.step)
             }
             Self::Svd(svd) => write!(f, "svd {}", rank_text(svd.rank)),
             Self::SpatialSvd(svd) => write!(f, "spatial_svd {}", rank_text(svd.rank)),

@@ -1,6 +1,6 @@
 //! Exact sizes at the two ends of a budget, and weights that half precision cannot hold.
 
-use taper::model::{Budget, CompressOptions, Recipe, Rule};
+use taper::model::{Budget, CompressOptions, Recipe, Report, Rule};
 use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity};
 use taper::{Error, Precision};
 
@@ -41,6 +41,70 @@ fn the_exact_sizes_at_both_ends_are_within_reach() {
     match Budget::bytes(least - 1).compress(&network) {
         Err(Error::BudgetOutOfReach { least: again, .. }) => assert_eq!(again, least as f64),
         other => panic!("{other:?}"),
+    }
+}
+
+/// A search serves any budget as a new one would, and files use the bytes that they may have.
+#[test]
+fn a_search_is_used_again() {
+    let network = model(&[
+        ("a.weight", numbers(&[96, 80], 1)),
+        ("b.weight", numbers(&[64, 32, 3, 3], 2).mapv(|w| 0.01 * w)),
+        ("b.bias", numbers(&[64], 3)),
+    ]);
+    let mut search = Budget::ratio(4.0).search(&network).unwrap();
+    let mut before = f64::INFINITY;
+    for ratio in [12.0, 6.0, 3.0] {
+        let (small, report) = search.ratio(ratio).compress().unwrap();
+        let most = network.file_bytes() as f64 / ratio;
+        assert_eq!(small.file_bytes().unwrap(), report.bytes_after);
+        let bytes = report.bytes_after as f64;
+        assert!(bytes <= most && bytes >= 0.99 * most, "{bytes} of {most}");
+        let error: f64 = report.rows.iter().map(|row| row.weight_error).sum();
+        assert!(error < before, "{error} after {before}");
+        before = error;
+    }
+    let (small, report) = search.error(0.01).compress().unwrap();
+    let error: f64 = report.rows.iter().map(|row| row.weight_error).sum();
+    assert!(error <= 0.01);
+    assert_eq!(small.file_bytes().unwrap(), report.bytes_after);
+    // One that has been used before has more fits to choose from, and no worse ones.
+    let (_, fresh) = Budget::ratio(3.0).compress(&network).unwrap();
+    let (_, again) = search.ratio(3.0).compress().unwrap();
+    let error = |report: &Report| report.rows.iter().map(|row| row.weight_error).sum::<f64>();
+    assert!(error(&again) <= 1.01 * error(&fresh));
+    let (_, report) = Budget::ratio(3.0)
+        .sensitivity("c.*", 2.0)
+        .compress(&network)
+        .unwrap();
+    assert_eq!(
+        report.notes,
+        ["the sensitivity of \"c.*\" matches no tensor"]
+    );
+}
+
+/// All tensors times a power of two: the same codes, and steps times that power.
+#[test]
+fn budgets_scale_with_the_model() {
+    let tensors = [numbers(&[96, 80], 1), numbers(&[40, 96], 2)];
+    let compressed = |power: i32| {
+        let scaled = tensors
+            .each_ref()
+            .map(|t| t.mapv(|w| w * 2.0_f32.powi(power)));
+        let [a, b] = scaled;
+        let network = model(&[("a", a), ("b", b)]);
+        Budget::ratio(8.0).compress(&network).unwrap().0
+    };
+    let once = compressed(0);
+    for power in [-20, 13] {
+        let scaled = compressed(power);
+        for name in ["a", "b"] {
+            let exact = once
+                .decompress(name)
+                .unwrap()
+                .mapv(|w| w * 2.0_f32.powi(power));
+            assert_eq!(scaled.decompress(name).unwrap(), exact);
+        }
     }
 }
 

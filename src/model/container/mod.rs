@@ -12,8 +12,8 @@ mod read;
 mod write;
 
 pub use read::Container;
-pub(super) use write::Assembler;
 pub use write::ContainerWriter;
+pub(super) use write::{Assembler, Outline};
 
 /// The key of the metadata that holds the version, and the beginning of all keys that the container uses itself.
 pub(super) const KEY: &str = "taper";

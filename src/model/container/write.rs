@@ -34,6 +34,26 @@ pub(in crate::model) struct Assembler<S> {
     metadata: BTreeMap<String, String>,
 }
 
+/// What the size of a file depends on in a tensor that is kept.
+#[derive(Debug)]
+pub(in crate::model) struct Outline {
+    text: String,
+    length: u64,
+    fingerprint: Option<Fingerprint>,
+}
+
+impl Outline {
+    pub(in crate::model) fn new(name: &str, tensor: &TensorData<'_>) -> Result<Self> {
+        tensor.check(name)?;
+        let coded = code_plain(tensor)?;
+        Ok(Self {
+            text: coded.text,
+            length: coded.bytes.len() as u64,
+            fingerprint: coded.fingerprint,
+        })
+    }
+}
+
 /// A tensor that is in the spill once, whatever the number of its names.
 #[derive(Debug, Default)]
 struct StoredTensor {
@@ -125,8 +145,13 @@ impl<S: Write> Assembler<S> {
         self.spill
             .write_all(bytes)
             .map_err(|error| Error::file(&self.path, error))?;
+        self.stored(name, text, bytes.len() as u64, content);
+        Ok(bytes.len() as u64)
+    }
+
+    /// Notes a tensor of so many bytes, which follow those of all others.
+    fn stored(&mut self, name: &str, text: &str, length: u64, content: Option<Fingerprint>) {
         let number = self.tensors.len();
-        let length = bytes.len() as u64;
         self.tensors.push(StoredTensor {
             names: BTreeSet::new(),
             text: text.to_owned(),
@@ -138,7 +163,6 @@ impl<S: Write> Assembler<S> {
         if let Some(content) = content {
             self.by_content.insert(content, number);
         }
-        Ok(length)
     }
 
     /// Adds a tensor; the bytes of its arrays are returned, 0 where an equal one has been added before.
@@ -153,6 +177,19 @@ impl<S: Write> Assembler<S> {
     pub(in crate::model) fn plain(&mut self, name: &str, tensor: &TensorData<'_>) -> Result<u64> {
         tensor.check(name)?;
         self.add(name, &code_plain(tensor)?)
+    }
+
+    /// Adds a tensor that is only counted, unless one that is equal has been added before.
+    pub(in crate::model) fn outline(&mut self, name: &str, outline: &Outline) -> Result<()> {
+        self.check_name(name)?;
+        match outline
+            .fingerprint
+            .and_then(|print| self.by_content.get(&print))
+        {
+            Some(&number) => self.name(name, number),
+            None => self.stored(name, &outline.text, outline.length, outline.fingerprint),
+        }
+        Ok(())
     }
 
     /// Gives the tensor `first`, which has been added, the name `name` as well.
