@@ -68,7 +68,7 @@ impl Source {
     fn numbers(self, size: usize, seed: Seed) -> Array2<f32> {
         Array2::from_shape_fn((size, size), |(i, j)| {
             let at = 2 * (i * size + j) as u64;
-            let [a, b] = [at, at + 1].map(|at| seed.uniform(at));
+            let [a, b] = [at, at + 1].map(|at| 0.5 * (1.0 + seed.uniform(at)));
             let x = match self {
                 Self::Normal => (-2.0 * (1.0 - a).ln()).sqrt() * (std::f64::consts::TAU * b).cos(),
                 Self::Laplace => {

@@ -154,7 +154,7 @@ impl<'a> Budget<'a> {
             let (seed, mut number) = (seed.derive_name(name), 0..);
             let noisy = weights.mapv(|w| {
                 let random = seed.uniform(number.next().expect("numbers do not end"));
-                (f64::from(w) + scale * (2.0 * random - 1.0)) as f32
+                (f64::from(w) + scale * random) as f32
             });
             let factor = within(name, loss(name, noisy))? / NOISE;
             let inside = factor >= 0.0 && factor.is_finite();

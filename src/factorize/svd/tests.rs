@@ -9,6 +9,7 @@ use crate::factorize::Rank;
 use crate::factorize::convolution::{self, conv2d};
 use crate::{
     Compressed, Error, Factorizer, FitContext, Float, InputMoments, LinearOp, Precision, Seed,
+    power,
 };
 
 fn random<F: Float>(m: usize, n: usize, seed: u64) -> Array2<F> {
@@ -204,8 +205,15 @@ fn every_place_of_the_singular_values_gives_the_same_product() {
     let lengths = |a: ArrayView2<'_, f64>| -> Vec<f64> {
         a.columns().into_iter().map(|c| c.dot(&c).sqrt()).collect()
     };
+    // An odd power of two is divided between both factors.
+    let odd = power::largest_exponent(&weights.view()).rem_euclid(2);
+    let (more, less) = (
+        2.0_f64.powf(f64::from(odd) / 2.0),
+        2.0_f64.powf(-f64::from(odd) / 2.0),
+    );
+    let split = |factor: f64| [2.0, 1.0, 0.5].map(|length| length * factor);
     for (folding, left, right) in [
-        (SingularValues::Split, [2.0, 1.0, 0.5], [2.0, 1.0, 0.5]),
+        (SingularValues::Split, split(less), split(more)),
         (SingularValues::Left, [4.0, 1.0, 0.25], [1.0; 3]),
         (SingularValues::Right, [1.0; 3], [4.0, 1.0, 0.25]),
         (SingularValues::Apart, [1.0; 3], [1.0; 3]),

@@ -626,7 +626,7 @@ mod tests {
                 Line { scale: (random & 15) as u8, step: (random >> 4 & 15) as u8 }
             };
             let lines: Vec<Line> = (0..rows + columns).map(line).collect();
-            let point = |i: usize| (16.0 * (2.0 * seed.uniform(i as u64) - 1.0)).floor() as i8;
+            let point = |i: usize| (16.0 * seed.uniform(i as u64)).floor() as i8;
             let layout = Layout {
                 states: 8 << (rows % 6),
                 down,
@@ -639,7 +639,7 @@ mod tests {
             // Powers of uniform numbers: small ones are frequent, large ones far away.
             let half = f64::from(1_u32 << (bits - 1));
             let numbers: Vec<i32> = (0..rows * columns)
-                .map(|i| (half * (2.0 * seed.uniform(i as u64) - 1.0).powi(skew)).floor() as i32)
+                .map(|i| (half * seed.uniform(i as u64).powi(skew)).floor() as i32)
                 .map(|k| k.clamp(-(1 << (bits - 1)), (1 << (bits - 1)) - 1))
                 .collect();
             let raw = raw(&layout, &numbers);

@@ -12,7 +12,7 @@ use crate::{Error, FitContext, InputMoments, LinearOp, Precision, Quantizer, See
 
 fn uniform(shape: (usize, usize), seed: u64) -> Array2<f64> {
     let seed = Seed::from(seed);
-    Array2::from_shape_fn(shape, |(i, j)| seed.uniform((i * shape.1 + j) as u64) - 0.5)
+    Array2::from_shape_fn(shape, |(i, j)| 0.5 * seed.uniform((i * shape.1 + j) as u64))
 }
 
 /// Independent numbers of a normal distribution with variance 1.
@@ -20,7 +20,7 @@ fn normal(shape: (usize, usize), seed: u64) -> Array2<f64> {
     let seed = Seed::from(seed);
     Array2::from_shape_fn(shape, |(i, j)| {
         let at = 2 * (i * shape.1 + j) as u64;
-        let [a, b] = [at, at + 1].map(|at| seed.uniform(at));
+        let [a, b] = [at, at + 1].map(|at| 0.5 * (1.0 + seed.uniform(at)));
         (-2.0 * (1.0 - a).ln()).sqrt() * (std::f64::consts::TAU * b).cos()
     })
 }
