@@ -7,10 +7,11 @@ use ndarray::ArrayD;
 
 use super::compress::CompressOptions;
 use super::compressed::CompressedModel;
+use super::plan::{Plan, Target};
 use super::recipe::Recipe;
 use super::report::Report;
 use super::search::BudgetSearch;
-use super::step::{self, Step};
+use super::step::Step;
 use super::tensors::within;
 use super::ties::Ties;
 use super::{Calibration, NamedTensors};
@@ -48,29 +49,19 @@ const NOISE: f64 = 0.01;
 /// ```
 #[derive(Debug, Clone)]
 pub struct Budget<'a> {
-    pub(super) target: Target,
-    /// The chains to be tried; a trellis with a step for each tensor if there are none.
-    pub(super) candidates: Option<Vec<Vec<Step>>>,
-    pub(super) sensitivities: Vec<(String, f64)>,
-    pub(super) seed: u64,
-    pub(super) options: CompressOptions<'a>,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Target {
-    Bytes(u64),
-    Ratio(f64),
-    Error(f64),
+    plan: Plan<'a>,
 }
 
 impl<'a> Budget<'a> {
     fn new(target: Target) -> Self {
         Self {
-            target,
-            candidates: None,
-            sensitivities: Vec::new(),
-            seed: 0,
-            options: CompressOptions::default(),
+            plan: Plan {
+                target,
+                candidates: None,
+                sensitivities: Vec::new(),
+                seed: 0,
+                options: CompressOptions::default(),
+            },
         }
     }
 
@@ -95,7 +86,7 @@ impl<'a> Budget<'a> {
     /// Sets the chains that are tried on each tensor, instead of a trellis with a step that is searched.
     #[must_use]
     pub fn candidates(mut self, candidates: impl IntoIterator<Item = Vec<Step>>) -> Self {
-        self.candidates = Some(candidates.into_iter().collect());
+        self.plan.candidates = Some(candidates.into_iter().collect());
         self
     }
 
@@ -103,7 +94,7 @@ impl<'a> Budget<'a> {
     /// those of [`Rule::tensors`]; the first that matches counts.
     #[must_use]
     pub fn sensitivity(mut self, pattern: impl Into<String>, factor: f64) -> Self {
-        self.sensitivities.push((pattern.into(), factor));
+        self.plan.sensitivities.push((pattern.into(), factor));
         self
     }
 
@@ -141,7 +132,7 @@ impl<'a> Budget<'a> {
         mut loss: impl FnMut(&str, ArrayD<f32>) -> Result<f64>,
     ) -> Result<Self> {
         let ties = Ties::of(input)?;
-        let seed = Seed::from(self.seed).derive_name("sensitivity");
+        let seed = Seed::from(self.plan.seed).derive_name("sensitivity");
         for name in input.names().filter(|name| ties.is_first(name)) {
             let data = input.data(name)?;
             if !data.is_float() || data.shape.len() < 2 || data.bytes.is_empty() {
@@ -163,7 +154,7 @@ impl<'a> Budget<'a> {
             for name in names {
                 // The errors of all names of a tensor add up.
                 let share = factor / names.len() as f64;
-                self.sensitivities.push((Pattern::escape(name), share));
+                self.plan.sensitivities.push((Pattern::escape(name), share));
             }
         }
         Ok(self)
@@ -172,28 +163,28 @@ impl<'a> Budget<'a> {
     /// Sets the seed of the compressors; 0 unless set.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
-        self.seed = seed;
+        self.plan.seed = seed;
         self
     }
 
     /// Sets the moments of the inputs of layers.
     #[must_use]
     pub fn calibration(mut self, calibration: &'a Calibration) -> Self {
-        self.options = self.options.calibration(calibration);
+        self.plan.options = self.plan.options.calibration(calibration);
         self
     }
 
     /// Sets the observer, which receives the progress and may stop the search.
     #[must_use]
     pub fn observer(mut self, observer: &'a dyn Observer) -> Self {
-        self.options = self.options.observer(observer);
+        self.plan.options = self.plan.options.observer(observer);
         self
     }
 
     /// Sets whether the report has the rate-distortion limit of each tensor.
     #[must_use]
     pub fn limits(mut self, limits: bool) -> Self {
-        self.options = self.options.limits(limits);
+        self.plan.options = self.plan.options.limits(limits);
         self
     }
 
@@ -201,7 +192,7 @@ impl<'a> Budget<'a> {
     /// report says why.
     #[must_use]
     pub fn strict(mut self, strict: bool) -> Self {
-        self.options = self.options.strict(strict);
+        self.plan.options = self.plan.options.strict(strict);
         self
     }
 
@@ -212,15 +203,7 @@ impl<'a> Budget<'a> {
     /// [`Error::Parameter`], [`Error::Unsupported`] for a chain that [`Step`] does not list, and [`Error::Recipe`] for a pattern
     /// that cannot be read.
     pub fn check(&self) -> Result<()> {
-        for chain in self.candidates.iter().flatten() {
-            step::check_chain(chain)?;
-        }
-        for &(ref pattern, factor) in &self.sensitivities {
-            super::recipe::pattern(pattern)?;
-            let inside = factor >= 0.0 && factor.is_finite();
-            check::in_range("sensitivity", factor, "at least 0 and finite", inside)?;
-        }
-        self.target.check()
+        self.plan.check()
     }
 
     /// Measures the tensors of a model. The search can be [compressed](BudgetSearch::compress) at this budget and at others.
@@ -234,7 +217,7 @@ impl<'a> Budget<'a> {
     where
         'a: 'm,
     {
-        BudgetSearch::new(self.clone(), input)
+        BudgetSearch::new(self.plan.clone(), input)
     }
 
     /// Finds the recipe that keeps a model within the budget. Its rules name one tensor each.
@@ -264,29 +247,6 @@ impl<'a> Budget<'a> {
     /// As [`compress`](Self::compress), and [`Error::File`](crate::Error::File).
     pub fn compress_file(&self, input: &NamedTensors, output: impl AsRef<Path>) -> Result<Report> {
         self.search(input)?.compress_file(output)
-    }
-
-    pub(super) fn sensitivity_of(&self, name: &str) -> Result<f64> {
-        for (pattern, factor) in &self.sensitivities {
-            if super::recipe::pattern(pattern)?.matches(name) {
-                return Ok(*factor);
-            }
-        }
-        Ok(1.0)
-    }
-}
-
-impl Target {
-    pub(super) fn check(self) -> Result<()> {
-        match self {
-            Self::Bytes(_) => Ok(()),
-            Self::Ratio(ratio) => {
-                let inside = ratio > 0.0 && ratio.is_finite();
-                let range = "above 0 and finite";
-                Ok(check::in_range("ratio", ratio, range, inside)?)
-            }
-            Self::Error(error) => Ok(check::in_range("error", error, "at least 0", error >= 0.0)?),
-        }
     }
 }
 

@@ -27,8 +27,8 @@ struct Measured {
 }
 
 impl Curve {
-    /// The levels at which a curve is estimated: steps of 2.4 to 2⁻⁹ times the root mean square of the weights.
-    pub(super) const LEVELS: &[i32] = &[20, 8, -4, -16, -28, -40, -56, -80, -112, -144];
+    /// The levels at which a curve is estimated: steps of 2.4 to 2^−11.5 times the root mean square of the weights.
+    pub(super) const LEVELS: &[i32] = &[20, 8, -4, -16, -28, -40, -56, -80, -112, -144, -184];
     /// The number of states of estimates. Another number changes all points of a curve by nearly the same factors.
     pub(super) const STATES: usize = 8;
 

@@ -43,6 +43,7 @@ mod index;
 mod inspect;
 mod kinds;
 mod layouts;
+mod plan;
 mod recipe;
 mod report;
 mod save;

@@ -8,13 +8,13 @@ use glob::Pattern;
 use ndarray::Axis;
 
 use super::allocate::{Limit, RatePoint, allocate};
-use super::budget::{Budget, Target};
 use super::compress::{InMemory, Made, Output, Task};
 use super::compressed::CompressedModel;
 use super::container::{Assembler, ContainerWriter, Outline};
 use super::curve::Curve;
 use super::entry::Entry;
 use super::layouts;
+use super::plan::{Plan, Target};
 use super::recipe::{Recipe, Rule};
 use super::report::{Report, ReportRow};
 use super::step::{self, Step, chain_text};
@@ -33,7 +33,7 @@ const FEWEST_ROWS: usize = 64;
 /// A budget of bytes is met where the file has at least this share of them.
 const NEAR: f64 = 0.998;
 
-/// The measured sizes and errors of all tensors of a model: what [`Budget::search`] finds, ready for any budget.
+/// The measured sizes and errors of all tensors of a model: what [`Budget::search`](super::Budget::search) finds, ready for any budget.
 ///
 /// ```
 /// use taper::model::{Budget, NamedTensors};
@@ -49,15 +49,15 @@ const NEAR: f64 = 0.998;
 /// ```
 #[derive(Debug)]
 pub struct BudgetSearch<'m> {
-    budget: Budget<'m>,
+    plan: Plan<'m>,
     input: &'m NamedTensors,
     layers: Vec<Layer<'m>>,
 }
 
 impl<'m> BudgetSearch<'m> {
-    pub(super) fn new(budget: Budget<'m>, input: &'m NamedTensors) -> Result<Self> {
-        budget.check()?;
-        budget.options.check(input)?;
+    pub(super) fn new(plan: Plan<'m>, input: &'m NamedTensors) -> Result<Self> {
+        plan.check()?;
+        plan.options.check(input)?;
         let ties = Ties::of(input)?;
         let layouts = layouts::notes(input);
         let names: Vec<&str> = input.names().filter(|name| ties.is_first(name)).collect();
@@ -65,13 +65,13 @@ impl<'m> BudgetSearch<'m> {
         let layers = parallel::map(names.len(), |i| {
             let name = names[i];
             let before = done.fetch_add(1, Ordering::Relaxed);
-            budget.options.progress(Some(name), before, names.len())?;
-            within(name, Layer::new(&budget, input, ties.names(name), &layouts))
+            plan.options.progress(Some(name), before, names.len())?;
+            within(name, Layer::new(&plan, input, ties.names(name), &layouts))
         });
         let layers = layers.into_iter().collect::<Result<_>>()?;
-        budget.options.progress(None, names.len(), names.len())?;
+        plan.options.progress(None, names.len(), names.len())?;
         Ok(Self {
-            budget,
+            plan,
             input,
             layers,
         })
@@ -79,19 +79,19 @@ impl<'m> BudgetSearch<'m> {
 
     /// Sets the budget to the least error in a file of at most this many bytes.
     pub fn bytes(&mut self, bytes: u64) -> &mut Self {
-        self.budget.target = Target::Bytes(bytes);
+        self.plan.target = Target::Bytes(bytes);
         self
     }
 
     /// Sets the budget to the least error in a file that is at least this many times smaller than the model's.
     pub fn ratio(&mut self, ratio: f64) -> &mut Self {
-        self.budget.target = Target::Ratio(ratio);
+        self.plan.target = Target::Ratio(ratio);
         self
     }
 
     /// Sets the budget to the smallest file in which the errors of the tensors add up to no more than this.
     pub fn error(&mut self, error: f64) -> &mut Self {
-        self.budget.target = Target::Error(error);
+        self.plan.target = Target::Error(error);
         self
     }
 
@@ -151,7 +151,7 @@ impl<'m> BudgetSearch<'m> {
             })
         });
         Recipe {
-            seed: self.budget.seed,
+            seed: self.plan.seed,
             rules: rules.collect(),
         }
     }
@@ -161,8 +161,8 @@ impl<'m> BudgetSearch<'m> {
     /// Tensors with a curve are fitted at the points that the budget chooses, and their curves corrected by what the fits took,
     /// until the best choice among the fits uses the budget.
     fn choose(&mut self) -> Result<Vec<usize>> {
-        self.budget.target.check()?;
-        let limit = match self.budget.target {
+        self.plan.target.check()?;
+        let limit = match self.plan.target {
             Target::Error(error) => Limit::Error(error),
             Target::Bytes(bytes) => Limit::Bytes(bytes),
             Target::Ratio(ratio) => Limit::Bytes((self.input.file_bytes() as f64 / ratio) as u64),
@@ -226,23 +226,25 @@ impl<'m> BudgetSearch<'m> {
             Some((i, place, step))
         });
         let places: Vec<(usize, usize, f64)> = places.collect();
-        let (budget, layers, done) = (&self.budget, &self.layers, AtomicUsize::new(0));
+        if places.is_empty() {
+            return Ok(false);
+        }
+        let (plan, layers, done) = (&self.plan, &self.layers, AtomicUsize::new(0));
         let fits = parallel::map(places.len(), |i| {
             let (layer, _, step) = places[i];
             let layer = &layers[layer];
             let before = done.fetch_add(1, Ordering::Relaxed);
-            budget
-                .options
+            plan.options
                 .progress(Some(&layer.row.name), before, places.len())?;
-            within(&layer.row.name, layer.fitted(budget, step))
+            within(&layer.row.name, layer.fitted(plan, step))
         });
         for (&(layer, place, _), fit) in places.iter().zip(fits) {
             self.layers[layer].add(place, fit?);
         }
-        self.budget
+        self.plan
             .options
             .progress(None, places.len(), places.len())?;
-        Ok(!places.is_empty())
+        Ok(true)
     }
 
     /// The best choice among what has been fitted.
@@ -284,7 +286,7 @@ impl<'m> BudgetSearch<'m> {
     /// A note for each sensitivity that no tensor has.
     fn unmatched(&self) -> Result<Vec<String>> {
         let mut notes = Vec::new();
-        for (text, _) in &self.budget.sensitivities {
+        for (text, _) in &self.plan.sensitivities {
             let pattern = super::recipe::pattern(text)?;
             if !self.input.names().any(|name| pattern.matches(name)) {
                 notes.push(format!("the sensitivity of {text:?} matches no tensor"));
@@ -314,8 +316,8 @@ impl<'m> BudgetSearch<'m> {
                     row.weight_error = made.weight_error;
                     row.output_error = made.output_error;
                     row.notes.extend(made.notes.iter().cloned());
-                    if self.budget.options.limits {
-                        row.limit_bits = layer.task(&self.budget)?.limit(made);
+                    if self.plan.options.limits {
+                        row.limit_bits = layer.task(&self.plan)?.limit(made);
                     }
                     add(&row.name, Output::Compressed(made.tensor.clone()))?
                 }
@@ -323,7 +325,7 @@ impl<'m> BudgetSearch<'m> {
             };
             for other in &layer.others {
                 add(other, Output::Tied(&row.name))?;
-                report.rows.push(row.tied(other, &self.budget.options));
+                report.rows.push(row.tied(other, &self.plan.options));
             }
             report.rows.push(row);
         }
@@ -398,7 +400,7 @@ struct Candidate {
 impl<'m> Layer<'m> {
     /// Tries candidates on the tensor of these names.
     fn new(
-        budget: &Budget<'_>,
+        plan: &Plan<'_>,
         input: &'m NamedTensors,
         names: &[String],
         layouts: &BTreeMap<String, String>,
@@ -428,15 +430,15 @@ impl<'m> Layer<'m> {
         if !layer.row.notes.is_empty() || !data.is_float() || data.bytes.is_empty() {
             return Ok(layer);
         }
-        let searched = budget.candidates.is_none();
+        let searched = plan.candidates.is_none();
         if axes == 0 || axes == 1 && !searched {
             return Ok(layer);
         }
         for name in names {
-            layer.sensitivity += budget.sensitivity_of(name)?;
+            layer.sensitivity += plan.sensitivity_of(name)?;
         }
         let half;
-        let chains = match &budget.candidates {
+        let chains = match &plan.candidates {
             Some(candidates) => candidates.as_slice(),
             None if axes == 1 && layer.data.dtype.bytes() > 2 => {
                 half = [vec![Step::Dense(Precision::F16)]];
@@ -444,13 +446,13 @@ impl<'m> Layer<'m> {
             }
             None => &[],
         };
-        match layer.tried(budget, chains, searched && axes > 1) {
+        match layer.tried(plan, chains, searched && axes > 1) {
             Ok((options, curve)) => {
                 layer.options.extend(options);
                 layer.curve = curve;
             }
             Err(error @ Error::Stopped { .. }) => return Err(error),
-            Err(error) if budget.options.strict => return Err(error),
+            Err(error) if plan.options.strict => return Err(error),
             Err(error) => layer.row.notes.push(format!("kept: {error}")),
         }
         layer.drop_dominated();
@@ -460,11 +462,11 @@ impl<'m> Layer<'m> {
     /// What chains make of the tensor, and its curve if it is asked for.
     fn tried(
         &self,
-        budget: &Budget<'_>,
+        plan: &Plan<'_>,
         chains: &[Vec<Step>],
         curve: bool,
     ) -> Result<(Vec<Candidate>, Option<Curve>)> {
-        let task = self.task(budget)?;
+        let task = self.task(plan)?;
         check::finite("the tensor", &task.weights.view())?;
         let mut options = Vec::new();
         for chain in chains {
@@ -482,7 +484,7 @@ impl<'m> Layer<'m> {
         Ok((options, curve))
     }
 
-    fn task<'a>(&'a self, budget: &Budget<'a>) -> Result<Task<'a>> {
+    fn task<'a>(&'a self, plan: &Plan<'a>) -> Result<Task<'a>> {
         let name = self.row.name.as_str();
         Ok(Task {
             name,
@@ -490,10 +492,10 @@ impl<'m> Layer<'m> {
             dtype: self.data.dtype,
             moments: {
                 let names: Vec<&str> = self.names().map(String::as_str).collect();
-                budget.options.first_moments(&names)?
+                plan.options.first_moments(&names)?
             },
-            seed: Seed::from(budget.seed).derive_name(name),
-            observer: budget.options.observer,
+            seed: Seed::from(plan.seed).derive_name(name),
+            observer: plan.options.observer,
         })
     }
 
@@ -550,9 +552,9 @@ impl<'m> Layer<'m> {
     }
 
     /// The whole tensor in trellis codes of that step.
-    fn fitted(&self, budget: &Budget<'_>, step: f64) -> Result<Option<Candidate>> {
+    fn fitted(&self, plan: &Plan<'_>, step: f64) -> Result<Option<Candidate>> {
         let chain = [TrellisQuantizer::new(step).into()];
-        self.candidate(&self.task(budget)?, &chain)
+        self.candidate(&self.task(plan)?, &chain)
     }
 
     /// Adds a fit of the step at a place of the curve, and corrects the curve.

@@ -116,13 +116,18 @@ pub fn kinds() -> Vec<Kind> {
         kind!("fixed point of the whole range", Ix2, Same, |w, d| {
             widened(fixed_point(d).range(Range::MinMax), w)
         }),
-        kind!("trellis", Ix2, Same, |w, d| {
-            let step = d.choose(&[1.5, 0.5, 0.1, 0.01]);
-            TrellisQuantizer::relative(step)
-                .states(d.choose(&[8, 32, 256]))
-                .precision(precision(d))
-                .quantize(w)
-        }),
+        kind!(
+            "trellis",
+            Ix2,
+            NoLaw("its step follows the weights, and its values are means"),
+            |w, d| {
+                let step = d.choose(&[1.5, 0.5, 0.1, 0.01]);
+                TrellisQuantizer::relative(step)
+                    .states(d.choose(&[8, 32, 256]))
+                    .precision(precision(d))
+                    .quantize(w)
+            }
+        ),
         kind!("binary", Ix2, Same, |w, d| binarizer(d).quantize(w)),
         kind!(
             "stochastic binary",

@@ -1,6 +1,7 @@
 //! Laws of whole models: recipes as text, calibration, tensors that a chain cannot compress, observers and budgets.
 #![cfg(feature = "model")]
 
+mod bound;
 mod budgets;
 mod calibration;
 mod kept;

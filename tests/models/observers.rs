@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Mutex;
 
-use taper::model::{Budget, CompressOptions, NamedTensors};
+use taper::model::{Budget, CompressOptions, NamedTensors, few_bit_candidates};
 use taper::quantize::product::ProductQuantizer;
 use taper::{Error, Progress, Stage};
 
@@ -70,11 +70,36 @@ fn progress_names_each_tensor_and_counts_to_the_end() {
         assert!(fits("a") > 0 && fits("b") > 0 && fits("bias") == 0);
     };
     check(std::mem::take(&mut *seen.lock().unwrap()));
-    Budget::ratio(2.0)
-        .observer(&observer)
-        .compress(&network)
-        .unwrap();
-    check(std::mem::take(&mut *seen.lock().unwrap()));
+    // A budget works on several tensors at a time: each is named once, by a number of its own, and its fits bear its name.
+    for candidates in [None, Some(few_bit_candidates())] {
+        let mut budget = Budget::ratio(3.0).observer(&observer);
+        let few_bit = candidates.is_some();
+        if let Some(candidates) = candidates {
+            budget = budget.candidates(candidates);
+        }
+        budget.compress(&network).unwrap();
+        let seen = std::mem::take(&mut *seen.lock().unwrap());
+        let (model, fits): (Vec<_>, Vec<_>) = seen
+            .into_iter()
+            .partition(|(_, stage, ..)| *stage == Stage::Model);
+        let mut first: Vec<_> = model[..4]
+            .iter()
+            .map(|(tensor, _, done, count)| (*done, *count, tensor.clone()))
+            .collect();
+        first.sort();
+        let numbers: Vec<_> = first
+            .iter()
+            .map(|&(done, count, _)| (done, count))
+            .collect();
+        assert_eq!(numbers, [(0, 3), (1, 3), (2, 3), (3, 3)]);
+        let mut names: Vec<_> = first.into_iter().map(|(.., tensor)| tensor).collect();
+        names.sort();
+        let expected = [None, Some("a"), Some("b"), Some("bias")];
+        assert_eq!(names, expected.map(|name| name.map(str::to_owned)));
+        assert_eq!(few_bit, !fits.is_empty());
+        let named = |tensor: &Option<String>| matches!(tensor.as_deref(), Some("a" | "b"));
+        assert!(fits.iter().all(|(tensor, ..)| named(tensor)));
+    }
 }
 
 #[test]

@@ -151,18 +151,6 @@ fn the_trellis_gains_a_decibel() {
     assert!(gain > 0.95 && gain < 1.53, "{gain} dB");
 }
 
-#[test]
-fn more_states_lower_error_and_rate() {
-    let weights = normal((64, 256), 8);
-    let cost = |states| {
-        let quantizer = TrellisQuantizer::new(0.5).states(states);
-        let rounded = quantizer.quantize(weights.view()).unwrap();
-        mean_square(&(&weights - &rounded.decompress_matrix().unwrap()))
-    };
-    // The error alone may rise a little, where the rate falls.
-    assert!(cost(256) < 1.01 * cost(64) && cost(64) < 1.01 * cost(8));
-}
-
 /// Moments of strongly correlated inputs lower the output error several times at the same step.
 #[test]
 fn moments_lower_the_output_error() {
