@@ -91,7 +91,7 @@ impl<'a> Budget<'a> {
     }
 
     /// Multiplies the errors of the tensors whose names match `pattern` by `factor`, at least 0; 1 unless set. Patterns are
-    /// those of [`Rule::tensors`]; the first that matches counts.
+    /// those of [`Rule::tensors`](super::Rule::tensors); the first that matches counts.
     #[must_use]
     pub fn sensitivity(mut self, pattern: impl Into<String>, factor: f64) -> Self {
         self.plan.sensitivities.push((pattern.into(), factor));
@@ -200,7 +200,8 @@ impl<'a> Budget<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::Parameter`], [`Error::Unsupported`] for a chain that [`Step`] does not list, and [`Error::Recipe`] for a pattern
+    /// [`Error::Parameter`](crate::Error::Parameter), [`Error::Unsupported`](crate::Error::Unsupported) for a chain that [`Step`] does not
+    /// list, and [`Error::Recipe`](crate::Error::Recipe) for a pattern
     /// that cannot be read.
     pub fn check(&self) -> Result<()> {
         self.plan.check()

@@ -222,7 +222,7 @@ pub(super) mod tests {
                 let bias = Array1::from(vec![1.0, -1.0, 0.5, 0.0]);
                 let y = conv2d(x.view(), kernel.view(), Some(bias.view()), geometry).unwrap();
                 let expected = naive(&x, &kernel, geometry);
-                let bound = rounding(&[kernel.clone()], largest(&x));
+                let bound = rounding(std::slice::from_ref(&kernel), largest(&x));
                 for ((b, o, i, j), y) in y.indexed_iter() {
                     assert!((y - bias[o] - expected[[b, o, i, j]]).abs() <= bound);
                 }
