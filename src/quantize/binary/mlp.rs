@@ -26,9 +26,8 @@ mod stored;
 /// use taper::Quantizer;
 ///
 /// let norm = BatchNorm::new(array![1.0, -1.0], Array1::zeros(2), array![0.5, 0.5], Array1::ones(2), 1e-4)?;
-/// let signs = |w| Binarizer::new().quantize(w);
-/// let first = signs(array![[0.2, -0.1], [0.3, 0.4]].view())?;
-/// let hidden = signs(array![[-0.5, 0.5], [0.5, 0.5]].view())?;
+/// let first = Binarizer::new().quantize(array![[0.2, -0.1], [0.3, 0.4]].view())?;
+/// let hidden = Binarizer::new().quantize(array![[-0.5, 0.5], [0.5, 0.5]].view())?;
 /// let layers = vec![(first, norm.clone()), (hidden, norm)];
 /// let network = BinaryMlp::new(layers, array![[0.5, 1.0]], array![0.25])?;
 /// // The sums 1 and 3 give the signs +1 and −1, these the sums −2 and 0, these the signs −1 and +1.
