@@ -26,7 +26,7 @@ use crate::{
 /// ```
 /// use ndarray::Array4;
 /// use taper::factorize::convolution::Tucker2;
-/// use taper::{Factorizer, Geometry};
+/// use taper::{Compressed, Factorizer, Geometry};
 ///
 /// let kernel = Array4::from_shape_fn((16, 8, 3, 3), |(o, i, y, x)| ((o + 2 * i) * (y + 3 * x)) as f32);
 /// let chain = Tucker2::ranks(2, 2).factorize(kernel.view())?;
