@@ -89,7 +89,7 @@ fn methods(quick: bool) -> Vec<(String, String, Step)> {
     } else {
         &[0.125, 0.177, 0.25, 0.354, 0.5, 0.707, 1.0, 1.41, 1.7]
     };
-    for states in [8, 64, 256] {
+    for states in [8, 128, 256] {
         for &step in steps {
             let quantizer = TrellisQuantizer::new(step).states(states);
             methods.push((

@@ -7,7 +7,7 @@ pub(crate) fn damping() -> f64 {
 
 /// States of a trellis.
 pub(crate) fn states() -> usize {
-    64
+    128
 }
 
 pub(crate) fn svd_damping() -> f64 {
