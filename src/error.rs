@@ -224,7 +224,9 @@ pub enum Error {
     },
 
     /// No choice of candidates keeps the budget.
-    #[error("the budget of {budget} ({what}) cannot be kept: the candidates need at least {least}")]
+    #[error(
+        "the budget of {budget} ({what}) cannot be kept: the least that can be kept is {least}"
+    )]
     BudgetOutOfReach {
         /// What the budget limits: `bytes` or `error`.
         what: &'static str,

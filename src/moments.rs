@@ -316,9 +316,9 @@ impl InputMoments {
     }
 
     /// tr(W M Wᵀ) divided by m ‖W‖², where m is the mean of the diagonal of M: how many times larger the output is than for
-    /// inputs of the same power in all directions. It is 1 where there is no output.
+    /// inputs of the same power in all directions; none where there is no output.
     #[cfg(feature = "model")]
-    pub(crate) fn alignment<F: Float>(&self, weights: ArrayView2<'_, F>) -> Result<f64> {
+    pub(crate) fn alignment<F: Float>(&self, weights: ArrayView2<'_, F>) -> Result<Option<f64>> {
         // All in the units of `difference`.
         let (output, _) = self.difference(weights, Array2::zeros(weights.dim()).view())?;
         let exponent = power::largest_exponent(&weights);
@@ -328,11 +328,7 @@ impl InputMoments {
         let moments = self.normalized()?.0.diagonal()?;
         let mean = moments.sum() / self.features() as f64;
         let ratio = output / (mean * squares.sum::<f64>());
-        Ok(if ratio > 0.0 && ratio.is_finite() {
-            ratio
-        } else {
-            1.0
-        })
+        Ok((ratio > 0.0 && ratio.is_finite()).then_some(ratio))
     }
 
     /// tr(E M Eᵀ) · 2⁻ᵉ for E = `weights` − `compressed`, and e: in units in which no square overflows or vanishes.

@@ -76,7 +76,7 @@ struct Compress {
     /// Multiply the error of matching tensors by a factor, as in `--sensitivity 'pooler.*=4'`. May be repeated.
     #[arg(long, value_name = "PATTERN=FACTOR", value_parser = sensitivity, requires = "budget")]
     sensitivity: Vec<(String, f64)>,
-    /// Choose among methods whose layers multiply from few bits (fixed point, product quantization, pruning), instead of the smallest file.
+    /// Choose among formats that multiply without being decompressed: fixed point, product quantization, pruned weights. Files are larger.
     #[arg(long, requires = "budget")]
     few_bit: bool,
     /// Write the recipe that the budget led to.

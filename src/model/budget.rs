@@ -102,7 +102,8 @@ impl<'a> Budget<'a> {
     ///
     /// `loss` receives the name of a tensor and its weights with uniform noise of ‖E‖² = 0.01 ‖W‖². It returns how much worse the model
     /// is with these weights and all others unchanged: the increase of its loss, or the mean squared change of its output. Errors of
-    /// one tensor then count by what they do to the loss, to second order. Tied tensors are asked for once, under the first of their names.
+    /// one tensor then count by what they do to the loss, to second order. Tied tensors are asked for once, under the first of their names. A
+    /// [`sensitivity`](Self::sensitivity) that was set before and matches a name counts instead.
     ///
     /// ```
     /// use taper::model::{Budget, NamedTensors};
@@ -139,6 +140,10 @@ impl<'a> Budget<'a> {
                 continue;
             }
             let weights = within(name, data.to_f32())?;
+            if check::finite("the tensor", &weights.view()).is_err() {
+                // It will be kept.
+                continue;
+            }
             let squares: f64 = weights.iter().map(|&w| f64::from(w).powi(2)).sum();
             // Uniform numbers from −s to s have the variance s² / 3.
             let scale = (3.0 * NOISE * squares / weights.len() as f64).sqrt();

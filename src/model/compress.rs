@@ -20,6 +20,7 @@ use super::{Calibration, NamedTensors, TensorData};
 use crate::limit::{EmpiricalSource, RateDistortionGap};
 use crate::{
     DType, Error, FitContext, InputMoments, Observer, Progress, Result, Seed, Stage, check,
+    defaults,
 };
 
 /// Options of one compression of a model, besides the recipe.
@@ -281,14 +282,16 @@ impl Task<'_> {
 
     /// The error of the tensor in the unit in which a budget adds errors up: relative to the weights, or to what an output error
     /// would be for inputs of the same power in all directions.
+    ///
+    /// Moments are damped, since inputs that were never seen may come.
     pub(super) fn error(&self, made: &Made) -> Result<f64> {
-        match (made.output_error, &self.moments) {
-            (Some(error), Some(moments)) => {
-                let weights = step::as_matrix(self.weights.view())?;
-                Ok(error * moments.alignment(weights.view())?)
+        if let (Some(error), Some(moments)) = (made.output_error, &self.moments) {
+            let weights = step::as_matrix(self.weights.view())?;
+            if let Some(alignment) = moments.alignment(weights.view())? {
+                return Ok(error * alignment + defaults::damping() * made.weight_error);
             }
-            _ => Ok(made.weight_error),
         }
+        Ok(made.weight_error)
     }
 
     /// The least bits for a weight at the error of the tensor; `None` where there is no error or no limit.

@@ -29,6 +29,8 @@ struct Measured {
 impl Curve {
     /// The levels at which a curve is estimated: steps of 2.4 to 2^−11.5 times the root mean square of the weights.
     pub(super) const LEVELS: &[i32] = &[20, 8, -4, -16, -28, -40, -56, -80, -112, -144, -184];
+    /// Fewer levels, for fits that take long.
+    pub(super) const FEW_LEVELS: &[i32] = &[20, -4, -28, -56, -112, -184];
     /// The number of states of estimates. Another number changes all points of a curve by nearly the same factors.
     pub(super) const STATES: usize = 8;
 
@@ -57,7 +59,7 @@ impl Curve {
 
     /// The step of a level.
     pub(super) fn step_at(&self, level: i32) -> f64 {
-        // By multiplications alone, which every machine rounds the same.
+        // By multiplications alone: the step is the same on every machine.
         const ROOT: f64 = 1.044_273_782_427_413_8;
         let whole = self.unit * 2.0_f64.powi(level.div_euclid(OCTAVE));
         (0..level.rem_euclid(OCTAVE)).fold(whole, |step, _| step * ROOT)
@@ -118,6 +120,13 @@ impl Curve {
         self.bytes = fit.bytes as f64 / bytes;
         if error > 0.0 && fit.error > 0.0 {
             self.error = fit.error / error;
+        } else if fit.error > 0.0 {
+            // The sample had no error: errors are squares of steps.
+            self.error = 1.0;
+            for m in &mut self.measured {
+                let octaves = f64::from(m.level - level) / f64::from(OCTAVE);
+                m.error = fit.error * (2.0 * octaves).exp2();
+            }
         }
     }
 }

@@ -16,7 +16,7 @@ pub(super) struct Plan<'a> {
     pub(super) options: CompressOptions<'a>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Target {
     Bytes(u64),
     Ratio(f64),

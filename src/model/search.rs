@@ -22,7 +22,7 @@ use super::tensors::within;
 use super::ties::Ties;
 use super::{NamedTensors, TensorData};
 use crate::quantize::trellis::TrellisQuantizer;
-use crate::{Error, Precision, Result, Seed, check, parallel};
+use crate::{Error, Float, Precision, Result, Seed, check, parallel};
 
 /// Times that the fits of a search are corrected by what they took.
 const ROUNDS: usize = 6;
@@ -52,6 +52,8 @@ pub struct BudgetSearch<'m> {
     plan: Plan<'m>,
     input: &'m NamedTensors,
     layers: Vec<Layer<'m>>,
+    /// The last choice, and what it was made for. Later fits change no index.
+    chosen: Option<(Target, Vec<usize>)>,
 }
 
 impl<'m> BudgetSearch<'m> {
@@ -74,6 +76,7 @@ impl<'m> BudgetSearch<'m> {
             plan,
             input,
             layers,
+            chosen: None,
         })
     }
 
@@ -161,6 +164,18 @@ impl<'m> BudgetSearch<'m> {
     /// Tensors with a curve are fitted at the points that the budget chooses, and their curves corrected by what the fits took,
     /// until the best choice among the fits uses the budget.
     fn choose(&mut self) -> Result<Vec<usize>> {
+        let target = self.plan.target;
+        match &self.chosen {
+            Some((last, chosen)) if *last == target => Ok(chosen.clone()),
+            _ => {
+                let chosen = self.search()?;
+                self.chosen = Some((target, chosen.clone()));
+                Ok(chosen)
+            }
+        }
+    }
+
+    fn search(&mut self) -> Result<Vec<usize>> {
         self.plan.target.check()?;
         let limit = match self.plan.target {
             Target::Error(error) => Limit::Error(error),
@@ -171,9 +186,7 @@ impl<'m> BudgetSearch<'m> {
         let mut aim = limit;
         let mut best = Err(());
         for _ in 0..ROUNDS {
-            if !self.fit(aim, empty)? {
-                break;
-            }
+            let any = self.fit(aim, empty)?;
             best = match self.among_fits(limit, empty) {
                 Ok(chosen) => Ok(chosen),
                 Err(Error::BudgetOutOfReach { .. }) => Err(()),
@@ -188,12 +201,15 @@ impl<'m> BudgetSearch<'m> {
                 }
                 (Ok(_), _) => {}
                 // The fits are a little larger than the corrected curves said.
-                (Err(_), _) => aim = tighter(aim),
+                (Err(()), _) => aim = tighter(aim),
+            }
+            if !any {
+                break;
             }
         }
         match best {
             Ok(chosen) => Ok(chosen),
-            Err(_) => {
+            Err(()) => {
                 // The end of all curves is the last that could be within the limit.
                 let end = match limit {
                     Limit::Bytes(_) => Limit::Bytes(0),
@@ -239,7 +255,13 @@ impl<'m> BudgetSearch<'m> {
             within(&layer.row.name, layer.fitted(plan, step))
         });
         for (&(layer, place, _), fit) in places.iter().zip(fits) {
-            self.layers[layer].add(place, fit?);
+            let fit = match fit {
+                Ok(fit) => fit,
+                Err(error) if self.plan.options.strict || stopped(&error) => return Err(error),
+                // Other steps may fit the tensor, and it can be kept.
+                Err(_) => None,
+            };
+            self.layers[layer].add(place, fit);
         }
         self.plan
             .options
@@ -365,6 +387,15 @@ fn extreme(points: &[RatePoint], limit: Limit) -> usize {
     let points = points.iter().enumerate();
     let least = points.min_by(|a, b| order(a.1, b.1));
     least.map_or(0, |(index, _)| index)
+}
+
+/// Whether an observer ended the search.
+fn stopped(error: &Error) -> bool {
+    match error {
+        Error::Stopped { .. } => true,
+        Error::InTensor { source, .. } => stopped(source),
+        _ => false,
+    }
 }
 
 /// A limit a little below another one.
@@ -526,14 +557,27 @@ impl<'m> Layer<'m> {
         };
         let rows = task.weights.shape()[0];
         let few = SAMPLE.div_ceil(all / rows).max(FEWEST_ROWS).min(rows);
-        let chosen: Vec<usize> = (0..few).map(|i| i * rows / few).collect();
+        let largest = check::largest(&task.weights).as_f64();
+        // A random row of each of so many parts: every n-th row would miss what repeats.
+        let random = |part: usize| 0.5 * (1.0 + task.seed.uniform(part as u64));
+        let chosen = (0..few).map(|part| {
+            let (from, to) = (part * rows / few, (part + 1) * rows / few);
+            from + (random(part) * (to - from) as f64) as usize
+        });
+        let chosen: Vec<usize> = chosen.collect();
         task.weights = task.weights.select(Axis(0), &chosen);
         let scale = rows as f64 / few as f64;
         let mut curve = Curve::new(unit);
         let mut failed = None;
-        // With moments each fit factors their matrix.
-        let every = if task.moments.is_some() { 2 } else { 1 };
-        for &level in Curve::LEVELS.iter().skip(every - 1).step_by(every) {
+        // With moments each fit factors their matrix, and moves weights further.
+        let (levels, finest) = match task.moments {
+            None => (Curve::LEVELS, largest / 60_000.0),
+            Some(_) => (Curve::FEW_LEVELS, largest / 15_000.0),
+        };
+        for &level in levels {
+            if curve.step_at(level) <= finest {
+                break;
+            }
             let step = curve.step_at(level);
             let chain = [TrellisQuantizer::new(step).states(Curve::STATES).into()];
             match self.candidate(&task, &chain) {

@@ -97,8 +97,8 @@ pub(super) fn encode(
             meaning: CodeMeaning::Trellis { rows, columns },
             ..
         }) => {
-            let coded = Paths::encode(rows, columns, raw)?;
-            coded.map(|(paths, coded)| (Coding::Paths(paths), coded))
+            let (paths, coded) = Paths::encode(rows, columns, raw)?;
+            Some((Coding::Paths(paths), coded))
         }
         Some(layout) => encode_codes(raw, layout)?,
         None => {

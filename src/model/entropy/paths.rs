@@ -31,6 +31,8 @@ const RARE: u64 = 1 << 10;
 const CHUNK: usize = 1 << 16;
 /// The raw bytes are never more than coded bytes times this.
 const MAX_RATIO: usize = 128;
+/// Parts of a matrix whose codes are counted at the same time.
+const TASKS: usize = 8;
 /// Bits of the numbers beyond, without sign.
 const WIDE: u32 = 16;
 
@@ -225,16 +227,12 @@ impl Paths {
         Some(self.bytes)
     }
 
-    /// The coded bytes; none where they are so few that a reader would refuse them.
+    /// The coded bytes.
     ///
     /// # Errors
     ///
     /// [`Error::Malformed`](crate::Error::Malformed) where `raw` is no matrix of trellis codes.
-    pub(super) fn encode(
-        rows: usize,
-        columns: usize,
-        raw: &[u8],
-    ) -> Result<Option<(Self, Vec<u8>)>> {
+    pub(super) fn encode(rows: usize, columns: usize, raw: &[u8]) -> Result<(Self, Vec<u8>)> {
         let (layout, codes) = Layout::parse([rows, columns], raw)?;
         let count = layout.count();
         let codes = PackedCodes::from_bytes("a part", codes.to_vec(), count, layout.bits)?;
@@ -249,22 +247,26 @@ impl Paths {
                 .for_each(|code| *code = natural(Layout::number(layout.bits, *code)));
             found
         };
-        let counts = parallel::map(chunks.len(), |i| {
+        // Few tasks, since the counts of wide codes take megabytes.
+        let each = chunks.len().div_ceil(TASKS);
+        let counts = parallel::map(chunks.len().div_ceil(each), |task| {
             let mut counts = vec![vec![0_u64; 1 << layout.bits]; layout.points.len()];
-            let naturals = codes_of(chunks[i]);
-            let classes = classes.of_chunk(chunks[i], naturals.len());
-            for (&natural, &class) in naturals.iter().zip(&classes) {
-                counts[usize::from(class)][natural as usize] += 1;
+            for &start in chunks.iter().skip(task * each).take(each) {
+                let naturals = codes_of(start);
+                let classes = classes.of_chunk(start, naturals.len());
+                for (&natural, &class) in naturals.iter().zip(&classes) {
+                    counts[usize::from(class)][natural as usize] += 1;
+                }
             }
             counts
         });
-        let mut counts = counts.into_iter();
-        let mut sum = counts.next().expect("a matrix has a code");
-        for part in counts {
+        let sum = counts.into_iter().reduce(|mut sum, part| {
             for (sum, part) in sum.iter_mut().flatten().zip(part.iter().flatten()) {
                 *sum += part;
             }
-        }
+            sum
+        });
+        let sum = sum.expect("a matrix has a code");
         let tables: Vec<Table> = sum.iter().map(|counts| Table::new(counts)).collect();
         let coders: Vec<Coder> = tables.iter().map(Table::coder).collect();
         let chunks = parallel::map(chunks.len(), |i| {
@@ -289,7 +291,11 @@ impl Paths {
             columns,
             bytes: raw.len(),
         };
-        Ok((raw.len() / MAX_RATIO <= bytes.len()).then_some((coding, bytes)))
+        // A reader refuses fewer bytes.
+        while bytes.len() < raw.len() / MAX_RATIO {
+            bytes.extend([0, 0]);
+        }
+        Ok((coding, bytes))
     }
 
     /// The bytes that `coded` stands for.
@@ -339,12 +345,17 @@ impl Paths {
         let lengths: Vec<usize> = lengths.collect::<Result<_>>()?;
         side.finish()?;
         let (words, odd) = rest.as_chunks::<2>();
-        if !odd.is_empty()
-            || lengths
-                .iter()
-                .try_fold(0_usize, |sum, &l| sum.checked_add(l))
-                != Some(words.len())
-        {
+        let used = lengths
+            .iter()
+            .try_fold(0_usize, |sum, &l| sum.checked_add(l));
+        let filling = used.and_then(|used| words.get(used..));
+        // Zeros fill a part up to the least length.
+        let filled = filling.is_some_and(|filling| {
+            filling.is_empty()
+                || coded.len() <= self.bytes / MAX_RATIO + 1
+                    && filling.iter().all(|word| *word == [0, 0])
+        });
+        if !odd.is_empty() || !filled {
             return Err(malformed("chunks of trellis codes do not fill their part"));
         }
         let mut start = 0;
@@ -643,15 +654,15 @@ mod tests {
                 .map(|k| k.clamp(-(1 << (bits - 1)), (1 << (bits - 1)) - 1))
                 .collect();
             let raw = raw(&layout, &numbers);
-            let coded = Paths::encode(rows, columns, &raw).unwrap();
-            if let Some((paths, mut coded)) = coded {
-                prop_assert_eq!(paths.decode(&coded).unwrap(), raw);
-                let place = (place * coded.len() as f64) as usize;
-                let _ = paths.decode(&coded[..place]);
-                coded[place] ^= change;
-                if let Ok(other) = paths.decode(&coded) {
-                    prop_assert_eq!(other.len(), paths.bytes);
-                }
+            let (paths, mut coded) = Paths::encode(rows, columns, &raw).unwrap();
+            prop_assert_eq!(paths.decode(&coded).unwrap(), raw);
+            let place = (place * coded.len() as f64) as usize;
+            if let Ok(other) = paths.decode(&coded[..place]) {
+                prop_assert_eq!(other.len(), paths.bytes);
+            }
+            coded[place] ^= change;
+            if let Ok(other) = paths.decode(&coded) {
+                prop_assert_eq!(other.len(), paths.bytes);
             }
         }
     }
@@ -681,7 +692,7 @@ mod tests {
             points: vec![[0; POINTS]; 2],
         };
         let raw = raw(&layout, &numbers);
-        let (paths, coded) = Paths::encode(rows, columns, &raw).unwrap().unwrap();
+        let (paths, coded) = Paths::encode(rows, columns, &raw).unwrap();
         assert_eq!(paths.decode(&coded).unwrap(), raw);
         let mut counts = std::collections::BTreeMap::new();
         for number in &numbers {
@@ -698,5 +709,26 @@ mod tests {
             coded.len(),
             entropy / 8.0
         );
+    }
+    /// Zeros take the least that a reader accepts.
+    #[test]
+    fn zeros_take_a_hundredth_of_their_codes() {
+        let (rows, columns) = (1000, 1024);
+        let line = Line { scale: 8, step: 0 };
+        let layout = Layout {
+            states: 8,
+            down: false,
+            bits: 1,
+            base: 14,
+            rows: vec![line; rows],
+            columns: vec![line; columns],
+            points: vec![[0; POINTS]; 2],
+        };
+        let raw = raw(&layout, &vec![0; rows * columns]);
+        let (paths, coded) = Paths::encode(rows, columns, &raw).unwrap();
+        assert!(coded.len() <= raw.len() / MAX_RATIO + 1, "{}", coded.len());
+        assert_eq!(paths.decode(&coded).unwrap(), raw);
+        let more = [&coded[..], &[0, 0]].concat();
+        assert!(paths.decode(&more).is_err());
     }
 }

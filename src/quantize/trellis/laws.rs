@@ -35,8 +35,10 @@ impl Counts {
     #[inline]
     pub(super) fn record(&mut self, class: usize, x: f64, number: i32) {
         self.numbers[class][place(number)] += 1;
-        let point = (number.clamp(-REACH, REACH) + REACH) as usize;
-        self.lacks[class][point] += x - (2.0 * f64::from(number) + 0.5);
+        if number.abs() <= COUNTED {
+            let point = (number.clamp(-REACH, REACH) + REACH) as usize;
+            self.lacks[class][point] += x - (2.0 * f64::from(number) + 0.5);
+        }
     }
 
     pub(super) fn merge(&mut self, other: &Self) {

@@ -63,7 +63,7 @@ impl<F: Float> TrellisMatrix<F> {
             .iter()
             .map(|&number| Layout::code(layout.bits, number))
             .collect();
-        check::product_in_range("a weight", 2 * largest as usize + 2, [step])?;
+        check::product_in_range("a weight", (1 << layout.bits) + 1, [step])?;
         Ok(Self {
             shape: [layout.rows.len(), layout.columns.len()],
             precision,

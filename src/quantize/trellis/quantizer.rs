@@ -29,9 +29,10 @@ const SPARSE: usize = 8;
 /// The codes of a row are a path through a machine of 8 to 256 [states](crate::quantize::trellis). Of all paths, the Viterbi
 /// algorithm finds the one of least error and rate $\sum (w / Δ − v)^2 + 0.35\\, b$, where b is the number of bits
 /// that an entropy coder needs for the code. The frequencies that b follows from are estimated from the weights, for each class
-/// of rows and columns of similar scale. Values are the means of the weights that they stand for.
+/// of rows and columns of similar scale. Values are the means of the weights that they stand for (with moments, in a fit without
+/// feedback).
 ///
-/// Codes are meant for a container, which entropy-codes them. At all rates the mean squared error is about Δ² / 4. Of N(0, σ²)
+/// Codes are meant for a container, which entropy-codes them. Up to Δ = 1.5 σ the mean squared error is about Δ² / 4. Of N(0, σ²)
 /// with 128 states a code takes about 1.07 + log₂(σ / Δ) bits, 0.05 bits more than the rate-distortion function, as long as Δ < σ. The same step for all tensors of
 /// a model makes the sum of their squared errors the least for the length of the file.
 ///
@@ -301,7 +302,7 @@ impl Fit {
         }
         Err(Error::Parameter(ParamError::OutOfRange {
             name: "step",
-            range: "at least a 65532nd of the largest weight in the precision of the step, and more with moments",
+            range: "above a 65532nd of the largest weight in the precision of the step, and above a 16383rd with moments",
             value: given,
         }))
     }
