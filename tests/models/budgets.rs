@@ -101,12 +101,10 @@ fn odd_tensors_use_the_budget_too() {
         for ratio in [4.0, 8.0] {
             let (_, report) = Budget::ratio(ratio).compress(&network).unwrap();
             let used = ratio / report.ratio();
-            // The outlier's tensor has no step between its own scale and the others', and is kept or coarse.
             assert!(report.ratio() >= ratio, "{report}");
-            assert!(
-                used > 0.9 || report.rows[0].method == "keep",
-                "{used}: {report}"
-            );
+            // A tensor with an outlier has no finer step than the 16 bits of a code allow; the other one is then kept.
+            let kept = report.rows.iter().any(|row| row.method == "keep");
+            assert!(used > 0.9 || kept, "{used}: {report}");
         }
     }
     // All inputs are zero: the error of the weights counts.
