@@ -177,7 +177,14 @@ impl<F: Float> Quantizer<F> for Binarizer {
 
 /// The mean of |w|, summed so that no intermediate value overflows.
 fn mean_magnitude<'a, F: Float>(values: impl Iterator<Item = &'a F>, count: usize) -> f64 {
-    values.map(|w| w.as_f64().abs() / count as f64).sum()
+    let (mut sum, mut largest) = (0.0, 0.0_f64);
+    for w in values {
+        let magnitude = w.as_f64().abs();
+        sum += magnitude / count as f64;
+        largest = largest.max(magnitude);
+    }
+    // Rounding may raise the mean of the largest numbers above them, to infinity.
+    sum.min(largest)
 }
 
 #[cfg(test)]
@@ -186,6 +193,16 @@ mod tests {
     use crate::Compressed;
     use ndarray::{Array2, array, s};
     use proptest::prelude::*;
+
+    #[test]
+    fn the_mean_of_the_largest_numbers_is_finite() {
+        let weights = Array2::from_elem((3, 6), -f64::MAX);
+        for scaling in [Granularity::PerTensor, Granularity::PerRow] {
+            let binarizer = Binarizer::new().scaling(scaling).precision(Precision::F64);
+            let matrix = binarizer.quantize(weights.view()).unwrap();
+            assert_eq!(matrix.decompress().unwrap(), weights.clone().into_dyn());
+        }
+    }
 
     fn weights() -> impl Strategy<Value = Array2<f64>> {
         (1_usize..8, 1_usize..70).prop_flat_map(|(rows, columns)| {
