@@ -234,7 +234,7 @@ impl Paths {
     /// [`Error::Malformed`](crate::Error::Malformed) where `raw` is no matrix of trellis codes.
     pub(super) fn encode(rows: usize, columns: usize, raw: &[u8]) -> Result<(Self, Vec<u8>)> {
         let (layout, codes) = Layout::parse([rows, columns], raw)?;
-        let count = layout.count();
+        let count = layout.rows.len() * layout.columns.len();
         let codes = PackedCodes::from_bytes("a part", codes.to_vec(), count, layout.bits)?;
         let classes = Classes::new(&layout);
         let chunks: Vec<usize> = (0..count).step_by(CHUNK).collect();

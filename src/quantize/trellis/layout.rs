@@ -56,10 +56,6 @@ impl Layout {
     /// The bytes before those of lines.
     pub(crate) const HEAD: usize = 5;
 
-    pub(crate) fn count(&self) -> usize {
-        self.rows.len() * self.columns.len()
-    }
-
     /// The number of paths, and the length of each.
     pub(crate) fn paths(&self) -> (usize, usize) {
         let (rows, columns) = (self.rows.len(), self.columns.len());
