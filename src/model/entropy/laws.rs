@@ -67,7 +67,7 @@ impl Laws {
                 .iter()
                 .map(|&count| pack_weight(count, largest))
                 .collect();
-            for (&count, probability) in counts.iter().zip(probabilities(&table)) {
+            for (&count, probability) in counts.iter().zip(probabilities(&table, PRECISION)) {
                 if count > 0 {
                     let cost = PRECISION as f64 - f64::from(probability).log2();
                     bits += count as f64 * cost;
@@ -80,8 +80,9 @@ impl Laws {
     }
 
     fn models(&self, tables: &[u8]) -> Vec<Model> {
-        let laws = tables.chunks(self.alphabet).map(probabilities);
-        laws.map(|law| {
+        let laws = tables.chunks(self.alphabet);
+        laws.map(|table| {
+            let law = probabilities(table, PRECISION);
             Model::from_nonzero_fixed_point_probabilities(law, false)
                 .expect("probabilities are positive and sum to one")
         })
@@ -165,16 +166,17 @@ pub(super) fn pack_weight(count: u64, largest: u64) -> u8 {
     packed.max(1) as u8
 }
 
-pub(super) fn unpack_weight(packed: u8) -> u64 {
+fn unpack_weight(packed: u8) -> u64 {
     match packed {
         0 => 0,
         packed => u64::from(8 + (packed & 7)) << (packed >> 3),
     }
 }
 
-/// The law of a table: positive numbers that sum to 2²⁴, for at least one and at most 2¹⁶ symbols.
-fn probabilities(table: &[u8]) -> Vec<u32> {
-    let one = 1_u64 << PRECISION;
+/// The law of a table of at least one symbol: positive numbers that sum to 2 to the power `precision`, which is more than there
+/// are symbols.
+pub(super) fn probabilities(table: &[u8], precision: usize) -> Vec<u32> {
+    let one = 1_u64 << precision;
     let weights: Vec<u64> = table.iter().map(|&packed| unpack_weight(packed)).collect();
     let total = weights.iter().map(|&w| u128::from(w)).sum::<u128>().max(1);
     let share = u128::from(one - table.len() as u64);
@@ -338,7 +340,7 @@ mod tests {
 
         #[test]
         fn laws_sum_to_one(table in prop::collection::vec(any::<u8>(), 1..600)) {
-            let law = probabilities(&table);
+            let law = probabilities(&table, PRECISION);
             prop_assert!(law.iter().all(|&p| p > 0));
             prop_assert_eq!(law.iter().map(|&p| u64::from(p)).sum::<u64>(), 1 << PRECISION);
         }

@@ -15,7 +15,7 @@ use constriction::stream::stack::SmallAnsCoder;
 use constriction::stream::{Decode, Encode};
 
 use super::law::{Bits, ESCAPE, Law, REACH};
-use super::laws::{pack_weight, unpack_weight};
+use super::laws::{pack_weight, probabilities};
 use super::{malformed, words};
 use crate::packing::PackedCodes;
 use crate::quantize::trellis::layout::{LEVELS, Layout, Line, POINTS};
@@ -83,30 +83,11 @@ impl Table {
         }
     }
 
-    /// Positive probabilities that sum to 2¹².
-    fn probabilities(&self) -> Vec<u16> {
-        let one = 1_u64 << PRECISION;
-        let weights: Vec<u64> = self.weights.iter().map(|&w| unpack_weight(w)).collect();
-        let total = weights.iter().map(|&w| u128::from(w)).sum::<u128>().max(1);
-        let share = u128::from(one - weights.len() as u64);
-        let mut law: Vec<u16> = weights
-            .iter()
-            .map(|&weight| (u128::from(weight) * share / total) as u16 + 1)
-            .collect();
-        let sum: u64 = law.iter().map(|&p| u64::from(p)).sum();
-        // What rounding left over goes to the first of the most frequent.
-        let mut first = 0;
-        for (i, &probability) in law.iter().enumerate() {
-            if probability > law[first] {
-                first = i;
-            }
-        }
-        law[first] += (one - sum) as u16;
-        law
-    }
-
     fn coder(&self) -> Coder {
-        Coder::from_nonzero_fixed_point_probabilities(self.probabilities(), false)
+        let law = probabilities(&self.weights, PRECISION);
+        // Each of at least two symbols has a part.
+        let law = law.into_iter().map(|probability| probability as u16);
+        Coder::from_nonzero_fixed_point_probabilities(law, false)
             .expect("probabilities are positive and sum to one")
     }
 

@@ -359,7 +359,7 @@ impl Fit {
                 let mut search = Search::new(self.level, self.machine, &laws);
                 let mut numbers = vec![0; columns];
                 search.run(targets(row), &mut numbers);
-                search.record(targets(row), &numbers, counts);
+                search.record(&numbers, counts);
             });
             points = self.points(&counts);
         }
@@ -390,13 +390,10 @@ impl Fit {
             let mut counts = Counts::new(laws.len());
             for (j, numbers) in numbers.chunks_mut(columns).enumerate() {
                 let row = i * each + j;
-                let values = weights.row(row).to_vec();
-                let targets = || {
-                    let values = values.iter().copied();
-                    self.targets(values, self.layout.rows[row], &self.layout.columns)
-                };
-                search.run(targets(), numbers);
-                search.record(targets(), numbers, &mut counts);
+                let (values, line) = (weights.row(row), self.layout.rows[row]);
+                let values = values.iter().copied();
+                search.run(self.targets(values, line, &self.layout.columns), numbers);
+                search.record(numbers, &mut counts);
             }
             counts
         });

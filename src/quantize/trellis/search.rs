@@ -26,6 +26,8 @@ pub(super) struct Search<'a> {
     level: Level,
     machine: Machine,
     laws: &'a [Law],
+    /// Those of the last path.
+    targets: Vec<Target>,
     costs: Vec<[f32; CLASSES]>,
     numbers: Vec<[i32; CLASSES]>,
     classes: Vec<u8>,
@@ -38,6 +40,7 @@ impl<'a> Search<'a> {
             level,
             machine,
             laws,
+            targets: Vec::new(),
             costs: Vec::new(),
             numbers: Vec::new(),
             classes: Vec::new(),
@@ -47,9 +50,11 @@ impl<'a> Search<'a> {
 
     /// Writes the numbers of least cost for the targets of a path.
     pub(super) fn run(&mut self, targets: impl Iterator<Item = Target>, out: &mut [i32]) {
+        self.targets.clear();
+        self.targets.extend(targets);
         self.costs.clear();
         self.numbers.clear();
-        for target in targets {
+        for &target in &self.targets {
             let (costs, numbers) = self.step(target);
             self.costs.push(costs);
             self.numbers.push(numbers);
@@ -86,15 +91,10 @@ impl<'a> Search<'a> {
         (costs, numbers)
     }
 
-    /// Counts the numbers of a path.
-    pub(super) fn record(
-        &self,
-        targets: impl Iterator<Item = Target>,
-        numbers: &[i32],
-        counts: &mut Counts,
-    ) {
+    /// Counts the numbers that were found for the last path.
+    pub(super) fn record(&self, numbers: &[i32], counts: &mut Counts) {
         let mut state = 0;
-        for (target, &number) in targets.zip(numbers) {
+        for (target, &number) in self.targets.iter().zip(numbers) {
             let x = if state & 1 == 1 { -target.x } else { target.x };
             counts.record(target.class, x, number);
             state = self.machine.next(state, number);
