@@ -1,12 +1,14 @@
 //! Inputs of one fit that are not parameters of the compressor.
 
-use crate::{InputMoments, Observer};
+use crate::{Error, InputMoments, Observer, Result, check};
 
-/// What one fit can use besides the weights: the moments of the layer's inputs, and an observer.
+const INPUTS: &str = "moments of the inputs";
+const ROWS: &str = "weights of rows";
+
+/// What one fit can use besides the weights: the moments of the layer's inputs, the weights of rows, and an observer.
 ///
-/// Quantizers, factorizers and pruners take it in their `_with` methods. A compressor that minimizes the error of the
-/// weights only returns [`Error::MomentsUnused`](crate::Error::MomentsUnused) when the context holds moments. A compressor
-/// without iterations never calls the observer.
+/// Quantizers, factorizers and pruners take it in their `_with` methods. A compressor that cannot use the moments or the
+/// weights of rows returns [`Error::ContextUnused`]. A compressor without iterations never calls the observer.
 ///
 /// ```
 /// use std::ops::ControlFlow;
@@ -37,6 +39,9 @@ use crate::{InputMoments, Observer};
 pub struct FitContext<'a> {
     /// The moments of the layer's inputs. With them a compressor minimizes the error of the layer's output.
     pub inputs: Option<&'a InputMoments>,
+    /// How much the squared error of each row counts, such as how often each token of an embedding occurs. Only ratios matter.
+    /// [`TrellisQuantizer`](crate::quantize::trellis::TrellisQuantizer) uses them.
+    pub rows: Option<&'a [f64]>,
     /// Receives the progress of the fit and may end it.
     pub observer: Option<&'a dyn Observer>,
 }
@@ -55,6 +60,13 @@ impl<'a> FitContext<'a> {
         self
     }
 
+    /// Sets how much the squared error of each row counts.
+    #[must_use]
+    pub fn rows(mut self, rows: &'a [f64]) -> Self {
+        self.rows = Some(rows);
+        self
+    }
+
     /// Sets the observer.
     #[must_use]
     pub fn observer(mut self, observer: &'a dyn Observer) -> Self {
@@ -62,13 +74,58 @@ impl<'a> FitContext<'a> {
         self
     }
 
-    /// The same context without moments.
-    #[cfg(feature = "model")]
-    pub(crate) fn without_inputs(self) -> Self {
-        Self {
-            inputs: None,
-            ..self
+    /// Fails if there are moments or weights of rows: for compressors that can use neither.
+    pub(crate) fn unused(&self, compressor: &'static str) -> Result<()> {
+        match self.inputs {
+            None => self.rows_unused(compressor),
+            Some(_) => Err(Error::ContextUnused {
+                compressor,
+                what: INPUTS,
+            }),
         }
+    }
+
+    /// Fails if there are weights of rows: for compressors that cannot use them.
+    pub(crate) fn rows_unused(&self, compressor: &'static str) -> Result<()> {
+        match self.rows {
+            None => Ok(()),
+            Some(_) => Err(Error::ContextUnused {
+                compressor,
+                what: ROWS,
+            }),
+        }
+    }
+
+    /// The same context without that which a compressor has called unused.
+    #[cfg(feature = "model")]
+    pub(crate) fn without(self, what: &str) -> Self {
+        if what == ROWS {
+            Self { rows: None, ..self }
+        } else {
+            Self {
+                inputs: None,
+                ..self
+            }
+        }
+    }
+
+    /// The weights of `rows` rows, if there are any.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShapeMismatch`] for another number of them, [`Error::NonFinite`] and [`Error::Parameter`] for a negative weight or
+    /// none above 0.
+    pub(crate) fn row_weights(&self, rows: usize) -> Result<Option<&'a [f64]>> {
+        let Some(weights) = self.rows else {
+            return Ok(None);
+        };
+        check::same_shape("the weights of rows", &[rows], &[weights.len()])?;
+        check::finite("the weights of rows", &ndarray::aview1(weights))?;
+        let least = weights.iter().copied().fold(f64::INFINITY, f64::min);
+        check::in_range("weights of rows", least, "at least 0", least >= 0.0)?;
+        let most = weights.iter().copied().fold(0.0, f64::max);
+        check::in_range("weights of rows", most, "above 0 for one row", most > 0.0)?;
+        Ok(Some(weights))
     }
 }
 
@@ -76,6 +133,7 @@ impl std::fmt::Debug for FitContext<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("FitContext")
             .field("inputs", &self.inputs)
+            .field("rows", &self.rows)
             .field("observer", &self.observer.map(|_| "an observer"))
             .finish()
     }

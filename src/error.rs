@@ -133,13 +133,13 @@ pub enum Error {
     #[error("the moments are empty: add the inputs of the layer first")]
     NoInputs,
 
-    /// A compressor was given moments of the inputs, which it cannot use.
-    #[error(
-        "{compressor} minimizes the error of the weights and cannot use moments of the inputs: leave them out"
-    )]
-    MomentsUnused {
+    /// A compressor was given something in its [`FitContext`](crate::FitContext) that it cannot use.
+    #[error("{compressor} cannot use {what}: leave them out")]
+    ContextUnused {
         /// The compressor.
         compressor: &'static str,
+        /// "moments of the inputs" or "weights of rows".
+        what: &'static str,
     },
 
     /// A decomposition of the linear algebra back end failed.
@@ -248,6 +248,15 @@ pub enum Error {
     InTensor {
         /// The tensor.
         name: String,
+        /// The error.
+        source: Box<Error>,
+    },
+
+    /// An error with one rule of a recipe.
+    #[error("rule for {tensors:?}: {source}")]
+    InRule {
+        /// The pattern of the rule.
+        tensors: String,
         /// The error.
         source: Box<Error>,
     },

@@ -410,14 +410,6 @@ fn check_pair<F: Float>(weights: ArrayView2<'_, F>, compressed: ArrayView2<'_, F
     check::finite("the weights", &weights)
 }
 
-/// Fails if there are moments: for compressors that cannot use them.
-pub(crate) fn unused(compressor: &'static str, inputs: Option<&InputMoments>) -> Result<()> {
-    match inputs {
-        None => Ok(()),
-        Some(_) => Err(Error::MomentsUnused { compressor }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -38,8 +38,8 @@ pub trait Quantizer<F: Float> {
     /// - [`NonFinite`](crate::Error::NonFinite) and [`EmptyAxis`](crate::Error::EmptyAxis) for the weights;
     /// - [`Parameter`](crate::Error::Parameter) for the parameters of the quantizer;
     /// - [`ShapeMismatch`](crate::Error::ShapeMismatch) for moments of another number of inputs,
-    ///   [`NoInputs`](crate::Error::NoInputs) for empty ones, and [`MomentsUnused`](crate::Error::MomentsUnused) from a
-    ///   quantizer that cannot use moments;
+    ///   [`NoInputs`](crate::Error::NoInputs) for empty ones, and [`ContextUnused`](crate::Error::ContextUnused) from a
+    ///   quantizer that cannot use moments or weights of rows;
     /// - those that the implementation documents.
     fn quantize_with(
         &self,

@@ -174,7 +174,7 @@ fn binary_with_error_feedback() {
     let stochastic = Binarizer::new().stochastic(1);
     assert!(matches!(
         stochastic.quantize_with(weights(1).view(), inputs(&white(INPUTS))),
-        Err(Error::MomentsUnused { .. })
+        Err(Error::ContextUnused { .. })
     ));
 }
 
@@ -411,12 +411,41 @@ fn low_rank_is_best_for_the_outputs() {
 }
 
 #[test]
+fn what_has_no_use_for_weights_of_rows_says_so() {
+    let w = weights(2);
+    let rows = vec![1.0; w.nrows()];
+    let context = FitContext::new().rows(&rows);
+    let unused = |result: Result<(), Error>| {
+        assert!(
+            matches!(&result, Err(error @ Error::ContextUnused { .. }) if error.to_string().contains("weights of rows")),
+            "{result:?}"
+        );
+    };
+    unused(
+        FixedPointQuantizer::new(4)
+            .quantize_with(w.view(), context)
+            .map(|_| ()),
+    );
+    unused(
+        Binarizer::new()
+            .quantize_with(w.view(), context)
+            .map(|_| ()),
+    );
+    let product = ProductQuantizer::with_width(4).centroids(4);
+    unused(product.quantize_with(w.view(), context).map(|_| ()));
+    let svd = TruncatedSvd::new(Rank::Fixed(2));
+    unused(svd.factorize_with(w.view(), context).map(|_| ()));
+    let pruner = MagnitudePruner::new(Sparsity::Unstructured(Keep::Fraction(0.5)));
+    unused(pruner.prune_matrix_with(w.view(), context).map(|_| ()));
+}
+
+#[test]
 fn what_has_no_use_for_moments_says_so() {
     let kernel = Array4::from_shape_fn((4, 3, 2, 2), |(o, i, y, x)| (o + i + y * x) as f64);
     let moments = white(12);
     let unused = |result: Result<(), Error>| {
         assert!(
-            matches!(result, Err(Error::MomentsUnused { .. })),
+            matches!(result, Err(Error::ContextUnused { .. })),
             "{result:?}"
         );
     };

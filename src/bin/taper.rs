@@ -73,6 +73,10 @@ struct Compress {
     /// Inputs of layers in safetensors, under the names of their weights, or saved moments of them.
     #[arg(long, value_name = "FILE")]
     calibration: Option<PathBuf>,
+    /// How often each row of a tensor was used, such as the counts of an embedding's tokens: safetensors with a number for each row,
+    /// under the names of the tensors.
+    #[arg(long, value_name = "FILE")]
+    rows: Option<PathBuf>,
     /// Multiply the error of matching tensors by a factor, as in `--sensitivity 'pooler.*=4'`. May be repeated.
     #[arg(long, value_name = "PATTERN=FACTOR", value_parser = sensitivity, requires = "budget")]
     sensitivity: Vec<(String, f64)>,
@@ -169,13 +173,32 @@ fn run(command: Command) -> Result<(), Box<dyn Error>> {
     }
 }
 
-fn compress(args: &Compress) -> Result<(), Box<dyn Error>> {
-    let model = NamedTensors::open(&args.input)?;
-    let calibration = args
+/// The inputs of layers and the counts of rows, if there are any.
+fn calibration(args: &Compress) -> Result<Option<Calibration>, Box<dyn Error>> {
+    let inputs = args
         .calibration
         .as_ref()
         .map(Calibration::open)
         .transpose()?;
+    let Some(path) = &args.rows else {
+        return Ok(inputs);
+    };
+    let mut calibration = inputs.unwrap_or_default();
+    let counts = NamedTensors::open(path)?;
+    for name in counts.names() {
+        let counts: Vec<f64> = counts
+            .get(name)?
+            .iter()
+            .map(|&count| count.into())
+            .collect();
+        calibration.add_rows(name, &counts)?;
+    }
+    Ok(Some(calibration))
+}
+
+fn compress(args: &Compress) -> Result<(), Box<dyn Error>> {
+    let model = NamedTensors::open(&args.input)?;
+    let calibration = calibration(args)?;
     let bar = ProgressBar::new(model.len() as u64);
     bar.set_style(ProgressStyle::with_template(
         "{wide_bar} {pos}/{len} {elapsed} {msg}",

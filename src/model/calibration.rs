@@ -1,11 +1,11 @@
-//! The moments of the inputs of a model's layers, by the names of the weights.
+//! What calibration data says of a model's layers, by the names of the weights.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use ndarray::{Array2, ArrayView, ArrayViewD, Axis, Dimension};
+use ndarray::{Array2, ArrayView, ArrayViewD, Axis, Dimension, aview1};
 
 use super::tensors::within;
 use super::{NamedTensors, TensorData};
@@ -13,8 +13,11 @@ use crate::{DType, Error, Float, InputMoments, Result, check};
 
 /// Begins the metadata keys of a file of moments; the rest of a key is the name of a weight, the value `COUNT TENSOR`.
 const KEY: &str = "taper.moments/";
+/// The same for counts of rows; the value is `TENSOR`.
+const ROWS_KEY: &str = "taper.rows/";
 
-/// The moments of the inputs of layers, by the names of the weights that multiply these inputs.
+/// The moments of the inputs of layers, by the names of the weights that multiply these inputs, and how often the rows of
+/// embeddings were used.
 ///
 /// With them, compressors minimize the error of a layer's output ([`InputMoments`]). A calibration is accumulated batch by
 /// batch in any framework, saved, loaded and merged; its size does not depend on the number of inputs.
@@ -43,6 +46,8 @@ const KEY: &str = "taper.moments/";
 #[derive(Debug, Clone, Default)]
 pub struct Calibration {
     entries: BTreeMap<String, Entry>,
+    /// How often each row was used.
+    rows: BTreeMap<String, Vec<f64>>,
 }
 
 #[derive(Debug, Clone)]
@@ -80,7 +85,17 @@ impl Calibration {
     pub fn from_tensors(file: NamedTensors) -> Result<Self> {
         let file = Arc::new(file);
         let mut entries = BTreeMap::new();
+        let mut rows = BTreeMap::new();
         for (key, value) in file.metadata() {
+            if let Some(name) = key.strip_prefix(ROWS_KEY) {
+                let data = file.data(value)?;
+                if data.dtype != DType::F64 {
+                    return Err(malformed(format!("counts of rows are {:?}", data.dtype)));
+                }
+                let counts: Vec<f64> = doubles(&data.bytes).collect();
+                within(name, check_counts(&counts))?;
+                rows.insert(name.to_owned(), counts);
+            }
             let Some(name) = key.strip_prefix(KEY) else {
                 continue;
             };
@@ -93,14 +108,14 @@ impl Calibration {
             within(name, entry.features(name))?;
             entries.insert(name.to_owned(), entry);
         }
-        if entries.is_empty() {
+        if entries.is_empty() && rows.is_empty() {
             for name in file.names() {
                 let entry = Entry::Inputs(Arc::clone(&file));
                 within(name, entry.features(name))?;
                 entries.insert(name.to_owned(), entry);
             }
         }
-        Ok(Self { entries })
+        Ok(Self { entries, rows })
     }
 
     /// Adds inputs of the layer with the weight `name`: an array whose last axis is in_features. For a convolution
@@ -131,6 +146,68 @@ impl Calibration {
     pub fn insert(&mut self, name: &str, moments: InputMoments) {
         let entry = Entry::Memory(Arc::new(moments));
         self.entries.insert(name.to_owned(), entry);
+    }
+
+    /// Adds how often each row of the weight `name` was used, such as how often each token of an embedding occurred.
+    ///
+    /// A budget then spends more on rows that are used often. Rows that were never used count as much as those that were used
+    /// once, all together (the estimate of Good and Turing: I. J. Good, 1953, Biometrika 40, 237–264). A row counts as the
+    /// square root of its uses, since a frequent token says less about its text.
+    ///
+    /// ```
+    /// use taper::model::Calibration;
+    ///
+    /// let mut calibration = Calibration::new();
+    /// // Five tokens; two batches.
+    /// calibration.add_rows("embedding.weight", &[3.0, 0.0, 1.0, 0.0, 0.0])?;
+    /// calibration.add_rows("embedding.weight", &[4.0, 1.0, 0.0, 0.0, 0.0])?;
+    /// // Two tokens occurred once, and two never: the sums 7, 1, 1, 0 and 0 are taken for 8, 2, 2, 1 and 1.
+    /// let rows = calibration.rows("embedding.weight");
+    /// assert_eq!(rows, Some([8.0_f64, 2.0, 2.0, 1.0, 1.0].map(f64::sqrt).to_vec()));
+    /// # Ok::<(), taper::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InTensor`] with [`Error::NonFinite`], [`Error::Parameter`] for a negative count, [`Error::EmptyAxis`] for no rows and
+    /// [`Error::ShapeMismatch`] for another number of rows than before.
+    pub fn add_rows(&mut self, name: &str, counts: &[f64]) -> Result<()> {
+        within(name, check_counts(counts))?;
+        let sums = match self.rows.get(name) {
+            None => counts.to_vec(),
+            Some(before) => {
+                let what = "the counts of rows";
+                within(
+                    name,
+                    check::same_shape(what, &[before.len()], &[counts.len()]),
+                )?;
+                before.iter().zip(counts).map(|(a, b)| a + b).collect()
+            }
+        };
+        within(name, check_counts(&sums))?;
+        self.rows.insert(name.to_owned(), sums);
+        Ok(())
+    }
+
+    /// How much the squared error of each row of the weight `name` counts, if uses were [added](Self::add_rows).
+    #[must_use]
+    pub fn rows(&self, name: &str) -> Option<Vec<f64>> {
+        let counts = self.rows.get(name)?;
+        let rows_used = |times: f64| counts.iter().filter(|&&count| count == times).count() as f64;
+        let (never, once) = (rows_used(0.0), rows_used(1.0));
+        let share = if never > 0.0 {
+            (once / never).min(1.0)
+        } else {
+            0.0
+        };
+        Some(counts.iter().map(|count| (count + share).sqrt()).collect())
+    }
+
+    /// The names of weights with counts of rows, and their number.
+    pub(super) fn row_counts(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.rows
+            .iter()
+            .map(|(name, counts)| (name.as_str(), counts.len()))
     }
 
     /// Gives the layers with the weights `others` the moments of the layer `name`. They are saved once.
@@ -172,10 +249,13 @@ impl Calibration {
             };
             self.insert(name, merged);
         }
+        for (name, counts) in &other.rows {
+            self.add_rows(name, counts)?;
+        }
         Ok(())
     }
 
-    /// The names of the weights, in rising order.
+    /// The names of the weights with moments, in rising order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)
     }
@@ -231,6 +311,19 @@ impl Calibration {
                 format!("{KEY}{name}"),
                 format!("{} {number}", moments.count()),
             );
+        }
+        for (name, counts) in &self.rows {
+            metadata.insert(format!("{ROWS_KEY}{name}"), tensors.len().to_string());
+            let bytes: Vec<u8> = counts
+                .iter()
+                .flat_map(|count| count.to_le_bytes())
+                .collect();
+            let tensor = TensorData {
+                dtype: DType::F64,
+                shape: vec![counts.len()],
+                bytes: bytes.into(),
+            };
+            tensors.push((tensors.len().to_string(), tensor));
         }
         let tensors = tensors
             .iter()
@@ -306,6 +399,19 @@ fn malformed(problem: String) -> Error {
 
 fn doubles(bytes: &[u8]) -> impl Iterator<Item = f64> + '_ {
     bytes.as_chunks().0.iter().map(|&x| f64::from_le_bytes(x))
+}
+
+/// Fails unless all counts of rows are finite and at least 0.
+fn check_counts(counts: &[f64]) -> Result<()> {
+    check::not_empty("the counts of rows", &[counts.len()])?;
+    check::finite("the counts of rows", &aview1(counts))?;
+    let least = counts.iter().copied().fold(f64::INFINITY, f64::min);
+    Ok(check::in_range(
+        "count of a row",
+        least,
+        "at least 0",
+        least >= 0.0,
+    )?)
 }
 
 /// The lower triangle of the sums, row by row.
@@ -431,12 +537,52 @@ mod tests {
         }
         let again = Calibration::open(&shared).unwrap();
         assert_eq!(of(&again, "v"), of(&whole, "q"));
+        assert_eq!(again.rows("q"), None);
         assert!(matches!(
             whole.share("x", ["y"]),
             Err(Error::UnknownTensor { .. })
         ));
         for path in [alone, shared] {
             std::fs::remove_file(path).unwrap();
+        }
+    }
+
+    #[test]
+    fn counts_of_rows_add_up_through_files_and_merges() {
+        let counts = [[3.0, 0.0, 1.0], [0.0, 0.0, 2.0]];
+        let mut parts = [Calibration::new(), Calibration::new()];
+        for (part, counts) in parts.iter_mut().zip(&counts) {
+            part.add_rows("e", counts).unwrap();
+        }
+        parts[1].add("q", inputs().view()).unwrap();
+        let path = path("calibration-rows");
+        parts[1].save(&path).unwrap();
+        let [mut merged, _] = parts;
+        merged.merge(&Calibration::open(&path).unwrap()).unwrap();
+        assert_eq!(merged.names().collect::<Vec<_>>(), ["q"]);
+        // No row was used exactly once, so that one never used has no share.
+        assert_eq!(
+            merged.rows("e"),
+            Some([3.0_f64, 0.0, 3.0].map(f64::sqrt).to_vec())
+        );
+
+        // A file of counts alone is one of counts, not of inputs.
+        let mut alone = Calibration::new();
+        alone.add_rows("e", &counts[0]).unwrap();
+        alone.save(&path).unwrap();
+        let again = Calibration::open(&path).unwrap();
+        assert_eq!(
+            (again.names().count(), again.rows("e")),
+            (0, alone.rows("e"))
+        );
+        std::fs::remove_file(path).unwrap();
+
+        for wrong in [&[1.0, -1.0, 0.0][..], &[f64::NAN, 0.0, 0.0], &[1.0], &[]] {
+            let result = merged.add_rows("e", wrong);
+            assert!(
+                matches!(&result, Err(Error::InTensor { name, .. }) if name == "e"),
+                "{result:?}"
+            );
         }
     }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use ndarray::ArrayD;
+use ndarray::{ArrayD, CowArray, Ix2};
 
 use super::compressed::CompressedModel;
 use super::container::{Assembler, ContainerWriter};
@@ -13,7 +13,7 @@ use super::layouts;
 use super::recipe::Recipe;
 use super::report::{Report, ReportRow};
 use super::shard::{SHARD_KEY, Shard};
-use super::step::{self, ChainResult, Step, chain_text};
+use super::step::{self, ChainResult, Step, Unused, chain_text};
 use super::tensors::within;
 use super::ties::{self, Ties};
 use super::{Calibration, NamedTensors, TensorData};
@@ -43,8 +43,8 @@ use crate::{
 #[derive(Clone, Copy, Default)]
 #[non_exhaustive]
 pub struct CompressOptions<'a> {
-    /// The moments of the inputs of layers. Compressors that can then minimize the error of the layer's output. The report
-    /// has the output error, and names steps that cannot use the moments.
+    /// The moments of the inputs of layers and counts of rows. Compressors that can then minimize the error of the layer's output.
+    /// The report has the output error, and names steps that cannot use them.
     pub calibration: Option<&'a Calibration>,
     /// The part of the model that is compressed.
     pub shard: Shard,
@@ -125,6 +125,17 @@ impl<'a> CompressOptions<'a> {
             let what = "the inputs of a layer";
             within(name, check::same_shape(what, &[expected], &[features]))?;
         }
+        for (name, rows) in calibration.row_counts() {
+            if !names.contains(name) {
+                return Err(Error::Unsupported {
+                    what: format!("counts of rows for {name}"),
+                    reason: "the model has no tensor of this name".to_owned(),
+                });
+            }
+            let expected = model.data(name)?.shape.first().copied().unwrap_or(0);
+            let what = "the counts of rows";
+            within(name, check::same_shape(what, &[expected], &[rows]))?;
+        }
         Ok(())
     }
 
@@ -144,6 +155,12 @@ impl<'a> CompressOptions<'a> {
             }
         }
         Ok(None)
+    }
+
+    /// The weights of rows of the first of these names that has any.
+    pub(super) fn first_rows(&self, names: &[&str]) -> Option<Vec<f64>> {
+        let calibration = self.calibration?;
+        names.iter().find_map(|name| calibration.rows(name))
     }
 
     /// Reports that `done` of `count` tensors are done and that `name` is next.
@@ -185,9 +202,12 @@ impl Observer for InTensor<'_> {
 }
 
 /// ‖W − Ŵ‖² / ‖W‖²; for an all-zero tensor 0 or infinite.
-fn relative_error(weights: &ArrayD<f32>, rebuilt: &ArrayD<f32>) -> f64 {
+fn relative_error<'a>(
+    weights: impl IntoIterator<Item = &'a f32>,
+    rebuilt: impl IntoIterator<Item = &'a f32>,
+) -> f64 {
     let (mut error, mut norm) = (0.0, 0.0);
-    for (&w, &r) in weights.iter().zip(rebuilt) {
+    for (&w, &r) in weights.into_iter().zip(rebuilt) {
         let (w, r) = (f64::from(w), f64::from(r));
         error += (w - r) * (w - r);
         norm += w * w;
@@ -210,6 +230,8 @@ pub(super) struct Task<'a> {
     pub(super) weights: ArrayD<f32>,
     pub(super) dtype: DType,
     pub(super) moments: Option<Cow<'a, InputMoments>>,
+    /// How much each row counts.
+    pub(super) rows: Option<Vec<f64>>,
     pub(super) seed: Seed,
     pub(super) observer: Option<&'a dyn Observer>,
 }
@@ -223,6 +245,7 @@ impl Task<'_> {
         });
         let mut context = FitContext::new();
         context.inputs = self.moments.as_deref();
+        context.rows = self.rows.as_deref();
         context.observer = named.as_ref().map(|observer| observer as &dyn Observer);
         let ChainResult { tensor, unused } =
             step::compress(chain, self.weights.view(), context, self.seed)?;
@@ -257,27 +280,40 @@ impl Task<'_> {
     }
 
     /// Measures the errors of a compressed form of the tensor.
-    pub(super) fn measure(&self, tensor: CompressedTensor, unused: Vec<String>) -> Result<Made> {
+    pub(super) fn measure(&self, tensor: CompressedTensor, unused: Vec<Unused>) -> Result<Made> {
         let rebuilt = tensor.decompress()?;
-        let output_error = match &self.moments {
-            Some(moments) if self.weights.ndim() >= 2 => {
-                let w = step::as_matrix(self.weights.view())?;
-                let r = step::as_matrix(rebuilt.view())?;
-                let error = moments.relative_output_error(w.view(), r.view())?;
+        let calibrated = self.moments.is_some() || self.rows.is_some();
+        let output_error = match calibrated && self.weights.ndim() >= 2 {
+            true => {
+                let w = self.weighted(step::as_matrix(self.weights.view())?);
+                let r = self.weighted(step::as_matrix(rebuilt.view())?);
+                let error = match &self.moments {
+                    Some(moments) => moments.relative_output_error(w.view(), r.view())?,
+                    None => relative_error(&w, &r),
+                };
                 // A layer whose output is zero over all inputs has no relative error of the output.
                 error.is_finite().then_some(error)
             }
-            _ => None,
+            false => None,
         };
         Ok(Made {
             weight_error: relative_error(&self.weights, &rebuilt),
             tensor,
             output_error,
-            notes: unused
-                .iter()
-                .map(|step| format!("{step} does not use the calibration"))
-                .collect(),
+            notes: unused.iter().map(Unused::to_string).collect(),
         })
+    }
+
+    /// The rows of a matrix times the root of what they count.
+    fn weighted<'w>(&self, mut matrix: CowArray<'w, f32, Ix2>) -> CowArray<'w, f32, Ix2> {
+        if let Some(rows) = &self.rows {
+            let most = rows.iter().copied().fold(0.0, f64::max);
+            for (mut row, weight) in matrix.rows_mut().into_iter().zip(rows) {
+                let root = (weight / most).sqrt() as f32;
+                row.mapv_inplace(|w| w * root);
+            }
+        }
+        matrix
     }
 
     /// The error of the tensor in the unit in which a budget adds errors up: relative to the weights, or to what an output error
@@ -285,13 +321,17 @@ impl Task<'_> {
     ///
     /// Moments are damped, since inputs that were never seen may come.
     pub(super) fn error(&self, made: &Made) -> Result<f64> {
-        if let (Some(error), Some(moments)) = (made.output_error, &self.moments) {
+        let Some(error) = made.output_error else {
+            return Ok(made.weight_error);
+        };
+        if let Some(moments) = &self.moments {
             let weights = step::as_matrix(self.weights.view())?;
             if let Some(alignment) = moments.alignment(weights.view())? {
                 return Ok(error * alignment + defaults::damping() * made.weight_error);
             }
+            return Ok(made.weight_error);
         }
-        Ok(made.weight_error)
+        Ok(error + defaults::damping() * made.weight_error)
     }
 
     /// The least bits for a weight at the error of the tensor; `None` where there is no error or no limit.
@@ -366,7 +406,7 @@ impl Recipe {
         name: &str,
         data: &TensorData<'_>,
         chain: &[Step],
-        moments: Option<Cow<'_, InputMoments>>,
+        (moments, rows): (Option<Cow<'_, InputMoments>>, Option<Vec<f64>>),
         options: &CompressOptions<'_>,
     ) -> Result<(Option<CompressedTensor>, ReportRow)> {
         let mut row = ReportRow::kept(name, data);
@@ -379,6 +419,7 @@ impl Recipe {
                 weights: data.to_f32()?,
                 dtype: data.dtype,
                 moments,
+                rows,
                 seed: self.seed_of(name),
                 observer: options.observer,
             };
@@ -446,7 +487,8 @@ impl Recipe {
                 }
             }
             let moments = options.first_moments(&same)?;
-            let made = self.tensor(name, &data, chain, moments, options);
+            let calibration = (moments, options.first_rows(&same));
+            let made = self.tensor(name, &data, chain, calibration, options);
             let (tensor, mut row) = within(name, made)?;
             if let Some(note) = layouts.get(name)
                 && self.would_change(name)?

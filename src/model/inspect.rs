@@ -69,6 +69,7 @@ impl Container {
             weights: data.to_f32()?,
             dtype: data.dtype,
             moments: None::<Cow<'_, _>>,
+            rows: None,
             seed: Seed::default(),
             observer: None,
         };

@@ -188,13 +188,16 @@ impl Recipe {
     ///
     /// # Errors
     ///
-    /// [`Error::Recipe`] and [`Error::Unsupported`].
+    /// [`Error::Recipe`] for a pattern, and [`Error::InRule`] for a chain.
     pub fn check(&self) -> Result<()> {
         for rule in &self.rules {
             for text in std::iter::once(&rule.tensors).chain(&rule.except) {
                 pattern(text)?;
             }
-            step::check_chain(&rule.chain)?;
+            step::check_chain(&rule.chain).map_err(|error| Error::InRule {
+                tensors: rule.tensors.clone(),
+                source: Box::new(error),
+            })?;
         }
         Ok(())
     }

@@ -525,6 +525,10 @@ impl<'m> Layer<'m> {
                 let names: Vec<&str> = self.names().map(String::as_str).collect();
                 plan.options.first_moments(&names)?
             },
+            rows: {
+                let names: Vec<&str> = self.names().map(String::as_str).collect();
+                plan.options.first_rows(&names)
+            },
             seed: Seed::from(plan.seed).derive_name(name),
             observer: plan.options.observer,
         })
@@ -566,6 +570,9 @@ impl<'m> Layer<'m> {
         });
         let chosen: Vec<usize> = chosen.collect();
         task.weights = task.weights.select(Axis(0), &chosen);
+        let of_chosen = |rows: Vec<f64>| chosen.iter().map(|&row| rows[row]).collect::<Vec<_>>();
+        let used = |rows: &Vec<f64>| rows.iter().any(|&weight| weight > 0.0);
+        task.rows = task.rows.map(of_chosen).filter(used);
         let scale = rows as f64 / few as f64;
         let mut curve = Curve::new(unit);
         let mut failed = None;

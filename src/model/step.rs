@@ -308,8 +308,21 @@ pub(super) fn needs_matrix(chain: &[Step]) -> bool {
 struct Fit<'a> {
     context: FitContext<'a>,
     seed: Seed,
-    /// The steps that could not use the moments.
-    unused: Vec<String>,
+    /// What steps could not use.
+    unused: Vec<Unused>,
+}
+
+/// A step that did not use something that the calibration has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unused {
+    step: String,
+    what: &'static str,
+}
+
+impl fmt::Display for Unused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} does not use the {}", self.step, self.what)
+    }
 }
 
 impl Fit<'_> {
@@ -322,38 +335,63 @@ impl Fit<'_> {
         }
     }
 
-    /// Runs `compress` with the context. If the compressor cannot use the moments, notes that and runs it without them.
+    /// Runs `compress` with the context. If the compressor cannot use a part of it, notes that and runs it without.
     fn guided<T>(
         &mut self,
         step: &Step,
         compress: impl Fn(FitContext<'_>) -> Result<T>,
     ) -> Result<T> {
-        match compress(self.context) {
-            Err(Error::MomentsUnused { .. }) => {
-                self.note(step);
-                compress(self.context.without_inputs())
+        let mut context = self.context;
+        loop {
+            match compress(context) {
+                Err(Error::ContextUnused { what, .. }) => {
+                    let less = context.without(what);
+                    self.note(step, context, less);
+                    context = less;
+                }
+                result => return result,
             }
-            result => result,
         }
     }
 
-    /// Notes that a step did not use the moments, if there are any.
-    fn note(&mut self, step: &Step) {
-        if self.context.inputs.is_some() {
-            self.unused.push(step.to_string());
+    /// Notes what of `context` a step has to do without, where `less` is what is left.
+    fn note(&mut self, step: &Step, context: FitContext<'_>, less: FitContext<'_>) {
+        let parts = [
+            (
+                context.inputs.is_some() && less.inputs.is_none(),
+                "calibration",
+            ),
+            (
+                context.rows.is_some() && less.rows.is_none(),
+                "weights of rows",
+            ),
+        ];
+        for (_, what) in parts.into_iter().filter(|(lost, _)| *lost) {
+            let step = step.to_string();
+            let unused = Unused { step, what };
+            if !self.unused.contains(&unused) {
+                self.unused.push(unused);
+            }
         }
     }
 
-    /// Runs one part of the chain with its own moments and seed.
+    /// Notes that a step uses no part of the context.
+    fn note_all(&mut self, step: &Step) {
+        self.note(step, self.context, FitContext::new());
+    }
+
+    /// Runs one part of the chain with its own moments, weights of rows and seed.
     fn part<T>(
         &mut self,
         inputs: Option<&InputMoments>,
+        rows: Option<&[f64]>,
         seed: Seed,
         run: impl FnOnce(&mut Fit<'_>) -> Result<T>,
     ) -> Result<T> {
         let mut part = Fit {
             context: FitContext {
                 inputs,
+                rows,
                 ..self.context
             },
             seed,
@@ -372,7 +410,7 @@ impl Fit<'_> {
         let with_seed = |q: &ProductQuantizer, seed| q.clone().seed(seed);
         Ok(match step {
             Step::Dense(precision) => {
-                self.note(step);
+                self.note_all(step);
                 Arc::new(Dense::new(matrix.into_dyn(), *precision)?)
             }
             Step::FixedPoint(q) => {
@@ -441,19 +479,19 @@ impl Fit<'_> {
         let matrix = || as_matrix(weights.view());
         Ok(match chain {
             [step @ Step::Dense(precision)] => {
-                self.note(step);
+                self.note_all(step);
                 Arc::new(Dense::new(weights.view(), *precision)?)
             }
             [step @ Step::Svd(svd)] => Arc::new(self.svd(step, svd, matrix()?.view())?),
             [step @ Step::Svd(svd), quantizer] => {
                 let product = self.svd(step, svd, matrix()?.view())?;
-                let (inputs, seed) = (self.context.inputs, self.seed);
-                let right = self.part(inputs, seed.derive_name("right"), |part| {
+                let (inputs, rows, seed) = (self.context.inputs, self.context.rows, self.seed);
+                let right = self.part(inputs, None, seed.derive_name("right"), |part| {
                     part.quantize(quantizer, product.right())
                 })?;
                 let inner = inputs.map(|inputs| passed_on(inputs, &*right));
                 let inner = inner.transpose()?;
-                let left = self.part(inner.as_ref(), seed.derive_name("left"), |part| {
+                let left = self.part(inner.as_ref(), rows, seed.derive_name("left"), |part| {
                     part.quantize(quantizer, product.left())
                 })?;
                 Arc::new(FactoredMatrix::of(left, right)?)
@@ -473,7 +511,7 @@ impl Fit<'_> {
                 let factors = factors.map(|(axis, (factor, share))| {
                     let scaled = factor * share;
                     // Moments are known for the inputs of the layer, not for those of a factor.
-                    self.part(None, seed.derive(axis as u64), |part| {
+                    self.part(None, None, seed.derive(axis as u64), |part| {
                         part.quantize(quantizer, scaled.view())
                     })
                 });
@@ -497,9 +535,9 @@ impl Fit<'_> {
                 })?;
                 let left = pruned.decompress()?;
                 let left = as_matrix(left.view())?;
-                self.note(quantizer);
+                self.note_all(quantizer);
                 let seed = self.seed;
-                self.part(None, seed, |part| {
+                self.part(None, None, seed, |part| {
                     let list = SparseQuantized::of(left.view(), |values| {
                         part.quantize(quantizer, values)
                     })?;
@@ -558,8 +596,8 @@ fn passed_on(inputs: &InputMoments, right: &dyn Artifact) -> Result<InputMoments
 /// The result of a chain on a tensor.
 pub(super) struct ChainResult {
     pub(super) tensor: CompressedTensor,
-    /// The steps that could not use the moments.
-    pub(super) unused: Vec<String>,
+    /// What steps could not use.
+    pub(super) unused: Vec<Unused>,
 }
 
 /// Compresses a tensor by a chain, with the seed of the tensor.

@@ -113,6 +113,9 @@ impl MagnitudePruner {
             check::same_shape("the list of contexts", &[weights.len()], &[contexts.len()])?;
         }
         check::not_empty("the list of weights", &[weights.len()])?;
+        for context in contexts {
+            context.rows_unused("MagnitudePruner")?;
+        }
         let inputs = |layer: usize| contexts.get(layer).and_then(|context| context.inputs);
         for (layer, weights) in weights.iter().enumerate() {
             check::finite("weights", weights)?;

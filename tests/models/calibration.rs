@@ -136,3 +136,43 @@ fn calibration_that_does_not_fit_the_model_is_an_error() {
     let empty = inside(refused(&[("fc.weight", numbers(&[0, FEATURES], 1))]));
     assert_eq!(empty, Error::NoInputs);
 }
+
+/// With the counts of its rows, an embedding of the same bytes has a smaller error in the rows that are used.
+#[test]
+fn counts_of_rows_move_the_error_to_rows_that_are_not_used() {
+    let network = model(&[("embedding", numbers(&[400, 64], 1))]);
+    let mut counts = vec![0.0; 400];
+    for (row, count) in counts.iter_mut().enumerate().take(40) {
+        *count = (1 + row) as f64;
+    }
+    let mut inputs = Calibration::new();
+    inputs.add_rows("embedding", &counts).unwrap();
+    let budget = taper::model::Budget::ratio(9.0);
+    let (plain, before) = budget.clone().compress(&network).unwrap();
+    let (counted, after) = budget.calibration(&inputs).compress(&network).unwrap();
+    assert!(before.rows[0].output_error.is_none());
+    assert!(after.rows[0].output_error.unwrap() < after.rows[0].weight_error);
+    assert!(after.bytes_after * 9 <= after.bytes_before);
+    let weights = network.get("embedding").unwrap();
+    let error = |compressed: &taper::model::CompressedModel| -> f64 {
+        let rebuilt = compressed.get("embedding").unwrap().decompress().unwrap();
+        let rows = weights.outer_iter().zip(rebuilt.outer_iter()).zip(&counts);
+        rows.map(|((w, r), count)| count * f64::from((&w - &r).mapv(|e| e * e).sum()))
+            .sum()
+    };
+    assert!(error(&counted) < 0.5 * error(&plain));
+
+    let recipe = recipe(vec![FixedPointQuantizer::new(4).into()]);
+    let options = CompressOptions::default().calibration(&inputs);
+    let (_, report) = recipe.compress(&network, &options).unwrap();
+    assert_eq!(
+        report.rows[0].notes,
+        ["fixed_point 4 does not use the weights of rows"]
+    );
+    for (name, counts) in [("embeding", vec![1.0; 400]), ("embedding", vec![1.0; 64])] {
+        let mut wrong = Calibration::new();
+        wrong.add_rows(name, &counts).unwrap();
+        let options = CompressOptions::default().calibration(&wrong);
+        assert!(recipe.compress(&network, &options).is_err());
+    }
+}

@@ -174,6 +174,14 @@ fn key(step: &Step) -> String {
     chain.split('"').nth(1).unwrap().to_owned()
 }
 
+/// A parameter error of the only rule.
+fn in_rule(error: ParamError) -> Error {
+    Error::InRule {
+        tensors: "*".to_owned(),
+        source: Box::new(Error::Parameter(error)),
+    }
+}
+
 #[test]
 fn every_parameter_of_every_compressor_survives_both_formats() {
     for step in all_parameters_set() {
@@ -311,7 +319,7 @@ fn validate_a_call_and_a_recipe_give_the_same_error() {
         let error = validated.expect_err(&format!("{step:?} is wrong"));
         assert_eq!(called, Some(Error::Parameter(error.clone())), "{step:?}");
         assert_eq!(step.validate(), Err(error.clone()));
-        assert_eq!(recipe(vec![step]).check(), Err(Error::Parameter(error)));
+        assert_eq!(recipe(vec![step]).check(), Err(in_rule(error)));
     }
 }
 
@@ -330,7 +338,7 @@ fn a_recipe_and_a_call_give_the_same_error_for_a_clusterer() {
             name: "max_iterations",
         };
         assert_eq!(called, Some(Error::Parameter(error.clone())), "{step:?}");
-        assert_eq!(recipe(vec![step]).check(), Err(Error::Parameter(error)));
+        assert_eq!(recipe(vec![step]).check(), Err(in_rule(error)));
     }
 }
 

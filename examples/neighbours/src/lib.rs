@@ -4,6 +4,7 @@
 pub mod args;
 #[path = "../../support/data/mod.rs"]
 pub mod data;
+pub mod encoder;
 #[path = "../../support/json.rs"]
 pub mod json;
 #[path = "../../support/report.rs"]

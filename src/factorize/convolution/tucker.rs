@@ -9,7 +9,7 @@ use crate::factorize::cp::{End, leading_vectors, multiply_mode, normalized, unfo
 use crate::observer::ObservedFit;
 use crate::{
     Error, Factorizer, FitContext, FitReport, Float, Geometry, Observer, ParamError, Precision,
-    Result, Stage, check, moments, power,
+    Result, Stage, check, power,
 };
 
 /// Tucker-2: a kernel becomes a smaller kernel between two 1×1 convolutions.
@@ -270,8 +270,7 @@ impl<F: Float> Factorizer<F, Ix4> for Tucker2 {
         context: FitContext<'_>,
     ) -> Result<TuckerConv2d<F>> {
         self.validate()?;
-        let inputs = context.inputs;
-        moments::unused("Tucker2", inputs)?;
+        context.unused("Tucker2")?;
         check::finite("the kernel", &weights)?;
         let shape = dimensions(weights.dim());
         let (values, exponent) = normalized(&weights);

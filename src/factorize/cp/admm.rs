@@ -15,7 +15,7 @@ use crate::factorize::Rank;
 use crate::observer::ObservedFit;
 use crate::{
     Error, Factorizer, FitContext, Float, Observer, ParamError, Precision, Result, Seed, Stage,
-    check, linalg, moments,
+    check, linalg,
 };
 
 /// CP decomposition with a [`Constraint`] per factor, by AO-ADMM.
@@ -468,8 +468,7 @@ impl<F: Float, D: Dimension> Factorizer<F, D> for CpAdmm {
         context: FitContext<'_>,
     ) -> Result<CpTensor<F>> {
         self.validate()?;
-        let inputs = context.inputs;
-        moments::unused("CpAdmm", inputs)?;
+        context.unused("CpAdmm")?;
         self.fit(weights.into_dyn(), context.observer)
     }
 }

@@ -16,7 +16,6 @@ use crate::factorize::Rank;
 use crate::observer::ObservedFit;
 use crate::{
     Factorizer, FitContext, Float, Observer, ParamError, Precision, Result, Seed, Stage, check,
-    moments,
 };
 
 /// CP decomposition by alternating least squares, for tensors of two or more axes.
@@ -494,8 +493,7 @@ impl<F: Float, D: Dimension> Factorizer<F, D> for CpAls {
         context: FitContext<'_>,
     ) -> Result<CpTensor<F>> {
         self.validate()?;
-        let inputs = context.inputs;
-        moments::unused("CpAls", inputs)?;
+        context.unused("CpAls")?;
         self.fit(weights.into_dyn(), context.observer)
     }
 }

@@ -32,6 +32,7 @@ impl<F: Float> Factorizer<F, Ix2> for TruncatedSvd {
         context: FitContext<'_>,
     ) -> Result<LowRankMatrix<F>> {
         self.validate()?;
+        context.rows_unused("TruncatedSvd")?;
         let inputs = context.inputs;
         check::finite("weights", &weights)?;
         // In units of powers of two, so that the result of weights or moments times such a power is the same, bit for bit.

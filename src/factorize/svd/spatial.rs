@@ -6,7 +6,6 @@ use super::{LowRankMatrix, TruncatedSvd};
 use crate::factorize::convolution::conv2d;
 use crate::{
     Compressed, Error, Factorizer, FitContext, Float, Geometry, Part, Result, StorageBits, check,
-    moments,
 };
 
 /// A kernel (out, in, h, w) as a column convolution (r, in, h, 1) followed by a row convolution (out, r, 1, w).
@@ -115,15 +114,14 @@ impl<F: Float> Factorizer<F, Ix4> for TruncatedSvd {
     /// # Errors
     ///
     /// Those for a matrix of shape (in_channels · height, out_channels · width), and
-    /// [`Error::MomentsUnused`] if the context has moments.
+    /// [`Error::ContextUnused`] if the context has moments.
     fn factorize_with(
         &self,
         weights: ArrayView4<'_, F>,
         context: FitContext<'_>,
     ) -> Result<SpatialConv2d<F>> {
         self.validate()?;
-        let inputs = context.inputs;
-        moments::unused("the spatial SVD of a kernel", inputs)?;
+        context.unused("the spatial SVD of a kernel")?;
         check::finite("weights", &weights)?;
         let (out, inner, height, width) = weights.dim();
         let matrix = weights.permuted_axes([1, 2, 0, 3]);

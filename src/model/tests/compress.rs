@@ -359,7 +359,7 @@ proptest! {
                 let again = Recipe::from_toml(&recipe.to_toml().unwrap());
                 prop_assert_eq!(again.unwrap(), recipe);
             }
-            Err(Error::Recipe { .. } | Error::Unsupported { .. } | Error::Parameter(_)) => {}
+            Err(Error::Recipe { .. } | Error::InRule { .. }) => {}
             Err(other) => prop_assert!(false, "{}", other),
         }
     }

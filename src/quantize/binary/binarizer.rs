@@ -7,9 +7,7 @@ use super::aware;
 use super::matrix::BinaryMatrix;
 use super::signs::{Signs, pack};
 use crate::quantize::granularity::Granularity;
-use crate::{
-    Error, FitContext, Float, ParamError, Precision, Quantizer, Result, Seed, check, parallel,
-};
+use crate::{FitContext, Float, ParamError, Precision, Quantizer, Result, Seed, check, parallel};
 
 /// Replaces each weight by its sign, times a scale.
 ///
@@ -121,14 +119,13 @@ impl<F: Float> Quantizer<F> for Binarizer {
         context: FitContext<'_>,
     ) -> Result<BinaryMatrix<F>> {
         self.validate()?;
+        context.rows_unused("Binarizer")?;
         let inputs = context.inputs;
         check::finite("weights", &weights)?;
         if let Some(inputs) = inputs {
             inputs.fits(weights.ncols())?;
             if self.stochastic.is_some() {
-                return Err(Error::MomentsUnused {
-                    compressor: "stochastic binarization",
-                });
+                context.unused("stochastic binarization")?;
             }
         }
         let signs = match self.stochastic {
@@ -191,6 +188,7 @@ fn mean_magnitude<'a, F: Float>(values: impl Iterator<Item = &'a F>, count: usiz
 mod tests {
     use super::*;
     use crate::Compressed;
+    use crate::Error;
     use ndarray::{Array2, array, s};
     use proptest::prelude::*;
 

@@ -250,6 +250,7 @@ impl<F: Float> Quantizer<F> for FixedPointQuantizer {
         context: FitContext<'_>,
     ) -> Result<FixedPointMatrix<F>> {
         self.validate()?;
+        context.rows_unused("FixedPointQuantizer")?;
         let inputs = context.inputs;
         check::finite("weights", &weights)?;
         let grids = self.grids(weights)?;

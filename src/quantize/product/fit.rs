@@ -104,6 +104,7 @@ impl<C> ProductQuantizer<C> {
     {
         self.check()?;
         check::finite("weights", &weights)?;
+        context.rows_unused("ProductQuantizer")?;
         let inputs = context.inputs;
         let fit = match inputs {
             None => self.fit_codes(weights, context.observer)?,

@@ -13,7 +13,7 @@ use crate::cluster::{self, Clusterer, Clustering, KMeans, Seeding};
 use crate::observer::ObservedFit;
 use crate::{
     Compressed, FitContext, FitReport, Float, LinearOp, Observer, ParamError, Part, Precision,
-    Quantizer, Result, Role, Seed, Stage, StorageBits, check, moments, power,
+    Quantizer, Result, Role, Seed, Stage, StorageBits, check, power,
 };
 
 /// Optimized product quantization: rotates the vectors by a learned matrix before product quantization.
@@ -186,8 +186,7 @@ impl<F: Float, C: Clusterer<F>> Quantizer<F> for OptimizedProductQuantizer<C> {
         context: FitContext<'_>,
     ) -> Result<OptimizedPqMatrix<F>> {
         self.check()?;
-        let inputs = context.inputs;
-        moments::unused("OptimizedProductQuantizer", inputs)?;
+        context.unused("OptimizedProductQuantizer")?;
         check::finite("weights", &weights)?;
         let quantizer = &self.quantizer;
         quantizer.check_precision(weights)?;

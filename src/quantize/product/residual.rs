@@ -91,6 +91,7 @@ impl<F: Float, C: Clusterer<F>> Quantizer<F> for ResidualQuantizer<C> {
         context: FitContext<'_>,
     ) -> Result<ResidualPqMatrix<F>> {
         self.check()?;
+        context.rows_unused("ResidualQuantizer")?;
         let inputs = context.inputs;
         check::finite("weights", &weights)?;
         let quantizer = &self.quantizer;

@@ -40,6 +40,8 @@ const SPARSE: usize = 8;
 /// Frantar et al., 2022, arXiv:2210.17323). A column that is hard to compensate gets a finer step, such that all columns add
 /// the same to the output error (as in reverse water-filling); the step Δ is then the geometric mean.
 ///
+/// With weights of rows ([`FitContext::rows`]) a row that counts more gets a finer step in the same way, down to a thirteenth of the coarsest.
+///
 /// Rows and columns of zeros stay zero. So do all weights of zero where these are more than an eighth of the weights. The step is stored with the relative
 /// rounding error of its precision, or is [`Error::Underflow`].
 ///
@@ -180,13 +182,17 @@ impl<F: Float> Quantizer<F> for TrellisQuantizer {
             None => vec![Line::default(); weights.ncols()],
             Some(feedback) => steps(feedback.conditional()),
         };
-        let step = self.absolute(&weights) / quarter_power(mean(&columns));
+        let rows = match context.row_weights(weights.nrows())? {
+            None => vec![Line::default(); weights.nrows()],
+            Some(rows) => steps(rows),
+        };
+        let step = self.absolute(&weights) / quarter_power(mean(&rows) + mean(&columns));
         let step: F = self.precision.round_factor("a step", step)?;
         let fit = Fit::new(
             machine,
             &weights,
             step.as_f64(),
-            columns,
+            (rows, columns),
             feedback.is_some(),
         );
         fit.check(&weights, self.step)?;
@@ -215,18 +221,18 @@ impl TrellisQuantizer {
     }
 }
 
-/// Lines whose steps make D_j Δ_j² the same for all columns, as far as steps of levels allow.
-fn steps(conditional: &[f64]) -> Vec<Line> {
-    let positive = conditional.iter().copied().filter(|&d| d > 0.0);
+/// Lines whose steps make weight · Δ² the same for all lines, as far as steps of levels allow.
+fn steps(weights: &[f64]) -> Vec<Line> {
+    let positive = weights.iter().copied().filter(|&d| d > 0.0);
     let least = positive.fold(f64::INFINITY, f64::min);
-    let levels: Vec<i32> = conditional
+    let levels: Vec<i32> = weights
         .iter()
         .map(|&d| match d > 0.0 {
             true => half_octaves(d / least),
             false => 0,
         })
         .collect();
-    // Where the levels do not suffice, the largest of all columns are right.
+    // Where the levels do not suffice, those of the largest weights are right.
     let most = levels.iter().copied().max().unwrap_or(0);
     let above = (most - i32::from(LEVELS) + 1).max(0);
     let line = |level: &i32| Line {
@@ -267,10 +273,9 @@ impl Fit {
         machine: Machine,
         weights: &ArrayView2<'_, F>,
         step: f64,
-        mut columns: Vec<Line>,
+        (mut rows, mut columns): (Vec<Line>, Vec<Line>),
         down: bool,
     ) -> Self {
-        let mut rows = vec![Line::default(); weights.nrows()];
         let (base, classes) = scales::set(weights, step, &mut rows, &mut columns);
         let zeros = weights.iter().filter(|w| w.is_zero()).count();
         Self {
@@ -293,8 +298,10 @@ impl Fit {
     /// Numbers that codes of the greatest width hold.
     fn check<F: Float>(&self, weights: &ArrayView2<'_, F>, given: f64) -> Result<()> {
         let largest = check::largest(weights).as_f64();
-        let finest = self.layout.columns.iter().map(|line| line.step).max();
-        let finest = self.step * quarter_power(finest.unwrap_or(0).into());
+        let finest = |lines: &[Line]| lines.iter().map(|line| u32::from(line.step)).max();
+        let levels =
+            finest(&self.layout.rows).unwrap_or(0) + finest(&self.layout.columns).unwrap_or(0);
+        let finest = self.step * quarter_power(levels);
         // A number may be one beyond the nearest, and with feedback the target is beyond the largest weight.
         let most = f64::from((1 << MAX_BITS) - 4) / if self.layout.down { 4.0 } else { 1.0 };
         if finest > 0.0 && largest / finest < most {

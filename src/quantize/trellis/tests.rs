@@ -188,6 +188,59 @@ fn moments_lower_the_output_error() {
     );
 }
 
+/// Each row adds the same to the weighted error. Only ratios of weights matter.
+#[test]
+fn rows_that_count_more_get_smaller_errors() {
+    let columns = 1 << 12;
+    let weights = normal((6, columns), 5);
+    let rows = [1.0, 4.0, 16.0, 1.0, 4.0, 16.0];
+    let fit = |rows: &[f64]| {
+        let context = FitContext::new().rows(rows);
+        let quantizer = TrellisQuantizer::new(0.25);
+        quantizer.quantize_with(weights.view(), context).unwrap()
+    };
+    let matrix = fit(&rows);
+    let errors = &matrix.decompress_matrix().unwrap() - &weights;
+    let means = errors.rows().into_iter().zip(rows);
+    let means = means.map(|(row, weight)| weight * row.dot(&row) / columns as f64);
+    let means: Vec<f64> = means.collect();
+    let (least, most) = (
+        means.iter().copied().fold(f64::INFINITY, f64::min),
+        means.iter().copied().fold(0.0, f64::max),
+    );
+    // Errors are about normal: the mean of 4096 squares is off by √(2 / 4096), four times that here, on either side. The
+    // rate weighs as much in a fine step as in a coarse one.
+    let off = 4.0 * (2.0 / columns as f64).sqrt();
+    assert!(most / least <= (1.0 + off) / (1.0 - off), "{means:?}");
+    for factor in [2.0_f64.powi(-900), 3.0, 2.0_f64.powi(900)] {
+        assert_eq!(fit(&rows.map(|weight| weight * factor)), matrix);
+    }
+    assert_eq!(
+        fit(&[7.0; 6]),
+        TrellisQuantizer::new(0.25)
+            .quantize(weights.view())
+            .unwrap()
+    );
+}
+
+#[test]
+fn wrong_weights_of_rows_are_errors() {
+    let weights = normal((3, 8), 5);
+    for wrong in [
+        &[1.0, 2.0][..],
+        &[1.0, -1.0, 1.0],
+        &[1.0, f64::NAN, 1.0],
+        &[0.0; 3],
+    ] {
+        let context = FitContext::new().rows(wrong);
+        let result = TrellisQuantizer::new(0.25).quantize_with(weights.view(), context);
+        assert!(matches!(
+            result,
+            Err(Error::ShapeMismatch { .. } | Error::NonFinite { .. } | Error::Parameter(_))
+        ));
+    }
+}
+
 /// Powers of two of weights, step and moments change nothing but the size of the result.
 #[test]
 fn powers_of_two_scale_the_result() {
