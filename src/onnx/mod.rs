@@ -24,11 +24,14 @@ mod builder;
 mod chain;
 mod express;
 mod graph;
+mod inputs;
 mod model;
 mod roles;
 mod schema;
 mod smallest;
 mod tensor;
+#[cfg(test)]
+mod tests;
 mod wire;
 mod write;
 

@@ -7,8 +7,8 @@ use super::schema::{integer, integers, label, node, operator};
 use super::wire::Message;
 use crate::model::Turned;
 
-/// How many `Identity` and `Transpose` nodes are followed to the operator that reads a weight.
-const MAX_STEPS: usize = 4;
+/// How many `Identity`, `Cast` and `Transpose` nodes are followed to the operator that reads a weight.
+pub(super) const MAX_STEPS: usize = 4;
 
 /// What is known of a weight.
 #[derive(Debug, Clone, PartialEq)]
@@ -164,7 +164,7 @@ fn reading(node: &Message, input: usize, shape: &[usize]) -> Reading {
         | ("Where", 1 | 2)
         | ("Gather" | "Reshape" | "Squeeze" | "Unsqueeze" | "Slice" | "Expand" | "Tile", 0)
         | ("Split" | "Flatten", 0) => Reading::Values,
-        ("Identity", 0) => Reading::Moved((0..axes).collect()),
+        ("Identity" | "Cast", 0) => Reading::Moved((0..axes).collect()),
         ("Transpose", 0) => match permutation(node, axes) {
             Some(order) => Reading::Moved(order),
             None => Reading::Unknown,

@@ -112,7 +112,7 @@ impl OnnxModel {
         Ok(notes)
     }
 
-    fn weight(&self, name: &str) -> Result<&Weight> {
+    pub(super) fn weight(&self, name: &str) -> Result<&Weight> {
         self.weights.get(name).ok_or_else(|| Error::UnknownTensor {
             name: name.to_owned(),
         })
