@@ -77,5 +77,9 @@ pub use tensors::{NamedTensors, TensorData};
 
 #[cfg(feature = "onnx")]
 pub(crate) use {
-    entropy::text, save::NewFile, source::Source, tensors::StoredTensor, turned::Turned,
+    entropy::text::{decode_bytes, encode_bytes},
+    save::NewFile,
+    source::Source,
+    tensors::StoredTensor,
+    turned::Turned,
 };

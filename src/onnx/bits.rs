@@ -119,7 +119,6 @@ pub(super) fn pack(
 
 /// The nodes in place of `node`.
 pub(super) fn nodes(names: &mut Names, node: &Message, packed: &Packed) -> Vec<Message> {
-    let name = label(node);
     let texts: Vec<&str> = node.texts(node::INPUT).collect();
     let mut inputs = vec![texts[0]];
     inputs.extend(packed.inputs.iter().map(String::as_str));
@@ -132,18 +131,20 @@ pub(super) fn nodes(names: &mut Names, node: &Message, packed: &Packed) -> Vec<M
     ];
     let attributes = sizes.map(|(name, value)| new_attribute(name, Attribute::Integer(value)));
     let operator = (DOMAIN, "MatMulNBits");
-    let Some(bias) = texts.get(2).filter(|bias| !bias.is_empty()) else {
-        return vec![new_node(
-            operator,
-            name,
-            &inputs,
-            &[output(node)],
-            attributes,
-        )];
+    let bias = texts.get(2).filter(|bias| !bias.is_empty());
+    let named = |mut last: Message| {
+        let name = node.text(node::NAME);
+        if !name.is_empty() {
+            last.set(Field::of_bytes(node::NAME, name.as_bytes()));
+        }
+        last
     };
-    let product = names.free(&format!("{name}.product"));
-    let sum = new_node(("", "Add"), name, &[&product, bias], &[output(node)], []);
-    let mut first = new_node(operator, &product, &inputs, &[&product], attributes);
-    first.set(Field::of_bytes(node::NAME, product.as_bytes()));
-    vec![first, sum]
+    let Some(bias) = bias else {
+        let all = new_node(operator, &inputs, &[output(node)], attributes);
+        return vec![named(all)];
+    };
+    let product = names.free(&format!("{}.product", label(node)));
+    let sum = new_node(("", "Add"), &[&product, bias], &[output(node)], []);
+    let first = new_node(operator, &inputs, &[&product], attributes);
+    vec![first, named(sum)]
 }

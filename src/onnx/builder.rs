@@ -24,10 +24,12 @@ impl Names {
                         let values = message
                             .texts(node::INPUT)
                             .chain(message.texts(node::OUTPUT));
+                        // Some runtimes do not tell names of nodes from names of values.
+                        let values = values.chain([message.text(node::NAME)]);
                         names.extend(values.map(str::to_owned));
                     }
-                    graph::INITIALIZER => drop(names.insert(message.text(tensor::NAME).to_owned())),
-                    _ => drop(names.insert(message.text(value_info::NAME).to_owned())),
+                    graph::INITIALIZER => names.extend([message.text(tensor::NAME).to_owned()]),
+                    _ => names.extend([message.text(value_info::NAME).to_owned()]),
                 }
             }
         }
@@ -91,7 +93,7 @@ impl<'n> Builder<'n> {
         let name = self.names.free(hint);
         let attributes = attributes.iter();
         let attributes = attributes.map(|&(name, value)| new_attribute(name, value));
-        let node = new_node(("", operator), &name, inputs, &[&name], attributes);
+        let node = new_node(("", operator), inputs, &[&name], attributes);
         self.nodes.push(node);
         name
     }
@@ -128,7 +130,7 @@ impl<'n> Builder<'n> {
         match named.next() {
             Some(node) => node.set(Field::of_bytes(node::OUTPUT, name.as_bytes())),
             None => {
-                let node = new_node(("", "Identity"), name, &[value], &[name], []);
+                let node = new_node(("", "Identity"), &[value], &[name], []);
                 self.nodes.push(node);
             }
         }

@@ -285,7 +285,7 @@ pub(super) fn nodes(names: &mut Names, node: &Message, chain: &Chain) -> Vec<Mes
     match chain {
         Chain::Products([right, left]) => {
             let inner = between(names);
-            let first = new_node(("", "MatMul"), &inner, &[inputs[0], right], &[&inner], []);
+            let first = new_node(("", "MatMul"), &[inputs[0], right], &[&inner], []);
             vec![first, with_inputs(&[&inner, left])]
         }
         Chain::Gemms([right, left]) => {
@@ -293,23 +293,11 @@ pub(super) fn nodes(names: &mut Names, node: &Message, chain: &Chain) -> Vec<Mes
             if integer(node, "transA").unwrap_or(0) != 0 {
                 let turned = between(names);
                 let order = new_attribute("perm", Attribute::Integers(&[1, 0]));
-                made.push(new_node(
-                    ("", "Transpose"),
-                    &turned,
-                    &[&x],
-                    &[&turned],
-                    [order],
-                ));
+                made.push(new_node(("", "Transpose"), &[&x], &[&turned], [order]));
                 x = turned;
             }
             let inner = between(names);
-            made.push(new_node(
-                ("", "MatMul"),
-                &inner,
-                &[&x, right],
-                &[&inner],
-                [],
-            ));
+            made.push(new_node(("", "MatMul"), &[&x, right], &[&inner], []));
             let mut inputs = inputs.clone();
             inputs[0] = &inner;
             inputs[1] = left;
@@ -326,7 +314,7 @@ pub(super) fn nodes(names: &mut Names, node: &Message, chain: &Chain) -> Vec<Mes
                 if place + 1 < links.len() {
                     let next = between(names);
                     let inputs = [x.as_str(), &link.kernel];
-                    made.push(new_node(("", "Conv"), &next, &inputs, &[&next], attributes));
+                    made.push(new_node(("", "Conv"), &inputs, &[&next], attributes));
                     x = next;
                 } else {
                     // The last one keeps the name, the outputs, the bias and what else the node has.

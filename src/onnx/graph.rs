@@ -1,6 +1,6 @@
 //! The graphs of a model, and which nodes read which values.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::schema::{attribute, graph, label, node, operator, tensor, value_info};
 use super::wire::Message;
@@ -14,8 +14,8 @@ pub(super) struct Graph<'m> {
     /// What the names of its weights begin with.
     pub(super) prefix: String,
     pub(super) message: &'m Message,
-    /// The values that it defines: the field of each, `None` for an input.
-    values: BTreeMap<&'m str, Option<usize>>,
+    /// The names of the values that it defines.
+    values: BTreeSet<&'m str>,
 }
 
 /// A value: the number of the graph that defines it, and its name.
@@ -69,20 +69,15 @@ impl<'m> Graphs<'m> {
 
     fn add(&mut self, message: &'m Message, parent: Option<usize>, prefix: String) {
         let number = self.graphs.len();
-        let mut values = BTreeMap::new();
-        for input in message.messages(graph::INPUT) {
-            values.insert(input.text(value_info::NAME), None);
-        }
-        for (field, inside) in message.fields.iter().enumerate() {
-            match (inside.number, inside.message()) {
-                (graph::INITIALIZER, Some(tensor)) => {
-                    values.insert(tensor.text(tensor::NAME), Some(field));
-                }
-                (graph::NODE, Some(node)) => {
-                    for name in node.texts(node::OUTPUT) {
-                        values.insert(name, Some(field));
-                    }
-                }
+        let mut values = BTreeSet::new();
+        for field in &message.fields {
+            let Some(inside) = field.message() else {
+                continue;
+            };
+            match field.number {
+                graph::INPUT => values.extend([inside.text(value_info::NAME)]),
+                graph::INITIALIZER => values.extend([inside.text(tensor::NAME)]),
+                graph::NODE => values.extend(inside.texts(node::OUTPUT)),
                 _ => {}
             }
         }
@@ -117,7 +112,7 @@ impl<'m> Graphs<'m> {
     pub(super) fn resolve(&self, graph: usize, name: &'m str) -> Option<Value<'m>> {
         let mut number = Some(graph).filter(|_| !name.is_empty());
         while let Some(at) = number {
-            if self.graphs[at].values.contains_key(name) {
+            if self.graphs[at].values.contains(name) {
                 return Some((at, name));
             }
             number = self.graphs[at].parent;
@@ -132,13 +127,6 @@ impl<'m> Graphs<'m> {
     pub(super) fn node(&self, graph: usize, field: usize) -> &'m Message {
         let field = &self.graphs[graph].message.fields[field];
         field.message().expect("the field of a node")
-    }
-
-    /// The node that computes a value; `None` for inputs and initializers.
-    pub(super) fn producer(&self, (graph, name): Value<'_>) -> Option<&'m Message> {
-        let field = (*self.graphs[graph].values.get(name)?)?;
-        let field = &self.graphs[graph].message.fields[field];
-        field.message().filter(|_| field.number == graph::NODE)
     }
 }
 

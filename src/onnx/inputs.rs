@@ -56,7 +56,7 @@ impl OnnxModel {
                 }
                 false => ("Identity", Vec::new()),
             };
-            let copy = new_node(("", kind), &output, &[value], &[&output], attributes);
+            let copy = new_node(("", kind), &[value], &[&output], attributes);
             added.push(Field::of_message(fields::NODE, copy));
             added.push(Field::of_message(
                 fields::OUTPUT,

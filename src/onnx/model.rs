@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::graph::{self, Graphs, Reader};
+use super::graph::{self, Graphs};
 use super::roles::{self, Role};
 use super::schema::{self, MODEL, graph as fields, tensor as tensor_fields};
 use super::smallest;

@@ -21,8 +21,6 @@ pub(super) mod graph {
     pub(in crate::onnx) const INPUT: u32 = 11;
     pub(in crate::onnx) const OUTPUT: u32 = 12;
     pub(in crate::onnx) const VALUE_INFO: u32 = 13;
-    pub(in crate::onnx) const QUANTIZATION: u32 = 14;
-    pub(in crate::onnx) const SPARSE_INITIALIZER: u32 = 15;
 }
 
 pub(super) mod node {
@@ -38,7 +36,6 @@ pub(super) mod attribute {
     pub(in crate::onnx) const NAME: u32 = 1;
     pub(in crate::onnx) const FLOAT: u32 = 2;
     pub(in crate::onnx) const INTEGER: u32 = 3;
-    pub(in crate::onnx) const TEXT: u32 = 4;
     pub(in crate::onnx) const TENSOR: u32 = 5;
     pub(in crate::onnx) const GRAPH: u32 = 6;
     pub(in crate::onnx) const INTEGERS: u32 = 8;
@@ -46,7 +43,6 @@ pub(super) mod attribute {
     pub(in crate::onnx) const GRAPHS: u32 = 11;
     pub(in crate::onnx) const TYPE: u32 = 20;
     /// The values of `TYPE`.
-    pub(in crate::onnx) const IS_FLOAT: i64 = 1;
     pub(in crate::onnx) const IS_INTEGER: i64 = 2;
     pub(in crate::onnx) const IS_INTEGERS: i64 = 7;
 }
@@ -205,10 +201,6 @@ pub(super) fn float(node: &Message, name: &str) -> Option<f32> {
 pub(super) fn new_attribute(name: &str, value: Attribute<'_>) -> Message {
     let mut fields = vec![Field::of_bytes(attribute::NAME, name.as_bytes())];
     let kind = match value {
-        Attribute::Float(value) => {
-            fields.push(Field::of_float(attribute::FLOAT, value));
-            attribute::IS_FLOAT
-        }
         Attribute::Integer(value) => {
             fields.push(Field::of_integer(attribute::INTEGER, value));
             attribute::IS_INTEGER
@@ -225,15 +217,13 @@ pub(super) fn new_attribute(name: &str, value: Attribute<'_>) -> Message {
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Attribute<'a> {
-    Float(f32),
     Integer(i64),
     Integers(&'a [i64]),
 }
 
-/// A new node.
+/// A new node. It has no name: some runtimes do not tell names of nodes from names of values.
 pub(super) fn new_node(
     (domain, operator): (&str, &str),
-    name: &str,
     inputs: &[&str],
     outputs: &[&str],
     attributes: impl IntoIterator<Item = Message>,
@@ -241,7 +231,6 @@ pub(super) fn new_node(
     let text = |number, text: &str| Field::of_bytes(number, text.as_bytes());
     let mut fields: Vec<Field> = inputs.iter().map(|name| text(node::INPUT, name)).collect();
     fields.extend(outputs.iter().map(|name| text(node::OUTPUT, name)));
-    fields.push(text(node::NAME, name));
     fields.push(text(node::OP_TYPE, operator));
     let attributes = attributes.into_iter();
     fields.extend(attributes.map(|attribute| Field::of_message(node::ATTRIBUTE, attribute)));
@@ -251,14 +240,7 @@ pub(super) fn new_node(
     Message { fields }
 }
 
-/// Sets an attribute of a node.
-pub(super) fn set_attribute(node: &mut Message, name: &str, value: Attribute<'_>) {
-    remove_attribute(node, name);
-    let attribute = new_attribute(name, value);
-    node.fields
-        .push(Field::of_message(node::ATTRIBUTE, attribute));
-}
-
+/// Removes an attribute of a node.
 pub(super) fn remove_attribute(node: &mut Message, name: &str) {
     node.fields.retain(|field| {
         let attribute = field.message();

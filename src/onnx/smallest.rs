@@ -8,7 +8,7 @@ use super::schema;
 use super::tensor;
 use super::wire::{Field, Kind, Message, malformed};
 use super::write;
-use crate::model::{CompressedModel, Container, text};
+use crate::model::{CompressedModel, Container, decode_bytes, encode_bytes};
 use crate::{Error, Result};
 
 /// The fields of the file, which has no others. The format does not use these numbers, so that its readers pass over them.
@@ -18,7 +18,7 @@ const GRAPH: u32 = 74_618;
 /// The file of the form [`Smallest`](super::Form::Smallest).
 pub(super) fn bytes(model: &OnnxModel, small: &CompressedModel) -> Result<Vec<u8>> {
     let skeleton = skeleton(model, &|name| small.get(name).is_ok())?;
-    let graph = text::encode_bytes(&skeleton.to_bytes()?);
+    let graph = encode_bytes(&skeleton.to_bytes()?);
     let file = Message {
         fields: vec![
             Field::of_bytes(GRAPH, &graph),
@@ -67,7 +67,7 @@ pub fn restore(bytes: &[u8]) -> Result<Vec<u8>> {
             ))
         })
     };
-    let graph = text::decode_bytes(&part(GRAPH)?)?;
+    let graph = decode_bytes(&part(GRAPH)?)?;
     let container = Container::from_bytes(part(CONTAINER)?.to_vec())?;
     let mut root = Message::read(&graph.into(), &schema::MODEL)?;
     model::check(&root)?;

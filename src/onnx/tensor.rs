@@ -97,18 +97,6 @@ fn raw(message: &Message) -> Option<Chunk> {
     message.last(tensor::RAW_DATA)?.chunk()
 }
 
-/// The whole numbers of a tensor; `None` for one of other elements.
-pub(super) fn integers(message: &Message) -> Option<Vec<i64>> {
-    match (message.integer(tensor::DATA_TYPE), raw(message)) {
-        (Some(INT64), Some(raw)) => {
-            let numbers = raw.as_chunks().0.iter();
-            Some(numbers.map(|&bytes| i64::from_le_bytes(bytes)).collect())
-        }
-        (Some(INT64), None) => Some(message.integers(tensor::INT64_DATA)),
-        _ => None,
-    }
-}
-
 /// A new tensor of `bytes`.
 pub(super) fn new(name: &str, data_type: i64, shape: &[usize], bytes: Vec<u8>) -> Message {
     let dims = shape

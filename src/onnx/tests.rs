@@ -28,7 +28,7 @@ fn floats(name: &str, shape: &[usize]) -> Field {
 }
 
 fn operation(operator: &str, inputs: &[&str], output: &str) -> Field {
-    let node = schema::new_node(("", operator), output, inputs, &[output], []);
+    let node = schema::new_node(("", operator), inputs, &[output], []);
     Field::of_message(fields::NODE, node)
 }
 
@@ -193,7 +193,7 @@ fn nodes_in_a_circle_end() {
 #[test]
 fn weights_come_in_the_layout_of_taper() {
     let graph = |operator, attributes: Vec<Message>, shape: &[usize]| {
-        let node = schema::new_node(("", operator), "n", &["x", "w"], &["y"], attributes);
+        let node = schema::new_node(("", operator), &["x", "w"], &["y"], attributes);
         let graph = vec![Field::of_message(fields::NODE, node), floats("w", shape)];
         let model = OnnxModel::from_bytes(model(graph)).unwrap();
         model.tensors().get("w").unwrap()
@@ -224,7 +224,7 @@ fn weights_come_in_the_layout_of_taper() {
 
 #[test]
 fn what_is_not_understood_is_named_and_kept_bit_for_bit() {
-    let foreign = schema::new_node(("org.example", "Magic"), "magic", &["y", "m"], &["z"], []);
+    let foreign = schema::new_node(("org.example", "Magic"), &["y", "m"], &["z"], []);
     let mut graph = product();
     graph.push(Field::of_message(fields::NODE, foreign));
     graph.extend([floats("m", &[3, 3]), floats("given", &[2, 2])]);
@@ -283,7 +283,7 @@ fn elements_are_found_wherever_they_stand() {
         operation("MatMul", &["w", "x"], "y"),
         Field::of_message(fields::INITIALIZER, typed),
     ];
-    let model = OnnxModel::from_bytes(self::model(graph)).unwrap();
+    let model = OnnxModel::from_bytes(model(graph)).unwrap();
     let tensor = model.tensors().data("w").unwrap();
     assert_eq!(tensor.dtype, DType::F16);
     assert_eq!(tensor.to_f32().unwrap()[[1, 2]], 5.0 / 8.0);

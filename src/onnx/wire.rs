@@ -318,12 +318,6 @@ impl Field {
         Self::whole(number, VARINT, |out| write_varint(value as u64, out))
     }
 
-    pub(super) fn of_float(number: u32, value: f32) -> Self {
-        Self::whole(number, FIXED_32, |out| {
-            out.extend_from_slice(&value.to_le_bytes());
-        })
-    }
-
     pub(super) fn of_chunk(number: u32, value: Chunk) -> Self {
         Self {
             number,

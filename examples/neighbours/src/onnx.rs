@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 use ndarray::{ArrayD, IxDyn};
 use rten::{DataType, Dimension, Model, Value, ValueType};
-use rten_tensor::prelude::*;
 use rten_tensor::Tensor;
+use rten_tensor::prelude::*;
 use taper::Seed;
 
 /// An input of a model: real numbers, or whole ones.
@@ -59,7 +59,10 @@ impl Runtime {
     ) -> anyhow::Result<BTreeMap<String, Input>> {
         let mut inputs = BTreeMap::new();
         for &id in self.model.input_ids() {
-            let info = self.model.node_info(id).context("an input without a node")?;
+            let info = self
+                .model
+                .node_info(id)
+                .context("an input without a node")?;
             let name = info.name().context("an input without a name")?;
             let shape = info.shape().unwrap_or_default();
             let shape: Vec<usize> = shape
@@ -106,7 +109,10 @@ impl Runtime {
         let results = self.model.run(values, ids, None)?;
         let mut outputs = BTreeMap::new();
         for (&id, result) in ids.iter().zip(results) {
-            let info = self.model.node_info(id).context("an output without a node")?;
+            let info = self
+                .model
+                .node_info(id)
+                .context("an output without a node")?;
             let name = info.name().context("an output without a name")?.to_owned();
             if let Value::FloatTensor(tensor) = result {
                 let shape = tensor.shape().to_vec();
@@ -127,13 +133,19 @@ pub fn difference(
     expected: &BTreeMap<String, ArrayD<f32>>,
     found: &BTreeMap<String, ArrayD<f32>>,
 ) -> anyhow::Result<(f32, f32)> {
-    anyhow::ensure!(expected.keys().eq(found.keys()), "the outputs have other names");
+    anyhow::ensure!(
+        expected.keys().eq(found.keys()),
+        "the outputs have other names"
+    );
     let (mut largest, mut size) = (0.0_f32, 0.0_f32);
     for (name, a) in expected {
         let b = &found[name];
         anyhow::ensure!(a.shape() == b.shape(), "output {name} has another shape");
         for (a, b) in a.iter().zip(b) {
-            anyhow::ensure!(a.is_finite() && b.is_finite(), "output {name} is not finite");
+            anyhow::ensure!(
+                a.is_finite() && b.is_finite(),
+                "output {name} is not finite"
+            );
             largest = largest.max((a - b).abs());
             size = size.max(a.abs());
         }
