@@ -81,5 +81,6 @@ pub(crate) use {
     save::NewFile,
     source::Source,
     tensors::StoredTensor,
+    tensors::within,
     turned::Turned,
 };

@@ -448,7 +448,7 @@ impl NamedTensors {
 }
 
 /// Adds the name of the tensor to an error.
-pub(super) fn within<T>(name: &str, result: Result<T>) -> Result<T> {
+pub(crate) fn within<T>(name: &str, result: Result<T>) -> Result<T> {
     result.map_err(|error| match error {
         error @ (Error::InTensor { .. } | Error::File { .. } | Error::Stopped { .. }) => error,
         error => Error::InTensor {

@@ -4,11 +4,12 @@
 //! a weight (N, K) in blocks along K, each with a scale and a zero point.
 
 use super::builder::{Builder, Names};
-use super::model::Weight;
-use super::schema::{Attribute, float, integer, label, new_attribute, new_node, node, operator};
+use super::schema::{
+    Attribute, float, integer, label, new_attribute, new_node, node, operator, output,
+};
 use super::tensor::{FLOAT, FLOAT16, UINT8};
+use super::weights::Weight;
 use super::wire::{Field, Message};
-use super::write::output;
 use crate::quantize::fixed_point::{FixedPointMatrix, Symmetry};
 use crate::{Compressed, DType, Precision};
 
@@ -17,13 +18,15 @@ pub(super) const DOMAIN: &str = "com.microsoft";
 const BITS: i64 = 4;
 /// The zero point of the operator where it is given none.
 const CENTER: i32 = 8;
-/// Values of a block; shorter blocks repeat the scale of the row more often.
-const BLOCK: usize = 32;
+/// The values of a block that runtimes have. Longer blocks repeat the scale of a row less often; some runtimes take only rows of whole
+/// blocks.
+const BLOCKS: [usize; 5] = [256, 128, 64, 32, 16];
 
 /// The inputs of the operator besides x.
 pub(super) struct Packed {
     inputs: Vec<String>,
     shape: [usize; 2],
+    block: usize,
 }
 
 /// Packs a matrix that all of these nodes multiply with; `None` where the operator does not have it.
@@ -57,11 +60,15 @@ pub(super) fn pack(
     }
     let [rows, columns] = [matrix.shape()[0], matrix.shape()[1]];
     let scales = matrix.scales();
-    let per_block = columns.div_ceil(BLOCK);
+    let whole = BLOCKS
+        .into_iter()
+        .find(|&block| columns.is_multiple_of(block));
+    let block = whole.unwrap_or(32);
+    let blocks = columns.div_ceil(block);
     let row_of = |row: usize| if scales.len() == 1 { 0 } else { row };
     let mut repeated = Vec::new();
     for row in 0..rows {
-        repeated.extend(std::iter::repeat_n(scales[row_of(row)], per_block));
+        repeated.extend(std::iter::repeat_n(scales[row_of(row)], blocks));
     }
     let precision = if number == FLOAT {
         Precision::F32
@@ -78,33 +85,33 @@ pub(super) fn pack(
         Symmetry::Symmetric => CENTER,
         Symmetry::Affine => 0,
     };
-    let mut bytes = Vec::with_capacity(rows * per_block * BLOCK / 2);
+    let mut bytes = Vec::with_capacity(rows * blocks * block / 2);
     for row in matrix.integers().rows() {
-        for block in 0..per_block {
+        for number in 0..blocks {
             let code = |place: usize| {
                 // Beyond the end of a row lies nothing that is multiplied.
-                row.get(block * BLOCK + place)
+                row.get(number * block + place)
                     .map_or(0, |&q| (q + offset) as u8)
             };
-            bytes.extend((0..BLOCK / 2).map(|pair| code(2 * pair) | code(2 * pair + 1) << 4));
+            bytes.extend((0..block / 2).map(|pair| code(2 * pair) | code(2 * pair + 1) << 4));
         }
     }
     let mut inputs = vec![
         out.tensor(
             &format!("{hint}.codes"),
             UINT8,
-            &[rows, per_block, BLOCK / 2],
+            &[rows, blocks, block / 2],
             bytes,
         ),
         out.tensor(
             &format!("{hint}.scales"),
             number,
-            &[rows * per_block],
+            &[rows * blocks],
             precision.encode(repeated),
         ),
     ];
     if !zeros.is_empty() {
-        let length = per_block.div_ceil(2);
+        let length = blocks.div_ceil(2);
         let byte = |row: usize| (zeros[row_of(row)] as u8) * 0x11;
         let zeros: Vec<u8> = (0..rows)
             .flat_map(|row| std::iter::repeat_n(byte(row), length))
@@ -114,6 +121,7 @@ pub(super) fn pack(
     Some(Packed {
         inputs,
         shape: [rows, columns],
+        block,
     })
 }
 
@@ -127,7 +135,7 @@ pub(super) fn nodes(names: &mut Names, node: &Message, packed: &Packed) -> Vec<M
         ("K", columns as i64),
         ("N", rows as i64),
         ("bits", BITS),
-        ("block_size", BLOCK as i64),
+        ("block_size", packed.block as i64),
     ];
     let attributes = sizes.map(|(name, value)| new_attribute(name, Attribute::Integer(value)));
     let operator = (DOMAIN, "MatMulNBits");

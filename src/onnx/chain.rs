@@ -6,6 +6,7 @@ use ndarray::Array2;
 
 use super::builder::{Builder, Names};
 use super::express::{self, Factor, Layout};
+use super::schema::attribute::TEXT;
 use super::schema::{
     Attribute, attribute, integer, integers, label, new_attribute, new_node, node, operator,
     remove_attribute,
@@ -356,18 +357,25 @@ impl Link {
             new_attribute("kernel_shape", Attribute::Integers(&size)),
             new_attribute("group", Attribute::Integer(self.groups as i64)),
         ];
-        // One value for each axis; pads have the ends after the beginnings.
-        for (name, otherwise) in [("strides", 1), ("dilations", 1), ("pads", 0)] {
-            if let Some(mut values) = integers(node, name) {
-                for (place, value) in values.iter_mut().enumerate() {
-                    if !self.own[place % axes] {
-                        *value = otherwise;
-                    }
-                }
-                attributes.push(new_attribute(name, Attribute::Integers(&values)));
+        // One value for each axis, written out since some runtimes take the defaults for two axes only; pads have the ends after the
+        // beginnings.
+        let automatic = attribute(node, "auto_pad").filter(|mode| mode.text(TEXT) != "NOTSET");
+        for (name, otherwise, count) in [
+            ("strides", 1, axes),
+            ("dilations", 1, axes),
+            ("pads", 0, 2 * axes),
+        ] {
+            if name == "pads" && automatic.is_some() {
+                continue;
             }
+            let mut values = integers(node, name).unwrap_or_else(|| vec![otherwise; count]);
+            for (place, value) in values.iter_mut().enumerate() {
+                if !self.own[place % axes] {
+                    *value = otherwise;
+                }
+            }
+            attributes.push(new_attribute(name, Attribute::Integers(&values)));
         }
-        let automatic = attribute(node, "auto_pad");
         attributes.extend(automatic.filter(|_| self.own.contains(&true)).cloned());
         attributes
     }

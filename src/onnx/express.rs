@@ -20,6 +20,8 @@ use crate::{Compressed, DType, Precision, Result};
 const ROW_SCALES: i64 = 13;
 /// That from which on there are integers of four bits.
 const FOUR_BITS: i64 = 21;
+/// The bytes that the nodes for one digit of packed numbers take, about.
+const DIGIT: usize = 512;
 /// That from which on `Mul` and `Sub` broadcast and `Cast` takes the number of a type.
 pub(super) const BROADCASTING: i64 = 7;
 
@@ -405,7 +407,8 @@ fn unpacked(
         let value = out.tensor(&stored, UINT16, shape, bytes.collect());
         return out.cast(hint, &value, to);
     }
-    if digits == 1 || !numbers.len().is_multiple_of(digits) {
+    let saved = numbers.len() - numbers.len() / digits;
+    if digits == 1 || !numbers.len().is_multiple_of(digits) || saved < digits * DIGIT {
         let bytes = numbers.iter().map(|&q| q as u8).collect();
         let value = out.tensor(&stored, UINT8, shape, bytes);
         return out.cast(hint, &value, to);

@@ -32,6 +32,7 @@ mod smallest;
 mod tensor;
 #[cfg(test)]
 mod tests;
+mod weights;
 mod wire;
 mod write;
 

@@ -36,6 +36,7 @@ pub(super) mod attribute {
     pub(in crate::onnx) const NAME: u32 = 1;
     pub(in crate::onnx) const FLOAT: u32 = 2;
     pub(in crate::onnx) const INTEGER: u32 = 3;
+    pub(in crate::onnx) const TEXT: u32 = 4;
     pub(in crate::onnx) const TENSOR: u32 = 5;
     pub(in crate::onnx) const GRAPH: u32 = 6;
     pub(in crate::onnx) const INTEGERS: u32 = 8;
@@ -173,6 +174,11 @@ pub(super) fn label(node: &Message) -> &str {
         "" => node.texts(node::OUTPUT).next().unwrap_or(""),
         name => name,
     }
+}
+
+/// The first output of a node.
+pub(super) fn output(node: &Message) -> &str {
+    node.texts(node::OUTPUT).next().unwrap_or("")
 }
 
 /// An attribute of a node by its name.

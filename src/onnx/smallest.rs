@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::graph::{self, Graphs};
-use super::model::{self, OnnxModel};
 use super::schema;
 use super::tensor;
+use super::weights::{self, Weight};
 use super::wire::{Field, Kind, Message, malformed};
-use super::write;
-use crate::model::{CompressedModel, Container, decode_bytes, encode_bytes};
+use crate::model::{CompressedModel, Container, decode_bytes, encode_bytes, within};
 use crate::{Error, Result};
 
 /// The fields of the file, which has no others. The format does not use these numbers, so that its readers pass over them.
@@ -16,8 +15,13 @@ const CONTAINER: u32 = 74_617;
 const GRAPH: u32 = 74_618;
 
 /// The file of the form [`Smallest`](super::Form::Smallest).
-pub(super) fn bytes(model: &OnnxModel, small: &CompressedModel) -> Result<Vec<u8>> {
-    let skeleton = skeleton(model, &|name| small.get(name).is_ok())?;
+pub(super) fn bytes(
+    root: &Message,
+    weights: &BTreeMap<String, Weight>,
+    small: &CompressedModel,
+) -> Result<Vec<u8>> {
+    let removed = weights.iter().filter(|(name, _)| small.get(name).is_ok());
+    let skeleton = skeleton(root, removed.map(|(_, weight)| weight))?;
     let graph = encode_bytes(&skeleton.to_bytes()?);
     let file = Message {
         fields: vec![
@@ -70,24 +74,20 @@ pub fn restore(bytes: &[u8]) -> Result<Vec<u8>> {
     let graph = decode_bytes(&part(GRAPH)?)?;
     let container = Container::from_bytes(part(CONTAINER)?.to_vec())?;
     let mut root = Message::read(&graph.into(), &schema::MODEL)?;
-    model::check(&root)?;
-    let (weights, _) = model::find(&root)?;
+    weights::check(&root)?;
+    let (places, _) = weights::find(&root)?;
     let mut changed = BTreeMap::new();
     {
-        let graphs = Graphs::of(model::main(&root));
+        let graphs = Graphs::of(weights::main(&root));
         for name in container.names() {
-            let weight = weights.get(name).ok_or_else(|| Error::UnknownTensor {
+            let weight = places.get(name).ok_or_else(|| Error::UnknownTensor {
                 name: name.to_owned(),
             })?;
             let entry = container.get(name)?;
-            weight
-                .check(&entry)
-                .map_err(|error| write::in_tensor(name, error))?;
-            let data = entry
-                .to_data()
-                .map_err(|error| write::in_tensor(name, error))?;
+            within(name, weight.check(&entry))?;
+            let data = within(name, entry.to_data())?;
             let bytes = weight.in_model(&data);
-            let field = write::replaced(&graphs, weight, |message| {
+            let field = weights::replaced(&graphs, weight, |message| {
                 tensor::set_elements(message, &weight.shape, bytes);
             });
             changed.insert((weight.graph, weight.field), field);
@@ -99,7 +99,7 @@ pub fn restore(bytes: &[u8]) -> Result<Vec<u8>> {
 
 /// Puts fields in the place of those of graphs.
 fn put(root: &mut Message, fields: &BTreeMap<(usize, usize), Field>) -> Result<()> {
-    graph::each_graph(model::main_mut(root), &mut |number, graph| {
+    graph::each_graph(weights::main_mut(root), &mut |number, graph| {
         for (&(_, place), field) in fields.range((number, 0)..(number + 1, 0)) {
             graph.fields[place] = field.clone();
         }
@@ -107,15 +107,14 @@ fn put(root: &mut Message, fields: &BTreeMap<(usize, usize), Field>) -> Result<(
     })
 }
 
-/// The model without the elements of the weights that `removed` names.
-fn skeleton(model: &OnnxModel, removed: &dyn Fn(&str) -> bool) -> Result<Message> {
-    let graphs = Graphs::of(model.graph());
-    let weights = model.weights.iter().filter(|(name, _)| removed(name));
-    let empty = weights.map(|(_, weight)| {
-        let field = write::replaced(&graphs, weight, tensor::remove_elements);
+/// The model without the elements of some weights.
+fn skeleton<'w>(root: &Message, removed: impl Iterator<Item = &'w Weight>) -> Result<Message> {
+    let graphs = Graphs::of(weights::main(root));
+    let empty = removed.map(|weight| {
+        let field = weights::replaced(&graphs, weight, tensor::remove_elements);
         ((weight.graph, weight.field), field)
     });
-    let mut root = model.root.clone();
-    put(&mut root, &empty.collect())?;
-    Ok(root)
+    let mut skeleton = root.clone();
+    put(&mut skeleton, &empty.collect())?;
+    Ok(skeleton)
 }

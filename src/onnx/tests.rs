@@ -246,7 +246,7 @@ fn what_is_not_understood_is_named_and_kept_bit_for_bit() {
     let small = compress(&model, "{ fixed_point = { bits = 8 } }");
     let (bytes, _) = model.to_bytes(&small, Form::Portable).unwrap();
     let again = Message::read(&bytes.into(), &MODEL).unwrap();
-    let graph = super::model::main(&again);
+    let graph = super::weights::main(&again);
     for name in ["m", "given", "default"] {
         let mut tensors = graph.messages(fields::INITIALIZER);
         let kept = tensors.find(|tensor| tensor.text(tensor_fields::NAME) == name);

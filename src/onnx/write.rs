@@ -8,13 +8,14 @@ use super::builder::{Builder, Names};
 use super::chain;
 use super::express::{self, Layout};
 use super::graph::{self, Graphs, Reader};
-use super::model::{self, OnnxModel, Weight};
+use super::model::OnnxModel;
 use super::schema::{self, graph as fields, node, opset, value_info};
 use super::tensor;
+use super::weights::{self, Weight};
 use super::wire::{Field, Message};
 use super::{bits, smallest};
 use crate::model::extend::Artifact;
-use crate::model::{CompressedModel, Entry, NewFile};
+use crate::model::{CompressedModel, Entry, NewFile, within};
 use crate::{Error, Result};
 
 /// The version of the format that has integers of four bits, and the one whose initializers need not be inputs.
@@ -80,12 +81,13 @@ impl OnnxModel {
     pub fn to_bytes(&self, small: &CompressedModel, form: Form) -> Result<(Vec<u8>, Vec<String>)> {
         for (name, entry) in small.iter() {
             let weight = self.weight(name)?;
-            weight
-                .check(entry)
-                .map_err(|error| in_tensor(name, error))?;
+            within(name, weight.check(entry))?;
         }
         match form {
-            Form::Smallest => Ok((smallest::bytes(self, small)?, Vec::new())),
+            Form::Smallest => {
+                let file = smallest::bytes(&self.root, &self.weights, small)?;
+                Ok((file, Vec::new()))
+            }
             Form::Portable | Form::NBits => {
                 let (root, notes) = Writer::new(self, form).write(small)?;
                 Ok((root.to_bytes()?, notes))
@@ -121,18 +123,11 @@ impl OnnxModel {
     /// The dense elements of an entry as the model has them; `None` where they are those that it has already.
     pub(super) fn dense(&self, name: &str, entry: &Entry) -> Result<Option<Vec<u8>>> {
         let weight = self.weight(name)?;
-        let bytes = entry.to_data().map_err(|error| in_tensor(name, error))?;
+        let bytes = within(name, entry.to_data())?;
         if *self.tensors().data(name)?.bytes == *bytes {
             return Ok(None);
         }
         Ok(Some(weight.in_model(&bytes)))
-    }
-}
-
-pub(super) fn in_tensor(name: &str, error: Error) -> Error {
-    Error::InTensor {
-        name: name.to_owned(),
-        source: Box::new(error),
     }
 }
 
@@ -185,7 +180,7 @@ impl<'m> Writer<'m> {
                     let made = self.layers(name, weight, artifact);
                     let made =
                         made.and_then(|made| Ok(made || self.value(name, weight, artifact)?));
-                    if !made.map_err(|error| in_tensor(name, error))? {
+                    if !within(name, made)? {
                         self.notes.push(format!(
                             "{name}: written as dense values, since {} has no form in the operators of opset {}",
                             artifact.kind(),
@@ -199,7 +194,7 @@ impl<'m> Writer<'m> {
         let mut root = self.model.root.clone();
         let four_bits = self.uses_four_bits();
         let edits = &mut self.edits;
-        graph::each_graph(model::main_mut(&mut root), &mut |number, graph| {
+        graph::each_graph(weights::main_mut(&mut root), &mut |number, graph| {
             if let Some(edits) = edits.remove(&number) {
                 edits.apply(graph);
             }
@@ -239,7 +234,7 @@ impl<'m> Writer<'m> {
         let Some(bytes) = self.model.dense(name, entry)? else {
             return Ok(());
         };
-        let field = replaced(&self.graphs, weight, |message| {
+        let field = weights::replaced(&self.graphs, weight, |message| {
             tensor::set_elements(message, &weight.shape, bytes);
         });
         let edits = self.edits.entry(weight.graph).or_default();
@@ -328,23 +323,6 @@ impl<'m> Writer<'m> {
     }
 }
 
-/// The field of a weight, with its tensor changed.
-pub(super) fn replaced(
-    graphs: &Graphs<'_>,
-    weight: &Weight,
-    change: impl FnOnce(&mut Message),
-) -> Field {
-    let mut field = graphs.graphs[weight.graph].message.fields[weight.field].clone();
-    let number = field.number;
-    let message = field.message_mut().expect("the field of a weight");
-    if number == fields::INITIALIZER {
-        change(message);
-    } else {
-        change(graph::constant_mut(message).expect("the tensor of a constant"));
-    }
-    field
-}
-
 impl Edits {
     /// Replaces a weight by constants.
     fn add(&mut self, weight: &Weight, initializers: Vec<Message>, nodes: Vec<Message>) {
@@ -387,9 +365,4 @@ impl Edits {
             .fields
             .extend(initializers.map(|tensor| Field::of_message(fields::INITIALIZER, tensor)));
     }
-}
-
-/// The first output of a node.
-pub(super) fn output(node: &Message) -> &str {
-    node.texts(node::OUTPUT).next().unwrap_or("")
 }

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use clap::Parser;
-use ndarray::{ArrayD, Ix4};
+use ndarray::ArrayD;
 use ndarray_npy::read_npy;
 use serde::Serialize;
 use taper::model::{
@@ -241,12 +241,10 @@ fn calibrate(model: &OnnxModel, runs: &[Inputs]) -> anyhow::Result<Calibration> 
     for inputs in runs {
         let results = runtime.run(inputs)?;
         for (name, output) in layers.iter().zip(&outputs) {
-            let values = &results[output];
-            let shape = model.tensors().data(name)?.shape;
-            // Images of a convolution are no rows: their layer is compressed without moments.
-            let rows = shape.len() == 2 && values.shape().last() == Some(&shape[1]);
-            if rows && values.clone().into_dimensionality::<Ix4>().is_err() {
-                calibration.add(name, values.view())?;
+            // Convolutions of groups and transposed ones are compressed without moments.
+            match model.add_inputs(&mut calibration, name, results[output].view()) {
+                Err(taper::Error::Unsupported { .. }) => {}
+                added => added?,
             }
         }
     }

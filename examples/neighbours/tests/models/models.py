@@ -33,7 +33,7 @@ def save(name, nodes, inputs, outputs, tensors=(), opset=17, ir=8):
 
 def linear(name, opset, ir, inputs_too=False):
     tensors = [
-        tensor("matmul.weight", 24, 32),
+        tensor("matmul.weight", 64, 32),
         tensor("matmul.bias", 32),
         tensor("gemm.weight", 16, 32),
         tensor("gemm.bias", 16),
@@ -51,7 +51,7 @@ def linear(name, opset, ir, inputs_too=False):
         h.make_node("MatMul", ["f", "w"], ["y"]),
     ]
     tensors.append(tensor("zero", 12))
-    inputs = [value("x", 5, 24)]
+    inputs = [value("x", 5, 64)]
     if inputs_too:
         inputs += [value(t.name, *t.dims) for t in tensors]
     save(name, nodes, inputs, [value("y", 5, 20)], tensors, opset, ir)
@@ -74,13 +74,13 @@ def convolutions():
             "Conv", ["x", "strided.weight", "strided.bias"], ["a"], name="strided",
             strides=[2, 1], pads=[1, 2, 0, 3], dilations=[1, 2], kernel_shape=[3, 5],
         ),
-        h.make_node("Conv", ["a", "pointwise.weight"], ["b"], name="pointwise"),
+        h.make_node("Conv", ["a", "pointwise.weight"], ["b"], name="pointwise", strides=[1, 1]),
         h.make_node("Relu", ["b"], ["c"]),
         h.make_node("Conv", ["c", "same.weight"], ["d"], name="same", auto_pad="SAME_UPPER", strides=[1, 2]),
-        h.make_node("Conv", ["d", "grouped.weight"], ["e"], name="grouped", group=3, pads=[1, 1, 1, 1]),
-        h.make_node("Conv", ["e", "depthwise.weight"], ["f"], name="depthwise", group=12, pads=[1, 1, 1, 1]),
+        h.make_node("Conv", ["d", "grouped.weight"], ["e"], name="grouped", group=3, pads=[1, 1, 1, 1], strides=[1, 1]),
+        h.make_node("Conv", ["e", "depthwise.weight"], ["f"], name="depthwise", group=12, pads=[1, 1, 1, 1], strides=[1, 1]),
         h.make_node("ConvTranspose", ["f", "up.weight"], ["g"], name="up", strides=[2, 2]),
-        h.make_node("ConvTranspose", ["g", "grouped_up.weight"], ["h"], name="grouped_up", group=2),
+        h.make_node("ConvTranspose", ["g", "grouped_up.weight"], ["h"], name="grouped_up", group=2, strides=[1, 1]),
         h.make_node("Flatten", ["h"], ["i"], axis=2),
         h.make_node("Reshape", ["i", "shape"], ["j"]),
         h.make_node("Conv", ["j", "line.weight"], ["y"], name="line", strides=[2], pads=[1, 1]),
@@ -102,7 +102,7 @@ def recurrent():
         h.make_node("Gather", ["table", "x"], ["a"], name="embedding"),
         h.make_node("LSTM", ["a", "lstm.w", "lstm.r", "lstm.b"], ["b"], name="lstm", hidden_size=8, direction="bidirectional"),
         h.make_node("ReduceMean", ["b"], ["c"], axes=[1], keepdims=0),
-        h.make_node("GRU", ["c", "gru.w", "gru.r"], ["y"], name="gru", hidden_size=12),
+        h.make_node("GRU", ["c", "gru.w", "gru.r"], ["y"], name="gru", hidden_size=12, linear_before_reset=1),
     ]
     save("recurrent", nodes, [value("x", 7, 3, kind=T.INT64)], [value("y", 7, 1, 3, 12)], tensors)
 
