@@ -26,6 +26,7 @@ ORDER = [
     ["distill", "factorize", "prune", "quantize"],
     ["limit"],
     ["model"],
+    ["onnx"],
     ["bin", "guide", "prelude"],
 ]
 

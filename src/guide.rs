@@ -43,6 +43,10 @@ pub mod combining {}
 #[doc = include_str!("../docs/guide/running.md")]
 pub mod running {}
 
+#[cfg(feature = "onnx")]
+#[doc = include_str!("../docs/guide/onnx.md")]
+pub mod onnx {}
+
 #[doc = include_str!("../docs/guide/fine-tuning.md")]
 pub mod fine_tuning {}
 

@@ -143,6 +143,9 @@ mod linfa_arrays;
 pub mod model;
 mod moments;
 mod observer;
+#[cfg(feature = "onnx")]
+#[cfg_attr(docsrs, doc(cfg(feature = "onnx")))]
+pub mod onnx;
 mod packing;
 mod parallel;
 mod power;

@@ -4,6 +4,7 @@
 pub mod draw;
 #[path = "../../tests/artifacts/kinds.rs"]
 pub mod kinds;
+pub mod onnx;
 #[path = "../../tests/artifacts/stored.rs"]
 pub mod stored;
 pub mod targets;

@@ -216,7 +216,7 @@ impl Entry {
     }
 
     /// The type of the tensor's elements before compression.
-    pub(super) fn dtype(&self) -> DType {
+    pub(crate) fn dtype(&self) -> DType {
         match self {
             Self::Compressed(tensor) => tensor.dtype(),
             Self::Plain(tensor) => tensor.dtype,
@@ -224,7 +224,7 @@ impl Entry {
     }
 
     /// The dense tensor with elements of its own type.
-    pub(super) fn to_data(&self) -> Result<Cow<'_, [u8]>> {
+    pub(crate) fn to_data(&self) -> Result<Cow<'_, [u8]>> {
         match self {
             Self::Compressed(tensor) => {
                 let dense = tensor.decompress()?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -169,7 +170,7 @@ fn shards(path: &Path) -> Result<NamedTensors> {
             None => metadata = Some(header.metadata),
             Some(common) => common.retain(|key, value| header.metadata.get(key) == Some(value)),
         }
-        model.sources.push(source);
+        model.sources.push(Arc::new(source));
     }
     model.metadata = metadata.unwrap_or_default();
     for (tensor, shard) in &index {

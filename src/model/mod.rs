@@ -56,6 +56,8 @@ mod tensors;
 #[cfg(test)]
 mod tests;
 mod ties;
+#[cfg(feature = "onnx")]
+mod turned;
 
 pub use budget::{Budget, few_bit_candidates};
 pub use calibration::Calibration;
@@ -72,3 +74,13 @@ pub use search::BudgetSearch;
 pub use shard::Shard;
 pub use step::Step;
 pub use tensors::{NamedTensors, TensorData};
+
+#[cfg(feature = "onnx")]
+pub(crate) use {
+    entropy::text::{decode_bytes, encode_bytes},
+    save::NewFile,
+    source::Source,
+    tensors::StoredTensor,
+    tensors::within,
+    turned::Turned,
+};

@@ -19,7 +19,7 @@ const MAX_LINKS: usize = 40;
 /// keeps its contents for everyone who has it open or mapped, and hands on its permissions. Two writers of one path do not
 /// disturb each other: the last one to commit wins.
 #[derive(Debug)]
-pub(super) struct NewFile {
+pub(crate) struct NewFile {
     /// The path as it was given, for errors.
     path: PathBuf,
     /// Where the file will be, without symbolic links.
@@ -28,7 +28,7 @@ pub(super) struct NewFile {
 }
 
 impl NewFile {
-    pub(super) fn create(path: &Path) -> Result<Self> {
+    pub(crate) fn create(path: &Path) -> Result<Self> {
         let create = || {
             let target = resolve(path)?;
             let folder = folder(&target)?;
@@ -64,7 +64,7 @@ impl NewFile {
     }
 
     /// Puts the file in its place once all of it is on the disk.
-    pub(super) fn commit(self) -> Result<()> {
+    pub(crate) fn commit(self) -> Result<()> {
         let Self { path, target, out } = self;
         let commit = || {
             let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;

@@ -9,7 +9,7 @@ use crate::{Error, Result};
 
 /// The bytes of a file: mapped into memory, or read.
 #[derive(Debug)]
-pub(super) struct Source(Bytes);
+pub(crate) struct Source(Bytes);
 
 #[derive(Debug)]
 enum Bytes {
@@ -25,7 +25,7 @@ impl Source {
     /// # Errors
     ///
     /// [`Error::File`].
-    pub(super) fn map(path: impl AsRef<Path>) -> Result<Self> {
+    pub(crate) fn map(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let file = File::open(path).map_err(|error| Error::file(path, error))?;
         let length = file.metadata().map_err(|error| Error::file(path, error))?;

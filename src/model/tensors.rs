@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use ndarray::{ArrayD, ArrayViewD, IxDyn};
 
@@ -11,6 +12,8 @@ use super::header::{self, Header, Info, Planned};
 use super::save::{NewFile, save_tensors};
 use super::scales::Scales;
 use super::source::Source;
+#[cfg(feature = "onnx")]
+use super::turned::Turned;
 use crate::{DType, Error, Result};
 
 /// The tensors of a model in the safetensors format, read one at a time.
@@ -32,9 +35,12 @@ use crate::{DType, Error, Result};
 #[derive(Debug, Default)]
 pub struct NamedTensors {
     /// One file, or the shards of a model.
-    pub(super) sources: Vec<Source>,
+    pub(super) sources: Vec<Arc<Source>>,
     pub(super) tensors: BTreeMap<String, Place>,
     pub(super) metadata: BTreeMap<String, String>,
+    /// The length of the files, where it is not the sum of the sources.
+    #[cfg(feature = "onnx")]
+    length: Option<u64>,
 }
 
 /// Where a tensor is.
@@ -45,6 +51,9 @@ pub(super) struct Place {
     pub(super) info: Info,
     /// The scales of 8-bit weights that are read as BF16.
     pub(super) scales: Option<Scales>,
+    /// The order of the elements in the file, where it is another one.
+    #[cfg(feature = "onnx")]
+    turned: Option<Turned>,
 }
 
 impl Place {
@@ -53,6 +62,8 @@ impl Place {
             source,
             info,
             scales: None,
+            #[cfg(feature = "onnx")]
+            turned: None,
         }
     }
 
@@ -63,6 +74,18 @@ impl Place {
             None => self.info.dtype,
         }
     }
+}
+
+/// A tensor in one of several files.
+#[cfg(feature = "onnx")]
+#[derive(Debug, Clone)]
+pub(crate) struct StoredTensor {
+    /// The number of the file.
+    pub(crate) source: usize,
+    pub(crate) bytes: std::ops::Range<usize>,
+    pub(crate) dtype: DType,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) turned: Option<Turned>,
 }
 
 /// One tensor as a file stores it: elements of any type, bit for bit.
@@ -178,8 +201,39 @@ impl NamedTensors {
         Ok(Self {
             tensors: tensors.into_iter().map(place).collect(),
             metadata,
-            sources: vec![source],
+            sources: vec![Arc::new(source)],
+            #[cfg(feature = "onnx")]
+            length: None,
         })
+    }
+
+    /// Tensors of files of `length` bytes: the name, the place of the bytes, and the type and shape of each. Their lengths have
+    /// been checked.
+    #[cfg(feature = "onnx")]
+    pub(crate) fn of_places(
+        length: u64,
+        sources: Vec<Arc<Source>>,
+        places: impl IntoIterator<Item = (String, StoredTensor)>,
+    ) -> Self {
+        let places = places.into_iter().map(|(name, tensor)| {
+            let shape = tensor.turned.as_ref().map(|turned| turned.shape.clone());
+            let info = Info {
+                dtype: tensor.dtype,
+                shape: shape.unwrap_or(tensor.shape),
+                bytes: tensor.bytes,
+            };
+            let place = Place {
+                turned: tensor.turned,
+                ..Place::new(tensor.source, info)
+            };
+            (name, place)
+        });
+        Self {
+            tensors: places.collect(),
+            sources,
+            metadata: BTreeMap::new(),
+            length: Some(length),
+        }
     }
 
     /// The names, in rising order.
@@ -202,6 +256,10 @@ impl NamedTensors {
     /// The length of the file in bytes; of shards, the sum of their lengths.
     #[must_use]
     pub fn file_bytes(&self) -> u64 {
+        #[cfg(feature = "onnx")]
+        if let Some(length) = self.length {
+            return length;
+        }
         self.sources.iter().map(|source| source.len() as u64).sum()
     }
 
@@ -228,12 +286,19 @@ impl NamedTensors {
             source,
             info,
             scales,
+            ..
         } = self.place(name)?;
+        // The header was checked against the length of the file.
+        let bytes = Cow::Borrowed(&self.sources[*source][info.bytes.clone()]);
+        #[cfg(feature = "onnx")]
+        let bytes = match &self.place(name)?.turned {
+            None => bytes,
+            Some(turned) => turned.turn(&bytes, info.dtype.bits() / 8).into(),
+        };
         let stored = TensorData {
             dtype: info.dtype,
             shape: info.shape.clone(),
-            // The header was checked against the length of the file.
-            bytes: Cow::Borrowed(&self.sources[*source][info.bytes.clone()]),
+            bytes,
         };
         match scales {
             None => Ok(stored),
@@ -247,9 +312,14 @@ impl NamedTensors {
             source,
             info,
             scales,
+            ..
         } = self.place(name)?;
         let mut slices = vec![&self.sources[*source][info.bytes.clone()]];
         let mut kind = format!("{:?}", info.dtype);
+        #[cfg(feature = "onnx")]
+        if let Some(turned) = &self.place(name)?.turned {
+            kind += &format!(" {turned:?}");
+        }
         if let Some(scales) = scales {
             kind += &format!(" {:?} {:?}", scales.info.dtype, scales.info.shape);
             slices.push(&self.sources[scales.source][scales.info.bytes.clone()]);
@@ -378,7 +448,7 @@ impl NamedTensors {
 }
 
 /// Adds the name of the tensor to an error.
-pub(super) fn within<T>(name: &str, result: Result<T>) -> Result<T> {
+pub(crate) fn within<T>(name: &str, result: Result<T>) -> Result<T> {
     result.map_err(|error| match error {
         error @ (Error::InTensor { .. } | Error::File { .. } | Error::Stopped { .. }) => error,
         error => Error::InTensor {

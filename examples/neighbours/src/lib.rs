@@ -5,6 +5,8 @@ pub mod args;
 #[path = "../../support/data/mod.rs"]
 pub mod data;
 pub mod encoder;
+pub mod onnx;
+
 #[path = "../../support/json.rs"]
 pub mod json;
 #[path = "../../support/report.rs"]

@@ -16,7 +16,7 @@ mod numbers;
 mod paths;
 mod planes;
 mod predictor;
-pub(super) mod text;
+pub(crate) mod text;
 
 pub(super) use laws::Laws;
 pub(super) use numbers::Numbers;

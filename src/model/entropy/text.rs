@@ -391,22 +391,28 @@ const CODED: u8 = 1;
 
 /// The text, coded where that is shorter.
 pub(in crate::model) fn encode(text: &str) -> Vec<u8> {
+    encode_bytes(text.as_bytes())
+}
+
+/// Bytes that resemble each other as lines of a text do, coded where that is shorter.
+pub(crate) fn encode_bytes(text: &[u8]) -> Vec<u8> {
     let coded = (!text.is_empty()).then(|| code(text));
     let shorter = coded.filter(|coded| coded.len() <= text.len());
-    shorter.unwrap_or_else(|| as_it_is(text))
+    shorter.unwrap_or_else(|| [&[AS_IT_IS], text].concat())
 }
 
 /// The text as it is: a writer need not code it.
+#[cfg(test)]
 pub(in crate::model) fn as_it_is(text: &str) -> Vec<u8> {
     [&[AS_IT_IS], text.as_bytes()].concat()
 }
 
-fn code(text: &str) -> Vec<u8> {
+fn code(text: &[u8]) -> Vec<u8> {
     let mut coded = vec![CODED];
     put_length(text.len(), &mut coded);
     let mut model = Model::new(text.len());
     let mut interval = Interval::ALL;
-    for byte in text.bytes() {
+    for &byte in text {
         for bit in (0..8).rev() {
             let bit = (byte >> bit) & 1 == 1;
             let middle = interval.middle(model.predict());
@@ -431,12 +437,20 @@ fn code(text: &str) -> Vec<u8> {
 ///
 /// [`Error::Malformed`](crate::Error::Malformed) where it is not what they write.
 pub(in crate::model) fn decode(bytes: &[u8]) -> Result<String> {
-    let text = match bytes {
-        [AS_IT_IS, text @ ..] => text.to_vec(),
-        [CODED, coded @ ..] => decoded(coded, bytes.len() * MAX_RATIO)?,
-        _ => return Err(malformed("it is neither a text nor a coded one")),
-    };
-    String::from_utf8(text).map_err(|_| malformed("it is not a text"))
+    String::from_utf8(decode_bytes(bytes)?).map_err(|_| malformed("it is not a text"))
+}
+
+/// The bytes that [`encode_bytes`] wrote.
+///
+/// # Errors
+///
+/// [`Error::Malformed`](crate::Error::Malformed) where they are not what it writes.
+pub(crate) fn decode_bytes(bytes: &[u8]) -> Result<Vec<u8>> {
+    match bytes {
+        [AS_IT_IS, text @ ..] => Ok(text.to_vec()),
+        [CODED, coded @ ..] => decoded(coded, bytes.len() * MAX_RATIO),
+        _ => Err(malformed("it is neither a text nor a coded one")),
+    }
 }
 
 /// The bytes of a coded text, at most so many.
@@ -480,7 +494,7 @@ mod tests {
         fn texts_come_back(text in prop_oneof![any::<String>(), "([a-c.]{0,5}[0-9]\t[ =:a-c0-9]{0,9}\n){0,9}"]) {
             let shortest = encode(&text);
             prop_assert!(shortest.len() <= text.len() + 1);
-            for bytes in [shortest, code(&text), as_it_is(&text)] {
+            for bytes in [shortest, code(text.as_bytes()), as_it_is(&text)] {
                 prop_assert_eq!(decode(&bytes).unwrap(), text.clone());
             }
         }

@@ -1,0 +1,158 @@
+//! Matrices of few bits as `MatMulNBits` of the domain `com.microsoft`.
+//!
+//! The [operator](https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.MatMulNBits) has
+//! a weight (N, K) in blocks along K, each with a scale and a zero point.
+
+use super::builder::{Builder, Names};
+use super::schema::{
+    Attribute, float, integer, label, new_attribute, new_node, node, operator, output,
+};
+use super::tensor::{FLOAT, FLOAT16, UINT8};
+use super::weights::Weight;
+use super::wire::{Field, Message};
+use crate::quantize::fixed_point::{FixedPointMatrix, Symmetry};
+use crate::{Compressed, DType, Precision};
+
+pub(super) const DOMAIN: &str = "com.microsoft";
+
+const BITS: i64 = 4;
+/// The zero point of the operator where it is given none.
+const CENTER: i32 = 8;
+/// The values of a block that runtimes have. Longer blocks repeat the scale of a row less often; some runtimes take only rows of whole
+/// blocks.
+const BLOCKS: [usize; 5] = [256, 128, 64, 32, 16];
+
+/// The inputs of the operator besides x.
+pub(super) struct Packed {
+    inputs: Vec<String>,
+    shape: [usize; 2],
+    block: usize,
+}
+
+/// Packs a matrix that all of these nodes multiply with; `None` where the operator does not have it.
+pub(super) fn pack(
+    out: &mut Builder<'_>,
+    hint: &str,
+    matrix: &FixedPointMatrix<f32>,
+    weight: &Weight,
+    nodes: &[(&Message, usize)],
+) -> Option<Packed> {
+    let multiplies = |&(node, input): &(&Message, usize)| {
+        let plain = |name, value| float(node, name).unwrap_or(value) == value;
+        input == 1
+            && match operator(node) {
+                ("", "MatMul") => true,
+                ("", "Gemm") => {
+                    integer(node, "transA").unwrap_or(0) == 0
+                        && plain("alpha", 1.0)
+                        && plain("beta", 1.0)
+                }
+                _ => false,
+            }
+    };
+    let number = match weight.dtype {
+        DType::F32 => FLOAT,
+        DType::F16 => FLOAT16,
+        _ => return None,
+    };
+    if matrix.bits() > BITS as u32 || weight.shape.len() != 2 || !nodes.iter().all(multiplies) {
+        return None;
+    }
+    let [rows, columns] = [matrix.shape()[0], matrix.shape()[1]];
+    let scales = matrix.scales();
+    let whole = BLOCKS
+        .into_iter()
+        .find(|&block| columns.is_multiple_of(block));
+    let block = whole.unwrap_or(32);
+    let blocks = columns.div_ceil(block);
+    let row_of = |row: usize| if scales.len() == 1 { 0 } else { row };
+    let mut repeated = Vec::new();
+    for row in 0..rows {
+        repeated.extend(std::iter::repeat_n(scales[row_of(row)], blocks));
+    }
+    let precision = if number == FLOAT {
+        Precision::F32
+    } else {
+        Precision::F16
+    };
+    for &scale in &scales {
+        if precision.round("a scale", scale) != Ok(scale) {
+            return None;
+        }
+    }
+    let zeros = matrix.zero_points();
+    let offset = match matrix.symmetry() {
+        Symmetry::Symmetric => CENTER,
+        Symmetry::Affine => 0,
+    };
+    let mut bytes = Vec::with_capacity(rows * blocks * block / 2);
+    for row in matrix.integers().rows() {
+        for number in 0..blocks {
+            let code = |place: usize| {
+                // Beyond the end of a row lies nothing that is multiplied.
+                row.get(number * block + place)
+                    .map_or(0, |&q| (q + offset) as u8)
+            };
+            bytes.extend((0..block / 2).map(|pair| code(2 * pair) | code(2 * pair + 1) << 4));
+        }
+    }
+    let mut inputs = vec![
+        out.tensor(
+            &format!("{hint}.codes"),
+            UINT8,
+            &[rows, blocks, block / 2],
+            bytes,
+        ),
+        out.tensor(
+            &format!("{hint}.scales"),
+            number,
+            &[rows * blocks],
+            precision.encode(repeated),
+        ),
+    ];
+    if !zeros.is_empty() {
+        let length = blocks.div_ceil(2);
+        let byte = |row: usize| (zeros[row_of(row)] as u8) * 0x11;
+        let zeros: Vec<u8> = (0..rows)
+            .flat_map(|row| std::iter::repeat_n(byte(row), length))
+            .collect();
+        inputs.push(out.tensor(&format!("{hint}.zeros"), UINT8, &[rows * length], zeros));
+    }
+    Some(Packed {
+        inputs,
+        shape: [rows, columns],
+        block,
+    })
+}
+
+/// The nodes in place of `node`.
+pub(super) fn nodes(names: &mut Names, node: &Message, packed: &Packed) -> Vec<Message> {
+    let texts: Vec<&str> = node.texts(node::INPUT).collect();
+    let mut inputs = vec![texts[0]];
+    inputs.extend(packed.inputs.iter().map(String::as_str));
+    let [rows, columns] = packed.shape;
+    let sizes = [
+        ("K", columns as i64),
+        ("N", rows as i64),
+        ("bits", BITS),
+        ("block_size", packed.block as i64),
+    ];
+    let attributes = sizes.map(|(name, value)| new_attribute(name, Attribute::Integer(value)));
+    let operator = (DOMAIN, "MatMulNBits");
+    let bias = texts.get(2).filter(|bias| !bias.is_empty());
+    let named = |mut last: Message| {
+        let name = node.text(node::NAME);
+        if !name.is_empty() {
+            last.set(Field::of_bytes(node::NAME, name.as_bytes()));
+        }
+        last
+    };
+    let Some(bias) = bias else {
+        let all = new_node(operator, &inputs, &[output(node)], attributes);
+        return vec![named(all)];
+    };
+    let product = names.free(&format!("{}.product", label(node)));
+    let sum = new_node(("", "Add"), &[&product, bias], &[output(node)], []);
+    let first = new_node(operator, &inputs, &[&product], attributes);
+    vec![first, named(sum)]
+}
