@@ -161,6 +161,24 @@ impl PackedCodes {
         unpack_bytes(Level::current(), &self.bytes, self.bits, start, out);
     }
 
+    /// Copies the bits of `count` codes from `start` on to the beginning of `out`; the rest of the last byte is filled with zeros.
+    pub(crate) fn copy_bits(&self, start: usize, count: usize, out: &mut [u8]) {
+        let bits = self.bits as usize;
+        let (first, shift) = (start * bits / 8, start * bits % 8);
+        let length = count * bits;
+        let out = &mut out[..length.div_ceil(8)];
+        if shift == 0 {
+            out.copy_from_slice(&self.bytes[first..first + out.len()]);
+        } else {
+            for (i, out) in out.iter_mut().enumerate() {
+                *out = (word_at(&self.bytes, first + i) >> shift) as u8;
+            }
+        }
+        if let Some(last) = out.last_mut().filter(|_| length % 8 > 0) {
+            *last &= (1 << (length % 8)) - 1;
+        }
+    }
+
     /// All codes.
     pub(crate) fn unpack(&self) -> Vec<u32> {
         let mut codes = vec![0; self.length];
@@ -194,6 +212,13 @@ mod tests {
                 let mut part = vec![7; 20];
                 packed.unpack_bytes_into(start, &mut part);
                 prop_assert_eq!(part.iter().map(|&code| u32::from(code)).collect::<Vec<_>>(), expected);
+            }
+            if start < codes.len() {
+                let rest = &codes[start..];
+                let mut copied = vec![0xff; (rest.len() * bits as usize).div_ceil(8)];
+                packed.copy_bits(start, rest.len(), &mut copied);
+                let expected = PackedCodes::pack(rest, bits);
+                prop_assert_eq!(&copied[..], expected.bytes());
             }
             let again = PackedCodes::from_bytes("codes", packed.bytes().to_vec(), codes.len(), bits);
             prop_assert_eq!(again, Ok(packed));

@@ -143,12 +143,13 @@ proptest! {
     }
 
     #[test]
-    fn scales(rows in 1_usize..5, columns in 1_usize..70, bits in 1_u32..6, per_row in any::<bool>(), seed in any::<u64>()) {
+    fn scales(rows in 1_usize..5, columns in 1_usize..70, bits in 1_u32..6, granularity in 0_usize..3, seed in any::<u64>()) {
         let w = matrix(rows, columns, seed);
-        for symmetry in [Symmetry::Symmetric, Symmetry::Affine] {
+        let granularity = [Granularity::PerTensor, Granularity::PerRow, Granularity::Block(32)][granularity];
+        for symmetry in [Symmetry::Symmetric, Symmetry::Affine, Symmetry::SignedScale] {
             let quantizer = FixedPointQuantizer::new(bits)
                 .symmetry(symmetry)
-                .granularity(if per_row { Granularity::PerRow } else { Granularity::PerTensor })
+                .granularity(granularity)
                 .precision(Precision::F64);
             laws_hold_for(&mut quantizer.quantize(w.view()).unwrap(), seed);
         }

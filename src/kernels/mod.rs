@@ -12,6 +12,7 @@
 pub(crate) mod accumulate;
 pub(crate) mod distance;
 pub(crate) mod evenly;
+pub(crate) mod few_bit;
 pub(crate) mod flat;
 pub(crate) mod hadamard;
 pub(crate) mod integer;
@@ -117,6 +118,7 @@ pub trait KernelFloat:
     + Send
     + Sync
     + distance::DistanceKernels
+    + few_bit::FewBitKernels
     + SparseKernels
     + permute::PermuteKernels
     + masked_sum::MaskedSum<Sum = Self>

@@ -274,8 +274,13 @@ fn rotated<F: Float>(
 
 fn fixed_point(d: &mut Draw<'_>) -> FixedPointQuantizer {
     FixedPointQuantizer::new(d.between(1, 16) as u32)
-        .symmetry(d.choose(&[Symmetry::Symmetric, Symmetry::Affine]))
-        .granularity(d.choose(&[Granularity::PerTensor, Granularity::PerRow]))
+        .symmetry(d.choose(&[Symmetry::Symmetric, Symmetry::Affine, Symmetry::SignedScale]))
+        .granularity(d.choose(&[
+            Granularity::PerTensor,
+            Granularity::PerRow,
+            Granularity::Block(16),
+            Granularity::Block(32),
+        ]))
         .precision(precision(d))
 }
 

@@ -75,6 +75,17 @@ fn ladders() -> Vec<Ladder> {
                     .quantize(w.matrix.view())
             }
         ),
+        ladder!(
+            "bits of blocks with signed scales",
+            [1, 2, 3, 4, 5, 6, 8, 10, 12, 16],
+            |w, n| {
+                FixedPointQuantizer::new(n as u32)
+                    .granularity(Granularity::Block(16))
+                    .symmetry(Symmetry::SignedScale)
+                    .range(Range::SquaredError)
+                    .quantize(w.matrix.view())
+            }
+        ),
         ladder!("weights kept", [0, 1, 2, 3, 4, 5, 6, 7, 8], |w, n| {
             let threshold = 1.0 - n as f32 / 8.0;
             let kept = w.matrix.mapv(|w| if w.abs() < threshold { 0.0 } else { w });

@@ -124,6 +124,14 @@ fn of_quantizers<F: Float>() -> Vec<Calibrated<F>> {
                 .precision(precision)
                 .quantize_with(w, context)
         }),
+        calibrated!("fixed point by blocks", |w, context, precision| {
+            FixedPointQuantizer::new(3)
+                .symmetry(Symmetry::SignedScale)
+                .granularity(Granularity::Block(16))
+                .range(Range::SquaredError)
+                .precision(precision)
+                .quantize_with(w, context)
+        }),
         calibrated!("binary", |w, context, precision| {
             Binarizer::new()
                 .scaling(Granularity::PerTensor)

@@ -58,6 +58,10 @@ fn all_parameters_set() -> Vec<Step> {
     vec![
         Step::Keep,
         Precision::F16.into(),
+        FixedPointQuantizer::new(4)
+            .symmetry(Symmetry::SignedScale)
+            .granularity(Granularity::Block(32))
+            .into(),
         FixedPointQuantizer::new(5)
             .symmetry(Symmetry::Affine)
             .granularity(Granularity::PerRow)

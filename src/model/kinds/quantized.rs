@@ -81,13 +81,18 @@ impl Artifact for BinaryMatrix<f32> {
     }
 }
 
-const SYMMETRIES: [(&str, Symmetry); 2] = [
+const SYMMETRIES: [(&str, Symmetry); 3] = [
     ("symmetric", Symmetry::Symmetric),
     ("affine", Symmetry::Affine),
+    ("signed", Symmetry::SignedScale),
 ];
-const GRANULARITIES: [(&str, Granularity); 2] = [
+const GRANULARITIES: [(&str, Granularity); 6] = [
     ("tensor", Granularity::PerTensor),
     ("row", Granularity::PerRow),
+    ("16", Granularity::Block(16)),
+    ("32", Granularity::Block(32)),
+    ("64", Granularity::Block(64)),
+    ("128", Granularity::Block(128)),
 ];
 
 impl Artifact for FixedPointMatrix<f32> {
@@ -123,7 +128,7 @@ impl Artifact for FixedPointMatrix<f32> {
         let codes = stored.bytes("codes")?;
         let (scales, precision) = stored.vector("scales")?;
         let zero_points = match symmetry {
-            Symmetry::Symmetric => Vec::new(),
+            Symmetry::Symmetric | Symmetry::SignedScale => Vec::new(),
             Symmetry::Affine => stored.bytes("zero_points")?.to_vec(),
         };
         stored.finish()?;

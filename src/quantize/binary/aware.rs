@@ -126,7 +126,7 @@ impl Rows {
             Some(Granularity::PerTensor) => {
                 vec![ratio(with_weights.iter().sum(), own.iter().sum())]
             }
-            Some(Granularity::PerRow) => with_weights
+            Some(_) => with_weights
                 .iter()
                 .zip(&own)
                 .map(|(&a, &b)| ratio(a, b))

@@ -105,8 +105,14 @@ impl Binarizer {
     ///
     /// [`ParamError`] for the first parameter that is out of its range.
     pub fn validate(&self) -> Result<(), ParamError> {
-        check::damping(self.damping)?;
-        Ok(())
+        if let Some(Granularity::Block(_)) = self.scaling {
+            return Err(ParamError::Conflict {
+                first: "signs",
+                second: "a scale for each block",
+                reason: "their scale is one for the tensor or one for each row",
+            });
+        }
+        check::damping(self.damping)
     }
 }
 
@@ -143,7 +149,7 @@ impl<F: Float> Quantizer<F> for Binarizer {
         let means = match self.scaling {
             None => Vec::new(),
             Some(Granularity::PerTensor) => vec![mean_magnitude(weights.iter(), weights.len())],
-            Some(Granularity::PerRow) => parallel::map(weights.nrows(), |i| {
+            Some(_) => parallel::map(weights.nrows(), |i| {
                 mean_magnitude(weights.row(i).into_iter(), weights.ncols())
             }),
         };

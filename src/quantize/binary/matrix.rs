@@ -86,6 +86,9 @@ impl<F: Float> BinaryMatrix<F> {
             artifact: NAME,
             problem,
         };
+        if let Some(Granularity::Block(width)) = scaling {
+            return Err(malformed(format!("signs with a scale for {width} inputs")));
+        }
         let [rows, columns] = shape;
         let signs = Signs::from_bytes(NAME, rows, columns, signs)?;
         if scales.len() != count(scaling, rows) {

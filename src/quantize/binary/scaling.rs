@@ -1,4 +1,4 @@
-//! The scales of a binary matrix.
+//! The scales of a binary matrix. Blocks are refused where a matrix is made.
 
 use crate::Float;
 use crate::quantize::granularity::Granularity;
@@ -8,7 +8,7 @@ pub(super) fn count(scaling: Option<Granularity>, rows: usize) -> usize {
     match scaling {
         None => 0,
         Some(Granularity::PerTensor) => 1,
-        Some(Granularity::PerRow) => rows,
+        Some(_) => rows,
     }
 }
 
@@ -17,6 +17,6 @@ pub(super) fn of_row<F: Float>(scaling: Option<Granularity>, scales: &[F], row: 
     match scaling {
         None => F::one(),
         Some(Granularity::PerTensor) => scales[0],
-        Some(Granularity::PerRow) => scales[row],
+        Some(_) => scales[row],
     }
 }

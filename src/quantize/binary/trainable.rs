@@ -31,7 +31,7 @@ impl<F: Float> Trainable<F> for BinaryMatrix<F> {
         gradient_of(match self.scaling {
             None => Vec::new(),
             Some(Granularity::PerTensor) => vec![rows.sum()],
-            Some(Granularity::PerRow) => rows.collect(),
+            Some(_) => rows.collect(),
         })
     }
 }

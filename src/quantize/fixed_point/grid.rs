@@ -37,6 +37,12 @@ pub enum Symmetry {
     /// A range that does not include zero is extended to it. At one bit, the values are zero and the scale, or zero and minus
     /// the scale.
     Affine,
+    /// All codes from −2^(b−1) to 2^(b−1) − 1 times a scale that may be negative: the side of the largest magnitude has the one
+    /// code more.
+    ///
+    /// With few bits and short blocks this is worth a good part of a bit, since a block has one largest weight. It is the grid
+    /// of GGUF's Q4_0.
+    SignedScale,
 }
 
 /// Which range the grid covers. Values beyond the range become its ends.
@@ -64,8 +70,8 @@ pub enum Range {
     /// From the least to the largest value (symmetric: up to the largest magnitude).
     #[default]
     MinMax,
-    /// The range inside which this percentage of the values lies, in (0, 100]; an affine grid leaves out as many
-    /// values below as above.
+    /// The range inside which this percentage of the values lies, in (0, 100]; a grid that is not symmetric leaves out as
+    /// many values below as above.
     Percentile(f64),
     /// The range of least squared error: the best of 64 shrunken ranges, then the scale fitted to the
     /// codes and the codes to it in turn until nothing changes. Never worse than [`MinMax`](Self::MinMax).
@@ -113,13 +119,14 @@ impl Codes {
         match self.symmetry {
             Symmetry::Symmetric => -self.high(),
             Symmetry::Affine => 0,
+            Symmetry::SignedScale => -self.high() - 1,
         }
     }
 
     pub(super) fn high(self) -> i32 {
         match self.symmetry {
             Symmetry::Symmetric if self.bits == 1 => 1,
-            Symmetry::Symmetric => (1 << (self.bits - 1)) - 1,
+            Symmetry::Symmetric | Symmetry::SignedScale => (1 << (self.bits - 1)) - 1,
             Symmetry::Affine => (1 << self.bits) - 1,
         }
     }
@@ -188,6 +195,20 @@ impl Codes {
                     zero: zero as i32,
                 }
             }
+            Symmetry::SignedScale => {
+                let (below, above) = ((-low).max(0.0), high.max(0.0));
+                let (longer, shorter) = (below.max(above), below.min(above));
+                // Without a code for the shorter side, it is rounded to zero.
+                let short = match self.high() {
+                    0 => 0.0,
+                    codes => shorter / f64::from(codes),
+                };
+                let scale = (longer / -f64::from(self.low())).max(short);
+                Grid {
+                    scale: if below >= above { scale } else { -scale },
+                    zero: 0,
+                }
+            }
         }
     }
 
@@ -203,7 +224,7 @@ impl Codes {
                 let limit = quantile(magnitudes, percentage / 100.0);
                 (-limit, limit)
             }
-            Symmetry::Affine => {
+            Symmetry::Affine | Symmetry::SignedScale => {
                 let outside = (1.0 - percentage / 100.0) / 2.0;
                 let high = quantile(values.iter().map(|w| w.as_f64()).collect(), 1.0 - outside);
                 let low = -quantile(values.iter().map(|w| -w.as_f64()).collect(), 1.0 - outside);
@@ -264,8 +285,12 @@ impl Codes {
         if !(squares > 0.0 && products.is_finite()) {
             return grid;
         }
+        let scale = products / squares;
         Grid {
-            scale: (products / squares).max(0.0),
+            scale: match self.symmetry {
+                Symmetry::SignedScale => scale,
+                _ => scale.max(0.0),
+            },
             ..grid
         }
     }

@@ -1,5 +1,7 @@
 //! A weight matrix of fixed-point codes.
 
+use std::ops::Range;
+
 use ndarray::{Array2, ArrayViewMutD};
 
 use super::Granularity;
@@ -7,7 +9,8 @@ use super::grid::{Codes, Grid, Symmetry};
 use crate::kernels::{Level, evenly};
 use crate::packing::PackedCodes;
 use crate::{
-    Compressed, DType, Error, Float, Part, Precision, Result, Role, StorageBits, check, parallel,
+    Compressed, DType, Error, Float, ParamError, Part, Precision, Result, Role, StorageBits, check,
+    parallel,
 };
 
 const NAME: &str = "FixedPointMatrix";
@@ -17,8 +20,8 @@ pub(super) const ROWS: usize = 32;
 /// A weight matrix of shape (out_features, in_features) whose values are scale·(q − z), q an integer of
 /// 1 to 16 bits and z the zero point.
 ///
-/// Codes are packed without gaps: the part `codes` is exactly ⌈out·in·bits / 8⌉ bytes. The part `scales` holds one scale, or one
-/// for each row. On an affine grid, the part `zero_points` holds as many zero points, packed like codes; on a symmetric grid z
+/// Codes are packed without gaps: the part `codes` is exactly ⌈out·in·bits / 8⌉ bytes. The part `scales` holds one scale, one
+/// for each row, or one for each block of inputs, row by row. On an affine grid, the part `zero_points` holds as many zero points, packed like codes; on other grids z
 /// is 0. The value of q = z is exactly zero, in every precision.
 ///
 /// [`apply`](crate::LinearOp::apply) decompresses blocks of rows and multiplies them, so that the result is the product with
@@ -46,9 +49,11 @@ pub struct FixedPointMatrix<F: Float> {
     pub(super) codes: Codes,
     pub(super) granularity: Granularity,
     pub(super) precision: Precision,
-    pub(super) grids: Vec<Grid>,
+    /// The scales of all grids, row by row.
+    pub(super) scales: Vec<F>,
+    /// The zero points of all grids; empty unless the grid is affine.
+    pub(super) zeros: Vec<u16>,
     pub(super) packed: PackedCodes,
-    number: std::marker::PhantomData<F>,
 }
 
 impl<F: Float> FixedPointMatrix<F> {
@@ -57,28 +62,36 @@ impl<F: Float> FixedPointMatrix<F> {
         codes: Codes,
         granularity: Granularity,
         precision: Precision,
-        grids: Vec<Grid>,
+        grids: &[Grid],
         stored: &[u32],
     ) -> Self {
+        let zero = |grid: &Grid| u16::try_from(grid.zero);
+        let zero = |grid| zero(grid).expect("a zero point is a code of at most 16 bits");
         Self {
             shape,
             codes,
             granularity,
             precision,
-            grids,
+            scales: grids
+                .iter()
+                .map(|grid| F::from_f64_lossy(grid.scale))
+                .collect(),
+            zeros: match codes.symmetry {
+                Symmetry::Affine => grids.iter().map(zero).collect(),
+                Symmetry::Symmetric | Symmetry::SignedScale => Vec::new(),
+            },
             packed: PackedCodes::pack(stored, codes.bits),
-            number: std::marker::PhantomData,
         }
     }
 
     /// Creates a matrix of shape (out_features, in_features) with codes of `bits` bits from its parts `codes`,
-    /// `scales` and, on an affine grid, `zero_points` (empty on a symmetric one).
+    /// `scales` and, on an affine grid, `zero_points` (empty on others).
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`] for a width that is not in 1..=16, for lengths that do not fit the shape, for the
+    /// [`Error::Malformed`] for a width that is not in 1..=16, for blocks that are not of 16, 32, 64 or 128 inputs, for lengths that do not fit the shape, for the
     /// code that symmetric grids do not use, for bits beyond the last code or zero point, and
-    /// for scales that are negative, not finite or not of that precision.
+    /// for scales that are not finite, not of that precision, or negative where the grid has no signed scale.
     #[allow(clippy::too_many_arguments)]
     pub fn from_parts(
         shape: [usize; 2],
@@ -113,10 +126,10 @@ impl<F: Float> FixedPointMatrix<F> {
                 "{stored} is no symmetric code of {bits} bits"
             )));
         }
-        let grids = match granularity {
-            Granularity::PerTensor => 1,
-            Granularity::PerRow => rows,
-        };
+        check_block(granularity).map_err(|error| malformed(error.to_string()))?;
+        let grids = granularity
+            .count(shape)
+            .ok_or_else(|| malformed(format!("{granularity:?} of {rows} by {columns} codes")))?;
         if scales.len() != grids {
             return Err(malformed(format!(
                 "{grids} scales are needed, found {}",
@@ -124,7 +137,8 @@ impl<F: Float> FixedPointMatrix<F> {
             )));
         }
         for &scale in scales {
-            if !(scale.is_finite() && scale >= F::zero()) {
+            let signed = symmetry == Symmetry::SignedScale;
+            if !(scale.is_finite() && (signed || scale >= F::zero())) {
                 return Err(malformed(format!("a scale of {scale}")));
             }
             if precision.round("a scale", scale) != Ok(scale) {
@@ -132,26 +146,23 @@ impl<F: Float> FixedPointMatrix<F> {
             }
         }
         let zeros = match symmetry {
-            Symmetry::Symmetric if zero_points.is_empty() => vec![0; grids],
-            Symmetry::Symmetric => {
-                return Err(malformed("zero points of a symmetric grid".to_owned()));
-            }
             Symmetry::Affine => {
                 PackedCodes::from_bytes(NAME, zero_points.to_vec(), grids, bits)?.unpack()
             }
+            _ if zero_points.is_empty() => Vec::new(),
+            _ => {
+                return Err(malformed("zero points of a grid around zero".to_owned()));
+            }
         };
-        let grids = scales.iter().zip(zeros).map(|(scale, zero)| Grid {
-            scale: scale.as_f64(),
-            zero: zero as i32,
-        });
         Ok(Self {
             shape,
             codes,
             granularity,
             precision,
-            grids: grids.collect(),
+            scales: scales.to_vec(),
+            // At most sixteen bits each.
+            zeros: zeros.into_iter().map(|zero| zero as u16).collect(),
             packed,
-            number: std::marker::PhantomData,
         })
     }
 
@@ -161,13 +172,13 @@ impl<F: Float> FixedPointMatrix<F> {
         self.codes.bits
     }
 
-    /// Whether the grid has a zero point.
+    /// Where the values of the grid lie.
     #[must_use]
     pub fn symmetry(&self) -> Symmetry {
         self.codes.symmetry
     }
 
-    /// Whether each row has a scale of its own.
+    /// Which weights share a scale.
     #[must_use]
     pub fn granularity(&self) -> Granularity {
         self.granularity
@@ -188,37 +199,63 @@ impl<F: Float> FixedPointMatrix<F> {
             .expect("stored codes have been checked")
     }
 
-    /// The scales: one, or one for each output.
+    /// The scales: one, one for each output, or one for each block of inputs, row by row.
     #[must_use]
     pub fn scales(&self) -> Vec<F> {
-        self.grids
-            .iter()
-            .map(|grid| F::from_f64_lossy(grid.scale))
-            .collect()
+        self.scales.clone()
     }
 
-    /// The zero points z: none on a symmetric grid, else one, or one for each output.
+    /// The zero points z: as many as scales on an affine grid, none on others.
     #[must_use]
     pub fn zero_points(&self) -> Vec<u16> {
-        match self.codes.symmetry {
-            Symmetry::Symmetric => Vec::new(),
-            Symmetry::Affine => {
-                let zeros = self.grids.iter().map(|grid| u16::try_from(grid.zero));
-                zeros
-                    .map(|zero| zero.expect("a zero point is a code of at most 16 bits"))
-                    .collect()
-            }
-        }
+        self.zeros.clone()
     }
 
     /// The zero points as they are stored.
     fn packed_zero_points(&self) -> Option<PackedCodes> {
-        let zeros: Vec<u32> = self.zero_points().into_iter().map(u32::from).collect();
+        let zeros: Vec<u32> = self.zeros.iter().copied().map(u32::from).collect();
         (!zeros.is_empty()).then(|| PackedCodes::pack(&zeros, self.codes.bits))
     }
 
-    pub(super) fn grid(&self, row: usize) -> Grid {
-        grid_of(&self.grids, row)
+    /// The inputs of a row that share a grid.
+    pub(super) fn width(&self) -> usize {
+        self.granularity.width(self.shape[1])
+    }
+
+    /// The grids of a row, one for each run of [`width`](Self::width) inputs.
+    pub(super) fn grids(&self, row: usize) -> impl Iterator<Item = Grid> {
+        let range = grids_of(self.granularity, self.shape[1], row);
+        range.map(|i| Grid {
+            scale: self.scales[i].as_f64(),
+            zero: self.zeros.get(i).map_or(0, |&zero| zero.into()),
+        })
+    }
+
+    /// The weights of some rows, of shape (number of indices, in_features): embeddings of words, looked up from their codes.
+    ///
+    /// ```
+    /// use taper::Quantizer;
+    /// use taper::ndarray::array;
+    /// use taper::quantize::fixed_point::FixedPointQuantizer;
+    ///
+    /// let words = array![[7.0_f32, -3.0], [1.0, 2.0], [0.0, 5.0]];
+    /// let stored = FixedPointQuantizer::new(4).quantize(words.view())?;
+    /// assert_eq!(stored.rows(&[2, 0, 2])?, array![[0.0, 5.0], [7.0, -3.0], [0.0, 5.0]]);
+    /// # Ok::<(), taper::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Parameter`] for an index of no row.
+    pub fn rows(&self, indices: &[usize]) -> Result<Array2<F>> {
+        let mut out = Array2::zeros((indices.len(), self.shape[1]));
+        let rows = out.as_slice_mut().expect("a new array has no gaps");
+        for (&row, out) in indices.iter().zip(rows.chunks_mut(self.shape[1])) {
+            let inside = row < self.shape[0];
+            check::in_range("a row", row as f64, "below the number of rows", inside)?;
+            self.rows_into(row, out);
+        }
+        Ok(out)
     }
 
     /// Writes the weights of rows from `first` on into `out`, row by row.
@@ -227,14 +264,22 @@ impl<F: Float> FixedPointMatrix<F> {
         let mut bytes = vec![0_u8; if self.codes.bits <= 8 { inputs } else { 0 }];
         let mut words = vec![0_u32; inputs - bytes.len()];
         for (i, out) in out.chunks_mut(inputs).enumerate() {
-            let spacing = self.codes.spacing::<F>(self.grid(first + i));
             let start = (first + i) * inputs;
+            let width = self.width();
             if self.codes.bits <= 8 {
                 self.packed.unpack_bytes_into(start, &mut bytes);
-                evenly::values(level, spacing, &bytes, out);
             } else {
                 self.packed.unpack_into(start, &mut words);
-                evenly::values(level, spacing, &words, out);
+            }
+            let blocks = out.chunks_mut(width).zip(self.grids(first + i));
+            for (b, (out, grid)) in blocks.enumerate() {
+                let spacing = self.codes.spacing::<F>(grid);
+                let range = b * width..b * width + out.len();
+                if self.codes.bits <= 8 {
+                    evenly::values(level, spacing, &bytes[range], out);
+                } else {
+                    evenly::values(level, spacing, &words[range], out);
+                }
             }
         }
     }
@@ -256,9 +301,9 @@ impl<F: Float> Compressed<F> for FixedPointMatrix<F> {
         parts.push(Part {
             name: "scales",
             dtype: self.precision.dtype(),
-            shape: vec![self.grids.len()],
+            shape: vec![self.scales.len()],
             role: Role::SideInformation,
-            bytes: self.precision.encode(self.scales()).into(),
+            bytes: self.precision.encode(self.scales.iter().copied()).into(),
         });
         if let Some(zeros) = self.packed_zero_points() {
             parts.push(Part {
@@ -273,7 +318,7 @@ impl<F: Float> Compressed<F> for FixedPointMatrix<F> {
     }
 
     fn storage(&self) -> StorageBits {
-        let grids = self.grids.len() as u64;
+        let grids = self.scales.len() as u64;
         let size = StorageBits::new()
             .with("codes", Role::Payload, self.packed.total_bits())
             .with(
@@ -282,7 +327,7 @@ impl<F: Float> Compressed<F> for FixedPointMatrix<F> {
                 grids * self.precision.bits(),
             );
         match self.codes.symmetry {
-            Symmetry::Symmetric => size,
+            Symmetry::Symmetric | Symmetry::SignedScale => size,
             Symmetry::Affine => size.with(
                 "zero_points",
                 Role::SideInformation,
@@ -311,11 +356,26 @@ impl<F: Float> Compressed<F> for FixedPointMatrix<F> {
     }
 }
 
-/// The grid of a row: its own, or the one of all rows.
-pub(super) fn grid_of(grids: &[Grid], row: usize) -> Grid {
-    match grids {
-        &[grid] => grid,
-        grids => grids[row],
+/// Which grids are those of a row of `columns` inputs.
+pub(super) fn grids_of(granularity: Granularity, columns: usize, row: usize) -> Range<usize> {
+    match granularity {
+        Granularity::PerTensor => 0..1,
+        Granularity::PerRow => row..row + 1,
+        Granularity::Block(width) => {
+            let blocks = columns.div_ceil(width);
+            row * blocks..(row + 1) * blocks
+        }
+    }
+}
+
+/// Refuses blocks of a length that no kernel has.
+pub(super) fn check_block(granularity: Granularity) -> Result<(), ParamError> {
+    match granularity {
+        Granularity::Block(width) => {
+            let inside = matches!(width, 16 | 32 | 64 | 128);
+            check::in_range("block", width as f64, "16, 32, 64 or 128", inside)
+        }
+        Granularity::PerTensor | Granularity::PerRow => Ok(()),
     }
 }
 

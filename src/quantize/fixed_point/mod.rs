@@ -19,6 +19,7 @@
 //! # Ok::<(), taper::Error>(())
 //! ```
 
+mod few_bit;
 mod grid;
 mod matrix;
 mod product;

@@ -13,7 +13,7 @@ use crate::kernels::{Level, evenly, integer};
 use crate::{Float, LinearOp, Result, check, linalg, parallel};
 
 /// Rows of codes that are multiplied at once with bytes.
-const TOGETHER: usize = 64;
+pub(super) const TOGETHER: usize = 64;
 /// Products of bytes below which one thread does all the work.
 const SHARED: usize = 1 << 21;
 /// Weights that are decompressed at once for a product: 4 MB in single precision.
@@ -24,6 +24,11 @@ const BATCH: usize = 8;
 impl<F: Float> LinearOp<F> for FixedPointMatrix<F> {
     fn apply_into(&self, x: ArrayView2<'_, F>, y: ArrayViewMut2<'_, F>) -> Result<()> {
         check_apply(self.shape, &x, &y)?;
+        let mut y = y;
+        if x.nrows() < BATCH && self.multiplies_in_registers() && self.apply_few_exact(x, &mut y) {
+            return Ok(());
+        }
+        // A sum of codes may be infinite where the sum of weights is not: it is done again.
         if x.nrows() < BATCH {
             self.apply_rows(x, y);
         } else {
@@ -57,7 +62,11 @@ impl<F: Float> FixedPointMatrix<F> {
         check_apply(self.shape, &x, &y.view_mut())?;
         let bits = self.codes.bits;
         check::in_range("bits", f64::from(bits), "in 1..=8", bits <= 8)?;
-        self.apply_integers(x, y.view_mut());
+        if self.rounds_in_registers() {
+            self.apply_few_rounded(x, y.view_mut());
+        } else {
+            self.apply_integers(x, y.view_mut());
+        }
         Ok(y)
     }
 
@@ -73,10 +82,7 @@ impl<F: Float> FixedPointMatrix<F> {
             .axis_chunks_iter_mut(Axis(1), TOGETHER)
             .enumerate()
             .collect();
-        let work = outputs
-            .saturating_mul(inputs)
-            .saturating_mul(x.scales.len());
-        let share = work >= SHARED;
+        let share = shared(outputs, inputs, x.scales.len());
         parallel::for_each_with(blocks, share, Scratch::default, |scratch, (block, y)| {
             let rows = block * TOGETHER..outputs.min((block + 1) * TOGETHER);
             self.integer_block(&x, rows, scratch, y);
@@ -135,7 +141,7 @@ impl<F: Float> FixedPointMatrix<F> {
         let width = rows.len();
         scratch.scales.clear();
         scratch.offsets.clear();
-        for grid in rows.map(|row| self.grid(row)) {
+        for grid in rows.flat_map(|row| self.grids(row)) {
             scratch.scales.push(grid.scale);
             scratch.offsets.push(-grid.scale * f64::from(grid.zero));
         }
@@ -214,6 +220,11 @@ impl<F: Float> FixedPointMatrix<F> {
     }
 }
 
+/// Whether a product is worth more than one thread.
+pub(super) fn shared(outputs: usize, inputs: usize, batch: usize) -> bool {
+    outputs.saturating_mul(inputs).saturating_mul(batch) >= SHARED
+}
+
 /// Memory that a thread uses again for each block.
 #[derive(Default)]
 struct Scratch {
@@ -228,18 +239,18 @@ struct Scratch {
 }
 
 /// Inputs of 8 bits, each vector with a scale of its own.
-struct RoundedInputs {
-    values: Placed<i8>,
+pub(super) struct RoundedInputs {
+    pub(super) values: Placed<i8>,
     /// The distance between vectors: an odd number of cache lines, so that the vectors are spread over all places of the cache.
-    stride: usize,
-    scales: Vec<f64>,
+    pub(super) stride: usize,
+    pub(super) scales: Vec<f64>,
     /// The sum of the integers of each vector.
     totals: Vec<i64>,
 }
 
 impl RoundedInputs {
     /// The first vector begins `place` bytes behind the beginning of a line of the cache.
-    fn of<F: Float>(x: ArrayView2<'_, F>, place: usize) -> Self {
+    pub(super) fn of<F: Float>(x: ArrayView2<'_, F>, place: usize) -> Self {
         let x = x.as_standard_layout();
         let inputs = x.ncols();
         let stride = (inputs.div_ceil(integer::UNIT) | 1) * integer::UNIT;

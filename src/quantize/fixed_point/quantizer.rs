@@ -1,10 +1,10 @@
 //! Rounding a real matrix to fixed point.
 
-use ndarray::{Array2, ArrayView2};
+use ndarray::{Array2, ArrayView2, Axis, s};
 
 use super::Granularity;
 use super::grid::{Codes, Grid, Range, Symmetry};
-use super::matrix::{FixedPointMatrix, grid_of};
+use super::matrix::{FixedPointMatrix, check_block, grids_of};
 use crate::feedback::Feedback;
 use crate::kernels::Level;
 use crate::kernels::evenly;
@@ -85,7 +85,7 @@ impl FixedPointQuantizer {
         }
     }
 
-    /// The grid of all rows, or of each row, with the scale as it will be stored.
+    /// The grid of all rows, of each row, or of each block, with the scale as it will be stored.
     fn grids<F: Float>(&self, weights: ArrayView2<'_, F>) -> Result<Vec<Grid>> {
         let fit = |values: &[F]| -> Result<Grid> {
             let grid = self.codes().fit(self.range, values);
@@ -106,7 +106,29 @@ impl FixedPointQuantizer {
                     .into_iter()
                     .collect()
             }
+            Granularity::Block(width) => {
+                let (rows, columns) = weights.dim();
+                let together = rows_together(columns);
+                let runs = parallel::map(rows.div_ceil(together), |run| {
+                    let rows = run * together..rows.min((run + 1) * together);
+                    let rows = weights.slice(s![rows, ..]);
+                    let rows = rows.as_standard_layout();
+                    let values = rows.as_slice().expect("the layout is standard");
+                    let blocks = values.chunks(columns).flat_map(|row| row.chunks(width));
+                    blocks.map(fit).collect::<Result<Vec<_>>>()
+                });
+                let mut grids = Vec::new();
+                for run in runs {
+                    grids.extend(run?);
+                }
+                Ok(grids)
+            }
         }
+    }
+
+    /// The grids of a row among those of all rows.
+    fn of_row<'a>(&self, grids: &'a [Grid], columns: usize, row: usize) -> &'a [Grid] {
+        &grids[grids_of(self.granularity, columns, row)]
     }
 
     /// The weights that the codes stand for, without packing them: what a network computes with while it is
@@ -126,8 +148,10 @@ impl FixedPointQuantizer {
         let values = rounded.as_slice_mut().expect("the layout is standard");
         parallel::for_each_chunk_mut(values, together * columns, |chunk, rows| {
             for (i, row) in rows.chunks_mut(columns).enumerate() {
-                let grid = grid_of(&grids, chunk * together + i);
-                evenly::snap(Level::current(), codes.spacing::<F>(grid), row);
+                let grids = self.of_row(&grids, columns, chunk * together + i);
+                for (block, &grid) in row.chunks_mut(self.granularity.width(columns)).zip(grids) {
+                    evenly::snap(Level::current(), codes.spacing::<F>(grid), block);
+                }
             }
         });
         Ok(rounded)
@@ -158,19 +182,25 @@ impl FixedPointQuantizer {
             .zip(weights.rows())
             .enumerate()
         {
-            let grid = grid_of(&grids, i);
-            let mut ends = [F::zero(); 2];
-            let last = codes.last();
-            evenly::values(
-                Level::current(),
-                codes.spacing::<F>(grid),
-                &[0, last],
-                &mut ends,
-            );
-            let [low, high] = ends;
-            for (gradient, &w) in row.iter_mut().zip(weights) {
-                if w < low || w > high {
-                    *gradient = F::zero();
+            let columns = weights.len();
+            let width = self.granularity.width(columns);
+            let blocks = row.axis_chunks_iter_mut(Axis(0), width);
+            let blocks = blocks.zip(weights.axis_chunks_iter(Axis(0), width));
+            for ((mut row, weights), &grid) in blocks.zip(self.of_row(&grids, columns, i)) {
+                let mut ends = [F::zero(); 2];
+                let last = codes.last();
+                let spacing = codes.spacing::<F>(grid);
+                evenly::values(Level::current(), spacing, &[0, last], &mut ends);
+                // A negative scale turns the grid round.
+                let [low, high] = if ends[0] <= ends[1] {
+                    ends
+                } else {
+                    [ends[1], ends[0]]
+                };
+                for (gradient, &w) in row.iter_mut().zip(weights) {
+                    if w < low || w > high {
+                        *gradient = F::zero();
+                    }
                 }
             }
         }
@@ -226,6 +256,7 @@ impl FixedPointQuantizer {
             "in 1..=16",
             (1..=16).contains(&bits),
         )?;
+        check_block(self.granularity)?;
         check::damping(self.damping)?;
         match self.range {
             Range::Percentile(p) => {
@@ -260,9 +291,12 @@ impl<F: Float> Quantizer<F> for FixedPointQuantizer {
             Some(inputs) => {
                 inputs.fits(weights.ncols())?;
                 let feedback = Feedback::new(inputs, self.damping)?;
-                let round = |i, _, target| {
+                let columns = weights.ncols();
+                let width = self.granularity.width(columns);
+                let round = |i, column, target| {
                     let mut rounded = [target];
-                    evenly::snap(level, codes.spacing::<F>(grid_of(&grids, i)), &mut rounded);
+                    let grid = self.of_row(&grids, columns, i)[column / width];
+                    evenly::snap(level, codes.spacing::<F>(grid), &mut rounded);
                     rounded[0]
                 };
                 feedback.run(weights, round).into()
@@ -278,8 +312,12 @@ impl<F: Float> Quantizer<F> for FixedPointQuantizer {
             let values = &values[from * columns..];
             let pairs = values.chunks(columns).zip(stored.chunks_mut(columns));
             for (i, (values, stored)) in pairs.enumerate() {
-                let spacing = codes.spacing::<F>(grid_of(&grids, from + i));
-                evenly::round(level, spacing, values, stored);
+                let width = self.granularity.width(columns);
+                let blocks = values.chunks(width).zip(stored.chunks_mut(width));
+                for ((values, stored), &grid) in blocks.zip(self.of_row(&grids, columns, from + i))
+                {
+                    evenly::round(level, codes.spacing::<F>(grid), values, stored);
+                }
             }
         });
         Ok(FixedPointMatrix::new(
@@ -287,7 +325,7 @@ impl<F: Float> Quantizer<F> for FixedPointQuantizer {
             codes,
             self.granularity,
             self.precision,
-            grids,
+            &grids,
             &stored,
         ))
     }
@@ -303,7 +341,7 @@ mod tests {
     use super::*;
     use crate::quantize::binary::Binarizer;
     use crate::{Compressed, Error};
-    use ndarray::{array, s};
+    use ndarray::array;
     use proptest::prelude::*;
 
     fn weights() -> impl Strategy<Value = Array2<f64>> {
@@ -314,19 +352,20 @@ mod tests {
     }
 
     fn settings() -> impl Strategy<Value = FixedPointQuantizer> {
-        (1_u32..=16, any::<bool>(), any::<bool>(), 0_usize..4).prop_map(
-            |(bits, affine, rows, range)| {
+        (1_u32..=16, 0_usize..3, 0_usize..4, 0_usize..4).prop_map(
+            |(bits, symmetry, granularity, range)| {
                 FixedPointQuantizer::new(bits)
-                    .symmetry(if affine {
-                        Symmetry::Affine
-                    } else {
-                        Symmetry::Symmetric
-                    })
-                    .granularity(if rows {
-                        Granularity::PerRow
-                    } else {
-                        Granularity::PerTensor
-                    })
+                    .symmetry(
+                        [Symmetry::Symmetric, Symmetry::Affine, Symmetry::SignedScale][symmetry],
+                    )
+                    .granularity(
+                        [
+                            Granularity::PerTensor,
+                            Granularity::PerRow,
+                            Granularity::Block(16),
+                            Granularity::Block(32),
+                        ][granularity],
+                    )
                     .range(
                         [
                             Range::MinMax,
@@ -407,7 +446,7 @@ mod tests {
 
         #[test]
         fn zero_stays_zero(w in weights(), params in settings(), precision in 0_usize..3, k in -10_i32..10) {
-            prop_assume!(params.bits > 1 || params.symmetry == Symmetry::Affine);
+            prop_assume!(params.bits > 1 || params.symmetry != Symmetry::Symmetric);
             let params = params.precision([Precision::F16, Precision::F32, Precision::F64][precision]);
             // Every other weight is pruned.
             let mut w = w * 2_f64.powi(k) + 0.1;
@@ -477,7 +516,7 @@ mod tests {
         assert!(error.to_string().ends_with("use f32"));
         let single = halves.clone().precision(Precision::F32);
         let rebuilt = single.quantize(w.view()).unwrap().decompress().unwrap();
-        for (w, q) in w.row(1).iter().zip(rebuilt.index_axis(ndarray::Axis(0), 1)) {
+        for (w, q) in w.row(1).iter().zip(rebuilt.index_axis(Axis(0), 1)) {
             // Half a step, and the rounding of the weights themselves.
             assert!((w - q).abs() <= 0.5 * 1e-6 / 127.0 + 2.0 * f32::EPSILON * 1e-6);
         }
@@ -501,6 +540,8 @@ mod tests {
             FixedPointQuantizer::new(8).range(Range::Percentile(100.5)),
             FixedPointQuantizer::new(8).range(Range::Percentile(f64::NAN)),
             FixedPointQuantizer::new(8).range(Range::Fixed(0.0)),
+            FixedPointQuantizer::new(8).granularity(Granularity::Block(0)),
+            FixedPointQuantizer::new(8).granularity(Granularity::Block(24)),
             FixedPointQuantizer::new(8).range(Range::Fixed(f64::INFINITY)),
         ] {
             assert!(matches!(

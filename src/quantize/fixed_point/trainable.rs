@@ -3,31 +3,31 @@
 use ndarray::{Array1, ArrayView1, ArrayViewD};
 
 use super::Granularity;
-use super::grid::Grid;
+use super::grid::Symmetry;
 use super::matrix::FixedPointMatrix;
 use crate::trainable::{check_dense, check_parameters, gradient_of};
 use crate::{Compressed, Float, Result, Trainable};
 
 impl<F: Float> Trainable<F> for FixedPointMatrix<F> {
-    /// The scales, one or one for each row. Negative scales become zero when they are set. Zero points stay.
+    /// The scales: one, one for each row, or one for each block. Negative scales become zero when they are set, unless the grid
+    /// has signed scales. Zero points stay.
     ///
     /// This is the learned step size of a finished model (S. Esser et al., "Learned step size quantization", 2019,
     /// arXiv:1902.08153) with fixed codes.
     fn parameters(&self) -> Array1<F> {
-        self.scales().into()
+        self.scales.clone().into()
     }
 
     fn set_parameters(&mut self, parameters: ArrayView1<'_, F>) -> Result<()> {
-        check_parameters(self.grids.len(), &parameters)?;
-        let grids = self.grids.iter().zip(parameters).map(|(grid, scale)| {
-            let scale = scale.as_f64().max(0.0);
-            let scale: F = self.precision.round_factor("a scale", scale)?;
-            Ok(Grid {
-                scale: scale.as_f64(),
-                ..*grid
-            })
+        check_parameters(self.scales.len(), &parameters)?;
+        let scales = parameters.iter().map(|scale| {
+            let scale = match self.codes.symmetry {
+                Symmetry::SignedScale => scale.as_f64(),
+                Symmetry::Symmetric | Symmetry::Affine => scale.as_f64().max(0.0),
+            };
+            self.precision.round_factor("a scale", scale)
         });
-        self.grids = grids.collect::<Result<_>>()?;
+        self.scales = scales.collect::<Result<_>>()?;
         Ok(())
     }
 
@@ -38,14 +38,17 @@ impl<F: Float> Trainable<F> for FixedPointMatrix<F> {
         let mut scales = Vec::new();
         for (i, row) in dense.rows().into_iter().enumerate() {
             self.packed.unpack_into(i * self.shape[1], &mut stored);
-            let zero = self.grid(i).zero;
-            let terms = row.iter().zip(&stored);
-            let terms = terms.map(|(x, &q)| x.as_f64() * f64::from(self.code(q) - zero));
-            scales.push(terms.sum::<f64>());
+            let row = row.to_vec();
+            let blocks = row.chunks(self.width()).zip(stored.chunks(self.width()));
+            for ((row, stored), grid) in blocks.zip(self.grids(i)) {
+                let terms = row.iter().zip(stored);
+                let terms = terms.map(|(x, &q)| x.as_f64() * f64::from(self.code(q) - grid.zero));
+                scales.push(terms.sum::<f64>());
+            }
         }
         gradient_of(match self.granularity {
             Granularity::PerTensor => vec![scales.iter().sum()],
-            Granularity::PerRow => scales,
+            Granularity::PerRow | Granularity::Block(_) => scales,
         })
     }
 }
