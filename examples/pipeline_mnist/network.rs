@@ -389,7 +389,7 @@ fn gradients(
         .collect();
     let logits = concatenate(Axis(0), &views)?;
     let labels: Vec<usize> = rows.iter().map(|&row| data.labels[row]).collect();
-    let loss = match lesson.teacher {
+    let (_, gradient) = match lesson.teacher {
         Some(teacher) => {
             let teacher: Array2<f32> = teacher.batch(rows)?;
             lesson
@@ -406,7 +406,7 @@ fn gradients(
         .enumerate()
         .map(|(i, values)| {
             let rows = i * SHARD..rows.len().min((i + 1) * SHARD);
-            let gradient = loss.gradient.slice(s![rows, ..]);
+            let gradient = gradient.slice(s![rows, ..]);
             let gradient = gradient.t().as_standard_layout().into_owned();
             network.backward(values, gradient, scale)
         })

@@ -27,8 +27,8 @@ use crate::{Distiller, Float, ParamError, Result, check};
 /// let student = Array4::from_shape_fn((2, 3, 4, 4), |(n, c, y, x)| (n + c + y * x) as f64);
 /// // Twice as strong over twice as many channels, but in the same places: nothing to learn.
 /// let teacher = concatenate![Axis(1), student, student] * 2.0;
-/// let loss = AttentionTransfer::new().loss(student.view(), teacher.view(), &[])?;
-/// assert!(loss.value.total < 1e-15);
+/// let (value, _) = AttentionTransfer::new().loss(student.view(), teacher.view(), &[])?;
+/// assert!(value.total < 1e-15);
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
@@ -78,7 +78,7 @@ impl AttentionTransfer {
     ///
     /// [`ParamError`] for the first parameter that is out of its range.
     pub fn validate(&self) -> Result<(), ParamError> {
-        super::check_weight(self.weight)?;
+        super::check_weight("weight", self.weight)?;
         let exponent = self.exponent;
         let inside = exponent >= 1.0 && exponent.is_finite();
         check::in_range("exponent", exponent, "at least 1 and finite", inside)

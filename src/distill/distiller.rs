@@ -2,7 +2,7 @@
 
 use ndarray::{Array, ArrayView, ArrayViewMut, Dimension, Ix2};
 
-use super::loss::{DistillationLoss, LossValue};
+use super::LossValue;
 use crate::{Float, Result};
 
 /// A loss of a student's output against a teacher's output, with its gradient.
@@ -27,8 +27,8 @@ use crate::{Float, Result};
 /// let logits = array![[2.0, -1.0, 0.5]];
 /// for loss in losses {
 ///     // Equal outputs give no loss.
-///     let loss = loss.loss(logits.view(), logits.view(), &[])?;
-///     assert!(loss.value.total.abs() < 1e-12 && loss.gradient.iter().all(|g| g.abs() < 1e-12));
+///     let (value, gradient) = loss.loss(logits.view(), logits.view(), &[])?;
+///     assert!(value.total.abs() < 1e-12 && gradient.iter().all(|g| g.abs() < 1e-12));
 /// }
 /// # Ok::<(), taper::Error>(())
 /// ```
@@ -53,7 +53,7 @@ pub trait Distiller<F: Float, D: Dimension = Ix2> {
         gradient: ArrayViewMut<'_, F, D>,
     ) -> Result<LossValue<F>>;
 
-    /// Computes the loss and its gradient, as [`loss_into`](Self::loss_into) does, into a new array.
+    /// Computes the loss, as [`loss_into`](Self::loss_into) does, and returns its value and its gradient ∂value/∂student.
     ///
     /// # Errors
     ///
@@ -63,9 +63,9 @@ pub trait Distiller<F: Float, D: Dimension = Ix2> {
         student: ArrayView<'_, F, D>,
         teacher: ArrayView<'_, F, D>,
         labels: &[usize],
-    ) -> Result<DistillationLoss<F, D>> {
+    ) -> Result<(LossValue<F>, Array<F, D>)> {
         let mut gradient = Array::zeros(student.raw_dim());
         let value = self.loss_into(student, teacher, labels, gradient.view_mut())?;
-        Ok(DistillationLoss { value, gradient })
+        Ok((value, gradient))
     }
 }

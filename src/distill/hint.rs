@@ -4,8 +4,8 @@ use ndarray::{
     Array1, Array2, ArrayView, ArrayView2, ArrayViewMut, ArrayViewMut2, Axis, Dimension, Ix2,
 };
 
+use super::LossValue;
 use super::loss::in_range;
-use super::{DistillationLoss, LossValue};
 use crate::{Distiller, Error, Float, ParamError, Result, check};
 
 /// The hint loss of Romero et al., "FitNets: Hints for Thin Deep Nets"
@@ -21,9 +21,9 @@ use crate::{Distiller, Error, Float, ParamError, Result, check};
 /// use taper::ndarray::array;
 ///
 /// let (student, teacher) = (array![[1.0, 2.0]], array![[1.0, 5.0]]);
-/// let loss = HintLoss::new().loss(student.view(), teacher.view(), &[])?;
-/// assert_eq!(loss.value.total, 4.5);
-/// assert_eq!(loss.gradient, array![[0.0, -3.0]]);
+/// let (value, gradient) = HintLoss::new().loss(student.view(), teacher.view(), &[])?;
+/// assert_eq!(value.total, 4.5);
+/// assert_eq!(gradient, array![[0.0, -3.0]]);
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[cfg_attr(feature = "model", derive(serde::Serialize, serde::Deserialize))]
@@ -61,7 +61,7 @@ impl HintLoss {
     ///
     /// [`ParamError`] for the first parameter that is out of its range.
     pub fn validate(&self) -> Result<(), ParamError> {
-        super::check_weight(self.weight)
+        super::check_weight("weight", self.weight)
     }
 }
 
@@ -126,11 +126,11 @@ fn hint<F: Float, D: Dimension>(
 ///
 /// let regressor = HintRegressor::new(array![[1.0], [2.0]], array![0.0, 1.0])?;
 /// let (student, teacher) = (array![[3.0]], array![[3.0, 6.0]]);
-/// let (loss, gradient) = regressor.loss_and_gradients(student.view(), teacher.view())?;
-/// assert_eq!(loss.value.total, 0.5);
-/// assert_eq!(loss.gradient, array![[2.0]]);
-/// assert_eq!(gradient.weights, array![[0.0], [3.0]]);
-/// assert_eq!(gradient.bias, array![0.0, 1.0]);
+/// let (value, gradient, own) = regressor.loss_and_gradients(student.view(), teacher.view())?;
+/// assert_eq!(value.total, 0.5);
+/// assert_eq!(gradient, array![[2.0]]);
+/// assert_eq!(own.weights, array![[0.0], [3.0]]);
+/// assert_eq!(own.bias, array![0.0, 1.0]);
 /// # Ok::<(), taper::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq)]
@@ -163,8 +163,8 @@ impl<F: Float> HintRegressor<F> {
     /// Computes the hint loss, of weight 1, of `student`, (batch, student_features), against `teacher`,
     /// (batch, teacher_features).
     ///
-    /// The first result holds the loss and its gradient with respect to `student`, the second the gradients with respect to
-    /// the weights and the bias of the regressor.
+    /// Returns the value, its gradient with respect to `student`, and its gradients with respect to the weights and the bias of
+    /// the regressor.
     ///
     /// # Errors
     ///
@@ -173,18 +173,15 @@ impl<F: Float> HintRegressor<F> {
         &self,
         student: ArrayView2<'_, F>,
         teacher: ArrayView2<'_, F>,
-    ) -> Result<(DistillationLoss<F>, Self)> {
+    ) -> Result<(LossValue<F>, Array2<F>, Self)> {
         let (value, slope) = self.regress(&student, &teacher)?;
-        let loss = DistillationLoss {
-            value,
-            gradient: slope.dot(&self.weights),
-        };
+        let gradient = slope.dot(&self.weights);
         let own = Self {
             weights: slope.t().dot(&student),
             bias: slope.sum_axis(Axis(0)),
         };
-        finite_gradient(loss.gradient.iter().chain(&own.weights).chain(&own.bias))?;
-        Ok((loss, own))
+        finite_gradient(gradient.iter().chain(&own.weights).chain(&own.bias))?;
+        Ok((value, gradient, own))
     }
 
     /// Returns the loss and its derivative with respect to the regressor's output.

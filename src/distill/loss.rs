@@ -1,18 +1,6 @@
-//! The value of a distillation loss, by part, and its gradient.
-
-use ndarray::{Array, Dimension, Ix2};
+//! The value of a distillation loss, by part.
 
 use crate::{Float, Result, check};
-
-/// The value of a distillation loss and its gradient with respect to the student's output; see
-/// [`Distiller::loss`](crate::Distiller::loss).
-#[derive(Debug, Clone, PartialEq)]
-pub struct DistillationLoss<F: Float, D: Dimension = Ix2> {
-    /// The value, by part.
-    pub value: LossValue<F>,
-    /// The gradient ∂total/∂student, of the student's shape.
-    pub gradient: Array<F, D>,
-}
 
 /// The value of a distillation loss, by part. Every part is a mean over the batch.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -20,10 +8,10 @@ pub struct DistillationLoss<F: Float, D: Dimension = Ix2> {
 pub struct LossValue<F: Float> {
     /// The value that is minimized: the weighted sum of the parts.
     pub total: F,
-    /// The distance of the student from the teacher, without its weight: the divergence of their softened probabilities, or
-    /// half the squared distance of their features. It is 0 where they agree.
+    /// The distance of the student from the teacher, without its weight: that of a [`Comparison`](super::Comparison), or half
+    /// the squared distance of their features. It is 0 where they agree.
     pub soft: F,
-    /// The entropy of the teacher's softened probabilities, from losses that compare probabilities.
+    /// The entropy of the teacher's softened probabilities, where the distance is their divergence.
     pub teacher_entropy: Option<F>,
     /// The cross-entropy with the true labels at temperature 1, without its weight, if labels were given.
     pub hard: Option<F>,
@@ -54,4 +42,25 @@ pub(super) fn in_range<F: Float>(what: &'static str, value: f64) -> Result<F> {
     let value = F::from_f64_lossy(value);
     check::no_overflow(what, [&value])?;
     Ok(value)
+}
+
+/// What a row adds to the loss, without weights.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct RowValue {
+    /// $\sum p \ln(p/q)$ at the temperature.
+    pub(super) divergence: f64,
+    /// $-\sum p \ln p$ at the temperature.
+    pub(super) entropy: f64,
+    /// $-\ln q_{label}$ at temperature 1; zero without a label.
+    pub(super) hard: f64,
+}
+
+/// The weights of the parts of a row in its gradient.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RowWeights {
+    pub(super) temperature: f64,
+    /// The weight of $q - p$: αT over the size of the batch.
+    pub(super) soft: f64,
+    /// The weight of $\mathrm{softmax}(z) - \mathrm{onehot}$.
+    pub(super) hard: f64,
 }

@@ -3,8 +3,8 @@
 //! A [`Distiller`](crate::Distiller) computes a loss and its gradient with respect to the student's output, as arrays. The
 //! framework that trains the student propagates the gradient from there.
 //!
-//! - [`KnowledgeDistillation`] compares softened probabilities ([`softened_softmax`]). [`Anneal`] changes its temperature
-//!   or weight over a training.
+//! - [`KnowledgeDistillation`] compares softened probabilities ([`softened_softmax`]), in one of four published ways
+//!   ([`Comparison`]). [`Anneal`] changes its temperature or weight over a training.
 //! - [`HintLoss`] and [`AttentionTransfer`] compare features; a [`HintRegressor`] lets their widths differ.
 //! - [`TeacherLogits`] stores a teacher's logits, computed once. [`ensemble_logits`] joins several teachers into one, and
 //!   [`smoothed_labels`] makes a teacher from labels.
@@ -15,27 +15,33 @@
 //! use taper::ndarray::array;
 //!
 //! let (student, teacher) = (array![[1.0, 0.0, -1.0]], array![[4.0, 1.0, -2.0]]);
-//! let loss = KnowledgeDistillation::new(4.0).alpha(0.9).loss(student.view(), teacher.view(), &[0])?;
-//! assert_eq!(loss.gradient.dim(), student.dim()); // hand it to the framework
+//! let distiller = KnowledgeDistillation::new(4.0).alpha(0.9);
+//! let (value, gradient) = distiller.loss(student.view(), teacher.view(), &[0])?;
+//! assert!(value.total > 0.0);
+//! assert_eq!(gradient.dim(), student.dim()); // hand it to the framework
 //! # Ok::<(), taper::Error>(())
 //! ```
 
 mod attention;
 mod batch;
+mod comparison;
 pub(crate) mod distiller;
 mod hint;
 mod knowledge;
 mod loss;
+mod relation;
 mod row;
 mod schedule;
+mod softened;
 mod softmax;
 mod stored;
 mod teacher;
 
 pub use attention::AttentionTransfer;
+pub use comparison::Comparison;
 pub use hint::{HintLoss, HintRegressor};
 pub use knowledge::KnowledgeDistillation;
-pub use loss::{DistillationLoss, LossValue};
+pub use loss::LossValue;
 pub use schedule::Anneal;
 pub use softmax::softened_softmax;
 pub use stored::TeacherLogits;
@@ -52,9 +58,9 @@ fn check_alpha(alpha: f64) -> Result<(), ParamError> {
     check::in_range("alpha", alpha, "in [0, 1]", (0.0..=1.0).contains(&alpha))
 }
 
-fn check_weight(weight: f64) -> Result<(), ParamError> {
+fn check_weight(name: &'static str, weight: f64) -> Result<(), ParamError> {
     let inside = weight >= 0.0 && weight.is_finite();
-    check::in_range("weight", weight, "at least 0 and finite", inside)
+    check::in_range(name, weight, "at least 0 and finite", inside)
 }
 
 fn check_labels(labels: &[usize], classes: usize) -> Result<()> {

@@ -2,35 +2,16 @@
 //!
 //! A row is computed in one of three ways, which its values and the temperature decide. The quick way uses kernels in the
 //! number type of the logits. The flat way uses kernels in `f64`, for logits that are so flat at the temperature that the
-//! difference of the two probabilities would be rounding noise. The careful way is for logits whose spread, or temperatures
-//! whose inverse, leave the range of the number types.
+//! difference of the two probabilities would be rounding noise. The way of [`softened`] is for logits whose spread, or
+//! temperatures whose inverse, leave the range of the number types.
 
+use super::loss::{RowValue, RowWeights};
+use super::{Comparison, softened};
 use crate::Float;
 use crate::kernels::{Extent, Level, flat};
 
 /// A spread of the softened logits below which differences of probabilities lose digits.
 const FLAT: f64 = 0.25;
-
-/// What a row adds to the loss, without weights.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct RowValue {
-    /// $\sum p \ln(p/q)$ at the temperature.
-    pub(super) divergence: f64,
-    /// $-\sum p \ln p$ at the temperature.
-    pub(super) entropy: f64,
-    /// $-\ln q_{label}$ at temperature 1; zero without a label.
-    pub(super) hard: f64,
-}
-
-/// The weights of the parts of a row in its gradient.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct RowWeights {
-    pub(super) temperature: f64,
-    /// The weight of $q - p$: αT over the size of the batch.
-    pub(super) soft: f64,
-    /// The weight of $\mathrm{softmax}(z) - \mathrm{onehot}$.
-    pub(super) hard: f64,
-}
 
 /// Buffers of a row's length, used for all rows.
 #[derive(Debug)]
@@ -89,7 +70,10 @@ pub(super) fn loss<F: Float>(
             Some(scale) => flat_loss(
                 level, student, teacher, label, scale, weights, gradient, scratch,
             ),
-            None => careful_loss(student.0, teacher.0, label, weights, gradient),
+            None => {
+                let comparison = Comparison::Hinton;
+                softened::loss(comparison, student.0, teacher.0, label, weights, gradient)
+            }
         },
     }
 }
@@ -180,86 +164,6 @@ fn quick_loss<F: Float>(
     F::combine(level, gradient, &scratch.teacher, &scratch.plain, factors);
     if let Some(label) = label {
         gradient[label] -= hard;
-    }
-    value
-}
-
-/// Returns $(x_i - \max x)/T$ without an intermediate value out of range.
-pub(super) fn careful_exponents<F: Float>(values: &[F], temperature: f64) -> Vec<f64> {
-    // Halves, so that the difference of the largest and the smallest number is finite.
-    let half = |x: &F| x.as_f64() / 2.0;
-    let top = values.iter().map(half).fold(f64::MIN, f64::max);
-    values
-        .iter()
-        .map(|x| (half(x) - top) / temperature * 2.0)
-        .collect()
-}
-
-/// The quick way in `f64`. The result is not finite where it leaves the range of the type.
-fn careful_loss<F: Float>(
-    student: &[F],
-    teacher: &[F],
-    label: Option<usize>,
-    weights: &RowWeights,
-    gradient: &mut [F],
-) -> RowValue {
-    let z = careful_exponents(student, weights.temperature);
-    let v = careful_exponents(teacher, weights.temperature);
-    let classes = student.len() as f64;
-    let flat = z.iter().chain(&v).all(|&x| x > -FLAT);
-    // In the flat case, a = exp(z) − 1 and b = exp(v) − 1 are small and keep their digits: q − p = (n (a − b) + (Σb − Σa) + a Σb − b Σa) / (Σexp(z) · Σexp(v)).
-    let less_one = |x: &f64| if flat { x.exp_m1() } else { x.exp() };
-    let a: Vec<f64> = z.iter().map(less_one).collect();
-    let b: Vec<f64> = v.iter().map(less_one).collect();
-    let (sum_a, sum_b): (f64, f64) = (a.iter().sum(), b.iter().sum());
-    let ones = if flat { classes } else { 0.0 };
-    let (sum_q, sum_p) = (ones + sum_a, ones + sum_b);
-    let one = if flat { 1.0 } else { 0.0 };
-    let (mut depth, mut gap) = (0.0, 0.0);
-    for ((v, z), b) in v.iter().zip(&z).zip(&b) {
-        let p = (one + b) / sum_p;
-        // p ln p is 0 for p = 0, even where v is infinite.
-        if p > 0.0 {
-            depth += p * v;
-            gap += p * (v - z);
-        }
-    }
-    let ln_ratio = if flat {
-        ((sum_a - sum_b) / sum_p).ln_1p()
-    } else {
-        sum_q.ln() - sum_p.ln()
-    };
-    let mut value = RowValue {
-        divergence: (gap + ln_ratio).max(0.0),
-        entropy: (sum_p.ln() - depth).max(0.0),
-        hard: 0.0,
-    };
-    let mut slope: Vec<f64> = a
-        .iter()
-        .zip(&b)
-        .map(|(a, b)| {
-            let difference = if flat {
-                (classes * (a - b) + (sum_b - sum_a) + a * sum_b - b * sum_a) / (sum_q * sum_p)
-            } else {
-                a / sum_q - b / sum_p
-            };
-            weights.soft * difference
-        })
-        .collect();
-    if let Some(label) = label {
-        let plain = careful_exponents(student, 1.0);
-        let sum: f64 = plain.iter().map(|x| x.exp()).sum();
-        value.hard = sum.ln() - plain[label];
-        for (slope, x) in slope.iter_mut().zip(&plain) {
-            *slope += weights.hard * (x.exp() / sum);
-        }
-        slope[label] -= weights.hard;
-    }
-    for (out, slope) in gradient.iter_mut().zip(slope) {
-        *out = F::from_f64_lossy(slope);
-    }
-    if gradient.iter().any(|x| !x.is_finite()) {
-        value.divergence = f64::INFINITY;
     }
     value
 }

@@ -4,7 +4,8 @@ use ndarray::{Array2, ArrayView2};
 
 use super::batch::{self, Rows};
 use super::check_temperature;
-use super::row::{careful_exponents, quick_scale};
+use super::row::quick_scale;
+use super::softened::exponents;
 use crate::kernels::Level;
 use crate::{Error, Float, Result, check};
 
@@ -39,7 +40,7 @@ pub fn softened_softmax<F: Float>(
             }
         }
         None => {
-            let exponents = careful_exponents(values, temperature);
+            let exponents = exponents(values, temperature);
             let sum: f64 = exponents.iter().map(|x| x.exp()).sum();
             for (out, x) in out.iter_mut().zip(exponents) {
                 *out = F::from_f64_lossy(x.exp() / sum);
@@ -68,7 +69,7 @@ pub(super) fn log_softened_softmax<F: Float>(
             }
         }
         None => {
-            let exponents = careful_exponents(values, temperature);
+            let exponents = exponents(values, temperature);
             let sum: f64 = exponents.iter().map(|x| x.exp()).sum();
             for (out, x) in out.iter_mut().zip(exponents) {
                 *out = F::from_f64_lossy(x - sum.ln());

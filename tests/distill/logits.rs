@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use taper::distill::{KnowledgeDistillation, softened_softmax};
 use taper::{Distiller, Error, ParamError};
 
-use super::{assert_gradient, values};
+use super::{COMPARISONS, assert_gradient, values};
 
 fn labels(samples: usize, classes: usize) -> Vec<usize> {
     (0..samples).map(|i| (i * 5 + 1) % classes).collect()
@@ -43,16 +43,16 @@ fn gradients_are_those_of_the_value() {
     for temperature in [0.5, 1.0, 3.0, 20.0, 40.0] {
         for alpha in [0.0, 0.3, 1.0] {
             let distiller = KnowledgeDistillation::new(temperature).alpha(alpha);
-            let value = |z: &Array2<f64>| {
+            let value_at = |z: &Array2<f64>| {
                 let loss = distiller.loss(z.view(), teacher.view(), &labels);
-                loss.unwrap().value.total
+                loss.unwrap().0.total
             };
-            let loss = distiller
+            let (_, gradient) = distiller
                 .loss(student.view(), teacher.view(), &labels)
                 .unwrap();
             // The size of the value and of its derivatives: T² and 1/T each.
             let scale = 1.0 + temperature * temperature * 8.0 + 8.0 / temperature;
-            assert_gradient(&loss.gradient, &student, scale, value);
+            assert_gradient(&gradient, &student, scale, value_at);
         }
     }
 }
@@ -63,15 +63,15 @@ fn the_parts_of_the_value_are_those_of_the_definition() {
     let labels = labels(6, 11);
     for temperature in [0.7, 1.0, 4.0, 30.0, 100.0] {
         let (total, cross, hard) = naive(&student, &teacher, &labels, temperature, 0.6);
-        let loss = KnowledgeDistillation::new(temperature)
+        let (value, _) = KnowledgeDistillation::new(temperature)
             .alpha(0.6)
             .loss(student.view(), teacher.view(), &labels)
             .unwrap();
         // The oracle itself loses ε·T² in its divergence.
         let tolerance = 100.0 * f64::EPSILON * (1.0 + temperature * temperature);
-        assert!((loss.value.total - total).abs() <= tolerance * (1.0 + total));
-        assert!((loss.value.hard.unwrap() - hard).abs() <= tolerance);
-        assert!((loss.value.soft_cross_entropy().unwrap() - cross).abs() <= tolerance);
+        assert!((value.total - total).abs() <= tolerance * (1.0 + total));
+        assert!((value.hard.unwrap() - hard).abs() <= tolerance);
+        assert!((value.soft_cross_entropy().unwrap() - cross).abs() <= tolerance);
     }
 }
 
@@ -86,17 +86,17 @@ fn a_high_temperature_matches_logits() {
     let centred = |x: &Array2<f64>| x - &x.mean_axis(Axis(1)).unwrap().insert_axis(Axis(1));
     let difference = centred(&student) - centred(&teacher);
     let expected = &difference / (samples * classes) as f64;
-    let value = difference.mapv(|d| d * d).sum() / (2 * samples * classes) as f64;
+    let half_squares = difference.mapv(|d| d * d).sum() / (2 * samples * classes) as f64;
     for temperature in [1e3, 1e5, 1e7] {
         let distiller = KnowledgeDistillation::new(temperature).alpha(1.0);
-        let loss = distiller.loss(student.view(), teacher.view(), &[]).unwrap();
+        let (value, gradient) = distiller.loss(student.view(), teacher.view(), &[]).unwrap();
         // The next term of the series in 1/T, and the rounding of the sums times T.
         let tolerance = 6.0 * 6.0 / temperature + temperature * f64::EPSILON * 36.0;
-        for (slope, expected) in loss.gradient.iter().zip(&expected) {
+        for (slope, expected) in gradient.iter().zip(&expected) {
             assert!((slope - expected).abs() <= tolerance / samples as f64);
         }
-        assert!((loss.value.total - value).abs() <= 10.0 * tolerance);
-        assert_eq!(loss.value.hard, None);
+        assert!((value.total - half_squares).abs() <= 10.0 * tolerance);
+        assert_eq!(value.hard, None);
         // Single precision is as accurate as the rounding of its logits allows, at any temperature.
         let single = distiller
             .loss(
@@ -105,7 +105,7 @@ fn a_high_temperature_matches_logits() {
                 &[],
             )
             .unwrap();
-        for (a, b) in single.gradient.iter().zip(&loss.gradient) {
+        for (a, b) in single.1.iter().zip(&gradient) {
             assert!((f64::from(*a) - b).abs() <= 8.0 * 6.0 * f64::from(f32::EPSILON));
         }
     }
@@ -115,7 +115,7 @@ fn a_high_temperature_matches_logits() {
 fn without_a_teacher_it_is_cross_entropy() {
     let (student, teacher) = (values((4, 6), 10.0, 7), values((4, 6), 10.0, 8));
     let labels = labels(4, 6);
-    let loss = KnowledgeDistillation::new(5.0)
+    let (value, gradient) = KnowledgeDistillation::new(5.0)
         .alpha(0.0)
         .loss(student.view(), teacher.view(), &labels)
         .unwrap();
@@ -126,12 +126,12 @@ fn without_a_teacher_it_is_cross_entropy() {
         .map(|(i, &y)| log_q[[i, y]])
         .sum::<f64>()
         / 4.0;
-    assert!((loss.value.total - cross).abs() <= 8.0 * f64::EPSILON * (1.0 + cross));
+    assert!((value.total - cross).abs() <= 8.0 * f64::EPSILON * (1.0 + cross));
     let mut expected = softened_softmax(student.view(), 1.0).unwrap();
     for (i, &y) in labels.iter().enumerate() {
         expected[[i, y]] -= 1.0;
     }
-    for (slope, expected) in loss.gradient.iter().zip(&expected) {
+    for (slope, expected) in gradient.iter().zip(&expected) {
         assert!((slope - expected / 4.0).abs() <= 8.0 * f64::EPSILON);
     }
 }
@@ -142,12 +142,12 @@ fn a_student_that_matches_has_nothing_to_learn() {
     // A shift of all logits of a row changes no probability.
     let student = &teacher + &array![[1.0], [-2.0], [5.0]];
     for temperature in [1.0, 6.0, 1e4] {
-        let loss = KnowledgeDistillation::new(temperature)
+        let (value, gradient) = KnowledgeDistillation::new(temperature)
             .alpha(1.0)
             .loss(student.view(), teacher.view(), &[])
             .unwrap();
-        assert!(loss.value.soft <= 50.0 * 20.0 * f64::EPSILON);
-        let largest = loss.gradient.fold(0.0_f64, |a, b| a.max(b.abs()));
+        assert!(value.soft <= 50.0 * 20.0 * f64::EPSILON);
+        let largest = gradient.fold(0.0_f64, |a, b| a.max(b.abs()));
         assert!(largest <= 50.0 * 20.0 * f64::EPSILON);
     }
 }
@@ -157,41 +157,37 @@ fn strides_and_threads_change_nothing() {
     // More rows than one thread takes at a time.
     let (student, teacher) = (values((700, 40), 9.0, 10), values((700, 40), 9.0, 11));
     let labels = labels(700, 40);
-    let distiller = KnowledgeDistillation::new(2.5).alpha(0.4);
-    let loss = distiller
-        .loss(student.view(), teacher.view(), &labels)
-        .unwrap();
-    let turned = student.t().to_owned();
-    let mut backwards = teacher.slice(s![..;-1, ..;-1]).to_owned();
-    backwards.invert_axis(Axis(0));
-    backwards.invert_axis(Axis(1));
-    let mut gradient = Array2::zeros((40, 700));
-    let value = distiller
-        .loss_into(
-            turned.t(),
-            backwards.view(),
-            &labels,
-            gradient.view_mut().reversed_axes(),
-        )
-        .unwrap();
-    assert_eq!(value, loss.value);
-    assert_eq!(gradient.t(), loss.gradient);
-    for threads in [1, 3] {
-        #[cfg(feature = "rayon")]
-        let again = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build()
-            .unwrap()
-            .install(|| {
-                distiller
-                    .loss(student.view(), teacher.view(), &labels)
-                    .unwrap()
-            });
-        #[cfg(not(feature = "rayon"))]
-        let again = distiller
-            .loss(student.view(), teacher.view(), &labels)
+    for comparison in COMPARISONS {
+        let distiller = KnowledgeDistillation::new(2.5)
+            .alpha(0.4)
+            .comparison(comparison);
+        let loss = || {
+            distiller
+                .loss(student.view(), teacher.view(), &labels)
+                .unwrap()
+        };
+        let expected = loss();
+        let turned = student.t().to_owned();
+        let mut backwards = teacher.slice(s![..;-1, ..;-1]).to_owned();
+        backwards.invert_axis(Axis(0));
+        backwards.invert_axis(Axis(1));
+        let mut gradient = Array2::zeros((40, 700));
+        let value = distiller
+            .loss_into(
+                turned.t(),
+                backwards.view(),
+                &labels,
+                gradient.view_mut().reversed_axes(),
+            )
             .unwrap();
-        assert_eq!(again, loss, "{threads} threads");
+        assert_eq!(value, expected.0);
+        assert_eq!(gradient.t(), expected.1);
+        #[cfg(feature = "rayon")]
+        for threads in [1, 3] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            let again = pool.build().unwrap().install(loss);
+            assert_eq!(again, expected, "{comparison:?}, {threads} threads");
+        }
     }
 }
 
@@ -199,18 +195,23 @@ fn strides_and_threads_change_nothing() {
 fn the_mean_does_not_depend_on_the_size_of_the_batch() {
     let (student, teacher) = (values((3, 8), 9.0, 12), values((3, 8), 9.0, 13));
     let twice = |x: &Array2<f64>| ndarray::concatenate![Axis(0), *x, *x];
-    let distiller = KnowledgeDistillation::new(3.0).alpha(0.5);
-    let once = distiller
-        .loss(student.view(), teacher.view(), &[0, 1, 2])
-        .unwrap();
-    let both = distiller
-        .loss(
-            twice(&student).view(),
-            twice(&teacher).view(),
-            &[0, 1, 2, 0, 1, 2],
-        )
-        .unwrap();
-    assert!((once.value.total - both.value.total).abs() <= 16.0 * f64::EPSILON * once.value.total);
+    for comparison in COMPARISONS {
+        let distiller = KnowledgeDistillation::new(3.0)
+            .alpha(0.5)
+            .comparison(comparison);
+        let once = distiller
+            .loss(student.view(), teacher.view(), &[0, 1, 2])
+            .unwrap();
+        let both = distiller
+            .loss(
+                twice(&student).view(),
+                twice(&teacher).view(),
+                &[0, 1, 2, 0, 1, 2],
+            )
+            .unwrap();
+        let difference = (once.0.total - both.0.total).abs();
+        assert!(difference <= 16.0 * f64::EPSILON * once.0.total);
+    }
 }
 
 #[test]
@@ -300,13 +301,17 @@ fn the_largest_numbers_give_finite_results_or_an_overflow() {
             assert!((row.sum() - 1.0).abs() <= 3.0 * f32::EPSILON);
         }
         for (student, teacher) in [(&extreme, &extreme), (&extreme, &(-&extreme))] {
-            let distiller = KnowledgeDistillation::new(temperature).alpha(0.5);
-            match distiller.loss(student.view(), teacher.view(), &[0, 1]) {
-                Ok(loss) => {
-                    assert!(loss.value.total.is_finite());
-                    assert!(loss.gradient.iter().all(|x| x.is_finite()));
+            for comparison in COMPARISONS {
+                let distiller = KnowledgeDistillation::new(temperature)
+                    .alpha(0.5)
+                    .comparison(comparison);
+                match distiller.loss(student.view(), teacher.view(), &[0, 1]) {
+                    Ok((value, gradient)) => {
+                        assert!(value.total.is_finite());
+                        assert!(gradient.iter().all(|x| x.is_finite()));
+                    }
+                    Err(error) => assert!(matches!(error, Error::Overflow { .. })),
                 }
-                Err(error) => assert!(matches!(error, Error::Overflow { .. })),
             }
         }
     }
@@ -353,12 +358,12 @@ proptest! {
         // Probabilities of at most 1 with a relative error of some ε each, times αT. The quick way is used up to a T of four
         // spreads.
         let tolerance = 16.0 * epsilon * (1.0 + temperature.min(4.0 * 12.0));
-        for (a, b) in single.gradient.iter().zip(&double.gradient) {
+        for (a, b) in single.1.iter().zip(&double.1) {
             prop_assert!((f64::from(*a) - b).abs() <= tolerance);
         }
-        let total = f64::from(single.value.total);
+        let total = f64::from(single.0.total);
         let scale = 1.0 + temperature.min(48.0).powi(2);
-        prop_assert!((total - double.value.total).abs() <= 64.0 * epsilon * scale * (1.0 + double.value.total));
-        prop_assert!(single.value.soft >= 0.0);
+        prop_assert!((total - double.0.total).abs() <= 64.0 * epsilon * scale * (1.0 + double.0.total));
+        prop_assert!(single.0.soft >= 0.0);
     }
 }

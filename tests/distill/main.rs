@@ -1,11 +1,27 @@
 //! The laws of distillation.
 
+mod comparisons;
 mod features;
 mod logits;
 mod teachers;
 
 use ndarray::{Array, Dimension, ShapeBuilder};
 use taper::Seed;
+use taper::distill::Comparison;
+
+/// Every way to compare student and teacher, with weights that differ.
+const COMPARISONS: [Comparison; 4] = [
+    Comparison::Hinton,
+    Comparison::Standardized,
+    Comparison::Dkd {
+        target: 1.0,
+        others: 8.0,
+    },
+    Comparison::Dist {
+        inter: 2.0,
+        intra: 0.5,
+    },
+];
 
 /// Values in [−spread/2, spread/2) that have no structure.
 fn values<D: Dimension>(

@@ -250,9 +250,9 @@ fn smoothed_labels_are_a_teacher() {
     for (row, &label) in log_q.rows().into_iter().zip(&labels) {
         cross_entropy -= (1.0 - epsilon) * row[label] + epsilon / classes as f64 * row.sum();
     }
-    let soft = from_teacher.value.soft_cross_entropy().unwrap();
+    let soft = from_teacher.0.soft_cross_entropy().unwrap();
     assert!((soft - cross_entropy / 3.0).abs() <= 64.0 * f64::EPSILON);
-    for (a, b) in from_teacher.gradient.iter().zip(&from_zeros.gradient) {
+    for (a, b) in from_teacher.1.iter().zip(&from_zeros.1) {
         assert!((a - b).abs() <= 16.0 * f64::EPSILON);
     }
     for smoothing in [0.0, 1.5, f64::NAN] {

@@ -72,9 +72,9 @@ fn distill() -> taper::Result<()> {
     let mut losses = Vec::new();
     for _ in 0..20 {
         let logits = student.apply(x.view())?;
-        let loss = distiller.loss(logits.view(), teacher.view(), &[])?;
-        losses.push(loss.value.total);
-        let gradient = loss.gradient.t().dot(&x); // ∂L/∂W of y = x Wᵀ
+        let (loss, gradient) = distiller.loss(logits.view(), teacher.view(), &[])?;
+        losses.push(loss.total);
+        let gradient = gradient.t().dot(&x); // ∂L/∂W of y = x Wᵀ
         student.step(gradient.view().into_dyn(), 1.0)?;
     }
     println!("distilled: loss {:.2e} before, {:.2e} after", losses[0], losses[19]);
