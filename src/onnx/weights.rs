@@ -126,7 +126,7 @@ pub(super) fn main(root: &Message) -> &Message {
 pub(super) fn main_mut(root: &mut Message) -> &mut Message {
     let mut fields = root.fields.iter_mut();
     let graph = fields.find(|field| field.number == schema::model::GRAPH);
-    let graph = graph.and_then(super::wire::Field::message_mut);
+    let graph = graph.and_then(Field::message_mut);
     graph.expect("a model is checked to have a graph when it is read")
 }
 

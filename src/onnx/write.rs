@@ -9,7 +9,7 @@ use super::chain;
 use super::express::{self, Layout};
 use super::graph::{self, Graphs, Reader};
 use super::model::OnnxModel;
-use super::schema::{self, graph as fields, node, opset, value_info};
+use super::schema::{self, graph as fields, opset, value_info};
 use super::tensor;
 use super::weights::{self, Weight};
 use super::wire::{Field, Message};
@@ -273,8 +273,7 @@ impl<'m> Writer<'m> {
             }
             self.microsoft = true;
         } else {
-            let (shape, dtype) = (&weight.shape, weight.dtype);
-            let chain = chain::chain(&mut builder, name, artifact, shape, dtype, &nodes)?;
+            let chain = chain::chain(&mut builder, name, artifact, weight, &nodes)?;
             let Some(chain) = chain else {
                 return Ok(false);
             };
