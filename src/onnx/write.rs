@@ -339,12 +339,15 @@ impl Edits {
             out.extend(nodes.map(|node| Field::of_message(fields::NODE, node)));
         };
         for (place, field) in before.into_iter().enumerate() {
-            let name = field
-                .message()
-                .map_or("", |value| value.text(value_info::NAME));
+            let value = |names: &BTreeSet<String>| {
+                let value = field
+                    .message()
+                    .expect("descriptions of values are messages");
+                names.contains(value.text(value_info::NAME))
+            };
             let gone = match field.number {
-                fields::INPUT => self.inputs.contains(name),
-                fields::VALUE_INFO => self.values.contains(name),
+                fields::INPUT => value(&self.inputs),
+                fields::VALUE_INFO => value(&self.values),
                 _ => false,
             };
             if gone {
