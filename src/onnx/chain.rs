@@ -364,7 +364,7 @@ impl Link {
         ];
         // One value for each axis, written out since some runtimes take the defaults for two axes only; pads have the ends after the
         // beginnings.
-        let automatic = attribute(node, "auto_pad").filter(|mode| mode.text(TEXT) != "NOTSET");
+        let automatic = attribute(node, "auto_pad").filter(|mode| mode.bytes(TEXT) != b"NOTSET");
         for (name, otherwise, count) in [
             ("strides", 1, axes),
             ("dilations", 1, axes),
