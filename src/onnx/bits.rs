@@ -55,7 +55,9 @@ pub(super) fn pack(
         DType::F16 => FLOAT16,
         _ => return None,
     };
-    if matrix.bits() > BITS as u32 || weight.shape.len() != 2 || !nodes.iter().all(multiplies) {
+    // An artifact may have been given another shape.
+    let fits = weight.shape.len() == 2 && matrix.shape() == weight.seen();
+    if matrix.bits() > BITS as u32 || !fits || !nodes.iter().all(multiplies) {
         return None;
     }
     let [rows, columns] = [matrix.shape()[0], matrix.shape()[1]];

@@ -1,6 +1,6 @@
 //! New nodes and tensors of a graph, with names that nothing has yet.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::graph::Graphs;
 use super::schema::{Attribute, graph, new_attribute, new_node, node, tensor, value_info};
@@ -9,7 +9,11 @@ use super::wire::{Field, Message};
 
 /// All names of values in a model.
 #[derive(Debug)]
-pub(super) struct Names(BTreeSet<String>);
+pub(super) struct Names {
+    taken: BTreeSet<String>,
+    /// The number to go on with for each name.
+    numbers: BTreeMap<String, usize>,
+}
 
 impl Names {
     pub(super) fn of(graphs: &Graphs<'_>) -> Self {
@@ -33,18 +37,25 @@ impl Names {
                 }
             }
         }
-        Self(names)
+        Self {
+            taken: names,
+            numbers: BTreeMap::new(),
+        }
     }
 
     /// A name that begins with `hint`.
     pub(super) fn free(&mut self, hint: &str) -> String {
-        let mut name = hint.to_owned();
-        let mut number = 1_usize;
-        while !self.0.insert(name.clone()) {
-            number += 1;
-            name = format!("{hint}_{number}");
+        if self.taken.insert(hint.to_owned()) {
+            return hint.to_owned();
         }
-        name
+        let number = self.numbers.entry(hint.to_owned()).or_insert(1);
+        loop {
+            *number += 1;
+            let name = format!("{hint}_{number}");
+            if self.taken.insert(name.clone()) {
+                return name;
+            }
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use super::schema::{
     Attribute, attribute, integer, integers, label, new_attribute, new_node, node, operator,
     remove_attribute,
 };
+use super::weights::Weight;
 use super::wire::{Field, Message};
 use crate::factorize::convolution::{CpConv2d, TuckerConv2d};
 use crate::factorize::cp::CpTensor;
@@ -45,10 +46,10 @@ pub(super) fn chain(
     out: &mut Builder<'_>,
     hint: &str,
     artifact: &dyn Artifact,
-    shape: &[usize],
-    dtype: DType,
+    weight: &Weight,
     readers: &[(&Message, usize)],
 ) -> Result<Option<Chain>> {
+    let (shape, dtype) = (&weight.shape, weight.dtype);
     let Some((first, _)) = readers.first() else {
         return Ok(None);
     };
@@ -60,7 +61,11 @@ pub(super) fn chain(
             && transposed(node) == transposed(first)
             && !grouped
     });
-    if !same || out.opset < express::BROADCASTING {
+    // An artifact may have been given another shape.
+    let seen = weight.seen();
+    let matrix = [seen[0], seen[1..].iter().product()];
+    let fits = artifact.shape() == seen || artifact.shape() == matrix;
+    if !same || !fits || out.opset < express::BROADCASTING {
         return Ok(None);
     }
     let marks = (out.initializers.len(), out.nodes.len());
@@ -220,7 +225,7 @@ fn kernels(
         }
         return Ok(Some(made));
     }
-    let Some(factors) = terms(artifact) else {
+    let Some(factors) = terms(artifact).filter(|factors| factors.len() == axes) else {
         return Ok(None);
     };
     let rank = factors[0].shape()[1];
@@ -359,13 +364,13 @@ impl Link {
         ];
         // One value for each axis, written out since some runtimes take the defaults for two axes only; pads have the ends after the
         // beginnings.
-        let automatic = attribute(node, "auto_pad").filter(|mode| mode.text(TEXT) != "NOTSET");
+        let automatic = attribute(node, "auto_pad").filter(|mode| mode.bytes(TEXT) != b"NOTSET");
         for (name, otherwise, count) in [
             ("strides", 1, axes),
             ("dilations", 1, axes),
             ("pads", 0, 2 * axes),
         ] {
-            if name == "pads" && automatic.is_some() {
+            if name == "pads" && automatic.is_some() && self.own.contains(&true) {
                 continue;
             }
             let mut values = integers(node, name).unwrap_or_else(|| vec![otherwise; count]);

@@ -329,7 +329,11 @@ fn scaled_values(out: &mut Builder<'_>, hint: &str, scaled: &Scaled, layout: &La
         let shape: &[usize] = if per_row { &[scaled.rows] } else { &[] };
         let scales = float_list(out, &format!("{hint}.scales"), shape, &scaled.scales);
         let mut inputs = vec![codes.as_str(), &scales];
-        let zeros: Vec<u8> = scaled.zeros.iter().map(|&zero| zero as u8).collect();
+        let mut zeros: Vec<u8> = scaled.zeros.iter().map(|&zero| zero as u8).collect();
+        if !per_row && zeros.is_empty() {
+            // The default, which some runtimes do not have where there is one scale.
+            zeros.push(0);
+        }
         let zeros = match (zeros.is_empty(), four) {
             (true, _) => None,
             (false, true) => Some(nibbles(&zeros)),

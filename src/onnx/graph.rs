@@ -6,6 +6,9 @@ use super::schema::{attribute, graph, label, node, operator, tensor, value_info}
 use super::wire::Message;
 use crate::Result;
 
+/// The letters of a prefix at most: a forged file may repeat a long one for many graphs.
+const PREFIX: usize = 256;
+
 /// A graph of a model: the outermost one, or one inside of an `If`, `Loop` or `Scan`.
 #[derive(Debug)]
 pub(super) struct Graph<'m> {
@@ -89,14 +92,18 @@ impl<'m> Graphs<'m> {
         });
         for (_, node) in nodes(message) {
             for inner in node.messages(node::ATTRIBUTE) {
+                let name = inner.text(attribute::NAME);
+                let parts = [prefix.as_str(), label(node), ".", name];
+                let prefix: String = parts
+                    .iter()
+                    .flat_map(|part| part.chars())
+                    .take(PREFIX)
+                    .collect();
                 for field in &inner.fields {
-                    if !matches!(field.number, attribute::GRAPH | attribute::GRAPHS) {
-                        continue;
+                    if matches!(field.number, attribute::GRAPH | attribute::GRAPHS) {
+                        let graph = field.message().expect("graphs are messages");
+                        self.add(graph, Some(number), format!("{prefix}."));
                     }
-                    let graph = field.message().expect("graphs are messages");
-                    let name = inner.text(attribute::NAME);
-                    let prefix = format!("{prefix}{}.{name}.", label(node));
-                    self.add(graph, Some(number), prefix);
                 }
             }
         }

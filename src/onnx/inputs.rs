@@ -161,17 +161,17 @@ fn patches(
     };
     let (strides, dilations) = (list("strides", 1, axes)?, list("dilations", 1, axes)?);
     let mut pads = list("pads", 0, 2 * axes)?;
-    let automatic = attribute(layer, "auto_pad").map_or("", |mode| mode.text(TEXT));
+    let automatic = attribute(layer, "auto_pad").map_or(&b""[..], |mode| mode.bytes(TEXT));
     for axis in 0..axes {
         let length = values.shape()[axis + 2];
-        if automatic.starts_with("SAME") {
+        if automatic.starts_with(b"SAME") {
             // As many results as steps fit into the image.
             let steps = length.div_ceil(strides[axis].max(1)).saturating_sub(1);
             let reach = (kernel[axis + 2] - 1).checked_mul(dilations[axis])?;
             let reach = steps.checked_mul(strides[axis])?.checked_add(reach)?;
             let all = reach.saturating_add(1).saturating_sub(length);
             let less = all / 2;
-            let upper = automatic == "SAME_UPPER";
+            let upper = automatic == b"SAME_UPPER";
             pads[axis] = if upper { less } else { all - less };
             pads[axis + axes] = all - pads[axis];
         }

@@ -177,6 +177,23 @@ fn messages_inside_each_other_are_limited() {
     assert!(problem(groups).contains("more than 100 messages"));
 }
 
+/// The length of an axis above 127 is no text, and stands where a description has its name.
+#[test]
+fn long_axes_are_no_names() {
+    let mut graph = product();
+    graph[1] = floats("w", &[200, 3]);
+    graph.push(floats("unused", &[255, 2]));
+    let model = OnnxModel::from_bytes(model(graph)).unwrap();
+    for chain in [
+        "{ fixed_point = { bits = 8 } }",
+        "{ svd = { rank = { fixed = 1 } } }",
+    ] {
+        for form in [Form::Portable, Form::NBits, Form::Smallest] {
+            model.to_bytes(&compress(&model, chain), form).unwrap();
+        }
+    }
+}
+
 #[test]
 fn nodes_in_a_circle_end() {
     let circle = vec![

@@ -63,6 +63,7 @@ impl Weight {
 pub(super) fn find(root: &Message) -> Result<(BTreeMap<String, Weight>, Vec<String>)> {
     let mut weights = BTreeMap::new();
     let mut notes = Vec::new();
+    let mut numbers = BTreeMap::new();
     let graphs = Graphs::of(main(root));
     let constants_are_inputs = root.integer(schema::model::IR_VERSION).unwrap_or(0) < 4;
     for (number, part) in graphs.graphs.iter().enumerate() {
@@ -78,7 +79,7 @@ pub(super) fn find(root: &Message) -> Result<(BTreeMap<String, Weight>, Vec<Stri
                 // Not a weight: a factor, a bound or an empty list.
                 continue;
             }
-            let name = free(format!("{}{value}", part.prefix), &weights);
+            let name = free(format!("{}{value}", part.prefix), &weights, &mut numbers);
             let role = if inputs.contains(value) && !constants_are_inputs {
                 let reason = "it is an input of the model, so that a caller may replace it";
                 Role::Kept(reason.to_owned())
@@ -126,7 +127,7 @@ pub(super) fn main(root: &Message) -> &Message {
 pub(super) fn main_mut(root: &mut Message) -> &mut Message {
     let mut fields = root.fields.iter_mut();
     let graph = fields.find(|field| field.number == schema::model::GRAPH);
-    let graph = graph.and_then(super::wire::Field::message_mut);
+    let graph = graph.and_then(Field::message_mut);
     graph.expect("a model is checked to have a graph when it is read")
 }
 
@@ -147,16 +148,23 @@ fn tensors_of(graph: &Message) -> impl Iterator<Item = (usize, &str, &Message)> 
     })
 }
 
-/// The name, or one derived from it that nothing has yet.
-fn free(name: String, taken: &BTreeMap<String, Weight>) -> String {
+/// The name, or one derived from it that no weight has yet. `numbers` holds where to go on for each name.
+fn free(
+    name: String,
+    taken: &BTreeMap<String, Weight>,
+    numbers: &mut BTreeMap<String, usize>,
+) -> String {
     if !taken.contains_key(&name) {
         return name;
     }
-    let mut numbers = 2_usize..;
-    let mut names = numbers.by_ref().map(|number| format!("{name}~{number}"));
-    names
-        .find(|name| !taken.contains_key(name))
-        .expect("numbers do not end")
+    let number = numbers.entry(name.clone()).or_insert(1);
+    loop {
+        *number += 1;
+        let other = format!("{name}~{number}");
+        if !taken.contains_key(&other) {
+            return other;
+        }
+    }
 }
 
 /// The field of a weight, with its tensor changed.

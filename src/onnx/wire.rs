@@ -457,6 +457,11 @@ impl Message {
         self.last(number).map_or("", Field::text)
     }
 
+    /// The bytes of a field; none where it is missing.
+    pub(super) fn bytes(&self, number: u32) -> &[u8] {
+        self.last(number).map_or(&[], Field::bytes)
+    }
+
     pub(super) fn texts(&self, number: u32) -> impl DoubleEndedIterator<Item = &str> {
         self.all(number).map(Field::text)
     }

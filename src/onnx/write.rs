@@ -9,7 +9,7 @@ use super::chain;
 use super::express::{self, Layout};
 use super::graph::{self, Graphs, Reader};
 use super::model::OnnxModel;
-use super::schema::{self, graph as fields, node, opset, value_info};
+use super::schema::{self, graph as fields, opset, value_info};
 use super::tensor;
 use super::weights::{self, Weight};
 use super::wire::{Field, Message};
@@ -273,8 +273,7 @@ impl<'m> Writer<'m> {
             }
             self.microsoft = true;
         } else {
-            let (shape, dtype) = (&weight.shape, weight.dtype);
-            let chain = chain::chain(&mut builder, name, artifact, shape, dtype, &nodes)?;
+            let chain = chain::chain(&mut builder, name, artifact, weight, &nodes)?;
             let Some(chain) = chain else {
                 return Ok(false);
             };
@@ -340,12 +339,15 @@ impl Edits {
             out.extend(nodes.map(|node| Field::of_message(fields::NODE, node)));
         };
         for (place, field) in before.into_iter().enumerate() {
-            let name = field
-                .message()
-                .map_or("", |value| value.text(value_info::NAME));
+            let value = |names: &BTreeSet<String>| {
+                let value = field
+                    .message()
+                    .expect("descriptions of values are messages");
+                names.contains(value.text(value_info::NAME))
+            };
             let gone = match field.number {
-                fields::INPUT => self.inputs.contains(name),
-                fields::VALUE_INFO => self.values.contains(name),
+                fields::INPUT => value(&self.inputs),
+                fields::VALUE_INFO => value(&self.values),
                 _ => false,
             };
             if gone {

@@ -109,13 +109,12 @@ fn factorized_kernels_are_chains_of_convolutions() {
     }
 }
 
+/// rten takes no zero points in `MatMulNBits`: affine codes are not among these.
 #[test]
 fn matrices_of_four_bits_run_from_their_codes() {
-    for chain in [CHAINS[2], CHAINS[3]] {
-        for name in ["linear_17", "constants"] {
-            let (bytes, _) = compare(name, chain, Form::NBits);
-            let text = String::from_utf8_lossy(&bytes);
-            assert!(text.contains("MatMulNBits"));
-        }
+    for name in ["linear_17", "constants"] {
+        let (bytes, _) = compare(name, CHAINS[2], Form::NBits);
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(text.contains("MatMulNBits"));
     }
 }

@@ -57,6 +57,13 @@ def linear(name, opset, ir, inputs_too=False):
     save(name, nodes, inputs, [value("y", 5, 20)], tensors, opset, ir)
 
 
+def conv(inputs, output, axes=2, kind="Conv", **keys):
+    """A convolution with its steps written out: rten 0.24 has no defaults for a kernel of 1x1."""
+    pads = {} if "auto_pad" in keys else {"pads": [0] * 2 * axes}
+    keys = {"strides": [1] * axes, "dilations": [1] * axes, **pads, **keys}
+    return h.make_node(kind, inputs, [output], **keys)
+
+
 def convolutions():
     tensors = [
         tensor("strided.weight", 12, 6, 3, 5),
@@ -70,20 +77,20 @@ def convolutions():
         tensor("line.weight", 8, 6, 3),
     ]
     nodes = [
-        h.make_node(
-            "Conv", ["x", "strided.weight", "strided.bias"], ["a"], name="strided",
+        conv(
+            ["x", "strided.weight", "strided.bias"], "a", name="strided",
             strides=[2, 1], pads=[1, 2, 0, 3], dilations=[1, 2], kernel_shape=[3, 5],
         ),
-        h.make_node("Conv", ["a", "pointwise.weight"], ["b"], name="pointwise", strides=[1, 1]),
+        conv(["a", "pointwise.weight"], "b", name="pointwise"),
         h.make_node("Relu", ["b"], ["c"]),
-        h.make_node("Conv", ["c", "same.weight"], ["d"], name="same", auto_pad="SAME_UPPER", strides=[1, 2]),
-        h.make_node("Conv", ["d", "grouped.weight"], ["e"], name="grouped", group=3, pads=[1, 1, 1, 1], strides=[1, 1]),
-        h.make_node("Conv", ["e", "depthwise.weight"], ["f"], name="depthwise", group=12, pads=[1, 1, 1, 1], strides=[1, 1]),
-        h.make_node("ConvTranspose", ["f", "up.weight"], ["g"], name="up", strides=[2, 2]),
-        h.make_node("ConvTranspose", ["g", "grouped_up.weight"], ["h"], name="grouped_up", group=2, strides=[1, 1]),
+        conv(["c", "same.weight"], "d", name="same", auto_pad="SAME_UPPER", strides=[1, 2]),
+        conv(["d", "grouped.weight"], "e", name="grouped", group=3, pads=[1, 1, 1, 1]),
+        conv(["e", "depthwise.weight"], "f", name="depthwise", group=12, pads=[1, 1, 1, 1]),
+        conv(["f", "up.weight"], "g", kind="ConvTranspose", name="up", strides=[2, 2]),
+        conv(["g", "grouped_up.weight"], "h", kind="ConvTranspose", name="grouped_up", group=2),
         h.make_node("Flatten", ["h"], ["i"], axis=2),
         h.make_node("Reshape", ["i", "shape"], ["j"]),
-        h.make_node("Conv", ["j", "line.weight"], ["y"], name="line", strides=[2], pads=[1, 1]),
+        conv(["j", "line.weight"], "y", 1, name="line", strides=[2], pads=[1, 1]),
     ]
     tensors.append(nh.from_array(np.array([1, 6, -1], np.int64), "shape"))
     save("convolutions", nodes, [value("x", 1, 6, 9, 12)], [value("y", 1, 8, "n")], tensors, 13, 7)
@@ -117,14 +124,14 @@ def constants():
         return h.make_graph(nodes, name, [], [value("o", 4, 8)])
 
     nodes = [
-        constant("first", 10, 16),
+        constant("first", 32, 16),
         h.make_node("MatMul", ["x", "first"], ["h"]),
         h.make_node("ReduceSum", ["x"], ["s"], keepdims=0),
         h.make_node("Constant", [], ["zero"], value=nh.from_array(np.float32(0), "zero")),
         h.make_node("Greater", ["s", "zero"], ["c"]),
-        h.make_node("If", ["c"], ["y"], name="choice", then_branch=branch("then", 12), else_branch=branch("else", 20)),
+        h.make_node("If", ["c"], ["y"], name="choice", then_branch=branch("then", 16), else_branch=branch("else", 32)),
     ]
-    save("constants", nodes, [value("x", 4, 10)], [value("y", 4, 8)])
+    save("constants", nodes, [value("x", 4, 32)], [value("y", 4, 8)])
 
 
 def half():
