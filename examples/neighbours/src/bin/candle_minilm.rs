@@ -202,7 +202,7 @@ impl Loader<'_> {
 
     fn compressed(
         &self,
-        name: &Array2<f32>,
+        matrix: &Array2<f32>,
         bits: u32,
         granularity: Granularity,
     ) -> Result<FixedPointMatrix<f32>> {
@@ -211,7 +211,7 @@ impl Loader<'_> {
             .symmetry(Symmetry::SignedScale)
             .range(Range::SquaredError)
             .precision(Precision::F16);
-        Ok(quantizer.quantize(name.view())?)
+        Ok(quantizer.quantize(matrix.view())?)
     }
 
     fn linear(&mut self, name: &str) -> Result<Linear> {
