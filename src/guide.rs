@@ -1,4 +1,4 @@
-//! A guide to taper, page by page. All code in it runs as tests.
+//! A guide to taper, page by page. All code in it runs as tests, but for the layers of other frameworks.
 //!
 //! | page | what it answers |
 //! |---|---|

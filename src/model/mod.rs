@@ -38,6 +38,7 @@ mod entropy;
 mod entry;
 pub mod extend;
 mod foreign;
+mod gguf;
 mod header;
 mod index;
 mod inspect;

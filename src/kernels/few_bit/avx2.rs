@@ -1,8 +1,9 @@
 //! The products with AVX2 and fused multiply-adds.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
-use super::{Bytes, GROUP, LANES, Layout, Row, SUB, Sums, sub_blocks};
+use super::{Bytes, GROUP, LANES, Layout, Row, Sums, sub_blocks};
 
 /// Bytes of a vector.
 const VECTOR: usize = 32;
@@ -23,7 +24,10 @@ const fn pairs(bits: usize) -> ([u8; 16], [u16; 8]) {
     (places, factors)
 }
 
-/// The unpacked codes of a group, in the order of [`super::order`].
+/// The codes of a group, a byte each, in vectors of 32.
+///
+/// Of 4 bits, the even codes of the first half of the group, its odd codes, and the same of the second half; of 2 bits, every
+/// fourth code; otherwise in their order.
 ///
 /// # Safety
 ///
@@ -44,23 +48,14 @@ unsafe fn unpack<const BITS: usize>(codes: *const u8) -> [__m256i; VECTORS] {
             ]
         }
         4 => {
-            let mask = _mm256_set1_epi8(15);
             // SAFETY: the caller's promise.
             let (a, b) = unsafe {
                 (
-                    _mm256_loadu_ps(codes.cast()),
-                    _mm256_loadu_ps(codes.add(VECTOR).cast()),
+                    _mm256_loadu_si256(codes.cast()),
+                    _mm256_loadu_si256(codes.add(VECTOR).cast()),
                 )
             };
-            // The first and the second four bytes of each sub-block.
-            let first = _mm256_castps_si256(_mm256_shuffle_ps::<0b10_00_10_00>(a, b));
-            let second = _mm256_castps_si256(_mm256_shuffle_ps::<0b11_01_11_01>(a, b));
-            [
-                _mm256_and_si256(first, mask),
-                _mm256_and_si256(_mm256_srli_epi16::<4>(first), mask),
-                _mm256_and_si256(second, mask),
-                _mm256_and_si256(_mm256_srli_epi16::<4>(second), mask),
-            ]
+            halves(a, b)
         }
         _ => {
             let (places, factors) = const { pairs(BITS) };
@@ -89,131 +84,223 @@ unsafe fn unpack<const BITS: usize>(codes: *const u8) -> [__m256i; VECTORS] {
                 let second = _mm256_and_si256(_mm256_srl_epi16(pair, to_high), high);
                 _mm256_or_si256(first, second)
             };
-            let (a, b, c, d) = (two(0), two(1), two(2), two(3));
-            // Transposed, so that the lanes hold different sub-blocks.
-            let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
-            let (ab_high, cd_high) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
-            [
-                _mm256_unpacklo_epi64(ab, cd),
-                _mm256_unpackhi_epi64(ab, cd),
-                _mm256_unpacklo_epi64(ab_high, cd_high),
-                _mm256_unpackhi_epi64(ab_high, cd_high),
-            ]
+            [two(0), two(1), two(2), two(3)]
         }
     }
 }
+
+/// The low and the high halves of the bytes of two vectors.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn halves(a: __m256i, b: __m256i) -> [__m256i; VECTORS] {
+    let mask = _mm256_set1_epi8(15);
+    let high = |v| _mm256_and_si256(_mm256_srli_epi16::<4>(v), mask);
+    [
+        _mm256_and_si256(a, mask),
+        high(a),
+        _mm256_and_si256(b, mask),
+        high(b),
+    ]
+}
+
+/// The unpacked codes of a group in the order of [`super::order`]: each lane holds one sub-block.
+///
+/// # Safety
+///
+/// As for [`unpack`].
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn lanes_of<const BITS: usize>(codes: *const u8) -> [__m256i; VECTORS] {
+    if BITS == 4 {
+        // SAFETY: the caller's promise.
+        let (a, b) = unsafe {
+            (
+                _mm256_loadu_ps(codes.cast()),
+                _mm256_loadu_ps(codes.add(VECTOR).cast()),
+            )
+        };
+        // The first and the second four bytes of each sub-block.
+        let first = _mm256_castps_si256(_mm256_shuffle_ps::<0b10_00_10_00>(a, b));
+        let second = _mm256_castps_si256(_mm256_shuffle_ps::<0b11_01_11_01>(a, b));
+        return halves(first, second);
+    }
+    // SAFETY: the caller's promise.
+    let [a, b, c, d] = unsafe { unpack::<BITS>(codes) };
+    if BITS == 2 {
+        return [a, b, c, d];
+    }
+    let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
+    let (ab_high, cd_high) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
+    [
+        _mm256_unpacklo_epi64(ab, cd),
+        _mm256_unpackhi_epi64(ab, cd),
+        _mm256_unpacklo_epi64(ab_high, cd_high),
+        _mm256_unpackhi_epi64(ab_high, cd_high),
+    ]
+}
+
+/// The unpacked codes of a group, of which eight consecutive bytes belong to one sub-block; [`eight`] finds them.
+///
+/// # Safety
+///
+/// As for [`unpack`].
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn eights_of<const BITS: usize>(codes: *const u8) -> [__m256i; VECTORS] {
+    // SAFETY: the caller's promise.
+    let [a, b, c, d] = unsafe { unpack::<BITS>(codes) };
+    if BITS != 2 {
+        return [a, b, c, d];
+    }
+    let (ab, cd) = (_mm256_unpacklo_epi8(a, b), _mm256_unpacklo_epi8(c, d));
+    let (ab_high, cd_high) = (_mm256_unpackhi_epi8(a, b), _mm256_unpackhi_epi8(c, d));
+    [
+        _mm256_unpacklo_epi16(ab, cd),
+        _mm256_unpackhi_epi16(ab, cd),
+        _mm256_unpacklo_epi16(ab_high, cd_high),
+        _mm256_unpackhi_epi16(ab_high, cd_high),
+    ]
+}
+
+/// The byte of [`eights_of`] at which half `half` of sub-block `sub` begins.
+#[inline(always)]
+const fn eight(bits: usize, sub: usize, half: usize) -> usize {
+    match bits {
+        2 => VECTOR * (sub % 4) + 16 * (sub / 4) + 8 * half,
+        4 => VECTOR * (2 * (sub / 4) + half) + 8 * (sub % 4),
+        _ => 16 * sub + 8 * half,
+    }
+}
+
+/// Unpacked codes in memory.
+#[repr(align(32))]
+struct Unpacked([u8; GROUP]);
 
 /// Which scale of a group belongs to each lane.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn lanes(layout: Layout) -> __m256i {
-    let blocks = sub_blocks(layout.bits).map(|sub| (sub * SUB / layout.width) as i32);
+    let blocks = sub_blocks(layout.bits).map(|sub| layout.block(sub) as i32);
     // SAFETY: eight lanes.
     unsafe { _mm256_loadu_si256(blocks.as_ptr().cast()) }
 }
 
-/// Calls a function for the number of bits of the layout and the number of sums.
-macro_rules! for_each_form {
-    ($layout:ident, $sums:ident, $f:ident($($argument:expr),*)) => {
+/// Calls the form of a function for the bits and the zeros of a layout and a number of inputs.
+macro_rules! form {
+    ($layout:ident, $batch:ident, $f:ident $arguments:tt) => {
         match $layout.bits {
-            2 => for_each_form!(2, $sums, $f($($argument),*)),
-            3 => for_each_form!(3, $sums, $f($($argument),*)),
-            4 => for_each_form!(4, $sums, $f($($argument),*)),
-            5 => for_each_form!(5, $sums, $f($($argument),*)),
-            _ => for_each_form!(6, $sums, $f($($argument),*)),
+            2 => form!(@zeros 2, $layout, $batch, $f $arguments),
+            3 => form!(@zeros 3, $layout, $batch, $f $arguments),
+            4 => form!(@zeros 4, $layout, $batch, $f $arguments),
+            5 => form!(@zeros 5, $layout, $batch, $f $arguments),
+            _ => form!(@zeros 6, $layout, $batch, $f $arguments),
         }
     };
-    ($bits:literal, $sums:ident, $f:ident($($argument:expr),*)) => {
-        match $sums.len() {
-            1 => $f::<$bits, 1>($($argument),*),
-            2 => $f::<$bits, 2>($($argument),*),
-            3 => $f::<$bits, 3>($($argument),*),
-            4 => $f::<$bits, 4>($($argument),*),
-            _ => {}
+    (@zeros $bits:literal, $layout:ident, $batch:ident, $f:ident $arguments:tt) => {
+        match $layout.affine {
+            true => form!(@batch $bits, true, $batch, $f $arguments),
+            false => form!(@batch $bits, false, $batch, $f $arguments),
+        }
+    };
+    (@batch $bits:literal, $affine:literal, $batch:ident, $f:ident $arguments:tt) => {
+        match $batch {
+            1 => $f::<$bits, $affine, 1> $arguments,
+            2 => $f::<$bits, $affine, 2> $arguments,
+            3 => $f::<$bits, $affine, 3> $arguments,
+            _ => $f::<$bits, $affine, 4> $arguments,
         }
     };
 }
 
 /// # Safety
 ///
-/// The processor must have AVX2 and FMA; the row and the inputs must have so many groups; codes have 2 to 6 bits.
+/// The processor must have AVX2 and FMA; rows and inputs must have these groups; codes have 2 to 6 bits; `batch` is 1 to 4,
+/// and there are so many sums for each row.
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn rounded(
     layout: Layout,
-    row: Row<'_, f32>,
+    rows: &[Row<'_, f32>],
     x: Bytes<'_>,
-    groups: usize,
+    groups: Range<usize>,
+    batch: usize,
     sums: &mut [Sums<f32>],
 ) {
     // SAFETY: the caller's promise.
-    unsafe { for_each_form!(layout, sums, rounded_form(layout, row, x, groups, sums)) }
+    unsafe { form!(layout, batch, rounded_form(layout, rows, x, groups, sums)) }
 }
 
 /// # Safety
 ///
-/// As for [`rounded`], with `B` sums.
+/// As for [`rounded`], with `B` inputs.
 #[target_feature(enable = "avx2,fma")]
 // Loops over constant ranges, which unroll into registers.
 #[allow(clippy::needless_range_loop)]
-unsafe fn rounded_form<const BITS: usize, const B: usize>(
+unsafe fn rounded_form<const BITS: usize, const AFFINE: bool, const B: usize>(
     layout: Layout,
-    row: Row<'_, f32>,
+    rows: &[Row<'_, f32>],
     x: Bytes<'_>,
-    groups: usize,
+    groups: Range<usize>,
     sums: &mut [Sums<f32>],
 ) {
     let lanes = lanes(layout);
     let ones = _mm256_set1_epi16(1);
     let (scales, bytes) = (layout.scales(), layout.bytes());
-    let mut total = [_mm256_setzero_ps(); B];
-    for b in 0..B {
-        // SAFETY: eight lanes.
-        total[b] = unsafe { _mm256_loadu_ps(sums[b].as_ptr()) };
-    }
-    for g in 0..groups {
-        // SAFETY: the row has this group, and scales and zeros have eight lanes more.
-        let (codes, scale, zero) = unsafe {
-            (
-                unpack::<BITS>(row.codes.as_ptr().add(g * bytes)),
-                _mm256_loadu_ps(row.scales.as_ptr().add(g * scales)),
-                _mm256_loadu_si256(row.zeros.as_ptr().add(g * scales).cast()),
-            )
-        };
-        let scale = _mm256_permutevar8x32_ps(scale, lanes);
-        let zero = _mm256_permutevar8x32_epi32(zero, lanes);
+    for (row, sums) in rows.iter().zip(sums.as_chunks_mut::<B>().0) {
+        let mut total = [_mm256_setzero_ps(); B];
         for b in 0..B {
-            let at = b * x.stride + g;
-            // SAFETY: the inputs have this group.
-            let (values, inputs) = unsafe {
-                (
-                    x.values.as_ptr().add(at * GROUP),
-                    _mm256_loadu_si256(x.totals.as_ptr().add(at * LANES).cast()),
-                )
-            };
-            let product = |k: usize| {
-                // SAFETY: as above.
-                let values = unsafe { _mm256_loadu_si256(values.add(k * VECTOR).cast()) };
-                _mm256_maddubs_epi16(codes[k], values)
-            };
-            let first = _mm256_add_epi16(product(0), product(1));
-            let second = _mm256_add_epi16(product(2), product(3));
-            // Products of codes of up to 5 bits with bytes of up to 127: eight of them fit into 16 bits, of 6 bits only four.
-            let sum = if BITS < 6 {
-                _mm256_madd_epi16(_mm256_add_epi16(first, second), ones)
-            } else {
-                _mm256_add_epi32(
-                    _mm256_madd_epi16(first, ones),
-                    _mm256_madd_epi16(second, ones),
-                )
-            };
-            // Both are below 2¹⁵, and the upper half of `zero` is 0.
-            let sum = _mm256_sub_epi32(sum, _mm256_madd_epi16(zero, inputs));
-            total[b] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, total[b]);
+            // SAFETY: eight lanes.
+            total[b] = unsafe { _mm256_loadu_ps(sums[b].as_ptr()) };
         }
-    }
-    for b in 0..B {
-        // SAFETY: eight lanes.
-        unsafe { _mm256_storeu_ps(sums[b].as_mut_ptr(), total[b]) };
+        for g in groups.clone() {
+            // SAFETY: the row has this group, and scales and zeros have eight numbers more.
+            let (codes, scale, zero) = unsafe {
+                (
+                    lanes_of::<BITS>(row.codes.as_ptr().add(g * bytes)),
+                    _mm256_loadu_ps(row.scales.as_ptr().add(g * scales)),
+                    _mm256_loadu_si256(row.zeros.as_ptr().add(g * scales).cast()),
+                )
+            };
+            let scale = _mm256_permutevar8x32_ps(scale, lanes);
+            let zero = _mm256_permutevar8x32_epi32(zero, lanes);
+            for b in 0..B {
+                let at = b * x.stride + g;
+                // SAFETY: the inputs have this group.
+                let (values, inputs) = unsafe {
+                    (
+                        x.values.as_ptr().add(at * GROUP),
+                        _mm256_loadu_si256(x.totals.as_ptr().add(at * LANES).cast()),
+                    )
+                };
+                let product = |k: usize| {
+                    // SAFETY: as above.
+                    let values = unsafe { _mm256_loadu_si256(values.add(k * VECTOR).cast()) };
+                    _mm256_maddubs_epi16(codes[k], values)
+                };
+                let first = _mm256_add_epi16(product(0), product(1));
+                let second = _mm256_add_epi16(product(2), product(3));
+                // Eight products of codes of up to 5 bits with bytes of up to 127 fit into 16 bits, of 6 bits only four.
+                let sum = if BITS < 6 {
+                    _mm256_madd_epi16(_mm256_add_epi16(first, second), ones)
+                } else {
+                    _mm256_add_epi32(
+                        _mm256_madd_epi16(first, ones),
+                        _mm256_madd_epi16(second, ones),
+                    )
+                };
+                let inputs = if AFFINE {
+                    // Both are below 2¹⁵, and the upper half of `zero` is 0.
+                    _mm256_madd_epi16(zero, inputs)
+                } else {
+                    inputs
+                };
+                let sum = _mm256_cvtepi32_ps(_mm256_sub_epi32(sum, inputs));
+                total[b] = _mm256_fmadd_ps(sum, scale, total[b]);
+            }
+        }
+        for b in 0..B {
+            // SAFETY: eight lanes.
+            unsafe { _mm256_storeu_ps(sums[b].as_mut_ptr(), total[b]) };
+        }
     }
 }
 
@@ -223,82 +310,87 @@ unsafe fn rounded_form<const BITS: usize, const B: usize>(
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn exact(
     layout: Layout,
-    row: Row<'_, f32>,
-    x: &[f32],
-    stride: usize,
-    groups: usize,
+    rows: &[Row<'_, f32>],
+    x: (&[f32], usize),
+    groups: Range<usize>,
+    batch: usize,
     sums: &mut [Sums<f32>],
 ) {
     // SAFETY: the caller's promise.
-    unsafe {
-        for_each_form!(
-            layout,
-            sums,
-            exact_form(layout, row, x, stride, groups, sums)
-        )
-    }
+    unsafe { form!(layout, batch, exact_form(layout, rows, x, groups, sums)) }
 }
 
 /// # Safety
 ///
-/// As for [`rounded`], with `B` sums.
+/// As for [`rounded`], with `B` inputs.
 #[target_feature(enable = "avx2,fma")]
 // Loops over constant ranges, which unroll into registers.
 #[allow(clippy::needless_range_loop)]
-unsafe fn exact_form<const BITS: usize, const B: usize>(
+unsafe fn exact_form<const BITS: usize, const AFFINE: bool, const B: usize>(
     layout: Layout,
-    row: Row<'_, f32>,
-    x: &[f32],
-    stride: usize,
-    groups: usize,
+    rows: &[Row<'_, f32>],
+    (x, stride): (&[f32], usize),
+    groups: Range<usize>,
     sums: &mut [Sums<f32>],
 ) {
-    let lanes = lanes(layout);
-    let bytes_of_zero = _mm256_set1_epi32(0x0101_0101);
     let (scales, bytes) = (layout.scales(), layout.bytes());
-    let mut total = [_mm256_setzero_ps(); B];
-    for b in 0..B {
-        // SAFETY: eight lanes.
-        total[b] = unsafe { _mm256_loadu_ps(sums[b].as_ptr()) };
-    }
-    for g in 0..groups {
-        // SAFETY: the row has this group, and scales and zeros have eight lanes more.
-        let (codes, scale, zero) = unsafe {
-            (
-                unpack::<BITS>(row.codes.as_ptr().add(g * bytes)),
-                _mm256_loadu_ps(row.scales.as_ptr().add(g * scales)),
-                _mm256_loadu_si256(row.zeros.as_ptr().add(g * scales).cast()),
-            )
-        };
-        let scale = _mm256_permutevar8x32_ps(scale, lanes);
-        let zero = _mm256_permutevar8x32_epi32(zero, lanes);
-        let zero = _mm256_mullo_epi32(zero, bytes_of_zero);
-        let mut parts = [[_mm256_setzero_ps(); 2]; B];
-        for k in 0..VECTORS {
-            let codes = _mm256_sub_epi8(codes[k], zero);
-            let signed = [
-                _mm256_srai_epi32::<24>(_mm256_slli_epi32::<24>(codes)),
-                _mm256_srai_epi32::<24>(_mm256_slli_epi32::<16>(codes)),
-                _mm256_srai_epi32::<24>(_mm256_slli_epi32::<8>(codes)),
-                _mm256_srai_epi32::<24>(codes),
-            ];
-            for j in 0..4 {
-                let weights = _mm256_cvtepi32_ps(signed[j]);
+    let subs = LANES / scales;
+    let mut unpacked = Unpacked([0; GROUP]);
+    let unpacked = unpacked.0.as_mut_ptr();
+    for (row, sums) in rows.iter().zip(sums.as_chunks_mut::<B>().0) {
+        let zero = _mm256_set1_epi8(row.zeros[0] as i8);
+        let mut total = [_mm256_setzero_ps(); B];
+        for b in 0..B {
+            // SAFETY: eight lanes.
+            total[b] = unsafe { _mm256_loadu_ps(sums[b].as_ptr()) };
+        }
+        for g in groups.clone() {
+            // SAFETY: the row has this group.
+            let codes = unsafe { eights_of::<BITS>(row.codes.as_ptr().add(g * bytes)) };
+            for k in 0..VECTORS {
+                let codes = match AFFINE {
+                    true => codes[k],
+                    false => _mm256_sub_epi8(codes[k], zero),
+                };
+                // SAFETY: four vectors fit.
+                unsafe { _mm256_store_si256(unpacked.add(k * VECTOR).cast(), codes) };
+            }
+            for block in 0..scales {
+                // SAFETY: the row has this block.
+                let (scale, zero) = unsafe {
+                    let at = g * scales + block;
+                    (
+                        _mm256_broadcast_ss(&*row.scales.as_ptr().add(at)),
+                        _mm256_set1_epi32(*row.zeros.as_ptr().add(at)),
+                    )
+                };
+                let mut part = [_mm256_setzero_ps(); B];
+                for sub in block * subs..(block + 1) * subs {
+                    for half in 0..2 {
+                        // SAFETY: the place is one of the group.
+                        let code =
+                            unsafe { _mm_loadl_epi64(unpacked.add(eight(BITS, sub, half)).cast()) };
+                        let mut code = _mm256_cvtepi8_epi32(code);
+                        if AFFINE {
+                            code = _mm256_sub_epi32(code, zero);
+                        }
+                        let weight = _mm256_cvtepi32_ps(code);
+                        for b in 0..B {
+                            let at = (b * stride + g) * GROUP + (2 * sub + half) * LANES;
+                            // SAFETY: the inputs have this group.
+                            let x = unsafe { _mm256_loadu_ps(x.as_ptr().add(at)) };
+                            part[b] = _mm256_fmadd_ps(weight, x, part[b]);
+                        }
+                    }
+                }
                 for b in 0..B {
-                    let at = (b * stride + g) * GROUP + (4 * k + j) * LANES;
-                    // SAFETY: the inputs have this group.
-                    let x = unsafe { _mm256_loadu_ps(x.as_ptr().add(at)) };
-                    parts[b][k % 2] = _mm256_fmadd_ps(weights, x, parts[b][k % 2]);
+                    total[b] = _mm256_fmadd_ps(part[b], scale, total[b]);
                 }
             }
         }
         for b in 0..B {
-            let sum = _mm256_add_ps(parts[b][0], parts[b][1]);
-            total[b] = _mm256_fmadd_ps(sum, scale, total[b]);
+            // SAFETY: eight lanes.
+            unsafe { _mm256_storeu_ps(sums[b].as_mut_ptr(), total[b]) };
         }
-    }
-    for b in 0..B {
-        // SAFETY: eight lanes.
-        unsafe { _mm256_storeu_ps(sums[b].as_mut_ptr(), total[b]) };
     }
 }

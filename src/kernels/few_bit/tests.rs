@@ -32,6 +32,7 @@ impl Case {
                 .map(|i| (word(1, i) >> 40) as f32 / 2_f32.powi(23) - 1.0)
                 .collect(),
             zeros: (0..blocks)
+                .map(|i| if layout.affine { i } else { 0 })
                 .map(|i| (word(2, i) >> 20) as i32 & ((1 << layout.bits) - 1))
                 .collect(),
             bytes: (0..inputs)
@@ -76,29 +77,38 @@ impl Case {
 
 proptest! {
     #[test]
-    fn every_level_sums_alike_and_right(bits in 1_u32..=8, width in 0_usize..4, signs in any::<bool>(), groups in 1_usize..5, batch in 1_usize..=TILE, seed in any::<u64>()) {
+    fn every_level_sums_alike_and_right(bits in 1_u32..=8, width in 0_usize..4, signs in any::<bool>(), affine in any::<bool>(), first in 0_usize..2, groups in 1_usize..5, batch in 1_usize..=TILE, seed in any::<u64>()) {
         let step = if bits == 1 && signs { 2 } else { 1 };
-        let layout = Layout { bits, width: 16 << width, step };
+        let layout = Layout { bits, width: 16 << width, step, affine };
         let case = Case::new(layout, groups, batch, seed);
         let bytes = case.ordered(&case.bytes, order(bits));
         let totals: Vec<i32> = bytes.chunks(GROUP).flat_map(|group| {
-            let lane = |lane: usize| (0..GROUP).filter(move |place| place % 32 / 4 == lane);
-            (0..LANES).map(move |l| lane(l).map(|place| i32::from(group[place])).sum())
+            let factor = if affine { 1 } else { case.zeros[0] };
+            let lane = move |lane: usize| (0..GROUP).filter(move |&place| lane_of(bits, place) == lane);
+            (0..LANES).map(move |l| factor * lane(l).map(|place| i32::from(group[place])).sum::<i32>())
         }).collect();
         let x = Bytes { values: &bytes, totals: &totals, stride: groups };
-        let numbers = case.ordered(&case.numbers, steps(bits));
+        let numbers = case.ordered(&case.numbers, places(bits));
         let start = [[0.5_f32; LANES]; TILE];
         let mut all = Vec::new();
         for level in Level::available() {
             let (mut rounded, mut exact) = (start, start);
-            f32::add_rounded(level, layout, case.row(), x, groups, &mut rounded[..batch]);
-            f32::add_exact(level, layout, case.row(), &numbers, groups, groups, &mut exact[..batch]);
+            // In two pieces, and two rows at a time.
+            let first = first.min(groups);
+            let rows = [case.row(); 2];
+            for some in [0..first, first..groups] {
+                let mut both = [rounded, rounded].map(|sums| sums[..batch].to_vec()).concat();
+                f32::add_rounded(level, layout, &rows, x, some.clone(), batch, &mut both);
+                prop_assert_eq!(&both[..batch], &both[batch..]);
+                rounded[..batch].copy_from_slice(&both[..batch]);
+                f32::add_exact(level, layout, &rows[..1], (&numbers, groups), some, batch, &mut exact[..batch]);
+            }
             for (b, (rounded, exact)) in rounded.iter().zip(&exact).take(batch).enumerate() {
                 let length = groups * GROUP;
                 let of_bytes = case.expected(|i| f64::from(case.bytes[b * length + i]));
                 let of_numbers = case.expected(|i| f64::from(case.numbers[b * length + i]));
-                for (sums, (expected, size)) in [(rounded, of_bytes), (exact, of_numbers)] {
-                    let total = f64::from(total(bits, sums)) - 0.5 * LANES as f64;
+                for (total, (expected, size)) in [(total(bits, rounded), of_bytes), (sum(exact), of_numbers)] {
+                    let total = f64::from(total) - 0.5 * LANES as f64;
                     // One rounding for each product of a lane, and of the sums of what they began with.
                     let terms = (length + LANES) as f64;
                     prop_assert!((total - expected).abs() <= terms * f64::from(f32::EPSILON) * (size + 4.0), "{:?}: {} for {}", level, total, expected);
@@ -120,6 +130,7 @@ fn the_extremes_do_not_overflow() {
                 bits,
                 width: 128,
                 step: 1,
+                affine: true,
             };
             let largest = (1_i32 << bits) - 1;
             for (code, zero) in [(largest, 0), (0, largest)] {
@@ -140,7 +151,7 @@ fn the_extremes_do_not_overflow() {
                 };
                 for level in Level::available() {
                     let mut sums = [[0.0; LANES]];
-                    f32::add_rounded(level, layout, row, x, 1, &mut sums);
+                    f32::add_rounded(level, layout, &[row], x, 0..1, 1, &mut sums);
                     let expected = SUB as i32 * (code - zero) * i32::from(input);
                     assert_eq!(sums, [[expected as f32; LANES]], "{level:?}");
                 }
@@ -152,7 +163,7 @@ fn the_extremes_do_not_overflow() {
 #[test]
 fn an_order_names_every_code_once() {
     for bits in 1..=8 {
-        for mut order in [order(bits), steps(bits)] {
+        for mut order in [order(bits), places(bits)] {
             order.sort_unstable();
             assert_eq!(order, std::array::from_fn(|i| i as u8));
         }

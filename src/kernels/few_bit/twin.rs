@@ -1,143 +1,111 @@
 //! The scalar form, which is also the form for 1, 7 and 8 bits.
 
-use super::{Bytes, GROUP, LANES, Layout, Row, SUB, Sums, order, steps, sub_blocks};
+use std::ops::Range;
+
+use super::{Bytes, GROUP, LANES, Layout, Row, SUB, Sums, has_vectors, order, places, sub_blocks};
 use crate::Float;
 use crate::kernels::Level;
 use crate::kernels::unpack::unpack_bytes;
 use crate::kernels::vectorize::at_level;
 
-/// What a group needs besides its codes.
-struct Tables {
-    order: [u8; GROUP],
-    blocks: [usize; LANES],
-}
-
-impl Tables {
-    fn new(layout: Layout, order: [u8; GROUP]) -> Self {
-        Self {
-            order,
-            blocks: sub_blocks(layout.bits).map(|sub| sub * SUB / layout.width),
-        }
+/// The codes of group `g`, in an order.
+fn unpacked<F>(
+    level: Level,
+    layout: Layout,
+    row: &Row<'_, F>,
+    g: usize,
+    order: &[u8; GROUP],
+) -> [u8; GROUP] {
+    let mut natural = [0; GROUP];
+    let bytes = &row.codes[g * layout.bytes()..(g + 1) * layout.bytes()];
+    unpack_bytes(level, bytes, layout.bits, 0, &mut natural);
+    if has_vectors(layout.bits) {
+        order.map(|place| natural[usize::from(place)])
+    } else {
+        natural
     }
 }
 
 pub(super) fn rounded<F: Float>(
     level: Level,
     layout: Layout,
-    row: Row<'_, F>,
+    rows: &[Row<'_, F>],
     x: Bytes<'_>,
-    groups: usize,
+    groups: Range<usize>,
+    batch: usize,
     sums: &mut [Sums<F>],
 ) {
+    /// The sums of the products of each lane.
     #[inline(always)]
-    fn body<F: Float>(
-        layout: Layout,
-        tables: &Tables,
-        row: Row<'_, F>,
-        codes: &[u8; GROUP],
-        values: &[i8; GROUP],
-        totals: &[i32],
-        sums: &mut Sums<F>,
-    ) {
-        let mut lanes = [0_i32; LANES];
-        for (vector, codes) in values
-            .as_chunks::<32>()
-            .0
-            .iter()
-            .zip(codes.as_chunks::<32>().0)
-        {
-            for lane in 0..LANES {
-                for j in 0..4 {
-                    let place = 4 * lane + j;
-                    lanes[lane] += i32::from(codes[place]) * i32::from(vector[place]);
+    fn products(natural: bool, codes: &[u8; GROUP], values: &[i8; GROUP]) -> [i32; LANES] {
+        let mut lanes = [0; LANES];
+        let product = |place: usize| i32::from(codes[place]) * i32::from(values[place]);
+        for (lane, sum) in lanes.iter_mut().enumerate() {
+            for i in 0..SUB {
+                *sum += product(match natural {
+                    true => SUB * lane + i,
+                    false => 32 * (i / 4) + 4 * lane + i % 4,
+                });
+            }
+        }
+        lanes
+    }
+    fn at(level: Level, natural: bool, codes: &[u8; GROUP], values: &[i8; GROUP]) -> [i32; LANES] {
+        at_level!(level, products(natural: bool, codes: &[u8; GROUP], values: &[i8; GROUP]) -> [i32; LANES])
+    }
+    let (order, natural) = (order(layout.bits), !has_vectors(layout.bits));
+    let blocks = sub_blocks(layout.bits).map(|sub| layout.block(sub));
+    for (row, sums) in rows.iter().zip(sums.chunks_mut(batch)) {
+        for g in groups.clone() {
+            let codes = unpacked(level, layout, row, g, &order);
+            for (b, sums) in sums.iter_mut().enumerate() {
+                let group = b * x.stride + g;
+                let values = &x.values.as_chunks::<GROUP>().0[group];
+                let products = at(level, natural, &codes, values);
+                for lane in 0..LANES {
+                    let block = g * layout.scales() + blocks[lane];
+                    let total = x.totals[group * LANES + lane];
+                    let zero = if layout.affine { row.zeros[block] } else { 1 };
+                    let product = layout.step * products[lane] - zero * total;
+                    // Of at most 21 bits: exact in both types.
+                    let product = F::from_f64_lossy(f64::from(product));
+                    sums[lane] = product.mul_add(row.scales[block], sums[lane]);
                 }
             }
         }
-        for lane in 0..LANES {
-            let block = tables.blocks[lane];
-            let sum = layout.step * lanes[lane] - row.zeros[block] * totals[lane];
-            // Of at most 21 bits: exact in both types.
-            let sum = F::from_f64_lossy(f64::from(sum));
-            sums[lane] = sum.mul_add(row.scales[block], sums[lane]);
-        }
     }
-    let tables = Tables::new(layout, order(layout.bits));
-    for g in 0..groups {
-        let row = row.starting_at(layout, g);
-        let codes = unpacked(level, layout, row, &tables);
-        for (b, sums) in sums.iter_mut().enumerate() {
-            let at = b * x.stride + g;
-            let values = &x.values.as_chunks::<GROUP>().0[at];
-            let totals = &x.totals[at * LANES..(at + 1) * LANES];
-            let (tables, codes) = (&tables, &codes);
-            run(level, layout, tables, row, codes, values, totals, sums);
-        }
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn run<F: Float>(
-        level: Level,
-        layout: Layout,
-        tables: &Tables,
-        row: Row<'_, F>,
-        codes: &[u8; GROUP],
-        values: &[i8; GROUP],
-        totals: &[i32],
-        sums: &mut Sums<F>,
-    ) {
-        at_level!(level, body<F: Float>(
-            layout: Layout, tables: &Tables, row: Row<'_, F>, codes: &[u8; GROUP], values: &[i8; GROUP],
-            totals: &[i32], sums: &mut Sums<F>,
-        ) -> ())
-    }
-}
-
-/// The codes of the first group, in the order of the tables.
-fn unpacked<F: Float>(
-    level: Level,
-    layout: Layout,
-    row: Row<'_, F>,
-    tables: &Tables,
-) -> [u8; GROUP] {
-    let mut natural = [0; GROUP];
-    let bytes = &row.codes[..layout.bytes()];
-    unpack_bytes(level, bytes, layout.bits, 0, &mut natural);
-    tables.order.map(|place| natural[usize::from(place)])
 }
 
 pub(super) fn exact<F: Float>(
     level: Level,
     layout: Layout,
-    row: Row<'_, F>,
-    x: &[F],
-    stride: usize,
-    groups: usize,
+    rows: &[Row<'_, F>],
+    (x, stride): (&[F], usize),
+    groups: Range<usize>,
+    batch: usize,
     sums: &mut [Sums<F>],
 ) {
-    let tables = Tables::new(layout, steps(layout.bits));
-    for g in 0..groups {
-        let row = row.starting_at(layout, g);
-        let codes = unpacked(level, layout, row, &tables);
-        let mut values = [F::zero(); GROUP];
-        for (place, value) in values.iter_mut().enumerate() {
-            let zero = row.zeros[tables.blocks[place % LANES]];
-            let code = layout.step * i32::from(codes[place]) - zero;
-            *value = F::from_f64_lossy(f64::from(code));
-        }
-        for (b, sums) in sums.iter_mut().enumerate() {
-            let at = b * stride + g;
-            let x = &x[at * GROUP..(at + 1) * GROUP];
-            // Two sums for each lane: the steps of even vectors and of odd ones.
-            let mut parts = [[F::zero(); LANES]; 2];
-            for (t, (x, values)) in x.chunks(LANES).zip(values.chunks(LANES)).enumerate() {
-                for lane in 0..LANES {
-                    let part = &mut parts[t / 4 % 2][lane];
-                    *part = values[lane].mul_add(x[lane], *part);
+    let order = places(layout.bits);
+    for (row, sums) in rows.iter().zip(sums.chunks_mut(batch)) {
+        for g in groups.clone() {
+            let codes = unpacked(level, layout, row, g, &order);
+            for block in 0..layout.scales() {
+                let at = g * layout.scales() + block;
+                let range = block * layout.width..(block + 1) * layout.width;
+                for (b, sums) in sums.iter_mut().enumerate() {
+                    let x = &x[(b * stride + g) * GROUP..][range.clone()];
+                    let mut part = [F::zero(); LANES];
+                    for (x, codes) in x.chunks(LANES).zip(codes[range.clone()].chunks(LANES)) {
+                        for lane in 0..LANES {
+                            let code = layout.step * i32::from(codes[lane]) - row.zeros[at];
+                            let code = F::from_f64_lossy(f64::from(code));
+                            part[lane] = code.mul_add(x[lane], part[lane]);
+                        }
+                    }
+                    for lane in 0..LANES {
+                        sums[lane] = part[lane].mul_add(row.scales[at], sums[lane]);
+                    }
                 }
-            }
-            for lane in 0..LANES {
-                let scale = row.scales[tables.blocks[lane]];
-                sums[lane] = (parts[0][lane] + parts[1][lane]).mul_add(scale, sums[lane]);
             }
         }
     }

@@ -15,7 +15,7 @@ use crate::kernels::few_bit::{self, Bytes, GROUP, LANES, Layout, Row, SLACK, Sum
 use crate::{Float, parallel};
 
 /// Bytes of inputs that stay in the first-level cache while all rows of a task pass.
-const CACHED: usize = 1 << 14;
+const CACHED: usize = 1 << 13;
 
 impl<F: Float> FixedPointMatrix<F> {
     /// The layout that the kernels for few bits take.
@@ -28,6 +28,7 @@ impl<F: Float> FixedPointMatrix<F> {
                 Granularity::PerTensor | Granularity::PerRow => GROUP,
             },
             step: self.codes.step() as i32,
+            affine: !self.zeros.is_empty(),
         }
     }
 
@@ -54,6 +55,7 @@ impl<F: Float> FixedPointMatrix<F> {
             .chunks_mut((groups * GROUP).max(1))
             .zip(totals.chunks_mut((groups * LANES).max(1)))
             .zip(rounded.values.values().chunks(rounded.stride.max(1)));
+        let zero = if layout.affine { 1 } else { -self.codes.low() };
         let share = batch * self.shape[1] >= 1 << 16;
         parallel::for_each_with(
             vectors.collect(),
@@ -63,22 +65,21 @@ impl<F: Float> FixedPointMatrix<F> {
                 reorder(&natural[..self.shape[1]], &order, values);
                 for (group, totals) in values.chunks(GROUP).zip(totals.chunks_mut(LANES)) {
                     for (place, &x) in group.iter().enumerate() {
-                        totals[place % (4 * LANES) / 4] += i32::from(x);
+                        totals[few_bit::lane_of(layout.bits, place)] += zero * i32::from(x);
                     }
                 }
             },
         );
-        let product = |row: Row<'_, F>, first: usize, some: Range<usize>, sums: &mut [Sums<F>]| {
-            let at = first * groups + some.start;
+        let product = |rows: &[Row<'_, F>], vectors: Range<usize>, some, sums: &mut [Sums<F>]| {
             let x = Bytes {
-                values: &values[at * GROUP..],
-                totals: &totals[at * LANES..],
+                values: &values[vectors.start * groups * GROUP..],
+                totals: &totals[vectors.start * groups * LANES..],
                 stride: groups,
             };
-            let row = row.starting_at(layout, some.start);
-            F::add_rounded(Level::current(), layout, row, x, some.len(), sums);
+            F::add_rounded(Level::current(), layout, rows, x, some, vectors.len(), sums);
         };
-        self.multiply(&rounded.scales, CACHED / GROUP, product, y);
+        let total = |sums: &Sums<F>| few_bit::total(layout.bits, sums);
+        self.multiply(&rounded.scales, CACHED / GROUP, product, total, y);
     }
 
     /// y = x Wᵀ; whether all outputs are finite.
@@ -89,7 +90,7 @@ impl<F: Float> FixedPointMatrix<F> {
     ) -> bool {
         let layout = self.layout();
         let groups = self.shape[1].div_ceil(GROUP);
-        let order = few_bit::steps(layout.bits);
+        let order = few_bit::places(layout.bits);
         let mut values = vec![F::zero(); x.nrows() * groups * GROUP];
         let x = x.as_standard_layout();
         let rows = x.as_slice().expect("the layout is standard");
@@ -99,26 +100,31 @@ impl<F: Float> FixedPointMatrix<F> {
         {
             reorder(row, &order, values);
         }
-        let product = |row: Row<'_, F>, first: usize, some: Range<usize>, sums: &mut [Sums<F>]| {
-            let x = &values[(first * groups + some.start) * GROUP..];
-            let row = row.starting_at(layout, some.start);
-            F::add_exact(Level::current(), layout, row, x, groups, some.len(), sums);
+        let product = |rows: &[Row<'_, F>], vectors: Range<usize>, some, sums: &mut [Sums<F>]| {
+            let x = (&values[vectors.start * groups * GROUP..], groups);
+            F::add_exact(Level::current(), layout, rows, x, some, vectors.len(), sums);
         };
         let cached = CACHED / GROUP / size_of::<F>();
-        self.multiply(&vec![1.0; x.nrows()], cached, product, y.view_mut());
+        self.multiply(
+            &vec![1.0; x.nrows()],
+            cached,
+            product,
+            few_bit::sum,
+            y.view_mut(),
+        );
         y.iter().all(|y| y.is_finite())
     }
 
-    /// The outputs: for each row and each [`TILE`] of inputs the total of the sums that `product` makes of some groups, times
-    /// the scale of the inputs.
+    /// The outputs: for each row and vector of inputs the `total` of the sums that `product` makes, times the scale of the inputs.
     ///
-    /// `product(row, first, groups, sums)` adds the products with the inputs from `first` on. `cached` is how many groups of
-    /// one vector of inputs the first-level cache holds.
+    /// `product(rows, vectors, groups, sums)` adds the products of some rows with some groups of some vectors. `cached` is how many
+    /// groups of one vector the first-level cache holds.
     fn multiply(
         &self,
         scales: &[f64],
         cached: usize,
-        product: impl Fn(Row<'_, F>, usize, Range<usize>, &mut [Sums<F>]) + Sync + Send,
+        product: impl Fn(&[Row<'_, F>], Range<usize>, Range<usize>, &mut [Sums<F>]) + Sync + Send,
+        total: impl Fn(&Sums<F>) -> F + Sync + Send,
         mut y: ArrayViewMut2<'_, F>,
     ) {
         let [outputs, inputs] = self.shape;
@@ -129,32 +135,31 @@ impl<F: Float> FixedPointMatrix<F> {
             .enumerate()
             .collect();
         let share = shared(outputs, inputs, batch);
-        let make = || Rows::new(layout, groups);
-        parallel::for_each_with(tasks, share, make, |rows, (task, mut y)| {
+        let make = || Copies::new(layout, groups);
+        parallel::for_each_with(tasks, share, make, |copies, (task, mut y)| {
             let range = task * TOGETHER..outputs.min((task + 1) * TOGETHER);
-            rows.fill(self, range.clone());
-            let mut sums = vec![[F::zero(); LANES]; range.len() * TILE];
+            copies.fill(self, range.clone());
+            let rows = (0..range.len()).map(|i| copies.row(self, range.start, i));
+            let rows: Vec<Row<'_, F>> = rows.collect();
+            let mut sums = vec![[F::zero(); LANES]; rows.len() * TILE];
             for first in (0..batch).step_by(TILE) {
-                let tile = TILE.min(batch - first);
+                let vectors = first..batch.min(first + TILE);
+                let sums = &mut sums[..rows.len() * vectors.len()];
                 sums.fill([F::zero(); LANES]);
-                let panel = (cached / tile).max(1);
+                let panel = (cached / vectors.len()).max(1);
                 for from in (0..groups).step_by(panel) {
                     let some = from..groups.min(from + panel);
-                    for (row, sums) in sums.chunks_mut(TILE).enumerate() {
-                        let row = rows.row(self, range.start, row);
-                        product(row, first, some.clone(), &mut sums[..tile]);
-                    }
+                    product(&rows, vectors.clone(), some, sums);
                 }
-                for (i, sums) in sums.chunks(TILE).enumerate() {
+                for (i, sums) in sums.chunks(vectors.len()).enumerate() {
                     let of_row = match self.granularity {
                         Granularity::PerTensor => self.scales[0].as_f64(),
                         Granularity::PerRow => self.scales[range.start + i].as_f64(),
                         Granularity::Block(_) => 1.0,
                     };
-                    for (b, sums) in sums[..tile].iter().enumerate() {
-                        let total = few_bit::total(layout.bits, sums).as_f64();
-                        let scaled = total * of_row * scales[first + b];
-                        y[[first + b, i]] = F::from_f64_lossy(scaled);
+                    for (vector, sums) in vectors.clone().zip(sums) {
+                        let scaled = total(sums).as_f64() * of_row * scales[vector];
+                        y[[vector, i]] = F::from_f64_lossy(scaled);
                     }
                 }
             }
@@ -174,7 +179,7 @@ fn reorder<T: Copy + Default>(values: &[T], order: &[u8; GROUP], out: &mut [T]) 
 }
 
 /// The rows of a task, for the kernels: copies where they cannot be read in place.
-struct Rows<F> {
+struct Copies<F> {
     layout: Layout,
     groups: usize,
     /// Whether codes and scales are copied.
@@ -185,7 +190,7 @@ struct Rows<F> {
     zeros: Vec<i32>,
 }
 
-impl<F: Float> Rows<F> {
+impl<F: Float> Copies<F> {
     fn new(layout: Layout, groups: usize) -> Self {
         Self {
             layout,

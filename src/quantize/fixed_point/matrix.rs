@@ -24,7 +24,7 @@ pub(super) const ROWS: usize = 32;
 /// for each row, or one for each block of inputs, row by row. On an affine grid, the part `zero_points` holds as many zero points, packed like codes; on other grids z
 /// is 0. The value of q = z is exactly zero, in every precision.
 ///
-/// [`apply`](crate::LinearOp::apply) decompresses blocks of rows and multiplies them, so that the result is the product with
+/// [`apply`](crate::LinearOp::apply) unpacks some weights at a time and multiplies them, so that the result is the product with
 /// the decompressed matrix, up to the rounding of sums. With codes of up to 8 bits,
 /// [`apply_rounded`](Self::apply_rounded) is faster: it also rounds each vector of inputs to 8 bits, with the scale
 /// max|x| / 127 of that vector, and sums integers. An input then moves by at most half of that scale, so that

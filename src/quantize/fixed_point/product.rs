@@ -25,7 +25,7 @@ impl<F: Float> LinearOp<F> for FixedPointMatrix<F> {
     fn apply_into(&self, x: ArrayView2<'_, F>, y: ArrayViewMut2<'_, F>) -> Result<()> {
         check_apply(self.shape, &x, &y)?;
         let mut y = y;
-        if x.nrows() < BATCH && self.multiplies_in_registers() && self.apply_few_exact(x, &mut y) {
+        if self.multiplies_in_registers() && self.apply_few_exact(x, &mut y) {
             return Ok(());
         }
         // A sum of codes may be infinite where the sum of weights is not: it is done again.
