@@ -10,7 +10,7 @@ use super::schema::{
 use super::tensor::{FLOAT, FLOAT16, UINT8};
 use super::weights::Weight;
 use super::wire::{Field, Message};
-use crate::quantize::fixed_point::{FixedPointMatrix, Symmetry};
+use crate::quantize::fixed_point::{FixedPointMatrix, Granularity, Symmetry};
 use crate::{Compressed, DType, Precision};
 
 pub(super) const DOMAIN: &str = "com.microsoft";
@@ -62,15 +62,25 @@ pub(super) fn pack(
     }
     let [rows, columns] = [matrix.shape()[0], matrix.shape()[1]];
     let scales = matrix.scales();
-    let whole = BLOCKS
-        .into_iter()
-        .find(|&block| columns.is_multiple_of(block));
-    let block = whole.unwrap_or(32);
+    let granularity = matrix.granularity();
+    let whole = || {
+        let mut blocks = BLOCKS.into_iter();
+        blocks.find(|&block| columns.is_multiple_of(block))
+    };
+    let block = match granularity {
+        Granularity::Block(width) => width,
+        Granularity::PerTensor | Granularity::PerRow => whole().unwrap_or(32),
+    };
     let blocks = columns.div_ceil(block);
-    let row_of = |row: usize| if scales.len() == 1 { 0 } else { row };
+    // The place of the scale of a block of a row.
+    let place = |row: usize, number: usize| match granularity {
+        Granularity::PerTensor => 0,
+        Granularity::PerRow => row,
+        Granularity::Block(_) => row * blocks + number,
+    };
     let mut repeated = Vec::new();
     for row in 0..rows {
-        repeated.extend(std::iter::repeat_n(scales[row_of(row)], blocks));
+        repeated.extend((0..blocks).map(|number| scales[place(row, number)]));
     }
     let precision = if number == FLOAT {
         Precision::F32
@@ -84,7 +94,7 @@ pub(super) fn pack(
     }
     let zeros = matrix.zero_points();
     let offset = match matrix.symmetry() {
-        Symmetry::Symmetric => CENTER,
+        Symmetry::Symmetric | Symmetry::SignedScale => CENTER,
         Symmetry::Affine => 0,
     };
     let mut bytes = Vec::with_capacity(rows * blocks * block / 2);
@@ -114,9 +124,11 @@ pub(super) fn pack(
     ];
     if !zeros.is_empty() {
         let length = blocks.div_ceil(2);
-        let byte = |row: usize| (zeros[row_of(row)] as u8) * 0x11;
+        let zero = |row, number: usize| zeros[place(row, number.min(blocks - 1))] as u8;
+        let byte = |row, pair| zero(row, 2 * pair) | zero(row, 2 * pair + 1) << 4;
         let zeros: Vec<u8> = (0..rows)
-            .flat_map(|row| std::iter::repeat_n(byte(row), length))
+            .flat_map(|row| (0..length).map(move |pair| (row, pair)))
+            .map(|(row, pair)| byte(row, pair))
             .collect();
         inputs.push(out.tensor(&format!("{hint}.zeros"), UINT8, &[rows * length], zeros));
     }

@@ -12,7 +12,7 @@ use crate::model::extend::Artifact;
 use crate::model::{Dense, FactoredMatrix, Turned};
 use crate::packing::PackedCodes;
 use crate::quantize::binary::BinaryMatrix;
-use crate::quantize::fixed_point::{FixedPointMatrix, Symmetry};
+use crate::quantize::fixed_point::{FixedPointMatrix, Granularity, Symmetry};
 use crate::quantize::product::{PqMatrix, ResidualPqMatrix, SplitAxis};
 use crate::{Compressed, DType, Precision, Result};
 
@@ -269,13 +269,20 @@ pub(super) fn factor(
 }
 
 fn fixed_point(matrix: &FixedPointMatrix<f32>) -> Option<Scaled> {
+    let [rows, columns] = [matrix.shape()[0], matrix.shape()[1]];
+    let rows = match matrix.granularity() {
+        Granularity::PerTensor | Granularity::PerRow => rows,
+        // Blocks of one length are the rows of a matrix that is reshaped.
+        Granularity::Block(width) if columns.is_multiple_of(width) => rows * (columns / width),
+        Granularity::Block(_) => return None,
+    };
     (matrix.bits() <= 8).then(|| Scaled {
         codes: matrix.integers().iter().copied().collect(),
         bits: matrix.bits(),
-        signed: matrix.symmetry() == Symmetry::Symmetric,
+        signed: matrix.symmetry() != Symmetry::Affine,
         scales: matrix.scales(),
         zeros: matrix.zero_points(),
-        rows: matrix.shape()[0],
+        rows,
     })
 }
 
