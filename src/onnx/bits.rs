@@ -18,8 +18,8 @@ pub(super) const DOMAIN: &str = "com.microsoft";
 const BITS: i64 = 4;
 /// The zero point of the operator where it is given none.
 const CENTER: i32 = 8;
-/// The values of a block that runtimes have. Longer blocks repeat the scale of a row less often; some runtimes take only rows of whole
-/// blocks.
+/// The values of a block that runtimes have. Longer blocks repeat the scale of a row less often. Rows are whole blocks, since
+/// some runtimes take no others.
 const BLOCKS: [usize; 5] = [256, 128, 64, 32, 16];
 
 /// The inputs of the operator besides x.
@@ -63,15 +63,14 @@ pub(super) fn pack(
     let [rows, columns] = [matrix.shape()[0], matrix.shape()[1]];
     let scales = matrix.scales();
     let granularity = matrix.granularity();
-    let whole = || {
-        let mut blocks = BLOCKS.into_iter();
-        blocks.find(|&block| columns.is_multiple_of(block))
-    };
+    let mut whole = BLOCKS.into_iter();
     let block = match granularity {
-        Granularity::Block(width) => width,
-        Granularity::PerTensor | Granularity::PerRow => whole().unwrap_or(32),
+        Granularity::Block(width) => Some(width).filter(|&width| columns.is_multiple_of(width))?,
+        Granularity::PerTensor | Granularity::PerRow => {
+            whole.find(|&block| columns.is_multiple_of(block))?
+        }
     };
-    let blocks = columns.div_ceil(block);
+    let blocks = columns / block;
     // The place of the scale of a block of a row.
     let place = |row: usize, number: usize| match granularity {
         Granularity::PerTensor => 0,
@@ -100,11 +99,7 @@ pub(super) fn pack(
     let mut bytes = Vec::with_capacity(rows * blocks * block / 2);
     for row in matrix.integers().rows() {
         for number in 0..blocks {
-            let code = |place: usize| {
-                // Beyond the end of a row lies nothing that is multiplied.
-                row.get(number * block + place)
-                    .map_or(0, |&q| (q + offset) as u8)
-            };
+            let code = |place: usize| (row[number * block + place] + offset) as u8;
             bytes.extend((0..block / 2).map(|pair| code(2 * pair) | code(2 * pair + 1) << 4));
         }
     }

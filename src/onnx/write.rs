@@ -43,7 +43,7 @@ pub enum Form {
     ///
     /// Everything else is written as dense values, which the notes name.
     Portable,
-    /// As [`Portable`](Self::Portable), and matrices of fixed point with up to four bits as `MatMulNBits` of `com.microsoft`,
+    /// As [`Portable`](Self::Portable), and matrices of fixed point with up to four bits as `MatMulNBits` of `com.microsoft`, where in_features is a multiple of 16,
     /// which multiplies from the codes. Few runtimes have it, among them ONNX Runtime.
     NBits,
     /// One file of the graph without weights and of taper's container, entropy-coded. [`restore`](super::restore) gives
