@@ -7,7 +7,7 @@ use candle_core::{Device, Module, Tensor};
 use ndarray::{Array2, Axis};
 use taper::model::{CompressedModel, CompressedTensor};
 use taper::quantize::fixed_point::{FixedPointQuantizer, Granularity, Range, Symmetry};
-use taper::{Compressed, FitContext, InputMoments, LinearOp, Precision, Quantizer, Seed};
+use taper::{FitContext, InputMoments, LinearOp, Precision, Quantizer, Seed};
 
 const ROWS: usize = 48;
 const COLUMNS: usize = 256;

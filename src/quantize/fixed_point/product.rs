@@ -20,12 +20,15 @@ const SHARED: usize = 1 << 21;
 const PANEL: usize = 1 << 20;
 /// The number of inputs from which a product of matrices with decompressed weights is faster.
 const BATCH: usize = 8;
+/// The same where codes of few bits are unpacked in registers for each of a few inputs.
+const FEW_BITS: usize = 24;
 
 impl<F: Float> LinearOp<F> for FixedPointMatrix<F> {
     fn apply_into(&self, x: ArrayView2<'_, F>, y: ArrayViewMut2<'_, F>) -> Result<()> {
         check_apply(self.shape, &x, &y)?;
         let mut y = y;
-        if self.multiplies_in_registers() && self.apply_few_exact(x, &mut y) {
+        let few = x.nrows() < FEW_BITS && self.multiplies_in_registers();
+        if few && self.apply_few_exact(x, &mut y) {
             return Ok(());
         }
         // A sum of codes may be infinite where the sum of weights is not: it is done again.

@@ -410,7 +410,7 @@ fn main() -> Result<()> {
             .collect::<Result<_>>()?;
         Ok(ndarray::stack(
             ndarray::Axis(0),
-            &rows.iter().map(Array1::view).collect::<Vec<_>>(),
+            &rows.iter().map(|row| row.view()).collect::<Vec<_>>(),
         )?)
     };
     let expected = all(&load(Form::Dense)?)?;
