@@ -16,7 +16,7 @@ use crate::{Error, Result};
 /// A model in the ONNX format.
 ///
 /// [`tensors`](Self::tensors) has its weights, which a [`Recipe`](crate::model::Recipe) or a [`Budget`](crate::model::Budget)
-/// compresses as those of a safetensors file; [`with_weights`](Self::with_weights) writes the model with the result.
+/// compresses as those of a safetensors file; [`save`](Self::save) writes the model with the result.
 /// The [module](super) has an example.
 #[derive(Debug)]
 pub struct OnnxModel {
