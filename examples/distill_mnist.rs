@@ -66,7 +66,7 @@ struct Args {
     #[arg(long, value_enum, default_value_t = Loss::Hinton)]
     loss: Loss,
 
-    /// Shifted copies of each training image that only the teacher labels; 1 by default, 4 with --full, none with --quick.
+    /// Shifted copies of each training image that only the teacher labels; none by default, 4 with --full.
     #[arg(long, value_name = "N", conflicts_with = "shift")]
     transfer: Option<usize>,
 
@@ -346,12 +346,7 @@ impl<'a> School<'a> {
         let transfer = if args.shift > 0 {
             0
         } else {
-            let copies = match (args.full, common.quick) {
-                (true, _) => 4,
-                (false, true) => 0,
-                (false, false) => 1,
-            };
-            args.transfer.unwrap_or(copies)
+            args.transfer.unwrap_or(if args.full { 4 } else { 0 })
         };
         let seen = with_copies(&data.train, transfer, common.seed("transfer set"));
         let shift = shift(args.shift);
