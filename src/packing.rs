@@ -174,7 +174,7 @@ impl PackedCodes {
                 *out = (word_at(&self.bytes, first + i) >> shift) as u8;
             }
         }
-        if let Some(last) = out.last_mut().filter(|_| length % 8 > 0) {
+        if let Some(last) = out.last_mut().filter(|_| !length.is_multiple_of(8)) {
             *last &= (1 << (length % 8)) - 1;
         }
     }
