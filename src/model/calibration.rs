@@ -151,7 +151,7 @@ impl Calibration {
     /// Adds how often each row of the weight `name` was used, such as how often each token of an embedding occurred.
     ///
     /// A budget then spends more on rows that are used often. Rows that were never used count as much as those that were used
-    /// once, all together (the estimate of Good and Turing: I. J. Good, 1953, Biometrika 40, 237–264). A row counts as the
+    /// once, all together, and at least as one use (the estimate of Good and Turing: I. J. Good, 1953, Biometrika 40, 237–264). A row counts as the
     /// square root of its uses, since a frequent token says less about its text.
     ///
     /// ```
@@ -193,10 +193,14 @@ impl Calibration {
     #[must_use]
     pub fn rows(&self, name: &str) -> Option<Vec<f64>> {
         let counts = self.rows.get(name)?;
+        // Uses of no row say nothing about any.
+        if counts.iter().all(|&count| count == 0.0) {
+            return None;
+        }
         let rows_used = |times: f64| counts.iter().filter(|&&count| count == times).count() as f64;
         let (never, once) = (rows_used(0.0), rows_used(1.0));
         let share = if never > 0.0 {
-            (once / never).min(1.0)
+            (once.max(1.0) / never).min(1.0)
         } else {
             0.0
         };
@@ -560,10 +564,10 @@ mod tests {
         let [mut merged, _] = parts;
         merged.merge(&Calibration::open(&path).unwrap()).unwrap();
         assert_eq!(merged.names().collect::<Vec<_>>(), ["q"]);
-        // No row was used exactly once, so that one never used has no share.
+        // No row was used exactly once: those that were never used count as one use.
         assert_eq!(
             merged.rows("e"),
-            Some([3.0_f64, 0.0, 3.0].map(f64::sqrt).to_vec())
+            Some([4.0_f64, 1.0, 4.0].map(f64::sqrt).to_vec())
         );
 
         // A file of counts alone is one of counts, not of inputs.

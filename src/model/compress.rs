@@ -325,7 +325,7 @@ impl Task<'_> {
             return Ok(made.weight_error);
         };
         if let Some(moments) = &self.moments {
-            let weights = step::as_matrix(self.weights.view())?;
+            let weights = self.weighted(step::as_matrix(self.weights.view())?);
             if let Some(alignment) = moments.alignment(weights.view())? {
                 return Ok(error * alignment + defaults::damping() * made.weight_error);
             }

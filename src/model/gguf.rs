@@ -12,6 +12,8 @@ use super::tensors::within;
 use crate::quantize::fixed_point::{FixedPointMatrix, Granularity, Symmetry};
 use crate::{DType, Error, Precision, Result};
 
+/// The longest name of a tensor that ggml reads.
+const LONGEST_NAME: usize = 63;
 /// Tensors begin at multiples of this many bytes.
 const ALIGNMENT: u64 = 32;
 /// Weights of a block.
@@ -135,7 +137,7 @@ fn string(out: &mut Vec<u8>, text: &str) {
 }
 
 impl CompressedModel {
-    /// Writes the model as a GGUF file (version 3), which llama.cpp, candle and others run; returns its length in bytes.
+    /// Writes the model as a GGUF file (version 3), which candle and other readers of GGUF load; returns its length in bytes.
     ///
     /// Matrices of [fixed point](crate::quantize::fixed_point) with [`Granularity::Block(32)`](Granularity::Block), rows of a
     /// multiple of 32 inputs, and these codes keep their codes:
@@ -148,7 +150,8 @@ impl CompressedModel {
     ///
     /// Scales are rounded to half precision, if they are not of it, and so is the least value of a block of Q4_1. All other
     /// tensors are dense: tensors of half precision that were kept, as they are, the others in single precision. The model's
-    /// metadata become strings; the keys that a program needs, such as `general.architecture`, are the caller's to set.
+    /// metadata become strings. Keys that a program needs are the caller's to set; those with numbers or lists as values, which llama.cpp
+    /// needs for a whole language model, cannot be set here.
     ///
     /// ```
     /// use taper::Quantizer;
@@ -173,13 +176,22 @@ impl CompressedModel {
     /// # Errors
     ///
     /// [`Error::InTensor`] with [`Error::Overflow`] or [`Error::Underflow`] for a scale that half precision does not hold, and
-    /// for a tensor of more than four axes, which the format does not have; [`Error::File`].
+    /// for a tensor of more than four axes, which the format does not have; [`Error::Unsupported`] for a name of more than 63 bytes and
+    /// for the metadata key `general.alignment`; [`Error::File`].
     pub fn save_gguf(&self, path: impl AsRef<Path>) -> Result<u64> {
         let mut header = b"GGUF".to_vec();
         header.extend(3_u32.to_le_bytes());
         header.extend((self.iter().count() as u64).to_le_bytes());
         header.extend((self.metadata().len() as u64).to_le_bytes());
         for (key, value) in self.metadata() {
+            if key == "general.alignment" {
+                return Err(Error::Unsupported {
+                    what: "the metadata key general.alignment".to_owned(),
+                    reason: format!(
+                        "tensors of the file are aligned to {ALIGNMENT} bytes: remove the key"
+                    ),
+                });
+            }
             string(&mut header, key);
             header.extend(STRING.to_le_bytes());
             string(&mut header, value);
@@ -197,6 +209,15 @@ impl CompressedModel {
                         shape: shape.to_vec(),
                     }),
                 );
+            }
+            if name.len() > LONGEST_NAME {
+                let error = Error::Unsupported {
+                    what: format!("a name of {} bytes", name.len()),
+                    reason: format!(
+                        "ggml reads names of at most {LONGEST_NAME} bytes: rename the tensor"
+                    ),
+                };
+                return within(name, Err(error));
             }
             string(&mut header, name);
             header.extend((shape.len() as u32).to_le_bytes());

@@ -67,6 +67,15 @@ impl<F: Float> FixedPointMatrix<F> {
         check::in_range("bits", f64::from(bits), "in 1..=8", bits <= 8)?;
         if self.rounds_in_registers() {
             self.apply_few_rounded(x, y.view_mut());
+            // A sum of codes may be infinite where the sum of weights is not: that row of inputs is done again, exactly.
+            for (x, mut y) in x
+                .axis_chunks_iter(Axis(0), 1)
+                .zip(y.axis_chunks_iter_mut(Axis(0), 1))
+            {
+                if !y.iter().all(|y| y.is_finite()) {
+                    self.apply_rows(x, y.view_mut());
+                }
+            }
         } else {
             self.apply_integers(x, y.view_mut());
         }

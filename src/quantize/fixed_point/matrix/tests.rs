@@ -165,3 +165,20 @@ fn forged_parts_are_refused() {
         assert!(matches!(wrong, Err(Error::Malformed { .. })), "{wrong:?}");
     }
 }
+
+/// A sum of codes times scales of blocks passes the range of the type, and the product does not.
+#[test]
+fn rounded_products_in_range_are_finite() {
+    let w = Array2::from_elem((2, 256), 1e35_f32);
+    let quantizer = FixedPointQuantizer::new(4).granularity(Granularity::Block(32));
+    let matrix = quantizer.quantize(w.view()).unwrap();
+    let x = Array2::from_elem((3, 256), 1e-5_f32);
+    let exact = 256.0 * 1e30;
+    for y in matrix.apply_rounded(x.view()).unwrap() {
+        // Weights and inputs of one size are rounded by at most a few ε each.
+        assert!(
+            (f64::from(y) - exact).abs() <= 256.0 * f64::from(f32::EPSILON) * exact,
+            "{y}"
+        );
+    }
+}
