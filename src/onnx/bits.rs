@@ -57,7 +57,13 @@ pub(super) fn pack(
     };
     // An artifact may have been given another shape.
     let fits = weight.shape.len() == 2 && matrix.shape() == weight.seen();
-    if matrix.bits() > BITS as u32 || !fits || !nodes.iter().all(multiplies) {
+    let transposed = |node: &Message| {
+        operator(node) == ("", "Gemm") && integer(node, "transB").unwrap_or(0) != 0
+    };
+    let agree = nodes
+        .iter()
+        .all(|&(node, _)| transposed(node) == transposed(nodes[0].0));
+    if matrix.bits() > BITS as u32 || !fits || !agree || !nodes.iter().all(multiplies) {
         return None;
     }
     let [rows, columns] = [matrix.shape()[0], matrix.shape()[1]];
