@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use ndarray::{ArrayBase, ArrayView, Data, Dimension};
+use ndarray::{ArrayBase, ArrayView, ArrayView1, Data, Dimension};
 
 use crate::{Error, Float, ParamError, Result};
 
@@ -31,6 +31,15 @@ pub(crate) fn finite<F: Float, D: Dimension>(
         index: unravel(position, array.shape()),
         value: value.as_f64(),
     })
+}
+
+/// Fails if there are no `values`, or one is negative or not finite: of weights and counts.
+pub(crate) fn not_negative<F: Float>(what: &'static str, values: &ArrayView1<'_, F>) -> Result<()> {
+    finite(what, values)?;
+    if let Some(value) = values.iter().find(|x| **x < F::zero()) {
+        in_range(what, value.as_f64(), "at least 0", false)?;
+    }
+    Ok(())
 }
 
 /// Fails if any axis of `shape` is empty.

@@ -1,9 +1,11 @@
 //! Inputs of one fit that are not parameters of the compressor.
 
+use ndarray::aview1;
+
 use crate::{Error, InputMoments, Observer, Result, check};
 
 const INPUTS: &str = "moments of the inputs";
-const ROWS: &str = "weights of rows";
+pub(crate) const ROWS: &str = "weights of rows";
 
 /// What one fit can use besides the weights: the moments of the layer's inputs, the weights of rows, and an observer.
 ///
@@ -119,12 +121,10 @@ impl<'a> FitContext<'a> {
         let Some(weights) = self.rows else {
             return Ok(None);
         };
-        check::same_shape("the weights of rows", &[rows], &[weights.len()])?;
-        check::finite("the weights of rows", &ndarray::aview1(weights))?;
-        let least = weights.iter().copied().fold(f64::INFINITY, f64::min);
-        check::in_range("weights of rows", least, "at least 0", least >= 0.0)?;
+        check::same_shape(ROWS, &[rows], &[weights.len()])?;
+        check::not_negative(ROWS, &aview1(weights))?;
         let most = weights.iter().copied().fold(0.0, f64::max);
-        check::in_range("weights of rows", most, "above 0 for one row", most > 0.0)?;
+        check::in_range(ROWS, most, "above 0 for one row", most > 0.0)?;
         Ok(Some(weights))
     }
 }

@@ -240,15 +240,7 @@ pub(super) fn checked_weights<F: Float>(
     weights: ArrayView1<'_, F>,
 ) -> Result<Option<Vec<F>>> {
     check::same_shape("weights", &[points], weights.shape())?;
-    check::finite("weights", &weights)?;
-    if let Some(&negative) = weights.iter().find(|&&w| w < F::zero()) {
-        return Err(ParamError::OutOfRange {
-            name: "weights",
-            range: "at least 0",
-            value: negative.as_f64(),
-        }
-        .into());
-    }
+    check::not_negative("weights", &weights)?;
     let largest = weights.iter().fold(F::zero(), |a, &w| a.max(w));
     if largest.is_zero() {
         return Ok(None);

@@ -13,7 +13,7 @@ use super::layouts;
 use super::recipe::Recipe;
 use super::report::{Report, ReportRow};
 use super::shard::{SHARD_KEY, Shard};
-use super::step::{self, ChainResult, Step, Unused, chain_text};
+use super::step::{self, ChainResult, Step, chain_text};
 use super::tensors::within;
 use super::ties::{self, Ties};
 use super::{Calibration, NamedTensors, TensorData};
@@ -113,25 +113,22 @@ impl<'a> CompressOptions<'a> {
             return Ok(());
         };
         let names: BTreeSet<&str> = model.names().collect();
+        let known = |what: &str, name: &str| match names.contains(name) {
+            true => Ok(()),
+            false => Err(Error::Unsupported {
+                what: format!("{what} for {name}"),
+                reason: "the model has no tensor of this name".to_owned(),
+            }),
+        };
         for name in calibration.names() {
-            if !names.contains(name) {
-                return Err(Error::Unsupported {
-                    what: format!("calibration for {name}"),
-                    reason: "the model has no tensor of this name".to_owned(),
-                });
-            }
+            known("calibration", name)?;
             let expected: usize = model.data(name)?.shape.iter().skip(1).product();
             let features = calibration.features(name)?;
             let what = "the inputs of a layer";
             within(name, check::same_shape(what, &[expected], &[features]))?;
         }
         for (name, rows) in calibration.row_counts() {
-            if !names.contains(name) {
-                return Err(Error::Unsupported {
-                    what: format!("counts of rows for {name}"),
-                    reason: "the model has no tensor of this name".to_owned(),
-                });
-            }
+            known("counts of rows", name)?;
             let expected = model.data(name)?.shape.first().copied().unwrap_or(0);
             let what = "the counts of rows";
             within(name, check::same_shape(what, &[expected], &[rows]))?;
@@ -280,7 +277,7 @@ impl Task<'_> {
     }
 
     /// Measures the errors of a compressed form of the tensor.
-    pub(super) fn measure(&self, tensor: CompressedTensor, unused: Vec<Unused>) -> Result<Made> {
+    pub(super) fn measure(&self, tensor: CompressedTensor, unused: Vec<String>) -> Result<Made> {
         let rebuilt = tensor.decompress()?;
         let calibrated = self.moments.is_some() || self.rows.is_some();
         let output_error = match calibrated && self.weights.ndim() >= 2 {
@@ -300,7 +297,7 @@ impl Task<'_> {
             weight_error: relative_error(&self.weights, &rebuilt),
             tensor,
             output_error,
-            notes: unused.iter().map(Unused::to_string).collect(),
+            notes: unused,
         })
     }
 

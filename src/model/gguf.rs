@@ -87,15 +87,12 @@ impl Layout {
         let mut out = Vec::new();
         for (i, (codes, scale)) in codes.chunks(BLOCK).zip(matrix.scales()).enumerate() {
             let scale: f32 = Precision::F16.round_factor("a scale", scale.into())?;
-            out.extend(half::f16::from_f32(scale).to_le_bytes());
+            out.extend(Precision::F16.encode([scale]));
             if self == Self::Q4_1 {
                 // The value of code 0, in place of the zero point.
-                let least = half::f16::from_f32(-scale * f32::from(zeros[i]));
-                if least.is_infinite() {
-                    let what = "the least value of a block";
-                    return Err(Error::Overflow { what });
-                }
-                out.extend(least.to_le_bytes());
+                let least = -scale * f32::from(zeros[i]);
+                let least = Precision::F16.round("the least value of a block", least)?;
+                out.extend(Precision::F16.encode([least]));
             }
             match self {
                 Self::Q8_0 => out.extend(codes.iter().map(|&code| code as u8)),

@@ -59,7 +59,7 @@ impl NewFile {
     }
 
     /// The error of a read or a write, with the path that was given.
-    pub(super) fn error(&self, error: io::Error) -> Error {
+    pub(crate) fn error(&self, error: io::Error) -> Error {
         Error::file(&self.path, error)
     }
 

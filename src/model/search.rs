@@ -517,18 +517,13 @@ impl<'m> Layer<'m> {
 
     fn task<'a>(&'a self, plan: &Plan<'a>) -> Result<Task<'a>> {
         let name = self.row.name.as_str();
+        let names: Vec<&str> = self.names().map(String::as_str).collect();
         Ok(Task {
             name,
             weights: self.data.to_f32()?,
             dtype: self.data.dtype,
-            moments: {
-                let names: Vec<&str> = self.names().map(String::as_str).collect();
-                plan.options.first_moments(&names)?
-            },
-            rows: {
-                let names: Vec<&str> = self.names().map(String::as_str).collect();
-                plan.options.first_rows(&names)
-            },
+            moments: plan.options.first_moments(&names)?,
+            rows: plan.options.first_rows(&names),
             seed: Seed::from(plan.seed).derive_name(name),
             observer: plan.options.observer,
         })

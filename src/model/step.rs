@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::CompressedTensor;
 use super::extend::Artifact;
 use super::kinds::{Dense, FactoredMatrix, FactoredTensor, SparseQuantized};
+use crate::context::ROWS;
 use crate::factorize::Rank;
 use crate::factorize::convolution::{Tucker2, TuckerSize};
 use crate::factorize::cp::{CpAdmm, CpAls};
@@ -304,25 +305,15 @@ pub(super) fn needs_matrix(chain: &[Step]) -> bool {
     !keeps(chain) && !matches!(chain, [Step::Dense(_)])
 }
 
+/// What notes call the moments of the inputs.
+const CALIBRATION: &str = "calibration";
+
 /// The state of a chain that is applied to one tensor.
 struct Fit<'a> {
     context: FitContext<'a>,
     seed: Seed,
-    /// What steps could not use.
-    unused: Vec<Unused>,
-}
-
-/// A step that did not use something that the calibration has.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Unused {
-    step: String,
-    what: &'static str,
-}
-
-impl fmt::Display for Unused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} does not use the {}", self.step, self.what)
-    }
+    /// Notes on what steps could not use.
+    unused: Vec<String>,
 }
 
 impl Fit<'_> {
@@ -345,39 +336,30 @@ impl Fit<'_> {
         loop {
             match compress(context) {
                 Err(Error::ContextUnused { what, .. }) => {
-                    let less = context.without(what);
-                    self.note(step, context, less);
-                    context = less;
+                    self.note(step, if what == ROWS { ROWS } else { CALIBRATION });
+                    context = context.without(what);
                 }
                 result => return result,
             }
         }
     }
 
-    /// Notes what of `context` a step has to do without, where `less` is what is left.
-    fn note(&mut self, step: &Step, context: FitContext<'_>, less: FitContext<'_>) {
-        let parts = [
-            (
-                context.inputs.is_some() && less.inputs.is_none(),
-                "calibration",
-            ),
-            (
-                context.rows.is_some() && less.rows.is_none(),
-                "weights of rows",
-            ),
-        ];
-        for (_, what) in parts.into_iter().filter(|(lost, _)| *lost) {
-            let step = step.to_string();
-            let unused = Unused { step, what };
-            if !self.unused.contains(&unused) {
-                self.unused.push(unused);
-            }
+    /// Notes that a step does not use a part of the context.
+    fn note(&mut self, step: &Step, what: &str) {
+        let note = format!("{step} does not use the {what}");
+        if !self.unused.contains(&note) {
+            self.unused.push(note);
         }
     }
 
     /// Notes that a step uses no part of the context.
     fn note_all(&mut self, step: &Step) {
-        self.note(step, self.context, FitContext::new());
+        if self.context.inputs.is_some() {
+            self.note(step, CALIBRATION);
+        }
+        if self.context.rows.is_some() {
+            self.note(step, ROWS);
+        }
     }
 
     /// Runs one part of the chain with its own moments, weights of rows and seed.
@@ -596,8 +578,8 @@ fn passed_on(inputs: &InputMoments, right: &dyn Artifact) -> Result<InputMoments
 /// The result of a chain on a tensor.
 pub(super) struct ChainResult {
     pub(super) tensor: CompressedTensor,
-    /// What steps could not use.
-    pub(super) unused: Vec<Unused>,
+    /// Notes on what steps could not use.
+    pub(super) unused: Vec<String>,
 }
 
 /// Compresses a tensor by a chain, with the seed of the tensor.

@@ -80,7 +80,7 @@ fn write_containers() {
     for kind in 0..KINDS {
         let bytes = model(&[(kind, [8, 6], kind as u64)]).to_bytes().unwrap();
         let (text, arrays) = contents(&bytes);
-        let file = with_contents(&entropy::text::as_it_is(&text), &arrays);
+        let file = with_contents(&entropy::text::as_it_is(text.as_bytes()), &arrays);
         same(
             &CompressedModel::from_bytes(&file).unwrap(),
             &CompressedModel::from_bytes(&bytes).unwrap(),

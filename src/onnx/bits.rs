@@ -4,6 +4,7 @@
 //! a weight (N, K) in blocks along K, each with a scale and a zero point.
 
 use super::builder::{Builder, Names};
+use super::express::nibbles;
 use super::schema::{
     Attribute, float, integer, label, new_attribute, new_node, node, operator, output,
 };
@@ -102,19 +103,14 @@ pub(super) fn pack(
         Symmetry::Symmetric | Symmetry::SignedScale => CENTER,
         Symmetry::Affine => 0,
     };
-    let mut bytes = Vec::with_capacity(rows * blocks * block / 2);
-    for row in matrix.integers().rows() {
-        for number in 0..blocks {
-            let code = |place: usize| (row[number * block + place] + offset) as u8;
-            bytes.extend((0..block / 2).map(|pair| code(2 * pair) | code(2 * pair + 1) << 4));
-        }
-    }
+    let integers = matrix.integers();
+    let codes: Vec<u8> = integers.iter().map(|&q| (q + offset) as u8).collect();
     let mut inputs = vec![
         out.tensor(
             &format!("{hint}.codes"),
             UINT8,
             &[rows, blocks, block / 2],
-            bytes,
+            nibbles(&codes),
         ),
         out.tensor(
             &format!("{hint}.scales"),

@@ -392,10 +392,9 @@ fn float_list(out: &mut Builder<'_>, hint: &str, shape: &[usize], values: &[f32]
 }
 
 /// The low four bits of each byte, two in one byte, the first one in the low half.
-fn nibbles(bytes: &[u8]) -> Vec<u8> {
-    let pairs = bytes.chunks(2);
-    let byte = |pair: &[u8]| pair[0] & 15 | pair.get(1).map_or(0, |high| high << 4);
-    pairs.map(byte).collect()
+pub(super) fn nibbles(bytes: &[u8]) -> Vec<u8> {
+    let codes: Vec<u32> = bytes.iter().map(|byte| u32::from(byte & 15)).collect();
+    PackedCodes::pack(&codes, 4).bytes().to_vec()
 }
 
 /// Whole numbers of `bits` bits as a value of shape `shape` and type `to`.

@@ -1,4 +1,4 @@
-//! A model that also gives out the inputs of its layers, for calibration in any runtime.
+//! A model that also outputs the inputs of its layers, for calibration in any runtime.
 
 use ndarray::{Array4, ArrayViewD, s};
 
@@ -34,7 +34,7 @@ impl OnnxModel {
     /// # Errors
     ///
     /// [`Error::UnknownTensor`]; [`Error::Unsupported`] for a weight that no layer multiplies its input with, such as a bias or
-    /// a table, and for one inside of an `If`, `Loop` or `Scan`, whose values a model cannot give out.
+    /// a table, and for one inside of an `If`, `Loop` or `Scan`, whose values cannot be outputs of the model.
     pub fn with_inputs_of<'n>(
         &self,
         names: impl IntoIterator<Item = &'n str>,

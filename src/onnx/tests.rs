@@ -90,7 +90,7 @@ fn what_is_read_is_written_bit_for_bit() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Fields that nobody knows stay in their places: those of other numbers, fixed ones, and groups.
+    /// Unknown fields stay in their places: those of other numbers, fixed ones, and groups.
     #[test]
     fn unknown_fields_survive(numbers in proptest::collection::vec((100_u32..1000, 0_u8..4, any::<u64>()), 1..20)) {
         let mut bytes = Vec::new();

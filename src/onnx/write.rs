@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::path::Path;
 
 use super::builder::{Builder, Names};
@@ -106,10 +107,9 @@ impl OnnxModel {
         small: &CompressedModel,
         form: Form,
     ) -> Result<Vec<String>> {
-        let path = path.as_ref();
         let (bytes, notes) = self.to_bytes(small, form)?;
-        let mut file = NewFile::create(path)?;
-        std::io::Write::write_all(&mut file, &bytes).map_err(|error| Error::file(path, error))?;
+        let mut file = NewFile::create(path.as_ref())?;
+        file.write_all(&bytes).map_err(|error| file.error(error))?;
         file.commit()?;
         Ok(notes)
     }

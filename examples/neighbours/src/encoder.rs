@@ -24,13 +24,12 @@ pub trait Weights {
     /// If there is none.
     fn tensor(&self, name: &str) -> Result<ArrayD<f32>>;
 
-    /// A layer that multiplies by the matrix of this name.
+    /// A layer that multiplies by a matrix.
     ///
     /// # Errors
     ///
     /// If the matrix cannot be put into its form.
-    fn layer(&mut self, name: &str, matrix: Array2<f32>) -> Result<Box<dyn Module>> {
-        let _ = name;
+    fn layer(&mut self, matrix: Array2<f32>) -> Result<Box<dyn Module>> {
         Ok(Box::new(Dense::new(&matrix)?))
     }
 
@@ -158,7 +157,7 @@ fn linear(weights: &mut dyn Weights, name: &str) -> Result<Linear> {
     let name = format!("{name}.weight");
     let matrix = matrix(weights, &name)?;
     Ok(Linear {
-        weight: weights.layer(&name, matrix)?,
+        weight: weights.layer(matrix)?,
         bias: Tensor::new(bias, &Device::Cpu)?,
         name,
     })

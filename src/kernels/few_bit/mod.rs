@@ -177,7 +177,12 @@ pub trait FewBitKernels: Sized {
         groups: Range<usize>,
         batch: usize,
         sums: &mut [Sums<Self>],
-    );
+    ) where
+        Self: Float,
+    {
+        check(layout, rows, &groups, batch, sums.len());
+        twin::rounded(level, layout, rows, x, groups, batch, sums);
+    }
 
     /// The same for inputs that are not rounded, in the order of [`places`]; each vector begins `stride` groups behind the one
     /// before.
@@ -189,7 +194,12 @@ pub trait FewBitKernels: Sized {
         groups: Range<usize>,
         batch: usize,
         sums: &mut [Sums<Self>],
-    );
+    ) where
+        Self: Float,
+    {
+        check(layout, rows, &groups, batch, sums.len());
+        twin::exact(level, layout, rows, x, groups, batch, sums);
+    }
 }
 
 impl FewBitKernels for f32 {
@@ -239,32 +249,6 @@ impl FewBitKernels for f32 {
 
 impl FewBitKernels for f64 {
     const FAST: bool = false;
-
-    fn add_rounded(
-        level: Level,
-        layout: Layout,
-        rows: &[Row<'_, f64>],
-        x: Bytes<'_>,
-        groups: Range<usize>,
-        batch: usize,
-        sums: &mut [Sums<f64>],
-    ) {
-        check(layout, rows, &groups, batch, sums.len());
-        twin::rounded(level, layout, rows, x, groups, batch, sums);
-    }
-
-    fn add_exact(
-        level: Level,
-        layout: Layout,
-        rows: &[Row<'_, f64>],
-        x: (&[f64], usize),
-        groups: Range<usize>,
-        batch: usize,
-        sums: &mut [Sums<f64>],
-    ) {
-        check(layout, rows, &groups, batch, sums.len());
-        twin::exact(level, layout, rows, x, groups, batch, sums);
-    }
 }
 
 /// The sum of all lanes of a product with rounded inputs, in the order of the sub-blocks.

@@ -148,7 +148,7 @@ impl Weights for Loader<'_> {
         Ok(tensor)
     }
 
-    fn layer(&mut self, _: &str, matrix: Array2<f32>) -> Result<Box<dyn Module>> {
+    fn layer(&mut self, matrix: Array2<f32>) -> Result<Box<dyn Module>> {
         let compressed = || self.compressed(&matrix, self.args.bits, Granularity::Block(32));
         Ok(match self.form {
             Form::Dense => self.dense(&matrix)?,
